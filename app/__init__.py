@@ -1,0 +1,1 @@
+"""How ctvae runs: the graph, the commands, the Python function."""

@@ -1,0 +1,1 @@
+"""Scans → windows → models: where reading and preprocessing meet training."""

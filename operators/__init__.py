@@ -1,0 +1,1 @@
+"""What is done to a series, one stage a module, each a pure function."""

@@ -1,0 +1,359 @@
+"""The nouns that travel from a folder of CT to a feature record, and the errors that stop one on its way.
+
+    folder → Study → Series → Volume → Windows → Encoding → FeatureRecord → JSON, SR → Outcome
+
+Each noun is made once, checked when it is made, and holds the one it was made from, so that a number in a record can be
+followed back to the files. Axes are DICOM's patient axes (PS3.3 C.7.6.2.1.1): x to the left, y to the back, z to the
+head (LPS), in mm. Arrays are indexed (z, y, x) and called (D, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+Status = Literal["written", "eligible", "rejected", "skipped", "failed"]
+Shape = tuple[int, int, int]
+Millimetres = tuple[float, float, float]
+
+
+class CtvaeError(Exception):
+    """What went wrong, with a reason code that scripts can rely on and one line for a person.
+
+    Attributes:
+        reason: upper-case code, such as `MISSING_SLICE`.
+        message: what was found, what was expected, what to do; no patient identity, no path outside the input.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+
+
+class StartError(CtvaeError):
+    """The run could not start: usage, paths, settings or bundle. Exit code 3."""
+
+
+class SeriesError(CtvaeError):
+    """One series goes no further; the others do."""
+
+    status: Status = "failed"
+
+
+class SeriesRejected(SeriesError):
+    """CT that failed the geometry gate: encoding it would give wrong numbers in silence."""
+
+    status: Status = "rejected"
+
+
+class SeriesSkipped(SeriesError):
+    """Not a CT image, or dropped by a selection rule."""
+
+    status: Status = "skipped"
+
+
+class SeriesFailed(SeriesError):
+    """An error of ours or of the machine."""
+
+    status: Status = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a series that does not stop it and that whoever uses the numbers should know."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One file's header.
+
+    Attributes:
+        path: the file.
+        header: the tags that ctvae needs, read once, without pixels.
+    """
+
+    path: Path
+    header: Dataset
+
+    @property
+    def sop_instance_uid(self) -> str:
+        """SOPInstanceUID as it stands in the file; empty where there is none."""
+        return str(self.header.get("SOPInstanceUID", "") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The instances of one series, headers only, in no particular order.
+
+    Attributes:
+        series_instance_uid: the file's own where it is a valid UID, else derived from it (finding `UID_DERIVED`).
+        study_instance_uid: likewise.
+        folder: of the first file, relative to the input folder, `.` for the input folder itself; it may hold a name,
+            so it is for `outcome.json` alone.
+        instances: at least one.
+        part: None for a whole series; 1, 2, … where the series had to be split.
+        derived_uids: (keyword, original value) of each UID that was missing or invalid and replaced.
+        findings: what was met while reading the headers.
+    """
+
+    series_instance_uid: str
+    study_instance_uid: str
+    folder: str
+    instances: tuple[Instance, ...]
+    part: int | None = None
+    derived_uids: tuple[tuple[str, str], ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def first(self) -> Dataset:
+        """The header of the first instance: where what is the same in the whole series is read."""
+        return self.instances[0].header
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What one StudyInstanceUID holds in the input folder."""
+
+    study_instance_uid: str
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HuSlice:
+    """One decoded slice.
+
+    Attributes:
+        hu: int16 Hounsfield units, (H, W), rows and columns as stored.
+        findings: what decoding met (saturation, padding, …).
+    """
+
+    hu: NDArray[np.int16]
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A series that passed the geometry gate: its grid is known, its slices are decoded on demand.
+
+    Attributes:
+        series: where it came from.
+        shape: (D, H, W): slices, rows, columns.
+        affine_lps_mm: float64 (4, 4), from the index (d, h, w, 1) to the centre of that voxel in LPS mm (x, y, z, 1).
+            Slices go along +normal = row direction × column direction, which for an axial series is from feet to head.
+        spacing_mm: (between slices, between rows, between columns), centre to centre.
+        findings: of the geometry gate, those of the series included.
+        read_slice: d → the decoded slice; may be called from several threads; raises `SeriesRejected` or
+            `SeriesFailed`.
+    """
+
+    series: Series
+    shape: Shape
+    affine_lps_mm: NDArray[np.float64]
+    spacing_mm: Millimetres
+    findings: tuple[Finding, ...]
+    read_slice: Callable[[int], HuSlice] = field(repr=False, compare=False)
+
+    def slices(self) -> Iterator[HuSlice]:
+        """The slices in order of d, one after the other; two are decoded ahead while one is used."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        ahead = 2
+        with ThreadPoolExecutor(ahead) as pool:
+            pending = [pool.submit(self.read_slice, d) for d in range(min(ahead, self.shape[0]))]
+            for d in range(self.shape[0]):
+                ready = pending.pop(0).result()
+                if d + ahead < self.shape[0]:
+                    pending.append(pool.submit(self.read_slice, d + ahead))
+                yield ready
+
+    def voxels(self) -> NDArray[np.int16]:
+        """All slices gathered: int16 HU, (D, H, W)."""
+        gathered = np.empty(self.shape, np.int16)
+        for d, ready in enumerate(self.slices()):
+            gathered[d] = ready.hu
+        return gathered
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """What the encoder sees: the volume on the bundle's grid, in overlapping windows along z.
+
+    Attributes:
+        volume: where it came from.
+        voxels: float32 (n, 1, d, h, w) in [0, 1], the bundle's HU range; axes (z, y, x) towards head, back and left.
+        affines_lps_mm: float64 (n, 4, 4), for each window from its index (d, h, w, 1) to LPS mm (x, y, z, 1).
+        spacing_mm: (z, y, x) of the windows.
+        real_fraction: float32 (n,), how much of each window is voxels of the scan; the rest was padded with air.
+        findings: the volume's and those of decoding.
+    """
+
+    volume: Volume
+    voxels: NDArray[np.float32]
+    affines_lps_mm: NDArray[np.float64]
+    spacing_mm: Millimetres
+    real_fraction: NDArray[np.float32]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TapValues:
+    """One tap of one series.
+
+    Attributes:
+        name: `mu`, `sigma` or a named layer of the bundle.
+        pooling: how a layer's grid became a vector: `none` where it is a vector already, else `mean`, `max`, ….
+        values: float32 (length,), the series' vector.
+        windows: float32 (n, length), the same for each window.
+    """
+
+    name: str
+    pooling: str
+    values: NDArray[np.float32]
+    windows: NDArray[np.float32]
+
+    @property
+    def length(self) -> int:
+        """How many dimensions the vector has."""
+        return int(self.values.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What the encoder made of the windows: always `mu` and `sigma`, others on request."""
+
+    windows: Windows
+    taps: Mapping[str, TapValues]
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesIdentity:
+    """Which series, part and files the numbers are of.
+
+    Attributes:
+        instances: how many files.
+        instances_digest: SHA-256 of their sorted SOP Instance UIDs (digests of the pixels where those are missing).
+        derived_uids: keyword → what stood in the file, for each UID that was missing or invalid and replaced.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    part: int | None
+    frame_of_reference_uid: str | None
+    modality: str
+    instances: int
+    instances_digest: str
+    derived_uids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose scan it is, without saying who: identifiers are None unless they were asked for.
+
+    Attributes:
+        patient_key: HMAC-SHA-256 of PatientID with the site's key; None without one.
+    """
+
+    patient_key: str | None
+    sex: str | None
+    age_years: float | None
+    patient_name: str | None = None
+    patient_id: str | None = None
+    birth_date: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """How the scan was made, as its headers say; dates are None unless they were asked for."""
+
+    manufacturer: str | None
+    model: str | None
+    kernel: str | None
+    kvp: float | None
+    mas: float | None
+    thickness_mm: float | None
+    contrast: str | None
+    body_part: str | None
+    image_type: tuple[str, ...]
+    study_date: str | None = None
+    series_date: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which weights, run by what."""
+
+    name: str
+    version: str
+    weights_sha256: str
+    architecture: str
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRecord:
+    """Everything that is written about one series: its features, and who, what and how.
+
+    Attributes:
+        encoding: the numbers, and through it the windows, the volume and the series.
+        preprocessing: parameters as the bundle names them, plain JSON values.
+        preprocessing_digest: SHA-256 of those parameters.
+        quantities: what the voxels themselves say, None where it could not be measured.
+        job_key: identity of the job: hex SHA-256 over instances, part, weights and configuration.
+    """
+
+    encoding: Encoding
+    identity: SeriesIdentity
+    subject: Subject
+    acquisition: Acquisition
+    model: ModelIdentity
+    preprocessing: Mapping[str, Any]
+    preprocessing_digest: str
+    quantities: Mapping[str, float | None]
+    job_key: str
+
+    @property
+    def series(self) -> Series:
+        """The series that it describes."""
+        return self.encoding.windows.volume.series
+
+    @property
+    def series_instance_uid(self) -> str:
+        """UID of the series that it describes."""
+        return self.series.series_instance_uid
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was met on the way, from the headers to the windows."""
+        return self.encoding.windows.findings
+
+    @property
+    def taps(self) -> Mapping[str, TapValues]:
+        """Features by the tap's name; `taps["mu"].values` is the feature vector."""
+        return self.encoding.taps
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it ended for one series or part of it: a line of `outcome.json`."""
+
+    series_instance_uid: str
+    part: int | None
+    folder: str
+    status: Status
+    reason: str | None = None
+    message: str | None = None
+    shape: Shape | None = None
+    spacing_mm: Millimetres | None = None
+    findings: tuple[Finding, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
