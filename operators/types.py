@@ -80,10 +80,13 @@ class Instance:
     Attributes:
         path: the file.
         header: the tags that ctvae needs, read once, without pixels.
+        pixel_offset: where the tag of the pixels stands in the file (after inflating, where it is deflated); None
+            where there are none.
     """
 
     path: Path
     header: Dataset
+    pixel_offset: int | None = None
 
     @property
     def sop_instance_uid(self) -> str:
@@ -116,8 +119,11 @@ class Series:
 
     @property
     def first(self) -> Dataset:
-        """The header of the first instance: where what is the same in the whole series is read."""
-        return self.instances[0].header
+        """Where what is the same in the whole series is read: the header of the instance of the smallest UID.
+
+        Not of the first file: its name must not change what is written.
+        """
+        return min(self.instances, key=lambda instance: instance.sop_instance_uid).header
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +314,7 @@ class FeatureRecord:
         encoding: the numbers, and through it the windows, the volume and the series.
         preprocessing: parameters as the bundle names them, plain JSON values.
         preprocessing_digest: SHA-256 of those parameters.
+        config_digest: SHA-256 of all settings that can change what is written.
         quantities: what the voxels themselves say, None where it could not be measured.
         job_key: identity of the job: hex SHA-256 over instances, part, weights and configuration.
     """
@@ -319,6 +326,7 @@ class FeatureRecord:
     model: ModelIdentity
     preprocessing: Mapping[str, Any]
     preprocessing_digest: str
+    config_digest: str
     quantities: Mapping[str, float | None]
     job_key: str
 

@@ -1,0 +1,295 @@
+"""DICOM Structured Report → the features it holds, and its text for a person.
+
+Reads what `write_sr` writes, from any source and trusting none: numbers are checked against each other, dimensions
+counted, names compared, before anything is given back.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import Comprehensive3DSRStorage
+
+from operators import sr_codes
+from operators.sr_codes import Code
+from operators.sr_items import children, code_of, derivation_of, meaning_of, name_of, only, value_of
+from operators.types import CtvaeError, Finding
+
+logger = logging.getLogger(__name__)
+
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom raises, early or late, on bytes that are no DICOM: among them OSError without an error number."""
+
+DEEPEST = 16
+ABRIDGED_AFTER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class UnlistedVector:
+    """A vector that is too long for the SR: how many values, and the SHA-256 of them as little-endian float32."""
+
+    length: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SrFeatures:
+    """What an SR of ctvae holds.
+
+    Attributes:
+        sop_instance_uid: of the SR itself.
+        series_instance_uid: of the CT series that the numbers are of.
+        part: None for a whole series.
+        taps: name → float32 (length,): `mu`, `sigma` and whatever else was listed.
+        unlisted: name → digest, for each vector of more than 256 dimensions.
+        quantities: name → float32 value, those that could be measured.
+        parameters: all parameters of the algorithm as they stand in the SR.
+    """
+
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    part: int | None
+    model_name: str
+    model_version: str
+    weights_sha256: str
+    preprocessing_digest: str
+    config_digest: str
+    job_key: str
+    taps: Mapping[str, NDArray[np.float32]]
+    unlisted: Mapping[str, UnlistedVector]
+    quantities: Mapping[str, float]
+    findings: tuple[Finding, ...]
+    parameters: Mapping[str, str]
+
+
+def read_sr(source: Path | str | Dataset) -> SrFeatures:
+    """The features of an SR, the same numbers bit for bit that were written.
+
+    Args:
+        source: a DICOM file or its data set.
+
+    Raises:
+        CtvaeError: NOT_DICOM; NOT_OUR_SR for any other object; BROKEN_SR for one of ours that contradicts itself.
+        OSError: the file cannot be opened.
+    """
+    document = source if isinstance(source, Dataset) else _open(Path(source))
+    try:
+        _check_ours(document)
+        return _features(document)
+    except MALFORMED as error:
+        logger.debug("while reading an SR", exc_info=True)
+        text = f"an item of the SR is missing or malformed ({type(error).__name__}); encode the series again"
+        raise CtvaeError("BROKEN_SR", text) from error
+
+
+def sr_text(document: Dataset) -> str:
+    """The content tree for a person, indented; long vectors and repeated parameters are abridged.
+
+    Args:
+        document: any SR.
+    """
+    flags = ("CompletionFlag", "VerificationFlag", "PreliminaryFlag")
+    states = ", ".join(str(document.get(flag)).lower() for flag in flags if document.get(flag))
+    lines = [str(document.get("SeriesDescription", "")), f"{meaning_of(document)} ({states})"]
+    return "\n".join([line for line in lines if line] + list(_lines(children(document), 1, set())))
+
+
+def _open(path: Path) -> Dataset:
+    try:
+        return dcmread(path)
+    except MALFORMED as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        text = f"the file cannot be read as DICOM ({type(error).__name__}); expected an SR written by ctvae"
+        raise CtvaeError("NOT_DICOM", text) from error
+
+
+def _check_ours(document: Dataset) -> None:
+    sop_class = document.get("SOPClassUID")
+    if sop_class != Comprehensive3DSRStorage:
+        found = getattr(sop_class, "name", None) or "no SOP class"
+        raise CtvaeError("NOT_OUR_SR", f"found {found}; expected a Comprehensive 3D SR written by ctvae")
+    schemes = [item.get("CodingSchemeDesignator") for item in document.get("CodingSchemeIdentificationSequence") or []]
+    templates = [item.get("TemplateIdentifier") for item in document.get("ContentTemplateSequence") or []]
+    if sr_codes.SCHEME not in schemes or templates != ["1500"]:
+        text = f"found an SR without TID 1500 or the coding scheme {sr_codes.SCHEME}; expected one written by ctvae"
+        raise CtvaeError("NOT_OUR_SR", text)
+
+
+def _features(document: Dataset) -> SrFeatures:
+    groups = _groups(document)
+    posterior = groups.get(sr_codes.POSTERIOR_GROUP)
+    if posterior is None:
+        raise CtvaeError("BROKEN_SR", "the SR has no group for mu and sigma; encode the series again")
+    parameters = _parameters(posterior)
+    taps, unlisted = _vectors(groups)
+    part = parameters["part"]
+    return SrFeatures(
+        sop_instance_uid=str(document.SOPInstanceUID),
+        study_instance_uid=str(document.StudyInstanceUID),
+        series_instance_uid=str(only(posterior, sr_codes.SERIES_INSTANCE_UID).UID),
+        part=None if part == "whole" else int(part),
+        model_name=str(only(posterior, sr_codes.ALGORITHM_NAME).TextValue),
+        model_version=str(only(posterior, sr_codes.ALGORITHM_VERSION).TextValue),
+        weights_sha256=parameters["weights_sha256"],
+        preprocessing_digest=parameters["preprocessing_sha256"],
+        config_digest=parameters["config_sha256"],
+        job_key=parameters["job_key"],
+        taps=taps,
+        unlisted=unlisted,
+        quantities=_quantities(groups.get(sr_codes.QUANTITIES_GROUP)),
+        findings=_findings(document),
+        parameters=parameters,
+    )
+
+
+def _groups(document: Dataset) -> dict[Code, Dataset]:
+    """The measurement groups by their finding."""
+    groups: dict[Code, Dataset] = {}
+    for item in children(only(document, sr_codes.IMAGING_MEASUREMENTS)):
+        if name_of(item) == sr_codes.MEASUREMENT_GROUP:
+            code = code_of(only(item, sr_codes.FINDING).ConceptCodeSequence[0])
+            if code in groups:
+                raise CtvaeError("BROKEN_SR", f"two measurement groups are {code[1]}; expected one of each")
+            groups[code] = item
+    return groups
+
+
+def _parameters(group: Dataset) -> dict[str, str]:
+    texts = [str(item.TextValue) for item in children(group) if name_of(item) == sr_codes.ALGORITHM_PARAMETERS]
+    return dict(text.split("=", 1) for text in texts)
+
+
+def _length(group: Dataset) -> int:
+    """How many dimensions or quantities a group says it has, so that a lost end does not go unseen."""
+    length = int(_parameters(group)["length"])
+    if not 0 <= length <= sr_codes.LISTED_DIMENSIONS:
+        raise CtvaeError("BROKEN_SR", f"a group says it lists {length} numbers; expected at most 256")
+    return length
+
+
+def _vectors(groups: Mapping[Code, Dataset]) -> tuple[dict[str, NDArray[np.float32]], dict[str, UnlistedVector]]:
+    taps: dict[str, NDArray[np.float32]] = {}
+    unlisted: dict[str, UnlistedVector] = {}
+    for code, group in groups.items():
+        if code == sr_codes.QUANTITIES_GROUP:
+            continue
+        if code == sr_codes.POSTERIOR_GROUP:
+            found = {tap: _vector(group, code, derivation) for tap, derivation in sr_codes.POSTERIOR_TAPS.items()}
+        else:
+            found = {code[1].removeprefix(sr_codes.tap_group("")[1]): _vector(group, code, None)}
+        taps |= {tap: vector for tap, vector in found.items() if vector.size}
+        unlisted |= _unlisted(group)
+    missing = set(sr_codes.POSTERIOR_TAPS) - set(taps) - set(unlisted)
+    if missing or len({taps[tap].size for tap in sr_codes.POSTERIOR_TAPS if tap in taps}) > 1:
+        raise CtvaeError("BROKEN_SR", "mu and sigma are not there in the same number; encode the series again")
+    return taps, unlisted
+
+
+def _vector(group: Dataset, code: Code, derivation: Code | None) -> NDArray[np.float32]:
+    """float32 (length,): the numbers of a group that have this derivation, dimension 0 first and none missing."""
+    numbers: dict[Code, np.float32] = {}
+    for item in children(group):
+        if item.ValueType != "NUM" or derivation_of(item) != derivation:
+            continue
+        name = name_of(item)
+        if name in numbers:
+            raise CtvaeError("BROKEN_SR", f"{name[1]} stands there twice; encode the series again")
+        numbers[name] = _number(item)
+    length = _length(group) if numbers or not _unlisted(group) else 0
+    expected = [sr_codes.dimension_code(code, dimension) for dimension in range(length)]
+    if set(numbers) != set(expected):
+        raise CtvaeError("BROKEN_SR", f"{code[1]} has {len(numbers)} numbers; expected one for each of {length}")
+    return np.array([numbers[name] for name in expected], np.float32)
+
+
+def _number(item: Dataset, unit: Code | None = sr_codes.NO_UNITS) -> np.float32:
+    """The value of a NUM, in which decimal and double must be the same finite float32."""
+    measured, name = item.MeasuredValueSequence[0], name_of(item)[1]
+    value = np.float32(str(measured.NumericValue))
+    same = value.tobytes() == np.float32(measured.FloatingPointValue).tobytes()
+    if not same or not np.isfinite(value) or float(value) != float(measured.FloatingPointValue):
+        raise CtvaeError("BROKEN_SR", f"{name} has two different values; encode the series again")
+    if unit is not None and code_of(measured.MeasurementUnitsCodeSequence[0]) != unit:
+        raise CtvaeError("BROKEN_SR", f"{name} has another unit than {unit[1]}; encode the series again")
+    return value
+
+
+def _unlisted(group: Dataset) -> dict[str, UnlistedVector]:
+    found = {}
+    for item in children(group):
+        if name_of(item) == sr_codes.UNLISTED_VECTOR:
+            match = sr_codes.UNLISTED.fullmatch(str(item.TextValue))
+            if match is None:
+                raise CtvaeError("BROKEN_SR", "a vector that is not listed has no length and digest; encode again")
+            found[match["tap"]] = UnlistedVector(int(match["length"]), match["sha256"])
+    return found
+
+
+def _quantities(group: Dataset | None) -> dict[str, float]:
+    if group is None:
+        return {}
+    found = {name_of(item)[1]: float(_number(item, None)) for item in children(group) if item.ValueType == "NUM"}
+    if len(found) != _length(group):
+        raise CtvaeError("BROKEN_SR", f"the SR has {len(found)} quantities; expected {_length(group)}")
+    return found
+
+
+def _findings(document: Dataset) -> tuple[Finding, ...]:
+    containers = [item for item in children(document) if name_of(item) == sr_codes.QUALITATIVE_EVALUATIONS]
+    lines = [str(item.TextValue).partition(": ") for container in containers for item in children(container)]
+    return tuple(Finding(code, detail) for code, _, detail in lines)
+
+
+def _lines(items: list[Dataset], depth: int, algorithms: set[str]) -> Iterator[str]:
+    """One line an item, its children below it; items that are left out in a row become one line with their count."""
+    indent = "  " * depth
+    for reason, run in groupby(items, lambda item: _left_out(item, algorithms)):
+        alike = list(run)
+        if reason and len(alike) > 1:
+            yield f"{indent}… {len(alike)} more {reason}"
+            continue
+        for item in alike:
+            number, below = item.get("ValueType") == "NUM", children(item)
+            modifiers = "".join(f", {value_of(child)}" for child in below) if number else ""
+            yield f"{indent}{meaning_of(item)}{modifiers}: {value_of(item)}".rstrip(": ")
+            if not number and depth < DEEPEST:
+                yield from _lines(below, depth + 1, algorithms)
+
+
+def _left_out(item: Dataset, algorithms: set[str]) -> str:
+    """Why an item needs no line of its own; empty where it does."""
+    scheme, value = name_of(item)
+    if (scheme, value) == sr_codes.ALGORITHM_PARAMETERS:
+        known = value_of(item) in algorithms
+        algorithms.add(value_of(item))
+        return "parameters, as above" if known else ""
+    dimension = value.rpartition("-")[2]
+    vector = scheme == sr_codes.SCHEME and item.get("ValueType") == "NUM" and dimension.isdecimal()
+    return "numbers" if vector and int(dimension) >= ABRIDGED_AFTER else ""

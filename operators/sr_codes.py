@@ -1,0 +1,79 @@
+"""What the writer and the reader of the SR agree on: codes, parameters and numbers.
+
+Standard codes are those of DICOM PS3.16; what it has no code for is in the private scheme `99CTVAE`
+(PS3.16 8.2: private designators begin with 99). A code value of more than 16 characters goes into Long Code Value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEME = "99CTVAE"
+SCHEME_NAME = "ctvae: features of CT by a variational autoencoder"
+MANUFACTURER = "ctvae"
+NOT_FOR_DIAGNOSIS = "Not for diagnosis; computed by software, unverified"
+
+Code = tuple[str, str]
+"""(coding scheme designator, code value): what makes two codes equal."""
+
+IMAGING_MEASUREMENTS: Code = ("DCM", "126010")
+QUALITATIVE_EVALUATIONS: Code = ("UMLS", "C0034375")
+MEASUREMENT_GROUP: Code = ("DCM", "125007")
+FINDING: Code = ("DCM", "121071")
+COMMENT: Code = ("DCM", "121106")
+DERIVATION: Code = ("DCM", "121401")
+SERIES_INSTANCE_UID: Code = ("DCM", "112002")
+ALGORITHM_NAME: Code = ("DCM", "111001")
+ALGORITHM_VERSION: Code = ("DCM", "111003")
+ALGORITHM_PARAMETERS: Code = ("DCM", "111002")
+MEAN: Code = ("SCT", "373098007")
+STANDARD_DEVIATION: Code = ("SCT", "386136009")
+NO_UNITS: Code = ("UCUM", "1")
+
+POSTERIOR_GROUP: Code = (SCHEME, "VAE-POST")
+QUANTITIES_GROUP: Code = (SCHEME, "VOXEL-QUANTITIES")
+UNLISTED_VECTOR: Code = (SCHEME, "UNLISTED-VECTOR")
+
+LISTED_DIMENSIONS = 256
+"""A longer vector is not listed number by number: the SR names it by its digest."""
+
+POSTERIOR_TAPS = {"mu": MEAN, "sigma": STANDARD_DEVIATION}
+"""Both are numbers of one concept, "VAE posterior, dimension k", told apart by their derivation."""
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+"""Of a tap or a quantity: it becomes part of a code."""
+
+
+def tap_group(tap: str) -> Code:
+    """The finding of the measurement group of a tap that is neither mu nor sigma."""
+    return (SCHEME, f"TAP-{tap}")
+
+
+def dimension_code(group: Code, dimension: int) -> Code:
+    """The concept of one dimension of the vector of a group, such as `VAE-POST-000`."""
+    return (group[0], f"{group[1]}-{dimension:03d}")
+
+
+def unlisted(tap: str, values: NDArray[np.float32]) -> str:
+    """How the SR names a vector that it doesn't list: its SHA-256 is of the values as little-endian float32."""
+    return f"{tap}: {values.size} values, SHA-256 {hashlib.sha256(values.astype('<f4').tobytes()).hexdigest()}"
+
+
+UNLISTED = re.compile(r"(?P<tap>[A-Za-z0-9_.-]{1,32}): (?P<length>\d{1,9}) values, SHA-256 (?P<sha256>[0-9a-f]{64})")
+
+
+def decimal(value: np.float32) -> str:
+    """A finite float32 as DS (PS3.5 6.2: at most 16 characters) in the fewest digits that read back to it."""
+    plain = str(value)
+    return plain if len(plain) <= 16 else np.format_float_scientific(value, trim="-")
+
+
+def derived_uid(*parts: str | int | None) -> str:
+    """A UID below 2.25 (PS3.5 B.2) from the SHA-256 of what it stands for: equal parts, equal UID."""
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"

@@ -1,0 +1,171 @@
+"""What an SR takes over from the headers of its series, so that it is filed with the study: patient, study and time.
+
+Headers of real scans hold values that DICOM forbids. What is not valid is left empty where the standard allows it; an
+identifier is never shortened, for a shortened one may be that of somebody else. Nothing of this is ever logged.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from datetime import date
+
+from pydicom.charset import python_encoding
+from pydicom.config import IGNORE
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.uid import UID
+
+from operators.types import Series
+
+NO_DATE = ("19000101", "000000")
+"""Content Date and Time may not be empty (PS3.3 C.17.2), and the clock is not an input."""
+
+PLAIN_CHARACTER_SETS = tuple(f"ISO_IR {n}" for n in (100, 101, 109, 110, 126, 127, 138, 144, 148, 166))
+
+
+def patient_and_study(series: Series) -> Dataset:
+    """What the Patient and General Study modules require (PS3.3 C.7.1.1, C.7.2.1), and what makes copies consistent."""
+    source = series.first
+    taken = Dataset()
+    taken.PatientName = _person_name(source, "PatientName")
+    taken.PatientID = _identifier(source, "PatientID", 64)
+    taken.PatientBirthDate = _date(source, "PatientBirthDate")
+    taken.PatientSex = sex if (sex := _text(source, "PatientSex").upper()) in ("M", "F", "O") else ""
+    taken.StudyInstanceUID = series.study_instance_uid
+    taken.StudyDate = _date(source, "StudyDate")
+    taken.StudyTime = _time(source, "StudyTime")
+    taken.StudyID = _identifier(source, "StudyID", 16)
+    taken.AccessionNumber = _identifier(source, "AccessionNumber", 16)
+    taken.ReferringPhysicianName = _person_name(source, "ReferringPhysicianName")
+    if description := _text(source, "StudyDescription"):
+        taken.StudyDescription = description[:64].strip()
+    if issuer := _identifier(source, "IssuerOfPatientID", 64):
+        taken.IssuerOfPatientID = issuer
+    if re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", zone := _text(source, "TimezoneOffsetFromUTC")):
+        taken.TimezoneOffsetFromUTC = zone
+    taken.update(_deidentification(source))
+    return taken
+
+
+def content_moment(series: Series) -> tuple[str, str]:
+    """(date, time) that the SR gives as its own: of the study, else of the series, the acquisition or the content."""
+    source = series.first
+    for of in ("Study", "Series", "Acquisition", "Content"):
+        if day := _date(source, f"{of}Date"):
+            return day, _time(source, f"{of}Time") or NO_DATE[1]
+    return NO_DATE
+
+
+def instance_number(series: Series) -> int:
+    """InstanceNumber of the SR: the CT series' number, so that the SRs of one study can be told apart; else 1."""
+    number = _text(series.first, "SeriesNumber")
+    return int(number) if re.fullmatch(r"[1-9][0-9]{0,8}", number) else 1
+
+
+def evidence(series: Series) -> list[Dataset]:
+    """Items of Current Requested Procedure Evidence Sequence: the instances that can be referred to, sorted by UID."""
+    references = []
+    for sop_class, sop_instance in sorted(set(_references(series)), key=lambda uids: uids[::-1]):
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = sop_class
+        reference.ReferencedSOPInstanceUID = sop_instance
+        references.append(reference)
+    if not references:
+        return []
+    of_series, of_study = Dataset(), Dataset()
+    of_series.SeriesInstanceUID = series.series_instance_uid
+    of_series.ReferencedSOPSequence = references
+    of_study.StudyInstanceUID = series.study_instance_uid
+    of_study.ReferencedSeriesSequence = [of_series]
+    return [of_study]
+
+
+def character_set(header: Dataset, written: str) -> str | None:
+    """Specific Character Set for all text that is written: none for ASCII, else the source's own, else UTF-8.
+
+    The source's own is kept where it is a plain one, so that a PACS that compares bytes finds the same name. Text with
+    code extensions (ISO 2022) becomes UTF-8, which holds all of it.
+    """
+    if written.isascii():
+        return None
+    own = _text(header, "SpecificCharacterSet")
+    if own not in PLAIN_CHARACTER_SETS:
+        return "ISO_IR 192"
+    try:
+        written.encode(python_encoding[own])
+    except UnicodeEncodeError:
+        return "ISO_IR 192"
+    return own
+
+
+def _references(series: Series) -> Iterator[tuple[str, str]]:
+    for instance in series.instances:
+        uids = _text(instance.header, "SOPClassUID"), _text(instance.header, "SOPInstanceUID")
+        if all(UID(uid, IGNORE).is_valid for uid in uids):
+            yield uids
+
+
+def _deidentification(source: Dataset) -> Dataset:
+    """Patient Identity Removed with its method, which is required beside a YES (PS3.3 C.7.1.1)."""
+    taken = Dataset()
+    removed = _text(source, "PatientIdentityRemoved").upper()
+    if removed == "YES":
+        methods = [_printable(method)[:64].strip() for method in _values(source, "DeidentificationMethod")]
+        taken.DeidentificationMethod = [method for method in methods if method] or "As said in the source images"
+    if removed in ("YES", "NO"):
+        taken.PatientIdentityRemoved = removed
+    return taken
+
+
+def _values(source: Dataset, keyword: str) -> list[str]:
+    """The values of an element as text; none where the element is missing or cannot be converted to its VR."""
+    try:
+        value = source.get(keyword)
+    except (ValueError, TypeError, OverflowError, NotImplementedError):
+        return []
+    if value is None:
+        return []
+    return [str(one) for one in value] if isinstance(value, MultiValue | list | tuple) else [str(value)]
+
+
+def _text(source: Dataset, keyword: str) -> str:
+    """Its only value, printable and stripped; empty where there is none or there are several."""
+    values = _values(source, keyword)
+    return _printable(values[0]) if len(values) == 1 else ""
+
+
+def _printable(text: str) -> str:
+    """Without what would end a value (backslash) or cannot stand in one (control characters, halves of characters)."""
+    bad = ("Cc", "Cs")
+    return "".join(" " if one == "\\" or unicodedata.category(one) in bad else one for one in text).strip()
+
+
+def _identifier(source: Dataset, keyword: str, length: int) -> str:
+    text = _text(source, keyword)
+    return text if len(text) <= length else ""
+
+
+def _person_name(source: Dataset, keyword: str) -> str:
+    """PN (PS3.5 6.2): at most three groups (alphabetic, ideographic, phonetic) of 64 characters and five components."""
+    groups = ["^".join(group.split("^")[:5])[:64].rstrip("^ ") for group in _text(source, keyword).split("=")[:3]]
+    return "=".join(groups).rstrip("=")
+
+
+def _date(source: Dataset, keyword: str) -> str:
+    """DA as YYYYMMDD; the form of ACR-NEMA, YYYY.MM.DD, is understood."""
+    found = re.fullmatch(r"(\d{4})\.?(\d\d)\.?(\d\d)", _text(source, keyword), re.ASCII)
+    if not found:
+        return ""
+    try:
+        return date(int(found[1]), int(found[2]), int(found[3])).strftime("%Y%m%d").zfill(8)
+    except ValueError:
+        return ""
+
+
+def _time(source: Dataset, keyword: str) -> str:
+    """TM as HHMMSS.FFFFFF, cut as the source has it; the form of ACR-NEMA, HH:MM:SS, is understood."""
+    text = _text(source, keyword).replace(":", "")
+    valid = r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"
+    return text if re.fullmatch(valid, text, re.ASCII) else ""

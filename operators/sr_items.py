@@ -1,0 +1,68 @@
+"""Access to the content items of an SR (PS3.3 C.17.3) as they stand in a data set, with pydicom alone.
+
+Missing parts come back empty; what an item must have and hasn't raises AttributeError or IndexError.
+"""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+
+from operators import sr_codes
+from operators.sr_codes import Code
+from operators.types import CtvaeError
+
+
+def value_of(item: Dataset) -> str:
+    """What an item says, by its value type."""
+    kind = item.get("ValueType")
+    if kind == "NUM" and item.get("MeasuredValueSequence"):
+        measured = item.MeasuredValueSequence[0]
+        units = measured.get("MeasurementUnitsCodeSequence") or [Dataset()]
+        unit = units[0].get("CodeValue", "")
+        return f"{measured.get('NumericValue', '')}{'' if unit in ('', '1') else ' ' + unit}"
+    if kind == "CODE" and item.get("ConceptCodeSequence"):
+        return str(item.ConceptCodeSequence[0].get("CodeMeaning", ""))
+    return str(item.get({"TEXT": "TextValue", "UIDREF": "UID", "PNAME": "PersonName"}.get(str(kind), ""), "") or "")
+
+
+def derivation_of(item: Dataset) -> Code | None:
+    """How the value of a NUM was derived (DCM 121401); None where it doesn't say."""
+    for child in children(item):
+        if name_of(child) == sr_codes.DERIVATION:
+            return code_of(child.ConceptCodeSequence[0])
+    return None
+
+
+def only(parent: Dataset, name: Code) -> Dataset:
+    """The one child of this name.
+
+    Raises:
+        CtvaeError: BROKEN_SR, there is none or there are several.
+    """
+    found = [item for item in children(parent) if name_of(item) == name]
+    if len(found) != 1:
+        raise CtvaeError("BROKEN_SR", f"the SR has {len(found)} items {name[1]} ({name[0]}) in one place; expected one")
+    return found[0]
+
+
+def children(item: Dataset) -> list[Dataset]:
+    """Its child items, in order."""
+    return list(item.get("ContentSequence") or [])
+
+
+def name_of(item: Dataset) -> Code:
+    """The code of its concept name."""
+    names = item.get("ConceptNameCodeSequence")
+    return code_of(names[0]) if names else ("", "")
+
+
+def code_of(item: Dataset) -> Code:
+    """The code of an item of a code sequence, wherever its value stands."""
+    value = item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue") or ""
+    return (str(item.get("CodingSchemeDesignator", "")), str(value))
+
+
+def meaning_of(item: Dataset) -> str:
+    """The meaning of its concept name."""
+    names = item.get("ConceptNameCodeSequence")
+    return str(names[0].get("CodeMeaning", "")) if names else ""
