@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,28 @@ def shared_ct() -> Callable[[str], Path]:
         return found
 
     return find
+
+
+@pytest.fixture(scope="session")
+def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small chest phantom as a CT series in a folder; not to be changed."""
+    from models.phantom import PhantomFactors, make_phantom
+    from operators.write_ct import affine_for, write_ct_series
+
+    shape, spacing_mm = (30, 96, 96), (5.0, 4.0, 4.0)
+    folder = tmp_path_factory.mktemp("phantom_ct")
+    hu = make_phantom(PhantomFactors(), shape=shape, spacing_mm=spacing_mm, seed=1)
+    write_ct_series(hu, affine_for(shape, spacing_mm), folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A command sets up the log of its process; the next test has the log that pytest set up."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for ours in ("ctvae", "app", "operators", "models"):
+        logging.getLogger(ours).setLevel(logging.NOTSET)

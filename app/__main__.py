@@ -1,0 +1,85 @@
+"""`python -m app -i IN -o OUT -m MODELS`, also what `monai-deploy exec app` and the MAP start.
+
+Started as `python <folder that holds this file>` as well: then the packages are found from the file's own place.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    _here = Path(__file__).resolve().parent
+    # Our own folder must not be on the path: `app/settings.py` would answer to `import settings`.
+    sys.path[0] = str(next((place for place in (_here, _here.parent) if (place / "operators").is_dir()), _here))
+
+import argparse
+from typing import NoReturn
+
+from app.start import LogLevel, guarded
+
+USAGE_EXIT_CODE = 3
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A wrong call ends with 3, as the contract has it; argparse's own 2 would mean that nothing was eligible."""
+        self.exit(USAGE_EXIT_CODE, f"USAGE: {message}; see {self.prog} --help\n")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The SDK's own flags (monai.deploy.core.arg_parser), and the settings file."""
+    parser = _Parser(
+        prog="python -m app",
+        description="A folder of CT in, VAE features out as DICOM SR and JSON. Not for diagnosis.",
+        epilog="Exit code: 0 written, 1 something failed, 2 nothing to write, 3 could not start.",
+    )
+    parser.add_argument("-i", "--input", type=Path, help="folder with CT (default: HOLOSCAN_INPUT_PATH, else input)")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="for the results (default: HOLOSCAN_OUTPUT_PATH, else output)"
+    )
+    parser.add_argument(
+        "-m",
+        "--model",
+        type=Path,
+        help="bundle or folder of bundles (default: HOLOSCAN_MODEL_PATH, else the shipped one)",
+    )
+    parser.add_argument("-c", "--config", type=Path, help="settings (default: HOLOSCAN_CONFIG_PATH, else app.yaml)")
+    parser.add_argument("-l", "--log-level", type=str.upper, choices=list(LogLevel), default="INFO")
+    parser.add_argument("-w", "--workdir", help="accepted as the SDK does; nothing is kept there")
+    parser.add_argument("-t", "--triton-server-netloc", help="accepted as the SDK does; the model runs in this process")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the graph over a folder.
+
+    Args:
+        argv: arguments without the program's name; None for those of the process.
+
+    Returns:
+        The exit code of the contract.
+    """
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _run(arguments), LogLevel(arguments.log_level))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from app.run import Ledger, recipe_from_settings
+    from app.settings import check_paths, load_settings
+    from operators.job import exit_code
+
+    settings = load_settings(arguments.config)
+    paths = check_paths(arguments.input, arguments.output, arguments.model)
+    recipe = recipe_from_settings(settings, paths.models, paths.output)
+
+    from app.application import CtVaeApplication  # the SDK takes seconds to import: first see that the call is right
+
+    ledger = Ledger(paths.output)
+    CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter).run()
+    ledger.close()
+    return exit_code(ledger.outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

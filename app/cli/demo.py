@@ -1,0 +1,109 @@
+"""`ctvae demo`: the main job, through the graph, and what came out of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.settings import SETTINGS_FILE
+from app.start import LogLevel, guarded
+
+REAL_CT = SETTINGS_FILE.parent.parent / "shared" / "ct" / "crlm_1004"
+SHOWN_DIMENSIONS = 6
+
+
+def command(
+    folder: Annotated[Path | None, typer.Argument(metavar="[IN]", help="Your own folder; default: a phantom.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything the demo writes.")] = Path(
+        "demo"
+    ),
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+) -> int:
+    """The main job on a phantom (and on real CT where ../shared/ct is), or on your own folder, and what comes out."""
+
+    def run() -> int:
+        codes = [_show_run(title, source, target) for title, source, target in _runs(folder, output)]
+        return max(codes)
+
+    return guarded(run, log_level)
+
+
+def _runs(folder: Path | None, output: Path) -> list[tuple[str, Path, Path]]:
+    if folder is not None:
+        return [("your folder", folder, output / "results")]
+    phantom = output / "phantom"
+    runs = [("a phantom of a chest, made here", _write_phantom(phantom / "ct"), phantom / "results")]
+    if REAL_CT.is_dir():
+        runs.append(("real CT: upper abdomen, crlm_1004", REAL_CT, output / "crlm_1004" / "results"))
+    return runs
+
+
+def _write_phantom(folder: Path) -> Path:
+    """A small chest CT of 40 slices at 5 mm, 256 × 256 at 1.5 mm, as CT Image Storage."""
+    from models.phantom import PhantomFactors, make_phantom
+    from operators.write_ct import affine_for, write_ct_series
+
+    shape, spacing_mm = (40, 256, 256), (5.0, 1.5, 1.5)
+    hu = make_phantom(PhantomFactors(), shape=shape, spacing_mm=spacing_mm, seed=1)
+    if not folder.exists():
+        write_ct_series(hu, affine_for(shape, spacing_mm), folder)
+    return folder
+
+
+def _show_run(title: str, source: Path, target: Path) -> int:
+    from rich.console import Console
+
+    from app.__main__ import main
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.rule(title)
+    console.print(f"$ python -m app -i {source} -o {target}")
+    code = main(["--input", str(source), "--output", str(target)])
+    ledger = target / "outcome.json"
+    if ledger.is_file():
+        _show_results(console, target, json.loads(ledger.read_text(encoding="utf-8"))["series"])
+    console.print(f"exit code {code}")
+    return code
+
+
+def _show_results(console: Any, target: Path, series: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(header_style="bold", pad_edge=False, box=None)
+    for heading in ("status", "series", "D × H × W", "windows", "mu", "sigma", "seconds"):
+        table.add_column(heading, overflow="fold")
+    written = []
+    for line in series:
+        part = "" if line["part"] is None else f".part{line['part']}"
+        folder = target / f"{line['series_instance_uid']}{part}"
+        cells = [line["status"], line["series_instance_uid"] + part, " × ".join(map(str, line["shape"] or []))]
+        if line["status"] == "written":
+            taps = json.loads((folder / "features.json").read_text(encoding="utf-8"))["taps"]
+            cells += [str(len(taps["mu"]["windows"])), _abridged(taps["mu"]), _abridged(taps["sigma"])]
+            written.append(folder)
+        else:
+            cells += ["", line["reason"] or "", ""]
+        table.add_row(*cells, f"{sum(line['seconds'].values()):.2f}")
+    console.print(table)
+    for folder in written:
+        _show_report(console, folder)
+    console.print(f"files: {target / 'outcome.json'}")
+
+
+def _show_report(console: Any, folder: Path) -> None:
+    from pydicom import dcmread
+    from rich.markup import escape
+
+    from operators.read_sr import sr_text
+
+    console.print(f"\n[bold]The Structured Report[/] {folder / 'features.sr.dcm'}")
+    console.print(escape(sr_text(dcmread(folder / "features.sr.dcm"))))
+    console.print(f"files: {folder / 'features.json'}\n       {folder / 'features.sr.dcm'}")
+
+
+def _abridged(tap: dict[str, Any]) -> str:
+    shown = " ".join(f"{value:+.3f}" for value in tap["values"][:SHOWN_DIMENSIONS])
+    return f"{shown} … ({tap['length']})"

@@ -1,0 +1,59 @@
+"""`ctvae encode`: the main job in a plain loop, without the graph's start-up time; the files are the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.start import LogLevel, guarded
+
+
+class DeviceName(StrEnum):
+    """Where the encoder runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="IN", help="Folder that holds DICOM files, in any sub-folders.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; created where missing.")],
+    models: Annotated[
+        Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: the shipped one.")
+    ] = None,
+    taps: Annotated[
+        list[str] | None, typer.Option("--tap", help="Layer to write beside mu and sigma; may be given again.")
+    ] = None,
+    device: Annotated[DeviceName | None, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = None,
+    with_identifiers: Annotated[bool, typer.Option(help="Write name, ID and birth date into features.json.")] = False,
+    with_dates: Annotated[bool, typer.Option(help="Write dates of study and series into features.json.")] = False,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """A folder of CT → features.json and features.sr.dcm for each series, and outcome.json for the run."""
+
+    def run() -> int:
+        from app.run import encode_folder
+        from app.settings import check_paths, load_settings
+
+        settings = load_settings(config)
+        asked = settings.encode
+        settings = dataclasses.replace(
+            settings,
+            encode=dataclasses.replace(
+                asked, taps=tuple(taps) if taps else asked.taps, device=device.value if device else asked.device
+            ),
+            privacy=dataclasses.replace(
+                settings.privacy,
+                with_identifiers=with_identifiers or settings.privacy.with_identifiers,
+                with_dates=with_dates or settings.privacy.with_dates,
+            ),
+        )
+        return encode_folder(check_paths(folder, output, models), settings)
+
+    return guarded(run, log_level)

@@ -1,0 +1,174 @@
+"""A folder of CT → feature records in a plain loop, and what the graph and this loop have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from app.settings import Device, RunPaths, Settings, check_input, disclosure
+from models.bundle import BundleError, find_bundle, load_bundle
+from models.runtime import open_encoder
+from operators.build_volume import build_volume
+from operators.encode import check_taps
+from operators.job import Job, exit_code, log_outcome
+from operators.make_record import Disclosure
+from operators.read_study import Reading, read_studies
+from operators.recipe import OnOutcome, Recipe
+from operators.select_series import select_series
+from operators.types import FeatureRecord, Outcome, Series, StartError
+from operators.write_json import write_outcome
+
+logger = logging.getLogger(__name__)
+
+
+def encode(
+    folder: str | Path,
+    model: str | Path | None = None,
+    *,
+    taps: Sequence[str] = (),
+    device: Device = "auto",
+    output: str | Path | None = None,
+    on_outcome: OnOutcome = log_outcome,
+) -> Iterator[FeatureRecord]:
+    """Encode every eligible CT series below a folder.
+
+    Args:
+        folder: holds DICOM files, in any sub-folders.
+        model: a bundle, or a folder that holds one; None for the one that is shipped.
+        taps: layers to read beside `mu` and `sigma`.
+        device: `auto` takes the GPU where there is one.
+        output: existing folder to write `features.json` and `features.sr.dcm` into; None writes nothing.
+        on_outcome: called for each series that ended, the rejected and skipped too; they yield no record.
+
+    Yields:
+        One record a series (or part of one); `record.taps["mu"].values` is float32 (length,).
+
+    Raises:
+        StartError: the folder, the bundle or a tap's name is wrong.
+    """
+    target = None if output is None else Path(output)
+    recipe = open_recipe(None if model is None else Path(model), None, tuple(taps), device, Disclosure(), target)
+    reading = read_studies(check_input(Path(folder)))
+    for outcome in reading.unreadable:
+        on_outcome(outcome)
+    for series in all_series(reading):
+        job = recipe.run(series)
+        on_outcome(job.ended("eligible" if target is None else "written"))
+        if not isinstance(job.state, Outcome):
+            yield job.state
+
+
+def all_series(reading: Reading) -> list[Series]:
+    """Every series of every study, in the order in which they were read."""
+    return [series for study in reading.studies for series in study.series]
+
+
+def open_recipe(
+    models: Path | None,
+    name: str | None,
+    taps: tuple[str, ...],
+    device: Device,
+    disclosed: Disclosure,
+    output: Path | None,
+) -> Recipe:
+    """Find, check and open the model, and decide what is done to each series.
+
+    Raises:
+        StartError: BUNDLE_INVALID or UNKNOWN_TAP.
+    """
+    try:
+        bundle = load_bundle(find_bundle(models, name))
+        encoder = open_encoder(bundle, device)
+    except BundleError as error:
+        raise StartError("BUNDLE_INVALID", str(error)) from error
+    check_taps(bundle, taps)
+    return Recipe(bundle, encoder, taps, disclosed, output)
+
+
+def recipe_from_settings(settings: Settings, models: Path | None, output: Path | None) -> Recipe:
+    """The recipe that app.yaml and the arguments ask for."""
+    chosen = settings.encode
+    return open_recipe(models, chosen.model, chosen.taps, chosen.device, disclosure(settings), output)
+
+
+def encode_folder(paths: RunPaths, settings: Settings) -> int:
+    """What `ctvae encode` does: every series in a plain loop, with progress; the exit code of the contract."""
+    from app.console import progress
+
+    recipe = recipe_from_settings(settings, paths.models, paths.output)
+    ledger = Ledger(paths.output)
+    with progress("reading headers") as on_file:
+        reading = read_studies(paths.input, on_file)
+    ledger.enter_reading(reading)
+    everything = all_series(reading)
+    with progress("encoding series") as on_series:
+        for done, series in enumerate(everything):
+            on_series(done, len(everything))
+            ledger.enter(recipe.run(series).ended("written"))
+    ledger.close()
+    return exit_code(ledger.outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A series, and what would become of it."""
+
+    outcome: Outcome
+    description: str
+
+
+def inspect_folder(folder: Path, on_file: Callable[[int, int], None] | None = None) -> list[Inspection]:
+    """Every series below a folder with the verdict of selection and geometry gate; no pixel is decoded."""
+    reading = read_studies(folder, on_file)
+    inspected = [Inspection(outcome, "a file that cannot be read") for outcome in reading.unreadable]
+    for series in all_series(reading):
+        outcome = Job(series, series).then("select", select_series).then("volume", build_volume).ended("eligible")
+        inspected.append(Inspection(outcome, _description(series)))
+    return inspected
+
+
+def _description(series: Series) -> str:
+    """Modality, description and number of files: what a person knows a series by."""
+    header = series.first
+    words = [header.get("Modality"), header.get("SeriesDescription"), f"{len(series.instances)} files"]
+    return ", ".join(str(word) for word in words if word)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Every series met in a run and how it ended; the only thing of a run that grows.
+
+    Attributes:
+        output: folder in which `outcome.json` ends; one of an earlier run is taken away at the start, so that a run
+            that is killed leaves no ledger rather than a wrong one.
+    """
+
+    output: Path
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    outcomes: list[Outcome] = field(default_factory=list)
+    files_not_dicom: int = 0
+
+    def __post_init__(self) -> None:
+        (self.output / "outcome.json").unlink(missing_ok=True)
+        (self.output / "result.json").unlink(missing_ok=True)
+
+    def enter(self, outcome: Outcome) -> None:
+        """A series ended: one line in the log, one in the ledger."""
+        log_outcome(outcome)
+        self.outcomes.append(outcome)
+
+    def enter_reading(self, reading: Reading) -> None:
+        """All headers are read: the files that could not be are entered."""
+        self.files_not_dicom = reading.not_dicom
+        for outcome in reading.unreadable:
+            self.enter(outcome)
+
+    def close(self) -> None:
+        """Write `outcome.json` and `result.json`; silence is never success, so no CT at all is one line of its own."""
+        if all(outcome.status == "skipped" for outcome in self.outcomes):
+            met = f"{len(self.outcomes)} other series, {self.files_not_dicom} files that are no DICOM images"
+            logger.error("NO_CT: no CT image series in the input folder (%s); `ctvae inspect` says what is there", met)
+        write_outcome(self.outcomes, self.output, self.started, self.files_not_dicom)

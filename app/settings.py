@@ -1,0 +1,169 @@
+"""app.yaml, arguments and HOLOSCAN_* → frozen settings of a run; an unknown key is an error.
+
+Besides `app/__main__.py` and `app/cli`, the only place that reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from operators.make_record import Disclosure
+from operators.types import StartError
+
+FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below
+Device = Literal["auto", "cpu", "cuda"]
+SETTINGS_FILE = Path(__file__).resolve().parent.parent / "app.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSettings:
+    """Section `encode` of app.yaml.
+
+    Attributes:
+        model: name of the bundle in the models folder; None where that holds just one.
+        taps: layers to write beside mu and sigma.
+        device: `auto` takes the GPU where there is one.
+    """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
+
+    model: str | None = None
+    taps: tuple[str, ...] = ()
+    device: Device = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacySettings:
+    """Section `privacy` of app.yaml: what of the patient `features.json` may hold."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
+
+    with_identifiers: bool = False
+    with_dates: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Our sections of app.yaml; `application` and `resources` are the SDK packager's."""
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
+
+    encode: EncodeSettings = EncodeSettings()
+    privacy: PrivacySettings = PrivacySettings()
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Where a run reads and writes, checked.
+
+    Attributes:
+        input: an existing folder.
+        output: an existing folder that can be written.
+        models: a bundle or a folder of bundles; None for the bundle that is shipped.
+    """
+
+    input: Path
+    output: Path
+    models: Path | None
+
+
+def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from `path`, else from HOLOSCAN_CONFIG_PATH, else from the app.yaml beside the code, else defaults.
+
+    Raises:
+        StartError: SETTINGS_INVALID, with the key or value that is wrong.
+    """
+    named = environment.get("HOLOSCAN_CONFIG_PATH")
+    chosen = path or (Path(named) if named else SETTINGS_FILE)
+    if not chosen.is_file():
+        if path is None and not named:
+            return Settings()
+        raise StartError("SETTINGS_INVALID", f"no settings file {chosen}; expected app.yaml or a file like it")
+    return _validated(_parsed(chosen), chosen)
+
+
+def disclosure(settings: Settings, environment: Mapping[str, str] = os.environ) -> Disclosure:
+    """What may be written of the patient; the site's key comes from CTVAE_SITE_KEY, never from a file in the code."""
+    key = environment.get("CTVAE_SITE_KEY")
+    privacy = settings.privacy
+    return Disclosure(privacy.with_identifiers, privacy.with_dates, key.encode() if key else None)
+
+
+def check_paths(
+    given_input: Path | None,
+    given_output: Path | None,
+    given_models: Path | None,
+    environment: Mapping[str, str] = os.environ,
+) -> RunPaths:
+    """Paths of a run: as given, else HOLOSCAN_INPUT_PATH, _OUTPUT_PATH, _MODEL_PATH, else `input` and `output`.
+
+    The output folder is created where it is missing.
+
+    Raises:
+        StartError: INPUT_MISSING, INPUT_NOT_A_FOLDER, OUTPUT_UNWRITABLE or MODELS_MISSING.
+    """
+    models = given_models or (
+        Path(environment["HOLOSCAN_MODEL_PATH"]) if environment.get("HOLOSCAN_MODEL_PATH") else None
+    )
+    if models is not None and not models.exists():
+        raise StartError("MODELS_MISSING", f"no model bundle or folder {models}; give one with -m")
+    source = check_input(given_input or Path(environment.get("HOLOSCAN_INPUT_PATH") or "input"))
+    target = _check_output(given_output or Path(environment.get("HOLOSCAN_OUTPUT_PATH") or "output"))
+    return RunPaths(source, target, models)
+
+
+def check_input(folder: Path) -> Path:
+    """The input folder, if it is one.
+
+    Raises:
+        StartError: INPUT_MISSING or INPUT_NOT_A_FOLDER.
+    """
+    if not folder.exists():
+        raise StartError("INPUT_MISSING", f"no folder {folder}; give the folder that holds the CT")
+    if not folder.is_dir():
+        raise StartError("INPUT_NOT_A_FOLDER", f"{folder} is a file; give the folder that holds the CT")
+    return folder
+
+
+def _check_output(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        text = f"cannot write into {folder} ({error.strerror}); give a folder that can be written with -o"
+        raise StartError("OUTPUT_UNWRITABLE", text) from error
+    return folder
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        where = getattr(error, "problem_mark", None)
+        text = f"cannot read {path}" + (f" at line {where.line + 1}" if where else "") + "; expected YAML"
+        raise StartError("SETTINGS_INVALID", text) from error
+    if not isinstance(parsed, dict):
+        raise StartError(
+            "SETTINGS_INVALID", f"{path} holds no sections; expected application, resources, encode, privacy"
+        )
+    return parsed
+
+
+def _validated(parsed: Mapping[str, Any], path: Path) -> Settings:
+    from pydantic import TypeAdapter, ValidationError
+
+    ours = {key: value for key, value in parsed.items() if key not in ("application", "resources")}
+    try:
+        return TypeAdapter(Settings).validate_python(ours)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StartError("SETTINGS_INVALID", f"{path}: {where}: {first['msg'].lower()}") from error

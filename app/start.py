@@ -1,0 +1,67 @@
+"""How every command starts and ends: the log, and what an error that stops the run looks like."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+
+from operators.types import StartError
+
+logger = logging.getLogger("ctvae")
+COULD_NOT_START = 3
+
+
+class LogLevel(StrEnum):
+    """The SDK's levels."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARN = "WARN"
+    ERROR = "ERROR"
+    CRITICAL = "CRITICAL"
+
+
+def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
+    """Run, and turn what stops the whole run into one line on stderr and the contract's exit code.
+
+    Args:
+        run: gives the exit code.
+        log_level: with DEBUG the traceback is shown as well.
+    """
+    set_up_log(log_level)
+    try:
+        return run()
+    except StartError as error:
+        logger.debug("could not start", exc_info=True)
+        logger.error("%s: %s", error.reason, error.message)
+        return COULD_NOT_START
+    except KeyboardInterrupt:
+        logger.error("INTERRUPTED: stopped from the keyboard; what was written is whole")
+        return 1
+    except Exception as error:  # the last boundary: one line for whoever runs it, the traceback for whoever mends it
+        logger.debug("internal error", exc_info=True)
+        logger.error(
+            "INTERNAL_ERROR: %s; run again with --log-level DEBUG and report the traceback", type(error).__name__
+        )
+        return 1
+
+
+def set_up_log(level: LogLevel) -> None:
+    """Log to stderr: libraries from warnings on, and of holoscan's C++ log errors alone, unless DEBUG is asked for."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    chosen = logging.getLevelNamesMapping()[level.value]
+    root.setLevel(max(chosen, logging.WARNING))
+    for ours in ("ctvae", "app", "operators", "models"):
+        logging.getLogger(ours).setLevel(chosen)
+    # These two quote values of headers, names of patients among them, in what they log and warn of.
+    for quoting in ("pydicom", "highdicom"):
+        logging.getLogger(quoting).setLevel(logging.CRITICAL)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
+    os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "INFO" if level is LogLevel.DEBUG else "ERROR")

@@ -1,0 +1,136 @@
+"""One series on its way: what it has become so far, or how it ended, and how long each stage took."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+from operators.types import (
+    CtvaeError,
+    Encoding,
+    FeatureRecord,
+    Finding,
+    Outcome,
+    Series,
+    SeriesError,
+    StartError,
+    Status,
+    Volume,
+    Windows,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[T]):
+    """A series and its present state: a noun of `operators.types`, or the `Outcome` that ended it.
+
+    Attributes:
+        series: as it was read.
+        state: what the last stage made of it.
+        seconds: stage → wall-clock seconds.
+    """
+
+    series: Series
+    state: T | Outcome
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def then(self, stage: str, function: Callable[[T], U]) -> Job[U]:
+        """The job after one more stage. Never raises for what one series did: its error becomes its outcome.
+
+        Only `StartError` passes through: what is wrong with the run is wrong for every series.
+        """
+        if isinstance(self.state, Outcome):
+            return Job(self.series, self.state, self.seconds)
+        started = time.perf_counter()
+        state: U | Outcome
+        try:
+            state = function(self.state)
+        except StartError:
+            raise
+        except Exception as error:  # one failing series must not stop the others
+            logger.debug("stage %s of series %s", stage, self.series.series_instance_uid, exc_info=True)
+            state = failure(self, error)
+        return Job(self.series, state, {**self.seconds, stage: time.perf_counter() - started})
+
+    def ended(self, status: Status) -> Outcome:
+        """The outcome of this job: its own where a stage ended it, else `status` with what is known of the volume."""
+        outcome = self.state if isinstance(self.state, Outcome) else _outcome(self, status)
+        return replace(outcome, seconds=dict(self.seconds))
+
+
+def failure(job: Job[T], error: Exception) -> Outcome:
+    """An error of a stage as the outcome of its series, without the text of errors that are not ours.
+
+    The message of a foreign exception may hold a path or a value of the header, so only its type is named.
+    """
+    if isinstance(error, SeriesError):
+        return _outcome(job, error.status, error.reason, error.message)
+    if isinstance(error, CtvaeError):
+        return _outcome(job, "failed", error.reason, error.message)
+    if isinstance(error, MemoryError):
+        return _outcome(
+            job, "failed", "OUT_OF_MEMORY", "not enough memory for this series; free some or use a bigger one"
+        )
+    if isinstance(error, OSError):
+        said = error.strerror or type(error).__name__
+        text = f"the system said: {said}; check disk, permissions and network, then run again"
+        return _outcome(job, "failed", "INPUT_OUTPUT_ERROR", text)
+    text = f"{type(error).__name__} inside ctvae; run again with --log-level DEBUG and report the traceback"
+    return _outcome(job, "failed", "INTERNAL_ERROR", text)
+
+
+def log_outcome(outcome: Outcome) -> None:
+    """One line: a warning for what was rejected or failed, else information."""
+    level = logging.WARNING if outcome.status in ("rejected", "failed") else logging.INFO
+    part = "" if outcome.part is None else f" part {outcome.part}"
+    why = f" {outcome.reason}: {outcome.message}" if outcome.reason else ""
+    logger.log(level, "%s %s%s%s", outcome.status, outcome.series_instance_uid, part, why)
+
+
+def exit_code(outcomes: Iterable[Outcome]) -> int:
+    """What kind of day it was, as the contract has it: 0 written, 1 some failed, 2 nothing to write."""
+    statuses = {outcome.status for outcome in outcomes}
+    if "failed" in statuses:
+        return 1
+    return 0 if statuses & {"written", "eligible"} else 2
+
+
+def _outcome(job: Job[T], status: Status, reason: str | None = None, message: str | None = None) -> Outcome:
+    volume, findings = _volume(job.state), _findings(job.state, job.series)
+    return Outcome(
+        series_instance_uid=job.series.series_instance_uid,
+        part=job.series.part,
+        folder=job.series.folder,
+        status=status,
+        reason=reason,
+        message=message,
+        shape=volume.shape if volume else None,
+        spacing_mm=volume.spacing_mm if volume else None,
+        findings=findings,
+    )
+
+
+def _volume(state: object) -> Volume | None:
+    if isinstance(state, FeatureRecord):
+        return state.encoding.windows.volume
+    if isinstance(state, Encoding):
+        return state.windows.volume
+    if isinstance(state, Windows):
+        return state.volume
+    return state if isinstance(state, Volume) else None
+
+
+def _findings(state: object, series: Series) -> tuple[Finding, ...]:
+    if isinstance(state, FeatureRecord):
+        return state.findings
+    if isinstance(state, Encoding):
+        return state.windows.findings
+    return state.findings if isinstance(state, Windows | Volume) else series.findings

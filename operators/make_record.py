@@ -1,0 +1,165 @@
+"""Encoding → FeatureRecord: who, what and how are put beside the numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from models.bundle import Bundle
+from operators.quantities import measure_quantities
+from operators.types import (
+    Acquisition,
+    Encoding,
+    FeatureRecord,
+    Instance,
+    ModelIdentity,
+    Series,
+    SeriesIdentity,
+    Subject,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """What of the patient may be written: by default nothing that says who or when.
+
+    Attributes:
+        identifiers: name, PatientID and birth date.
+        dates: of study and series.
+        site_key: secret of the site; with it `patient_key` is the HMAC-SHA-256 of PatientID.
+    """
+
+    identifiers: bool = False
+    dates: bool = False
+    site_key: bytes | None = None
+
+
+def make_record(encoding: Encoding, bundle: Bundle, disclosure: Disclosure) -> FeatureRecord:
+    """The record of one encoded series."""
+    series = encoding.windows.volume.series
+    digest = _instances_digest(series)
+    config_digest = configuration_digest(bundle, tuple(encoding.taps), disclosure)
+    return FeatureRecord(
+        encoding=encoding,
+        identity=_identity(series, digest),
+        subject=_subject(series.first, disclosure),
+        acquisition=_acquisition(series.first, disclosure),
+        model=ModelIdentity(bundle.name, bundle.version, bundle.weights_sha256, bundle.architecture, encoding.runtime),
+        preprocessing=bundle.preprocessing.parameters(),
+        preprocessing_digest=bundle.preprocessing.digest(),
+        config_digest=config_digest,
+        quantities=measure_quantities(encoding.windows, bundle.preprocessing.window_hu),
+        job_key=_sha256([digest, series.part, bundle.weights_sha256, config_digest]),
+    )
+
+
+def configuration_digest(bundle: Bundle, taps: tuple[str, ...], disclosure: Disclosure) -> str:
+    """SHA-256 over all settings that can change what is written; of the site's key its digest alone goes in."""
+    key = hashlib.sha256(disclosure.site_key).hexdigest() if disclosure.site_key else None
+    privacy = {"identifiers": disclosure.identifiers, "dates": disclosure.dates, "site_key_sha256": key}
+    return _sha256({"preprocessing": bundle.preprocessing.parameters(), "taps": list(taps), "privacy": privacy})
+
+
+def _identity(series: Series, digest: str) -> SeriesIdentity:
+    frame = str(series.first.get("FrameOfReferenceUID", "") or "")
+    return SeriesIdentity(
+        study_instance_uid=series.study_instance_uid,
+        series_instance_uid=series.series_instance_uid,
+        part=series.part,
+        frame_of_reference_uid=frame if UID(frame).is_valid else None,
+        modality=_text(series.first, "Modality") or "CT",
+        instances=len(series.instances),
+        instances_digest=digest,
+        derived_uids=dict(series.derived_uids),
+    )
+
+
+def _instances_digest(series: Series) -> str:
+    return _sha256(sorted(_instance_identity(instance) for instance in series.instances))
+
+
+def _instance_identity(instance: Instance) -> str:
+    """SOP Instance UID; where it is missing or invalid, the digest of the file."""
+    uid = instance.sop_instance_uid
+    if UID(uid).is_valid:
+        return uid
+    with instance.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _subject(header: Dataset, disclosure: Disclosure) -> Subject:
+    patient_id = _text(header, "PatientID")
+    key = None
+    if disclosure.site_key and patient_id:
+        key = hmac.new(disclosure.site_key, patient_id.encode(), hashlib.sha256).hexdigest()
+    named = disclosure.identifiers
+    return Subject(
+        patient_key=key,
+        sex=_text(header, "PatientSex"),
+        age_years=_age_years(header),
+        patient_name=_text(header, "PatientName") if named else None,
+        patient_id=patient_id if named else None,
+        birth_date=_text(header, "PatientBirthDate") if named else None,
+    )
+
+
+def _age_years(header: Dataset) -> float | None:
+    """PatientAge (VR AS, PS3.5 6.2: 038Y, 018M, 003W, 010D) in years."""
+    found = re.fullmatch(r"(\d{3})([DWMY])", _text(header, "PatientAge") or "")
+    if not found:
+        return None
+    days = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}[found[2]]
+    return round(int(found[1]) * days / 365.25, 3)
+
+
+def _acquisition(header: Dataset, disclosure: Disclosure) -> Acquisition:
+    image_type = header.get("ImageType") or ()
+    return Acquisition(
+        manufacturer=_text(header, "Manufacturer"),
+        model=_text(header, "ManufacturerModelName"),
+        kernel=_text(header, "ConvolutionKernel"),
+        kvp=_number(header, "KVP"),
+        mas=_mas(header),
+        thickness_mm=_number(header, "SliceThickness"),
+        contrast=_text(header, "ContrastBolusAgent"),
+        body_part=_text(header, "BodyPartExamined"),
+        image_type=(image_type,) if isinstance(image_type, str) else tuple(str(value) for value in image_type),
+        study_date=_text(header, "StudyDate") if disclosure.dates else None,
+        series_date=_text(header, "SeriesDate") if disclosure.dates else None,
+    )
+
+
+def _mas(header: Dataset) -> float | None:
+    """Exposure (0018,1152) in mAs; else tube current in mA × exposure time in ms (PS3.3 C.8.2.1)."""
+    exposure = _number(header, "Exposure")
+    if exposure is not None:
+        return exposure
+    current, time_ms = _number(header, "XRayTubeCurrent"), _number(header, "ExposureTime")
+    return None if current is None or time_ms is None else current * time_ms / 1000.0
+
+
+def _text(header: Dataset, keyword: str) -> str | None:
+    value = header.get(keyword)
+    if value is None:
+        return None
+    text = str(value) if isinstance(value, str) or not hasattr(value, "__iter__") else "\\".join(map(str, value))
+    return text.strip(" \0") or None
+
+
+def _number(header: Dataset, keyword: str) -> float | None:
+    try:
+        value = float(header.get(keyword))
+    except (TypeError, ValueError):
+        return None
+    return value if abs(value) < float("inf") else None
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,66 @@
+"""What is done to every series of a run, decided once before the first is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.bundle import Bundle
+from models.runtime import Encoder
+from operators.build_volume import build_volume
+from operators.encode import encode
+from operators.job import Job
+from operators.make_record import Disclosure, make_record
+from operators.preprocess import preprocess
+from operators.select_series import select_series
+from operators.types import Encoding, FeatureRecord, Outcome, Series, Volume, Windows
+from operators.write_features import write_features
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The stages of a run, each a function of the noun before it; the graph and the plain loop both run these.
+
+    Attributes:
+        bundle: the model.
+        encoder: its encoder, open.
+        taps: layers to write beside `mu` and `sigma`.
+        disclosure: what of the patient may be written.
+        output: folder for the results; None writes nothing.
+    """
+
+    bundle: Bundle
+    encoder: Encoder
+    taps: tuple[str, ...]
+    disclosure: Disclosure
+    output: Path | None
+
+    def select(self, job: Job[Series]) -> Job[Series]:
+        """Series → itself, or skipped with the reason."""
+        return job.then("select", select_series)
+
+    def build(self, job: Job[Series]) -> Job[Volume]:
+        """Series → Volume, or rejected by the geometry gate."""
+        return job.then("volume", build_volume)
+
+    def preprocess(self, job: Job[Volume]) -> Job[Windows]:
+        """Volume → Windows; the slices are decoded here."""
+        return job.then("decode_preprocess", lambda volume: preprocess(volume, self.bundle.preprocessing))
+
+    def encode(self, job: Job[Windows]) -> Job[Encoding]:
+        """Windows → Encoding."""
+        return job.then("encode", lambda windows: encode(windows, self.encoder, self.bundle, self.taps))
+
+    def write(self, job: Job[Encoding]) -> Job[FeatureRecord]:
+        """Encoding → FeatureRecord, in the output folder where there is one."""
+        record = job.then("record", lambda encoding: make_record(encoding, self.bundle, self.disclosure))
+        output = self.output
+        return record if output is None else record.then("write", lambda made: write_features(made, output))
+
+    def run(self, series: Series) -> Job[FeatureRecord]:
+        """All stages of one series, one after the other."""
+        return self.write(self.encode(self.preprocess(self.build(self.select(Job(series, series))))))
+
+
+OnOutcome = Callable[[Outcome], None]

@@ -1,0 +1,201 @@
+"""FeatureRecord → features.json, Outcomes → outcome.json and result.json.
+
+`features.json` is described by `features.schema.json` beside this file. It holds no wall-clock time, host name or path,
+so that the same input gives the same bytes; those stand in `outcome.json` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators import __version__
+from operators.types import FeatureRecord, Finding, Outcome, SeriesFailed, TapValues
+
+SCHEMA_VERSION = "1.0"
+NOTICE = "Not for diagnosis; computed by software, unverified."
+
+
+def features_json(record: FeatureRecord) -> bytes:
+    """`features.json` of one series, UTF-8; floats read back to the same float32."""
+    return _dump(features_document(record))
+
+
+def features_document(record: FeatureRecord) -> dict[str, Any]:
+    """The same as plain JSON values; `features.schema.json` says what each field is."""
+    identity, disclosed = record.identity, record.subject
+    series = asdict(identity) | {"instances": {"count": identity.instances, "digest": identity.instances_digest}}
+    del series["instances_digest"]
+    subject = {"patient_key": disclosed.patient_key, "sex": disclosed.sex, "age_years": disclosed.age_years}
+    for name in ("patient_name", "patient_id", "birth_date"):
+        if getattr(disclosed, name) is not None:
+            subject[name] = getattr(disclosed, name)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "notice": NOTICE,
+        "software": {"name": "ctvae", "version": __version__},
+        "job_key": record.job_key,
+        "config_digest": record.config_digest,
+        "series": series,
+        "subject": subject,
+        "acquisition": _acquisition(record),
+        "model": asdict(record.model),
+        "preprocessing": {"parameters": dict(record.preprocessing), "digest": record.preprocessing_digest},
+        "geometry": _geometry(record),
+        "quantities": dict(record.quantities),
+        "findings": _findings(record.findings),
+        "taps": {name: _tap(tap) for name, tap in record.taps.items()},
+        "reliability": None,
+    }
+
+
+def outcome_document(outcomes: Sequence[Outcome], **about_the_run: Any) -> dict[str, Any]:
+    """`outcome.json`, or what `inspect --json` prints: every series met, and how it ended.
+
+    Args:
+        outcomes: in the order in which they ended.
+        about_the_run: further fields, such as the time and the host; they may differ from run to run.
+    """
+    return {"schema_version": SCHEMA_VERSION, "series": [_outcome(outcome) for outcome in outcomes], **about_the_run}
+
+
+def write_outcome(outcomes: Sequence[Outcome], output: Path, started: datetime, unread: int = 0) -> None:
+    """Write `outcome.json` and, for the router mercure, `result.json` into the output folder.
+
+    Args:
+        outcomes: of every series met.
+        output: the folder.
+        started: when the run began.
+        unread: files in the input that are no DICOM images.
+    """
+    run = {
+        "files_not_dicom": unread,
+        "software": {"name": "ctvae", "version": __version__},
+        "host": platform.node(),
+        "started_at": started.isoformat(timespec="seconds"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_atomically(output / "outcome.json", _dump(outcome_document(outcomes, **run)))
+    write_atomically(output / "result.json", _dump(result_document(outcomes)))
+
+
+def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """A summary that names no patient, with mercure's notification: asked for when something was rejected or failed."""
+    counted = Counter(outcome.status for outcome in outcomes)
+    counts = {status: counted.get(status, 0) for status in ("written", "rejected", "skipped", "failed")}
+    text = "ctvae: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + ". " + NOTICE
+    wanted = counts["rejected"] + counts["failed"] > 0 or counts["written"] == 0
+    return {"series": counts, "notice": NOTICE, "__mercure_notification": {"text": text, "requested": wanted}}
+
+
+def features_schema() -> str:
+    """The JSON Schema of `features.json` (draft 2020-12), as text."""
+    return resources.files("operators").joinpath("features.schema.json").read_text(encoding="utf-8")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all: temporary name, fsync, rename.
+
+    Raises:
+        SeriesFailed: OUTPUT_UNWRITABLE, when the disk is full or the folder is not ours; nothing is left behind.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644 & ~_umask())
+        Path(temporary).replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        text = f"cannot write {path.name} into the output folder ({error.strerror}); check space and permissions"
+        raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
+
+
+def floats(values: NDArray[np.float32]) -> list[float]:
+    """float32 (n,) → numbers that JSON writes in the fewest digits that read back to the same float32."""
+    return [float(str(value)) for value in values]
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _acquisition(record: FeatureRecord) -> dict[str, Any]:
+    values = asdict(record.acquisition)
+    values["image_type"] = list(record.acquisition.image_type)
+    return {name: value for name, value in values.items() if value is not None or not name.endswith("_date")}
+
+
+def _geometry(record: FeatureRecord) -> dict[str, Any]:
+    windows = record.encoding.windows
+    volume = windows.volume
+    return {
+        "shape": list(volume.shape),
+        "spacing_mm": list(volume.spacing_mm),
+        "affine_lps_mm": volume.affine_lps_mm.tolist(),
+        "window_shape": list(windows.voxels.shape[2:]),
+        "window_spacing_mm": list(windows.spacing_mm),
+        "windows": [
+            {"affine_lps_mm": affine.tolist(), "real_fraction": float(str(real))}
+            for affine, real in zip(windows.affines_lps_mm, windows.real_fraction, strict=True)
+        ],
+    }
+
+
+def _tap(tap: TapValues) -> dict[str, Any]:
+    return {
+        "length": tap.length,
+        "pooling": tap.pooling,
+        "values": floats(tap.values),
+        "windows": [floats(window) for window in tap.windows],
+    }
+
+
+def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    return [{"code": finding.code, "detail": finding.detail} for finding in findings]
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "series_instance_uid": outcome.series_instance_uid,
+        "part": outcome.part,
+        "folder": outcome.folder,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "message": outcome.message,
+        "shape": list(outcome.shape) if outcome.shape else None,
+        "spacing_mm": list(outcome.spacing_mm) if outcome.spacing_mm else None,
+        "findings": _findings(outcome.findings),
+        "seconds": {stage: round(seconds, 4) for stage, seconds in outcome.seconds.items()},
+    }
+
+
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,107 @@
+"""app.yaml, arguments and environment become settings, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import SETTINGS_FILE, EncodeSettings, Settings, check_paths, disclosure, load_settings
+from operators.types import StartError
+
+
+def settings_file(folder: Path, text: str) -> Path:
+    path = folder / "app.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_file_says_the_defaults():
+    assert load_settings(SETTINGS_FILE, {}) == Settings()
+
+
+def test_a_section_is_read(tmp_path):
+    path = settings_file(tmp_path, "encode: {model: mine, taps: [dense], device: cpu}\nprivacy: {with_dates: true}")
+
+    settings = load_settings(path, {})
+
+    assert settings.encode == EncodeSettings("mine", ("dense",), "cpu")
+    assert settings.privacy.with_dates and not settings.privacy.with_identifiers
+
+
+def test_the_packagers_sections_are_left_to_it(tmp_path):
+    assert load_settings(settings_file(tmp_path, "application: {title: x}\nresources: {cpu: 1}"), {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("encode: {tap: [dense]}", "encode.tap"),
+        ("geometri: {}", "geometri"),
+        ("encode: {device: tpu}", "encode.device"),
+        ("privacy: {with_dates: perhaps}", "privacy.with_dates"),
+        ("encode: [", "line 1"),
+        ("just text", "no sections"),
+    ],
+)
+def test_what_is_unknown_or_wrong_is_named(tmp_path, text, named):
+    with pytest.raises(StartError, match=named) as caught:
+        load_settings(settings_file(tmp_path, text), {})
+
+    assert caught.value.reason == "SETTINGS_INVALID"
+
+
+def test_the_sdks_variable_names_the_file(tmp_path):
+    path = settings_file(tmp_path, "encode: {device: cpu}")
+
+    assert load_settings(None, {"HOLOSCAN_CONFIG_PATH": str(path)}).encode.device == "cpu"
+
+
+def test_a_named_file_that_is_missing_is_an_error(tmp_path):
+    with pytest.raises(StartError, match="SETTINGS_INVALID"):
+        load_settings(tmp_path / "none.yaml", {})
+
+
+def test_the_sites_key_comes_from_the_environment():
+    assert disclosure(Settings(), {"CTVAE_SITE_KEY": "secret"}).site_key == b"secret"
+    assert disclosure(Settings(), {}).site_key is None
+
+
+def test_paths_come_from_the_sdks_variables(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "models").mkdir()
+    environment = {
+        "HOLOSCAN_INPUT_PATH": str(tmp_path / "in"),
+        "HOLOSCAN_OUTPUT_PATH": str(tmp_path / "out" / "deep"),
+        "HOLOSCAN_MODEL_PATH": str(tmp_path / "models"),
+    }
+
+    paths = check_paths(None, None, None, environment)
+
+    assert (paths.input, paths.models) == (tmp_path / "in", tmp_path / "models")
+    assert paths.output.is_dir()
+
+
+def test_arguments_win_over_variables(tmp_path):
+    paths = check_paths(tmp_path, tmp_path / "out", None, {"HOLOSCAN_INPUT_PATH": "elsewhere"})
+
+    assert paths.input == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "models", "reason"),
+    [
+        ("none", "out", None, "INPUT_MISSING"),
+        ("file", "out", None, "INPUT_NOT_A_FOLDER"),
+        (".", "file", None, "OUTPUT_UNWRITABLE"),
+        (".", "file/below", None, "OUTPUT_UNWRITABLE"),
+        (".", "out", "none", "MODELS_MISSING"),
+    ],
+)
+def test_a_wrong_path_has_its_own_reason(tmp_path, source, target, models, reason):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StartError) as caught:
+        check_paths(tmp_path / source, tmp_path / target, tmp_path / models if models else None, {})
+
+    assert caught.value.reason == reason
