@@ -13,12 +13,12 @@ from models.bundle import BundleError, find_bundle, load_bundle
 from models.runtime import open_encoder
 from operators.build_volume import build_volume
 from operators.encode import check_taps
-from operators.job import Job, exit_code, log_outcome
+from operators.job import Job, exit_code, failure, log_outcome
 from operators.make_record import Disclosure
 from operators.read_study import Reading, read_studies
 from operators.recipe import OnOutcome, Recipe
 from operators.select_series import select_series
-from operators.types import FeatureRecord, Outcome, Series, StartError
+from operators.types import FeatureRecord, Outcome, RunFailed, Series, SeriesFailed, StartError
 from operators.write_json import write_outcome
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Ledger:
     output: Path
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     outcomes: list[Outcome] = field(default_factory=list)
-    files_not_dicom: int = 0
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         (self.output / "outcome.json").unlink(missing_ok=True)
@@ -162,13 +162,26 @@ class Ledger:
 
     def enter_reading(self, reading: Reading) -> None:
         """All headers are read: the files that could not be are entered."""
-        self.files_not_dicom = reading.not_dicom
+        self.reading = reading
         for outcome in reading.unreadable:
             self.enter(outcome)
 
     def close(self) -> None:
-        """Write `outcome.json` and `result.json`; silence is never success, so no CT at all is one line of its own."""
+        """Write `outcome.json` and `result.json`.
+
+        Silence is never success: a series that was met and has no outcome has failed, and no CT at all is a line.
+
+        Raises:
+            RunFailed: LOST_RUN, where it ended before anything was read.
+        """
+        if self.reading is None:
+            raise RunFailed("LOST_RUN", "the run ended before the input was read; nothing was written; run again")
+        ended = {(outcome.series_instance_uid, outcome.part) for outcome in self.outcomes}
+        for series in all_series(self.reading):
+            if (series.series_instance_uid, series.part) not in ended:
+                lost = SeriesFailed("LOST_SERIES", "the graph ended before this series did; run again")
+                self.enter(failure(Job(series, series), lost))
         if all(outcome.status == "skipped" for outcome in self.outcomes):
-            met = f"{len(self.outcomes)} other series, {self.files_not_dicom} files that are no DICOM images"
+            met = f"{len(self.outcomes)} other series, {self.reading.not_dicom} files that are no DICOM images"
             logger.error("NO_CT: no CT image series in the input folder (%s); `ctvae inspect` says what is there", met)
-        write_outcome(self.outcomes, self.output, self.started, self.files_not_dicom)
+        write_outcome(self.outcomes, self.output, self.started, self.reading.not_dicom)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 
-from operators.types import StartError
+from operators.types import CtvaeError, StartError
 
 logger = logging.getLogger("ctvae")
 COULD_NOT_START = 3
@@ -38,6 +38,10 @@ def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
         logger.debug("could not start", exc_info=True)
         logger.error("%s: %s", error.reason, error.message)
         return COULD_NOT_START
+    except CtvaeError as error:
+        logger.debug("the run failed", exc_info=True)
+        logger.error("%s: %s", error.reason, error.message)
+        return 1
     except KeyboardInterrupt:
         logger.error("INTERRUPTED: stopped from the keyboard; what was written is whole")
         return 1

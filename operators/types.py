@@ -41,6 +41,10 @@ class StartError(CtvaeError):
     """The run could not start: usage, paths, settings or bundle. Exit code 3."""
 
 
+class RunFailed(CtvaeError):
+    """The run as a whole ended badly after its start. Exit code 1."""
+
+
 class SeriesError(CtvaeError):
     """One series goes no further; the others do."""
 

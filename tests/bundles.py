@@ -1,0 +1,43 @@
+"""A small bundle with weights from a seed, for tests that need one and not what it has learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from models.bundle import Bundle, Preprocessing, save_bundle
+from models.vae import build_vae, encoder_onnx, tap_specs
+
+SMALL_WINDOWS = Preprocessing("window", (8, 16, 16), (8.0, 16.0, 16.0), (-1000.0, 1000.0))
+SMALL_CT_VAE = {
+    "window_voxels": [8, 16, 16],
+    "fold": [2, 2, 2],
+    "channels": [8, 16],
+    "neck": 4,
+    "dense": 16,
+    "latents": 4,
+}
+
+
+def write_small_bundle(path: Path, *, seed: int = 0, version: str = "0.0.1") -> Bundle:
+    """An untrained `ct_vae` of 8 × 16 × 16 voxels, four latents; its taps: mu, sigma, stem, block1, block2, dense."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = build_vae("ct_vae", SMALL_CT_VAE).eval()
+    bundle = Bundle(
+        path=path,
+        name=path.name,
+        version=version,
+        architecture="ct_vae",
+        architecture_parameters=SMALL_CT_VAE,
+        preprocessing=SMALL_WINDOWS,
+        taps=tap_specs(vae, SMALL_WINDOWS.spacing_mm),
+        weights_sha256="",
+        training={"command": "none"},
+    )
+    weights = {name: tensor.numpy() for name, tensor in vae.state_dict().items()}
+    monai = {"monai_version": "1.6.1", "pytorch_version": "2.13.0", "numpy_version": "2.4.6"}
+    return save_bundle(
+        bundle, weights=weights, onnx=encoder_onnx(vae), card="# untrained\n", licence="Apache-2.0\n", monai=monai
+    )

@@ -1,0 +1,211 @@
+"""What the code may import and call, by layer; and what may not stand in a file of the project."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.conftest import skip_or_fail
+
+ROOT = Path(__file__).parents[1]
+LARGEST_BYTES = 20_000_000
+
+# The folder, and what it must not import: an arrow that points back, or what the layer does not know.
+NOT_FOR = {
+    "models/*": ("operators", "app", "pydicom", "highdicom", "pynetdicom"),
+    "operators/*": ("app",),
+    "*": ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch.load"),
+}
+# The module, and the only files that may import it.
+ONLY_FOR = {
+    "monai.deploy": ("operators/nodes.py", "app/application.py"),
+    "holoscan": ("operators/nodes.py", "app/application.py"),
+    "holoscan_cli": ("app/cli/monai_deploy.py",),
+    "highdicom": ("operators/write_*.py", "operators/read_sr.py"),
+    "pynetdicom": ("app/pacs/*",),
+}
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What a source file at this place, relative to the root, must not do; a line each, empty where all is well."""
+    tree = ast.parse(source)
+    found = [
+        f"{path} imports {name}"
+        for name in imported(tree, package=path.split("/")[:-1])
+        if any(fnmatch(path, where) and within(name, banned) for where, banned in NOT_FOR.items())
+        or any(within(name, (rare,)) and not fits(path, places) for rare, places in ONLY_FOR.items())
+    ]
+    aliases = {
+        alias.asname or alias.name: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    return found + [f"{path} {wrong}" for call in calls(tree) for wrong in wrong_in_call(call, aliases)]
+
+
+def imported(tree: ast.AST, package: list[str]) -> Iterator[str]:
+    """Each imported thing by its full name, wherever in the file it is imported, and by whatever means."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = [*above, *([node.module] if node.module else [])]
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            yield from (str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant))
+
+
+def within(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def fits(path: str, places: tuple[str, ...]) -> bool:
+    return any(fnmatch(path, place) for place in places)
+
+
+def calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def wrong_in_call(call: ast.Call, aliases: dict[str, str]) -> Iterator[str]:
+    root, *attributes = ast.unparse(call.func).split(".")
+    name = ".".join([aliases.get(root, root), *attributes])
+    flags = {word.arg: ast.unparse(word.value) for word in call.keywords if word.arg}
+    if name == "print":
+        yield f"line {call.lineno} prints"
+    if name == "torch.load" and flags.get("weights_only") != "True":
+        yield f"line {call.lineno} calls torch.load without weights_only=True"
+    if flags.get("allow_pickle", "False") != "False":
+        yield f"line {call.lineno} allows pickle"
+
+
+SOURCES = sorted(path for package in ("app", "operators", "models") for path in (ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", [str(path.relative_to(ROOT)) for path in SOURCES])
+def test_a_source_file_keeps_to_its_layer(path: str):
+    assert violations(path, (ROOT / path).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "wrong"),
+    [
+        ("models/bad.py", "import operators.types", "imports operators.types"),
+        ("models/bad.py", "def late():\n    from operators import types", "imports operators.types"),
+        ("models/bad.py", "from app import encode", "imports app.encode"),
+        ("models/bad.py", "import pydicom", "imports pydicom"),
+        ("models/deep/bad.py", "from ...operators import types", "imports operators.types"),
+        ("operators/bad.py", "from app.settings import load", "imports app.settings.load"),
+        ("operators/bad.py", "import importlib\nimportlib.import_module('app.run')", "imports app.run"),
+        ("operators/bad.py", "from importlib import import_module\nimport_module('app')", "imports app"),
+        ("operators/bad.py", "if TYPE_CHECKING:\n    import app", "imports app"),
+        ("operators/bad.py", "import monai.deploy.core as md", "imports monai.deploy.core"),
+        ("operators/bad.py", "from monai import deploy", "imports monai.deploy"),
+        ("app/bad.py", "from holoscan.core import Operator", "imports holoscan.core.Operator"),
+        ("app/cli/nodes.py", "import holoscan", "imports holoscan"),
+        ("app/cli/bad.py", "import holoscan_cli", "imports holoscan_cli"),
+        ("operators/build_volume.py", "import highdicom", "imports highdicom"),
+        ("app/write_sr.py", "import highdicom", "imports highdicom"),
+        ("app/cli/bad.py", "from pynetdicom import AE", "imports pynetdicom.AE"),
+        ("app/bad.py", "import pickle", "imports pickle"),
+        ("models/bad.py", "import torch\ntorch.load(f)", "line 2 calls torch.load without weights_only=True"),
+        ("models/bad.py", "import torch as t\nt.load(f, weights_only=False)", "line 2 calls torch.load"),
+        ("models/bad.py", "from torch import load", "imports torch.load"),
+        ("models/bad.py", "np.load(f, allow_pickle=True)", "line 1 allows pickle"),
+        ("operators/bad.py", "print('x')", "line 1 prints"),
+    ],
+)
+def test_a_made_up_file_that_does_not_is_found(path: str, source: str, wrong: str):
+    found = violations(path, source)
+    assert len(found) == 1
+    assert found[0].startswith(f"{path} {wrong}")
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("app/good.py", "from operators.types import Series\nfrom models import bundle"),
+        ("operators/good.py", "from models.bundle import Bundle"),
+        ("operators/nodes.py", "from monai.deploy.core import Fragment\nimport holoscan"),
+        ("operators/write_sr.py", "import highdicom as hd"),
+        ("models/good.py", "from monai.networks.nets import VarAutoEncoder"),
+        ("models/good.py", "import torch\ntorch.load(f, weights_only=True)"),
+        ("models/good.py", "from .bundle import Bundle"),
+        ("app/pacs/listener.py", "from pynetdicom import AE"),
+    ],
+)
+def test_a_made_up_file_that_does_is_left_alone(path: str, source: str):
+    assert violations(path, source) == []
+
+
+def test_inference_on_a_cpu_loads_neither_torch_nor_monai(phantom_ct: Path):
+    heavy = loaded_after(f"from app import encode\nassert list(encode({str(phantom_ct)!r}, device='cpu'))")
+    assert heavy == ""
+
+
+def test_the_check_of_what_is_loaded_sees_torch():
+    assert loaded_after("import torch.version") == "torch"
+
+
+def loaded_after(program: str) -> str:
+    """Which of the heavy packages a fresh Python has loaded when it has run the program."""
+    program += "\nimport sys\nprint(*sorted({'torch', 'monai', 'holoscan', 'lightning'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip()
+
+
+def files_of_the_project() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True
+    )
+    if listed.returncode:
+        skip_or_fail("not a git checkout")
+    return [path for name in listed.stdout.split(b"\0") if name and (path := ROOT / os.fsdecode(name)).is_file()]
+
+
+def machine_paths() -> re.Pattern[bytes]:
+    """Paths that name a developer's machine: the usual homes, and where this checkout and this user's home are."""
+    here = [re.escape(str(place)) for place in (ROOT, Path.home()) if len(place.parts) > 2]
+    return re.compile(
+        rf"(?<![\w.<\-/])(?:/(?:work|root)|/(?:home|Users)/\w+|{'|'.join(here) or '(?!)'})(?![\w\-])".encode()
+    )
+
+
+def test_no_file_names_a_place_on_the_machine_that_it_was_written_on():
+    pattern = machine_paths()
+    assert [path.name for path in files_of_the_project() if pattern.search(path.read_bytes())] == []
+
+
+@pytest.mark.parametrize("home", ["root", "work", "home/jane"])
+def test_such_a_place_is_recognised(home: str):
+    pattern = machine_paths()
+    assert pattern.search(f"see '/{home}/ct'".encode())
+    assert not pattern.search(f"https://example.org/{home}/ct and my/{home} and /{home}-bench".encode())
+
+
+def test_no_file_names_a_package_index():
+    """Where packages come from is the affair of the machine that installs them."""
+    configured = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    urls = re.findall(r"https?://[^\s'\"]+", configured)
+    hosts = {host for url in urls if (host := urlsplit(url).hostname)} - {"pypi.org", "files.pythonhosted.org"}
+    hosts |= {"--index-url", "--extra-index-url", "--trusted-host"}
+    named = [
+        (path.name, host) for path in files_of_the_project() for host in hosts if host.encode() in path.read_bytes()
+    ]
+    assert [(name, host) for name, host in named if name != Path(__file__).name] == []
+
+
+def test_no_file_is_larger_than_20_mb():
+    assert [path.name for path in files_of_the_project() if path.stat().st_size > LARGEST_BYTES] == []
