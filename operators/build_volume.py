@@ -1,0 +1,137 @@
+"""Series → Volume: the geometry gate. What passes is one regular grid of HU; what does not has a reason.
+
+Nothing is decoded here but what the headers say: the slices are decoded when they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Final
+
+from pydicom import config
+from pydicom.uid import UID
+
+from operators.decode_slice import decode_slice
+from operators.geometry import regular_grid
+from operators.pixel_format import (
+    LOSSY_SYNTAXES,
+    MAYBE_LOSSY_SYNTAXES,
+    NATIVE_SYNTAXES,
+    PixelFormat,
+    pixel_format,
+)
+from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, SeriesRejected, Volume
+
+MIN_SLICES: Final = 4
+"""Among three gaps an odd one can be told from the usual one; among two it cannot."""
+
+DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+
+
+def build_volume(series: Series) -> Volume:
+    """The volume of a series, its slices in order along their normal.
+
+    Raises:
+        SeriesRejected: `TOO_FEW_SLICES`, `MIXED_PATIENT`, `MIXED_FRAME_OF_REFERENCE`, `DUPLICATE_INSTANCES`,
+            `MISSING_PIXELS` or `TRUNCATED_PIXELS`; for what a slice says of its pixels see `pixel_format`, for what the
+            slices say of their place see `regular_grid`.
+        OSError: where a file is gone.
+    """
+    _check_count(series.instances)
+    _check_same_origin(series.instances)
+    _check_instances(series.instances)
+    formats = [pixel_format(instance.header) for instance in series.instances]
+    grid = regular_grid([instance.header for instance in series.instances])
+    slices = [(series.instances[index], formats[index]) for index in grid.order]
+    _check_lengths(slices)
+    findings = (*series.findings, *grid.findings, *_pixel_findings(series.instances, formats))
+    return Volume(series, grid.shape, grid.affine_lps_mm, grid.spacing_mm, findings, partial(_read_slice, slices))
+
+
+def _read_slice(slices: Sequence[tuple[Instance, PixelFormat]], d: int) -> HuSlice:
+    if not 0 <= d < len(slices):
+        raise IndexError(f"slice {d} of a volume of {len(slices)}")
+    try:
+        return decode_slice(*slices[d])
+    except OSError as error:
+        message = f"slice {d} was not read: {error.strerror}; check disk and network, then run again"
+        raise SeriesFailed("INPUT_OUTPUT_ERROR", message) from error
+
+
+def _check_count(instances: Sequence[Instance]) -> None:
+    if len(instances) < MIN_SLICES:
+        raise SeriesRejected(
+            "TOO_FEW_SLICES", f"found {len(instances)} slices; expected at least {MIN_SLICES}; get the whole series"
+        )
+
+
+def _check_same_origin(instances: Sequence[Instance]) -> None:
+    """One patient, one frame of reference: else a UID was used twice, and the slices are of different scans."""
+    if (patients := len(_values(instances, "PatientID"))) > 1:
+        raise SeriesRejected(
+            "MIXED_PATIENT",
+            f"found {patients} PatientIDs under one SeriesInstanceUID; expected one; separate the scans",
+        )
+    if (frames := len(_values(instances, "FrameOfReferenceUID"))) > 1:
+        raise SeriesRejected(
+            "MIXED_FRAME_OF_REFERENCE",
+            f"found {frames} frames of reference; expected one, for positions in two cannot be compared; separate them",
+        )
+
+
+def _check_instances(instances: Sequence[Instance]) -> None:
+    uids = Counter(instance.sop_instance_uid for instance in instances)
+    repeated = [uid for uid, count in uids.items() if uid and count > 1]
+    if repeated:
+        raise SeriesRejected(
+            "DUPLICATE_INSTANCES",
+            f"found {len(repeated)} SOPInstanceUIDs in more than one file; expected each once; remove the copies",
+        )
+    without = sum(instance.pixel_offset is None for instance in instances)
+    if without:
+        raise SeriesRejected(
+            "MISSING_PIXELS",
+            f"found no pixels in {without} of {len(instances)} files; expected a slice in each: a file was cut off in "
+            "its header, or stripped; get the files again",
+        )
+
+
+def _check_lengths(slices: Iterable[tuple[Instance, PixelFormat]]) -> None:
+    """Native files must be long enough for their pixels: known before the first is decoded, at the price of a stat."""
+    for instance, pixels in slices:
+        if pixels.transfer_syntax not in NATIVE_SYNTAXES or pixels.transfer_syntax == DEFLATED:
+            continue
+        implicit, _ = instance.header.original_encoding
+        start = (instance.pixel_offset or 0) + (8 if implicit else 12)  # tag, VR, length (PS3.5 7.1)
+        found, expected = instance.path.stat().st_size, start + pixels.native_bytes
+        if found < expected:
+            raise SeriesRejected(
+                "TRUNCATED_PIXELS",
+                f"found a file of {found} bytes; expected {expected} at least from rows × columns; get the file again",
+            )
+
+
+def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat]) -> list[Finding]:
+    findings = []
+    said = {str(instance.header.get("LossyImageCompression") or "") for instance in instances}
+    syntaxes = {pixels.transfer_syntax for pixels in formats}
+    if "01" in said or syntaxes & LOSSY_SYNTAXES:
+        findings.append(Finding("LOSSY_COMPRESSION", "the slices were compressed with loss"))
+    elif syntaxes & MAYBE_LOSSY_SYNTAXES and said != {"00"}:
+        findings.append(Finding("LOSSY_COMPRESSION", "the slices may have been compressed with loss"))
+    if any(not (pixels.slope.is_integer() and pixels.intercept.is_integer()) for pixels in formats):
+        slopes = sorted({pixels.slope for pixels in formats})
+        detail = f"rescale slopes from {slopes[0]:g} to {slopes[-1]:g}: HU are rounded half to even"
+        findings.append(Finding("FRACTIONAL_RESCALE", detail))
+    invalid = sum(not UID(one.sop_instance_uid, validation_mode=config.IGNORE).is_valid for one in instances)
+    if invalid:
+        detail = f"SOPInstanceUID is missing or invalid in {invalid} of {len(instances)} files"
+        findings.append(Finding("INVALID_INSTANCE_UID", detail))
+    return findings
+
+
+def _values(instances: Iterable[Instance], keyword: str) -> set[str]:
+    """What stands in the headers, empty values apart."""
+    return {value for instance in instances if (value := str(instance.header.get(keyword) or ""))}

@@ -1,0 +1,121 @@
+"""One file → one slice in HU: stored values, padding to air, rescale, int16.
+
+HU are rounded half to even where slope or intercept are fractional, and clipped where int16 ends; never wrapped.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.pixel_format import AIR_HU, PixelFormat, pixel_format
+from operators.read_pixels import Stored, read_stored_values
+from operators.types import Finding, HuSlice, Instance, SeriesRejected
+
+LOWEST_HU: Final = -1024
+"""Where the scale of CT begins: 12 bits with intercept -1024. What is below it lies outside the scan circle (scanners
+write -1500, -2000, -2048, -3024 there) or is noise in air, and becomes air."""
+
+_INT16: Final = np.iinfo(np.int16)
+
+
+def decode_slice(instance: Instance, pixels: PixelFormat | None = None) -> HuSlice:
+    """Decode one slice.
+
+    Args:
+        instance: as `read_instance` gives it.
+        pixels: its format, where it is known already.
+
+    Returns:
+        int16 HU, (H, W), rows and columns as stored, with the findings `PIXEL_PADDING`, `BELOW_CT_SCALE` and
+        `HU_SATURATED` where they apply.
+
+    Raises:
+        SeriesRejected: as `pixel_format` and `read_stored_values` do, and `BITS_MISMATCH`.
+        SeriesFailed: `FILE_CHANGED`.
+        OSError: where the file cannot be read.
+    """
+    pixels = pixels or pixel_format(instance.header)
+    return to_hu(read_stored_values(instance, pixels), pixels)
+
+
+def to_hu(stored: Stored, pixels: PixelFormat) -> HuSlice:
+    """Stored values of one slice, (H, W), as int16 HU."""
+    findings: list[Finding] = []
+    padding = _padding(stored, pixels)
+    if padding is not None:
+        findings.append(Finding("PIXEL_PADDING", f"declared padding, stored as {_range(pixels)}, set to {AIR_HU} HU"))
+        stored = _without_odd_padding(stored, padding, pixels)
+    low, high = int(stored.min()), int(stored.max())
+    _check_bits(low, high, pixels)
+    hu, saturated = _rescaled(stored, low, high, pixels)
+    if saturated:
+        findings.append(Finding("HU_SATURATED", f"HU outside {_INT16.min} to {_INT16.max} clipped"))
+    if padding is not None:
+        np.copyto(hu, AIR_HU, where=padding)
+    if low * pixels.slope + pixels.intercept < LOWEST_HU:
+        below = hu < LOWEST_HU
+        if below.any():
+            np.copyto(hu, AIR_HU, where=below)
+            findings.append(Finding("BELOW_CT_SCALE", f"HU below {LOWEST_HU} set to {AIR_HU}"))
+    return HuSlice(hu, tuple(findings))
+
+
+def _padding(stored: Stored, pixels: PixelFormat) -> NDArray[np.bool_] | None:
+    """Where declared padding is; None where there is none."""
+    if pixels.padding is None:
+        return None
+    low, high = pixels.padding
+    mask = stored == low if low == high else (stored >= low) & (stored <= high)
+    return mask if mask.any() else None
+
+
+def _without_odd_padding(stored: Stored, padding: NDArray[np.bool_], pixels: PixelFormat) -> Stored:
+    """Padding that no value could be, in its bits or in HU, gives way to a value of the slice: it is no mismatch."""
+    ends = pixels.padding or (0, 0)
+    lowest, highest = pixels.stored_range
+    in_hu = [end * pixels.slope + pixels.intercept for end in ends]
+    if lowest <= ends[0] and ends[1] <= highest and _INT16.min <= in_hu[0] and in_hu[1] <= _INT16.max:
+        return stored
+    image = stored[~padding]
+    return np.where(padding, image.min() if image.size else stored.dtype.type(0), stored)
+
+
+def _check_bits(low: int, high: int, pixels: PixelFormat) -> None:
+    lowest, highest = pixels.stored_range
+    if low < lowest or high > highest:
+        raise SeriesRejected(
+            "BITS_MISMATCH",
+            f"found stored values from {low} to {high}, expected {lowest} to {highest} from {pixels.bits_stored} "
+            f"{'signed' if pixels.signed else 'unsigned'} bits; the header contradicts the pixels",
+        )
+
+
+def _rescaled(stored: Stored, low: int, high: int, pixels: PixelFormat) -> tuple[NDArray[np.int16], bool]:
+    """HU, and whether any had to be clipped."""
+    slope, intercept = pixels.slope, pixels.intercept
+    if slope.is_integer() and intercept.is_integer():
+        lowest, highest = low * int(slope) + int(intercept), high * int(slope) + int(intercept)
+        if _INT16.min <= lowest and highest <= _INT16.max:
+            # Arithmetic modulo 2^16 is exact where the result fits, whatever happens on the way.
+            hu = stored.astype(np.int16)
+            if slope != 1:
+                hu *= _modulo_int16(int(slope))
+            if intercept:
+                hu += _modulo_int16(int(intercept))
+            return hu, False
+    with np.errstate(over="ignore"):  # an absurd slope ends in infinity, which is clipped like the rest
+        exact = np.rint(stored * np.float64(slope) + np.float64(intercept))
+    clipped = np.clip(exact, _INT16.min, _INT16.max)
+    return clipped.astype(np.int16), bool((clipped != exact).any())
+
+
+def _modulo_int16(value: int) -> np.int16:
+    return np.int16((value + (1 << 15)) % (1 << 16) - (1 << 15))
+
+
+def _range(pixels: PixelFormat) -> str:
+    low, high = pixels.padding or (0, 0)
+    return f"{low}" if low == high else f"{low} to {high}"

@@ -1,0 +1,206 @@
+"""What a header says about its stored pixel values, checked: how they are coded, and how they become HU.
+
+Image Pixel module (PS3.3 C.7.6.3), CT Image module (C.8.2.1), padding (C.7.5.1.1.2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from operators.types import SeriesRejected
+
+AIR_HU: Final = -1000
+"""What padding becomes: air, by the definition of the Hounsfield unit."""
+
+MAX_SIDE: Final = 8192
+"""Rows and columns at the most: CT matrices end at 2048, and 8192² values of 16 bits are 128 MiB."""
+
+TOP_OF_CT_HU: Final = 3071
+"""The highest HU of the 12 bits of ordinary CT; what is above it can be padding, what is below may be metal."""
+
+NATIVE_SYNTAXES: Final = {
+    "1.2.840.10008.1.2": "<",  # Implicit VR Little Endian
+    "1.2.840.10008.1.2.1": "<",  # Explicit VR Little Endian
+    "1.2.840.10008.1.2.1.99": "<",  # Deflated Explicit VR Little Endian
+    "1.2.840.10008.1.2.2": ">",  # Explicit VR Big Endian
+}
+"""Transfer syntaxes whose pixels are plain numbers, with the byte order of these (PS3.5 A)."""
+
+COMPRESSED_SYNTAXES: Final = {
+    "1.2.840.10008.1.2.5": "rle",
+    "1.2.840.10008.1.2.4.50": "jpeg",  # Baseline, 8 bit
+    "1.2.840.10008.1.2.4.51": "jpeg",  # Extended, 12 bit
+    "1.2.840.10008.1.2.4.57": "jpeg",  # Lossless, any predictor
+    "1.2.840.10008.1.2.4.70": "jpeg",  # Lossless, first-order predictor
+    "1.2.840.10008.1.2.4.80": "jpegls",  # lossless
+    "1.2.840.10008.1.2.4.81": "jpegls",  # near-lossless
+    "1.2.840.10008.1.2.4.90": "jpeg2k",  # lossless
+    "1.2.840.10008.1.2.4.91": "jpeg2k",
+    "1.2.840.10008.1.2.4.201": "htj2k",  # lossless
+    "1.2.840.10008.1.2.4.202": "htj2k",  # lossless, RPCL
+    "1.2.840.10008.1.2.4.203": "htj2k",
+}
+"""Transfer syntaxes whose pixels are a codestream, with the codec that reads it."""
+
+LOSSY_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81))
+MAYBE_LOSSY_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (91, 203))
+
+
+@dataclass(frozen=True, slots=True)
+class PixelFormat:
+    """How the pixels of one slice are stored.
+
+    Attributes:
+        rows: height H of the slice.
+        columns: width W of the slice.
+        bits_allocated: 8, 16 or 32 for each value.
+        bits_stored: how many of these carry the value; they are the low ones.
+        signed: two's complement, or unsigned.
+        slope: HU for each step of the stored value, > 0.
+        intercept: HU of the stored value 0.
+        padding: lowest and highest stored value that is padding, None where none is declared.
+        transfer_syntax: its UID.
+    """
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    signed: bool
+    slope: float
+    intercept: float
+    padding: tuple[int, int] | None
+    transfer_syntax: str
+
+    @property
+    def native_bytes(self) -> int:
+        """Length of the pixels where they are not compressed."""
+        return self.rows * self.columns * self.bits_allocated // 8
+
+    @property
+    def stored_range(self) -> tuple[int, int]:
+        """Lowest and highest value that Bits Stored and Pixel Representation allow."""
+        if self.signed:
+            return -(1 << self.bits_stored - 1), (1 << self.bits_stored - 1) - 1
+        return 0, (1 << self.bits_stored) - 1
+
+
+def pixel_format(header: Dataset) -> PixelFormat:
+    """The format of one slice.
+
+    Raises:
+        SeriesRejected: `UNSUPPORTED_TRANSFER_SYNTAX`, `UNSUPPORTED_PIXELS`, `MISSING_RESCALE`, `INVALID_RESCALE` or
+            `AMBIGUOUS_PADDING`.
+    """
+    syntax = _transfer_syntax(header)
+    rows, columns = _matrix(header)
+    allocated, stored, signed = _bits(header, syntax)
+    slope, intercept = _rescale(header)
+    padding = _padding(header, allocated, signed, slope, intercept)
+    return PixelFormat(rows, columns, allocated, stored, signed, slope, intercept, padding, syntax)
+
+
+def _transfer_syntax(header: Dataset) -> str:
+    uid = UID(str(header.file_meta.get("TransferSyntaxUID") or ""), validation_mode=config.IGNORE)
+    if uid in NATIVE_SYNTAXES or uid in COMPRESSED_SYNTAXES:
+        return str(uid)
+    raise SeriesRejected(
+        "UNSUPPORTED_TRANSFER_SYNTAX",
+        f"found {uid.name or 'no transfer syntax'}; expected native, RLE, JPEG, JPEG-LS or JPEG 2000 pixels; "
+        "convert it",
+    )
+
+
+def _matrix(header: Dataset) -> tuple[int, int]:
+    samples, frames = _integer(header, "SamplesPerPixel", 1), _integer(header, "NumberOfFrames", 1)
+    photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").upper()
+    if samples != 1 or photometric != "MONOCHROME2":
+        raise _unsupported(f"{samples} samples of {photometric[:16]}", "one of MONOCHROME2")
+    if frames != 1:
+        raise _unsupported(f"{frames} frames", "one in a CT Image")
+    rows, columns = _integer(header, "Rows"), _integer(header, "Columns")
+    if rows is None or columns is None or not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE):
+        raise _unsupported(f"{rows} rows × {columns} columns", f"1 to {MAX_SIDE} of each")
+    return rows, columns
+
+
+def _bits(header: Dataset, syntax: str) -> tuple[int, int, bool]:
+    allocated = _integer(header, "BitsAllocated")
+    stored = _integer(header, "BitsStored", allocated)
+    high = _integer(header, "HighBit", None if stored is None else stored - 1)
+    representation = _integer(header, "PixelRepresentation")
+    if allocated not in (8, 16, 32) or stored is None or not 1 <= stored <= allocated:
+        raise _unsupported(f"{stored} bits stored in {allocated}", "up to 8, 16 or 32 bits")
+    if high != stored - 1:
+        raise _unsupported(f"HighBit {high} with {stored} bits stored", f"{stored - 1}")
+    if representation not in (0, 1):
+        raise _unsupported(f"PixelRepresentation {representation}", "0 or 1")
+    if NATIVE_SYNTAXES.get(syntax) == ">" and allocated == 8:
+        raise _unsupported("bytes in a big-endian file", "16 or 32 bits, for bytes may be swapped or not")
+    return allocated, stored, representation == 1
+
+
+def _rescale(header: Dataset) -> tuple[float, float]:
+    slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
+    if slope is None or intercept is None:
+        names = [name for name, value in (("slope", slope), ("intercept", intercept)) if value is None]
+        raise SeriesRejected(
+            "MISSING_RESCALE",
+            f"no rescale {' and '.join(names)} in a slice; expected both, for without them the values are not HU",
+        )
+    if not (math.isfinite(slope) and math.isfinite(intercept) and slope > 0):
+        raise SeriesRejected(
+            "INVALID_RESCALE", f"found rescale slope {slope:g} and intercept {intercept:g}; expected a slope above zero"
+        )
+    return slope, intercept
+
+
+def _padding(header: Dataset, allocated: int, signed: bool, slope: float, intercept: float) -> tuple[int, int] | None:
+    """The range of stored values that is padding, in the signedness of the pixels.
+
+    The value often has the other signedness: 63536 for -2000. Native pixels never equal the padding, the standard says;
+    where padding is declared as a value of tissue (0 HU, say), that cannot be relied on, and either reading of it would
+    be wrong somewhere.
+    """
+    value = _integer(header, "PixelPaddingValue")
+    if value is None:
+        return None
+    limit = _integer(header, "PixelPaddingRangeLimit", value)
+    ends = sorted(_in_representation(end, allocated, signed) for end in (value, limit if limit is not None else value))
+    low_hu, high_hu = (end * slope + intercept for end in ends)
+    if high_hu > AIR_HU and low_hu <= TOP_OF_CT_HU:
+        raise SeriesRejected(
+            "AMBIGUOUS_PADDING",
+            f"padding is declared as {low_hu:g} to {high_hu:g} HU, where tissue is; expected at most {AIR_HU} or above "
+            f"{TOP_OF_CT_HU} HU",
+        )
+    return ends[0], ends[1]
+
+
+def _in_representation(value: int, allocated: int, signed: bool) -> int:
+    value %= 1 << allocated
+    return value - (1 << allocated) if signed and value >> (allocated - 1) else value
+
+
+def _integer(header: Dataset, keyword: str, default: int | None = None) -> int | None:
+    """An integer; the default where it is missing, None where it is not one."""
+    value = _number(header, keyword)
+    if value is None:
+        return default
+    return int(value) if math.isfinite(value) and value == int(value) else None
+
+
+def _number(header: Dataset, keyword: str) -> float | None:
+    """The only value of an element as a number; None where it is missing, empty, several or no number."""
+    value = header.get(keyword)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _unsupported(found: str, expected: str) -> SeriesRejected:
+    return SeriesRejected("UNSUPPORTED_PIXELS", f"found {found}; expected {expected}; convert the series")

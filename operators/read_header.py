@@ -1,0 +1,209 @@
+"""One file → its header: the tags that ctvae needs, read once, without pixels, and the place where the pixels begin.
+
+pydicom finds the elements; their values are converted here, without its validation: real headers break the rules (`DS`
+of more than 16 characters, dashed UUIDs for UIDs), and a warning about that would print the value, which may be a name.
+What a value must be is checked where it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from pydicom import config
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
+from pydicom.valuerep import TEXT_VR_DELIMS
+
+from operators.dicom_file import NUMBER_VRS, TEXT_VRS, inflate, is_dicom
+from operators.types import Instance, SeriesRejected
+
+HEADER_TAGS: Final = (
+    # what it is, and of what (PS3.3 C.12.1, C.7.2, C.7.3)
+    *("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+    *("FrameOfReferenceUID", "Modality", "ImageType", "SeriesDescription", "BodyPartExamined", "ProtocolName"),
+    *("StudyID", "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "SeriesNumber", "AccessionNumber"),
+    *("StudyDescription", "ReferringPhysicianName", "TimezoneOffsetFromUTC"),
+    # of whom (C.7.1)
+    *("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge"),
+    *("PatientIdentityRemoved", "DeidentificationMethod"),
+    # geometry (C.7.6.2)
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("GantryDetectorTilt", "PatientPosition"),
+    # pixels (C.7.6.3, C.7.5.1, C.11.1)
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
+    *("BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "LossyImageCompression", "LossyImageCompressionRatio"),
+    "LossyImageCompressionMethod",
+    # what tells apart phases and time points at one position (C.7.6.1, C.7.6.16.2.2)
+    *("AcquisitionNumber", "InstanceNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime"),
+    *("AcquisitionDate", "AcquisitionTime", "ContentDate", "ContentTime", "NominalPercentageOfCardiacPhase"),
+    # how it was made (C.7.5.1, C.8.2.1)
+    *("Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "KVP", "Exposure", "XRayTubeCurrent"),
+    *("ExposureTime", "ContrastBolusAgent", "ContrastBolusStartTime"),
+)
+"""Keywords of all elements that are read; every other one is passed over."""
+
+_TAGS: Final = [Tag(keyword) for keyword in HEADER_TAGS]
+_PIXEL_TAGS: Final = frozenset({0x7FE00010, 0x7FE00009, 0x7FE00008})
+_STOPS: Final = _PIXEL_TAGS | {0x0040A730, 0x30060010, 0x30060020, 0x30060039}
+_CHARACTER_SET_APPLIES: Final = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
+_FIRST_BYTES: Final = 4096
+
+# Filters of warnings belong to the process: two threads that change and restore them would leave them changed.
+_ONE_AT_A_TIME: Final = threading.Lock()
+
+# What pydicom raises on bytes that are not what they say, nesting that never ends and lengths beyond all memory.
+_BROKEN: Final = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, OverflowError, EOFError),
+    *(OSError, LookupError, struct.error, zlib.error, RecursionError, MemoryError),
+    *(BytesLengthException, InvalidDicomError),
+)
+
+
+def read_instance(path: Path) -> Instance | None:
+    """The header of a file.
+
+    Args:
+        path: a regular file.
+
+    Returns:
+        None where the file is not DICOM, or is a DICOMDIR, which only lists others.
+
+    Raises:
+        SeriesRejected: `UNREADABLE_FILE`, where it is DICOM but its header is broken; the file is named by its digest.
+        OSError: where the file cannot be opened.
+    """
+    with path.open("rb") as file:
+        first = file.read(_FIRST_BYTES)
+        if not is_dicom(first):
+            return None
+        try:
+            if DeflatedExplicitVRLittleEndian.encode() in first[:1024]:
+                source: BinaryIO = io.BytesIO(inflate(first + file.read()))
+                syntax = DeflatedExplicitVRLittleEndian
+            else:
+                file.seek(0)
+                source, syntax = file, None
+            header, pixel_offset = _read(source)
+            if syntax:
+                header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", syntax)
+        except _BROKEN as error:
+            if isinstance(error, OSError) and error.errno:
+                raise  # the system's, not the file's
+            raise SeriesRejected("UNREADABLE_FILE", _broken(path, type(error).__name__)) from error
+    if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        return None
+    if not any(header.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality")):
+        raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before it says what it is"))
+    return Instance(path, header, pixel_offset)
+
+
+class _Nameless:
+    """An open file without its name, which pydicom puts into its warnings, and that gives no more than it has.
+
+    The standard library allocates what is asked for before it reads, and a broken length asks for 4 GB.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._read, self.seek, self.tell = file.read, file.seek, file.tell
+        self._size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._read(min(size, self._size))
+
+
+def _read(source: BinaryIO) -> tuple[Dataset, int | None]:
+    """Header with converted values, and the offset of the tag of Pixel Data (or Float, or Double Float Pixel Data)."""
+    nameless = _Nameless(source)
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        # Of odd encodings and lengths: the first show in the values, the second in a header without what is needed.
+        warnings.simplefilter("ignore")
+        raw = read_partial(nameless, _past_the_header, force=True, specific_tags=_TAGS)  # type: ignore[arg-type]
+        implicit, little = raw.original_encoding
+        encodings = convert_encodings(raw.get("SpecificCharacterSet"))
+        header = Dataset({element.tag: element for element in _converted(raw, encodings)})
+        header.file_meta = FileMetaDataset({element.tag: element for element in _converted(raw.file_meta, encodings)})
+    header.set_original_encoding(implicit, little, raw.original_character_set)
+    if not header.file_meta.get("TransferSyntaxUID"):
+        found = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", found)
+    offset = nameless.tell()
+    tag = nameless.read(4)
+    group, element = struct.unpack("<HH" if little else ">HH", tag) if len(tag) == 4 else (0, 0)
+    return header, offset if group << 16 | element in _PIXEL_TAGS else None
+
+
+def _past_the_header(tag: BaseTag, vr: str | None, length: int) -> bool:
+    """At the pixels; and at the contours of a structure set and the content of an SR, which no image has."""
+    return tag in _STOPS
+
+
+def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
+    for tag in raw.keys():  # noqa: SIM118 — iterating over the data set itself would convert
+        element: RawDataElement | DataElement = raw.get_item(tag)
+        if isinstance(element, RawDataElement):
+            yield _element(element, encodings)
+        elif element.VR != "SQ":
+            yield element
+
+
+def _element(raw: RawDataElement, encodings: list[str]) -> DataElement:
+    """An element whose value has the type of its VR; empty where the bytes do not make such a value."""
+    vr = raw.VR or "UN"
+    if vr not in NUMBER_VRS and vr not in TEXT_VRS:
+        vr = _known_vr(raw.tag)
+    value = raw.value if isinstance(raw.value, bytes) else b""
+    try:
+        if vr in NUMBER_VRS:
+            numbers = struct.unpack(f"{'<' if raw.is_little_endian else '>'}{_count(value, vr)}{NUMBER_VRS[vr]}", value)
+            return DataElement(raw.tag, vr, numbers[0] if len(numbers) == 1 else list(numbers), already_converted=True)
+        if vr in TEXT_VRS:
+            charsets = encodings if vr in _CHARACTER_SET_APPLIES else ["latin-1"]
+            text = decode_bytes(value, charsets, set(TEXT_VR_DELIMS)).strip(" \0")
+            return DataElement(raw.tag, vr, text, validation_mode=config.IGNORE)
+        return DataElement(raw.tag, "UN", value, already_converted=True)
+    except (ValueError, TypeError, OverflowError, ArithmeticError, struct.error):
+        return DataElement(raw.tag, vr, None, already_converted=True)
+
+
+def _known_vr(tag: BaseTag) -> str:
+    """Of the dictionary, for implicit VR and for UN; signed or unsigned is told by Pixel Representation, later."""
+    try:
+        return dictionary_VR(tag).replace("US or SS", "US")
+    except KeyError:
+        return "UN"
+
+
+def _count(value: bytes, vr: str) -> int:
+    return len(value) // struct.calcsize(f"={NUMBER_VRS[vr]}")
+
+
+def _uid(keyword: str, uid: str) -> DataElement:
+    return DataElement(Tag(keyword), "UI", uid, validation_mode=config.IGNORE)
+
+
+def _broken(path: Path, why: str) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"the DICOM header of the file with SHA-256 {digest[:16]}… cannot be read ({why}); get the file again"

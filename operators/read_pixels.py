@@ -1,0 +1,244 @@
+"""The pixels of one file → its stored values, exactly as they were stored, whatever the transfer syntax.
+
+Native pixels are taken from the file as they stand (PS3.5 A.1, A.2, A.3, A.5). Compressed ones are one codestream in
+fragments (A.4); its own header must agree with DICOM's before anything is allocated or decoded, and where the two
+disagree in bits or sign, and it matters, the slice is rejected.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import config
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from operators.dicom_file import inflate
+from operators.pixel_format import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES, PixelFormat
+from operators.types import Instance, SeriesFailed, SeriesRejected
+
+Stored = NDArray[np.integer[Any]]
+
+_PIXEL_DATA: Final = (0x7FE0, 0x0010)
+_ITEM: Final = (0xFFFE, 0xE000)
+_END: Final = (0xFFFE, 0xE0DD)
+_UNDEFINED: Final = 0xFFFFFFFF
+
+RLE_EXPANSION: Final = 64
+"""Two bytes of RLE make 128 at the most: a matrix beyond that is not allocated."""
+
+
+def read_stored_values(instance: Instance, pixels: PixelFormat) -> Stored:
+    """The values of one slice as they are stored: (H, W), signed or unsigned integers in native byte order.
+
+    Raises:
+        SeriesRejected: `MISSING_PIXELS`, `TRUNCATED_PIXELS`, `UNDECODABLE_PIXELS`, `UNSUPPORTED_PIXELS` or
+            `BITS_MISMATCH`.
+        SeriesFailed: `FILE_CHANGED`, where the file is no longer what it was when its header was read.
+        OSError: where the file cannot be read.
+    """
+    if instance.pixel_offset is None:
+        raise _rejected(instance, "MISSING_PIXELS", "the file ends before its pixels, or never had any")
+    if pixels.transfer_syntax in NATIVE_SYNTAXES:
+        return _native(instance, pixels)
+    value = _pixel_element(instance, pixels, None)
+    codestream = _codestream(instance, value)
+    return _decoded(instance, pixels, codestream)
+
+
+def _pixel_element(instance: Instance, pixels: PixelFormat, length: int | None) -> memoryview:
+    """Value of Pixel Data: `length` bytes of it, or, where it is encapsulated (None), all up to the end of the file."""
+    offset = instance.pixel_offset or 0
+    if pixels.transfer_syntax == DeflatedExplicitVRLittleEndian:
+        data = _run(instance, inflate, instance.path.read_bytes())[offset:]
+    else:
+        with instance.path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            data = file.read(-1 if length is None else length + 12) or b""
+    order = NATIVE_SYNTAXES.get(pixels.transfer_syntax, "<")
+    if len(data) < 8:
+        raise _rejected(instance, "TRUNCATED_PIXELS", "the file ends where its pixels begin")
+    tag = struct.unpack_from(f"{order}HH", data)
+    if tag != _PIXEL_DATA:
+        if tag[0] == _PIXEL_DATA[0]:
+            raise _rejected(instance, "UNSUPPORTED_PIXELS", "found pixels of floating point, expected integers")
+        raise SeriesFailed("FILE_CHANGED", f"{_named(instance)}: the file was changed while it was read; run again")
+    # An implicit length cannot look like one of these: lengths are even, and O and U are odd.
+    explicit = data[4:6] in (b"OB", b"OW", b"UN")
+    start = 12 if explicit else 8
+    stated = struct.unpack_from(f"{order}I", data, start - 4)[0] if len(data) >= start else 0
+    if (stated == _UNDEFINED) != (length is None):
+        kind = "encapsulated" if stated == _UNDEFINED else "native"
+        raise _rejected(instance, "UNDECODABLE_PIXELS", f"found {kind} pixels, expected what the transfer syntax says")
+    if length is not None and not length <= stated <= length + length % 2:
+        reason = "TRUNCATED_PIXELS" if stated < length else "UNDECODABLE_PIXELS"
+        raise _rejected(instance, reason, f"found {stated} bytes of pixels, expected {length} from rows × columns")
+    return memoryview(data)[start : None if length is None else start + length]
+
+
+def _native(instance: Instance, pixels: PixelFormat) -> Stored:
+    value = _pixel_element(instance, pixels, pixels.native_bytes)
+    if len(value) < pixels.native_bytes:
+        found = f"found {len(value)} bytes of pixels, expected {pixels.native_bytes}: the file is cut off"
+        raise _rejected(instance, "TRUNCATED_PIXELS", found)
+    kind = f"{NATIVE_SYNTAXES[pixels.transfer_syntax]}{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}"
+    stored = np.frombuffer(value, kind).reshape(pixels.rows, pixels.columns)
+    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _codestream(instance: Instance, value: memoryview) -> bytes:
+    """The fragments of a single frame, joined (PS3.5 A.4); the first item is the offset table."""
+    fragments: list[memoryview] = []
+    place = 0
+    while place + 8 <= len(value):
+        group, element, length = struct.unpack_from("<HHI", value, place)
+        place += 8
+        if (group, element) == _END:
+            break
+        if (group, element) != _ITEM or length == _UNDEFINED:
+            raise _rejected(instance, "UNDECODABLE_PIXELS", "found no fragments in the encapsulated pixels")
+        if place + length > len(value):
+            raise _rejected(instance, "TRUNCATED_PIXELS", "the file is cut off within its compressed pixels")
+        fragments.append(value[place : place + length])
+        place += length
+    if len(fragments) < 2:
+        raise _rejected(instance, "TRUNCATED_PIXELS", "the file is cut off before its compressed pixels")
+    return b"".join(fragments[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What a codestream says about itself."""
+
+    rows: int
+    columns: int
+    components: int
+    precision: int
+    signed: bool
+
+
+def _decoded(instance: Instance, pixels: PixelFormat, codestream: bytes) -> Stored:
+    codec = COMPRESSED_SYNTAXES[pixels.transfer_syntax]
+    if codec == "rle":
+        return _decoded_rle(instance, pixels, codestream)
+    frame = (_jpeg2k_frame if codec in ("jpeg2k", "htj2k") else _jpeg_frame)(codestream)
+    if frame is None:
+        raise _rejected(instance, "UNDECODABLE_PIXELS", f"found no {codec} header in the compressed pixels")
+    if (frame.rows, frame.columns, frame.components) != (pixels.rows, pixels.columns, 1):
+        found = f"found {frame.rows} × {frame.columns} × {frame.components} in the compressed pixels"
+        raise _rejected(instance, "UNDECODABLE_PIXELS", f"{found}, expected {pixels.rows} × {pixels.columns} × 1")
+    # A codestream ends with this marker; what follows is padding. Decoders fill up what is missing, in silence.
+    if b"\xff\xd9" not in codestream[-16:]:
+        raise _rejected(instance, "TRUNCATED_PIXELS", "the compressed pixels end without their end marker")
+    decoded = _run(instance, _decoder(codec), codestream)
+    if decoded.shape != (pixels.rows, pixels.columns):
+        raise _rejected(instance, "UNDECODABLE_PIXELS", f"decoded to {decoded.shape}, expected rows × columns")
+    return _as_declared(instance, pixels, frame, decoded)
+
+
+def _decoded_rle(instance: Instance, pixels: PixelFormat, codestream: bytes) -> Stored:
+    """RLE Lossless (PS3.5 G): one segment for each byte of a value, high byte first.
+
+    By pylibjpeg-rle, which is Rust: imagecodecs' decoder ended the process on broken segments (fuzzing).
+    """
+    from rle.utils import decode_pixel_data
+
+    if pixels.native_bytes > RLE_EXPANSION * len(codestream):
+        found = f"found {len(codestream)} bytes of RLE, too few for {pixels.rows} × {pixels.columns}"
+        raise _rejected(instance, "TRUNCATED_PIXELS", found)
+    segments = struct.unpack_from("<I", codestream)[0] if len(codestream) >= 64 else 0
+    if segments != pixels.bits_allocated // 8:
+        found = f"found {segments} RLE segments, expected {pixels.bits_allocated // 8}"
+        raise _rejected(instance, "UNDECODABLE_PIXELS", found)
+    shape = {"rows": pixels.rows, "columns": pixels.columns, "bits_allocated": pixels.bits_allocated}
+    decoded = _run(instance, lambda data: decode_pixel_data(data, version=2, byteorder="<", **shape), codestream)
+    kind = f"<{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}"
+    return np.frombuffer(decoded, kind).reshape(pixels.rows, pixels.columns)
+
+
+def _decoder(codec: str) -> Callable[[bytes], Any]:
+    """libjpeg-turbo for all JPEG, CharLS for JPEG-LS, OpenJPEG for JPEG 2000 with or without high throughput."""
+    import imagecodecs
+
+    if codec == "jpeg":
+        return imagecodecs.jpeg8_decode
+    if codec == "jpegls":
+        return imagecodecs.jpegls_decode
+    return imagecodecs.jpeg2k_decode
+
+
+def _run(instance: Instance, decode: Callable[[bytes], Any], codestream: bytes) -> Any:
+    try:
+        return decode(codestream)
+    except (RuntimeError, ValueError, TypeError, IndexError, OverflowError, struct.error, zlib.error) as error:
+        found = f"the decoder gives up on the compressed pixels ({type(error).__name__})"
+        raise _rejected(instance, "UNDECODABLE_PIXELS", found) from error
+
+
+def _as_declared(instance: Instance, pixels: PixelFormat, frame: _Frame, decoded: Stored) -> Stored:
+    """Values with the sign that DICOM declares, where the codestream leaves no doubt about it.
+
+    JPEG and JPEG-LS know no sign: a negative value is its two's complement in as many bits as the codestream has, or in
+    Bits Stored. Where the two differ, and for JPEG 2000 that says the other sign, each way of reading a value is tried,
+    and only a slice on which they agree is taken.
+    """
+    readings: list[Stored] = [decoded]
+    if frame.signed and not pixels.signed:
+        readings.append(decoded.astype(np.int64) & ((1 << frame.precision) - 1))
+    if pixels.signed and not frame.signed:
+        readings = [_two_complement(decoded, width) for width in sorted({frame.precision, pixels.bits_stored})]
+        if COMPRESSED_SYNTAXES[pixels.transfer_syntax] in ("jpeg2k", "htj2k"):
+            readings.append(decoded)
+    if any(not np.array_equal(readings[0], other) for other in readings[1:]):
+        found = f"{'signed' if frame.signed else 'unsigned'} values of {frame.precision} bits in the compressed pixels"
+        declared = f"{'signed' if pixels.signed else 'unsigned'} ones of {pixels.bits_stored} bits in the header"
+        raise _rejected(instance, "BITS_MISMATCH", f"found {found} and {declared}, which can be read in several ways")
+    return readings[0]
+
+
+def _two_complement(values: Stored, bits: int) -> Stored:
+    if values.dtype.itemsize * 8 == bits:
+        return values.view(f"i{values.dtype.itemsize}")
+    half = 1 << (bits - 1)
+    return (((values.astype(np.int64) & (2 * half - 1)) ^ half) - half).astype(np.int32)
+
+
+def _jpeg_frame(codestream: bytes) -> _Frame | None:
+    """The frame header of JPEG or JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2); None where there is none."""
+    place = 2
+    while codestream[:2] == b"\xff\xd8" and place + 10 <= len(codestream) and codestream[place] == 0xFF:
+        marker, length = codestream[place + 1], struct.unpack_from(">H", codestream, place + 2)[0]
+        if marker == 0xFF:
+            place += 1
+            continue
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            precision, rows, columns, components = struct.unpack_from(">BHHB", codestream, place + 4)
+            return _Frame(rows, columns, components, precision, False)
+        if marker == 0xDA or length < 2:
+            return None
+        place += 2 + length
+    return None
+
+
+def _jpeg2k_frame(codestream: bytes) -> _Frame | None:
+    """The SIZ segment of JPEG 2000 (ITU-T T.800 A.5.1), after a JP2 header where there is one against the rules."""
+    place = codestream.find(b"\xff\x4f\xff\x51") if codestream[4:8] == b"jP  " else 0
+    if place < 0 or codestream[place : place + 4] != b"\xff\x4f\xff\x51" or len(codestream) < place + 43:
+        return None
+    right, bottom, left, top = struct.unpack_from(">IIII", codestream, place + 8)
+    components, depth = struct.unpack_from(">HB", codestream, place + 40)
+    return _Frame(bottom - top, right - left, components, (depth & 0x7F) + 1, depth >> 7 == 1)
+
+
+def _named(instance: Instance) -> str:
+    uid = instance.sop_instance_uid
+    return f"slice {uid}" if UID(uid, validation_mode=config.IGNORE).is_valid else "a slice without a valid UID"
+
+
+def _rejected(instance: Instance, reason: str, found: str) -> SeriesRejected:
+    return SeriesRejected(reason, f"{_named(instance)}: {found}; get the file again")

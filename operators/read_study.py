@@ -1,0 +1,226 @@
+"""Folder → studies and series: every header below it is read once, and every file is accounted for.
+
+What is DICOM and cannot be read is an entry in the ledger with a reason, never lost and never fatal to its neighbours.
+What is not DICOM is passed over. No path is logged, for it may hold a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydicom import config
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from operators.read_header import read_instance
+from operators.types import Finding, Instance, Outcome, Series, SeriesRejected, StartError, Study
+
+logger = logging.getLogger(__name__)
+
+_Grouped = dict[tuple[str, str, str], list[Instance]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a folder holds.
+
+    Attributes:
+        studies: in the order of their UIDs, and so are the series in each.
+        unreadable: one a file that is DICOM and cannot be read, or that the system would not open.
+        files: how many files were met.
+        not_dicom: how many of them are not DICOM (or a DICOMDIR) and were passed over.
+    """
+
+    studies: tuple[Study, ...]
+    unreadable: tuple[Outcome, ...]
+    files: int = 0
+    not_dicom: int = 0
+
+
+def read_studies(folder: Path, on_file: Callable[[int, int], None] | None = None) -> Reading:
+    """Read the headers of all DICOM files in a folder and the folders below it.
+
+    Symbolic links below the folder are not followed: what they lead to inside it is met anyway, and what lies outside
+    is none of ours.
+
+    Args:
+        folder: the input.
+        on_file: called after each file with (files done, files in all).
+
+    Raises:
+        StartError: `INPUT_NOT_A_FOLDER`.
+    """
+    root = folder.resolve()
+    if not root.is_dir():
+        raise StartError("INPUT_NOT_A_FOLDER", "the input is not a folder; give a folder that holds DICOM files")
+    paths, unreadable = _files(root)
+    grouped: _Grouped = defaultdict(list)
+    not_dicom = 0
+    for done, path in enumerate(paths, 1):
+        met = _read(path, root)
+        if isinstance(met, Outcome):
+            unreadable.append(met)
+        elif met is None:
+            not_dicom += 1
+        else:
+            grouped[_group(met, root)].append(met)
+        if on_file:
+            on_file(done, len(paths))
+    logger.debug("%d files: %d not DICOM, %d unreadable", len(paths), not_dicom, len(unreadable))
+    studies = _studies(_unique(_series(group, root, unreadable) for group in grouped.items()))
+    return Reading(studies, tuple(unreadable), len(paths), not_dicom)
+
+
+def uid_from_digest(digest: str) -> str:
+    """A UID of the form `2.25.<number>` (PS3.5 B.2) from the first 128 bits of a hex digest."""
+    return f"2.25.{int(digest[:32], 16)}"
+
+
+def pixels_digest(instance: Instance) -> str:
+    """SHA-256, in hex, of a file from its pixels on: the same whatever was changed in the header.
+
+    Of the whole file where there are no pixels, or where they are deflated together with the header.
+    """
+    deflated = instance.header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
+    with instance.path.open("rb") as file:
+        file.seek(0 if deflated else instance.pixel_offset or 0)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(root: Path) -> tuple[list[Path], list[Outcome]]:
+    """Regular files in a fixed order, and an outcome for each folder that could not be listed."""
+    found: list[Path] = []
+    closed: list[Outcome] = []
+    folders, links = [root], 0
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        links += 1
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    elif entry.is_file(follow_symlinks=False):
+                        found.append(Path(entry.path))
+        except OSError as error:
+            closed.append(_not_opened(folder, folder, root, error))
+    if links:
+        logger.warning("%d symbolic links were not followed; give the folder that they lead to", links)
+    return sorted(found, key=os.fspath), closed
+
+
+def _read(path: Path, root: Path) -> Instance | Outcome | None:
+    """A file's header, or why there is none; None where it is not DICOM."""
+    try:
+        try:
+            return read_instance(path)
+        except SeriesRejected as error:
+            with path.open("rb") as file:
+                uid = uid_from_digest(hashlib.file_digest(file, "sha256").hexdigest())
+            return Outcome(uid, None, _folder(path.parent, root), error.status, error.reason, error.message)
+    except OSError as error:
+        return _not_opened(path, path.parent, root, error)
+
+
+def _group(instance: Instance, root: Path) -> tuple[str, str, str]:
+    """(study, series, folder) as they stand in the file; the folder tells apart only where the series says nothing."""
+    study, series = _uid(instance, "StudyInstanceUID"), _uid(instance, "SeriesInstanceUID")
+    return study, series, "" if series else _folder(instance.path.parent, root)
+
+
+def _series(group: tuple[tuple[str, str, str], list[Instance]], root: Path, unreadable: Iterable[Outcome]) -> Series:
+    (study_uid, series_uid, _), instances = group
+    folder = _folder(min(instance.path for instance in instances).parent, root)
+    instances = sorted(instances, key=lambda instance: (instance.sop_instance_uid, instance.path))
+    series = Series(series_uid, study_uid, folder, tuple(instances))
+    folders = {_folder(instance.path.parent, root) for instance in instances}
+    lost = sum(outcome.folder in folders for outcome in unreadable)
+    if lost:
+        detail = f"{lost} DICOM files in the same folder cannot be read; if they belong here, slices are lost"
+        series = replace(series, findings=(Finding("UNREADABLE_NEIGHBOUR", detail),))
+    if not _valid(series_uid):
+        series = _derived(series, "SeriesInstanceUID", "invalid" if series_uid else "missing")
+    if not _valid(study_uid):
+        series = _derived(series, "StudyInstanceUID", "invalid" if study_uid else "missing")
+    return series
+
+
+def _derived(series: Series, keyword: str, was: str) -> Series:
+    """A UID in the place of one that is missing or invalid: of the pixels, so that the same scan gets it again.
+
+    A study that has a name, though not a valid one, gets its UID from that name: its series stay together.
+    """
+    if keyword == "StudyInstanceUID" and series.study_instance_uid:
+        digest = _sha256(series.study_instance_uid)
+    else:
+        digest = _sha256(keyword, *sorted(pixels_digest(instance) for instance in series.instances))
+    original = series.study_instance_uid if keyword == "StudyInstanceUID" else series.series_instance_uid
+    uid = uid_from_digest(digest)
+    finding = Finding("UID_DERIVED", f"{keyword} is {was}; {uid} takes its place")
+    kept = replace(
+        series, derived_uids=(*series.derived_uids, (keyword, original)), findings=(*series.findings, finding)
+    )
+    if keyword == "StudyInstanceUID":
+        return replace(kept, study_instance_uid=uid)
+    return replace(kept, series_instance_uid=uid)
+
+
+def _unique(found: Iterable[Series]) -> list[Series]:
+    """No two series of one UID, for what is written is filed by it: one that is in several studies is derived in each.
+
+    Where copies without a UID have the same pixels, the second gets a UID of its own.
+    """
+    every = sorted(found, key=lambda series: (series.study_instance_uid, series.series_instance_uid, series.folder))
+    counts = Counter(series.series_instance_uid for series in every)
+    unique: list[Series] = []
+    taken: set[str] = set()
+    for series in every:
+        if counts[series.series_instance_uid] > 1 and not _is_derived(series):
+            series = _derived(series, "SeriesInstanceUID", f"the same in {counts[series.series_instance_uid]} studies")
+        while series.series_instance_uid in taken:
+            other = uid_from_digest(_sha256(series.study_instance_uid, series.series_instance_uid))
+            series = replace(series, series_instance_uid=other)
+        taken.add(series.series_instance_uid)
+        unique.append(series)
+    return unique
+
+
+def _studies(found: list[Series]) -> tuple[Study, ...]:
+    studies: dict[str, list[Series]] = defaultdict(list)
+    for series in sorted(found, key=lambda series: series.series_instance_uid):
+        studies[series.study_instance_uid].append(series)
+    return tuple(Study(uid, tuple(studies[uid])) for uid in sorted(studies))
+
+
+def _not_opened(path: Path, folder: Path, root: Path, error: OSError) -> Outcome:
+    """A file or folder that the system would not give: `failed`, for another try may succeed."""
+    digest = hashlib.sha256(os.fsencode(path.relative_to(root))).hexdigest()
+    message = f"the file whose path has the SHA-256 {digest[:16]}… was not opened: {error.strerror}; check permissions"
+    return Outcome(uid_from_digest(digest), None, _folder(folder, root), "failed", "FILE_NOT_OPENED", message)
+
+
+def _folder(folder: Path, root: Path) -> str:
+    """Relative to the input, as text that can be written: names that are not UTF-8 lose what is not."""
+    return os.fsencode(folder.relative_to(root).as_posix()).decode(errors="replace")
+
+
+def _uid(instance: Instance, keyword: str) -> str:
+    return str(instance.header.get(keyword) or "")
+
+
+def _valid(uid: str) -> bool:
+    return UID(uid, validation_mode=config.IGNORE).is_valid
+
+
+def _is_derived(series: Series) -> bool:
+    return any(keyword == "SeriesInstanceUID" for keyword, _ in series.derived_uids)
+
+
+def _sha256(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

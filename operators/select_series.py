@@ -1,0 +1,114 @@
+"""Series → the instances of it that are CT images of the body in HU, or the reason why there are none.
+
+Nothing is dropped in silence: a series without such an instance is skipped with the reason, and where only some are
+left out, a finding says how many and why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Final
+
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    SecondaryCaptureImageStorage,
+)
+
+from operators.types import Finding, Series, SeriesSkipped
+
+LOCALIZER_TYPES: Final = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM"})
+"""ImageType value 3 of a projection through the patient (PS3.3 C.8.2.1.1.1), and what vendors wrote before it."""
+
+SCREEN_TYPES: Final = frozenset(
+    {"SCREEN SAVE", "DOSE_INFO", "DOSE REPORT", "PATIENT_INFO", "REF_SURVIEW", "RESULTS", "PROTOCOL"}
+)
+"""ImageType values of pages of text and of screens, which some scanners store as CT."""
+
+MAP_TYPES: Final = frozenset(
+    {
+        *("PERFUSION", "CBF", "RCBF", "CBV", "RCBV", "MTT", "TTP", "TTD", "TMAX", "PBV", "BF", "BV", "PS"),
+        *("MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_VALUE_BASED", "MAT_MODIFIED", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY"),
+        *("IODINE", "IODINE MAP", "IODINE_MAP", "Z_EFFECTIVE", "RHO_Z", "RHO", "CALCIUM SCORE MAP"),
+        *("SUBTRACTION", "DIVISION", "MULTIPLICATION", "STD_DEVIATION", "QUANTITY", "MASKED", "MAXIMUM", "MINIMUM"),
+        *("MAX_IP", "MIN_IP", "MIP", "MINIP", "PROJECTION IMAGE", "VOLUME_RENDER", "SURFACE_RENDER", "VRT", "SSD"),
+    }
+)
+"""ImageType values of maps, projections and renderings: their numbers are not the HU of one place in the body. Among
+them the pixel contrasts of value 4 (C.8.16.1.4) that combine images.
+
+Of multi-energy images (Supplement 188) VMI and MAT_REMOVED are in HU and pass.
+"""
+
+_Reason = tuple[str, str]
+
+
+def select_series(series: Series) -> Series:
+    """The series, with only those of its instances that are CT images.
+
+    Raises:
+        SeriesSkipped: `NOT_CT_IMAGE`, `SECONDARY_CAPTURE`, `ENHANCED_CT_UNSUPPORTED`, `LOCALIZER` or `DERIVED_MAP`.
+    """
+    reasons = [_why_not(instance.header) for instance in series.instances]
+    kept = tuple(instance for instance, reason in zip(series.instances, reasons, strict=True) if reason is None)
+    left_out = Counter(reason for reason in reasons if reason is not None)
+    if not kept:
+        (code, what), _ = left_out.most_common(1)[0]
+        raise SeriesSkipped(code, f"{what}; expected CT images in HU; nothing to do for this series")
+    if not left_out:
+        return series
+    counts = Counter(code for code, _ in left_out.elements())
+    detail = ", ".join(f"{number} × {code}" for code, number in sorted(counts.items()))
+    finding = Finding("INSTANCES_LEFT_OUT", f"{detail}, of {len(series.instances)} instances")
+    return replace(series, instances=kept, findings=(*series.findings, finding))
+
+
+def _why_not(header: Dataset) -> _Reason | None:
+    """Reason code and what was found, for an instance that is not a CT image in HU."""
+    return _not_this_class(header) or _not_this_image(header) or _not_in_hu(header)
+
+
+def _not_this_class(header: Dataset) -> _Reason | None:
+    found = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    sop_class = UID(found, validation_mode=config.IGNORE)
+    if sop_class in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
+        return "ENHANCED_CT_UNSUPPORTED", f"found {sop_class.name}, which this version does not read"
+    if f"{sop_class}.".startswith(f"{SecondaryCaptureImageStorage}."):
+        return "SECONDARY_CAPTURE", f"found {sop_class.name}"
+    if sop_class != CTImageStorage:
+        return "NOT_CT_IMAGE", f"found {sop_class.name or 'no SOP class'}"
+    modality = str(header.get("Modality") or "").upper()
+    if modality not in ("CT", ""):
+        return "NOT_CT_IMAGE", f"found Modality {modality[:16]} in a CT Image"
+    return None
+
+
+def _not_this_image(header: Dataset) -> _Reason | None:
+    types = _image_type(header)
+    if found := types & LOCALIZER_TYPES:
+        return "LOCALIZER", f"found ImageType {min(found)}"
+    if found := types & SCREEN_TYPES:
+        return "SECONDARY_CAPTURE", f"found ImageType {min(found)}"
+    return None
+
+
+def _not_in_hu(header: Dataset) -> _Reason | None:
+    if found := _image_type(header) & MAP_TYPES:
+        return "DERIVED_MAP", f"found ImageType {min(found)}"
+    unit = str(header.get("RescaleType") or "HU").upper()
+    if unit != "HU":
+        # US means unspecified (PS3.3 C.11.1.1.2); what the numbers are then, nobody can say.
+        return "DERIVED_MAP", f"found RescaleType {unit[:16]}"
+    return None
+
+
+def _image_type(header: Dataset) -> frozenset[str]:
+    """Values of ImageType from the second on; the first only says original or derived."""
+    value = header.get("ImageType") or ()
+    values = [value] if isinstance(value, str) else list(value)
+    return frozenset(str(one).strip().upper() for one in values[1:])
