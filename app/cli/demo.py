@@ -70,27 +70,32 @@ def _show_run(title: str, source: Path, target: Path) -> int:
 
 
 def _show_results(console: Any, target: Path, series: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table(header_style="bold", pad_edge=False, box=None)
-    for heading in ("status", "series", "D × H × W", "windows", "mu", "sigma", "seconds"):
-        table.add_column(heading, overflow="fold")
-    written = []
     for line in series:
         part = "" if line["part"] is None else f".part{line['part']}"
+        seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in line["seconds"].items())
+        console.print(f"\n[bold]{line['status']}[/] series {line['series_instance_uid']}{part}")
+        if line["status"] != "written":
+            console.print(f"  {line['reason']}: {line['message']}")
+            continue
+        console.print(f"  {' × '.join(map(str, line['shape']))} voxels; {seconds}")
         folder = target / f"{line['series_instance_uid']}{part}"
-        cells = [line["status"], line["series_instance_uid"] + part, " × ".join(map(str, line["shape"] or []))]
-        if line["status"] == "written":
-            taps = json.loads((folder / "features.json").read_text(encoding="utf-8"))["taps"]
-            cells += [str(len(taps["mu"]["windows"])), _abridged(taps["mu"]), _abridged(taps["sigma"])]
-            written.append(folder)
-        else:
-            cells += ["", line["reason"] or "", ""]
-        table.add_row(*cells, f"{sum(line['seconds'].values()):.2f}")
-    console.print(table)
-    for folder in written:
+        features = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        console.print(_table(features["taps"]))
         _show_report(console, folder)
-    console.print(f"files: {target / 'outcome.json'}")
+    console.print(f"\nwhat happened to each series: {target / 'outcome.json'}")
+
+
+def _table(taps: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    windows, length = len(taps["mu"]["windows"]), taps["mu"]["length"]
+    shown = range(min(SHOWN_DIMENSIONS, length))
+    table = Table(
+        "tap", *map(str, shown), title=f"features: {length} dimensions, {windows} windows", title_justify="left"
+    )
+    for name, tap in taps.items():
+        table.add_row(name, *(f"{tap['values'][dimension]:+.3f}" for dimension in shown))
+    return table
 
 
 def _show_report(console: Any, folder: Path) -> None:
@@ -99,11 +104,6 @@ def _show_report(console: Any, folder: Path) -> None:
 
     from operators.read_sr import sr_text
 
-    console.print(f"\n[bold]The Structured Report[/] {folder / 'features.sr.dcm'}")
+    console.print("[bold]the Structured Report[/]")
     console.print(escape(sr_text(dcmread(folder / "features.sr.dcm"))))
-    console.print(f"files: {folder / 'features.json'}\n       {folder / 'features.sr.dcm'}")
-
-
-def _abridged(tap: dict[str, Any]) -> str:
-    shown = " ".join(f"{value:+.3f}" for value in tap["values"][:SHOWN_DIMENSIONS])
-    return f"{shown} … ({tap['length']})"
+    console.print(f"[bold]files[/]\n  {folder / 'features.json'}\n  {folder / 'features.sr.dcm'}")
