@@ -1,0 +1,81 @@
+# make env    the environment, .venv, with everything that ctvae needs
+# make demo   shows the whole way on a study of its own; make demo IN=folder on yours
+# make test   ruff, mypy, pytest; make test ARGS="-k sr" passes ARGS to pytest
+# make clean  removes what was built and cached, and demo/; the environment stays (rm -r .venv)
+#
+# Only relative paths are used: a checkout may lie in a folder whose name has spaces.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := env
+.DELETE_ON_ERROR:
+.PHONY: env demo test clean
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+VERSION_FITS := sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+
+# Stamps: each is touched when its step has succeeded, so that a broken-off run goes on where it stopped.
+MADE := $(VENV)/.made
+PACKAGES := $(VENV)/.packages
+OURS := $(VENV)/.ours
+TOOLS := $(VENV)/.tools
+
+# Always the last thing that is installed: our `monai-deploy` takes the place of the script that holoscan-cli brings.
+# Without build isolation pip needs no network for it: setuptools is in requirements.txt.
+INSTALL_OURS := PYTHONWARNINGS=ignore $(PIP) install --quiet --no-deps --no-build-isolation --editable .
+IS_OURS := grep --quiet app.cli.monai_deploy $(BIN)/monai-deploy
+
+# pip says much; of that only what takes long is shown.
+SHOW_LARGE := sed -u -n -E \
+  -e 's/^ *(Downloading|Using cached) ([A-Za-z0-9_.]+)-.*\(([0-9]{2,}\.?[0-9]* MB|[0-9.]+ GB)\).*/  \2, \3/p' \
+  -e 's/^Installing collected packages.*/  all there, unpacking …/p'
+
+env: $(OURS)
+	@$(IS_OURS) || $(INSTALL_OURS)
+
+demo: env
+	@$(BIN)/ctvae demo $(if $(IN),"$$IN")
+
+test: env $(TOOLS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+clean:
+	rm -rf build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# An environment that works is kept, also by make -B: another python3 over it would leave a mixture of the two.
+$(MADE):
+	@$(BIN)/python -c 'import pip, sys; $(VERSION_FITS)' 2>/dev/null || { \
+	  $(PYTHON) -c 'import sys; $(VERSION_FITS)' 2>/dev/null || { \
+	    echo "make env: '$(PYTHON)' is not Python 3.11, 3.12 or 3.13; apt-get install python3 python3-venv," \
+	      "or name another: make env PYTHON=python3.11" >&2; exit 1; }; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "make env: '$(PYTHON)' cannot make an environment; apt-get install python3-venv" >&2; exit 1; }; \
+	  $(PYTHON) -m venv --clear $(VENV); }
+	@touch $@
+
+$(PACKAGES): requirements.txt | $(MADE)
+	@echo "Installing requirements.txt into $(VENV): the first time 2 GB or more and some minutes"
+	@$(PIP) install --requirement requirements.txt | $(SHOW_LARGE)
+	@touch $@
+
+$(OURS): $(PACKAGES) pyproject.toml
+	@$(INSTALL_OURS)
+	@$(IS_OURS)
+	@$(PIP) check
+	@touch $@
+
+$(TOOLS): requirements-dev.txt $(OURS)
+	@echo "Installing requirements-dev.txt into $(VENV)"
+	@$(PIP) install --requirement requirements-dev.txt | $(SHOW_LARGE)
+	@$(IS_OURS) || $(INSTALL_OURS)
+	@$(PIP) check
+	@touch $@
