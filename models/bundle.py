@@ -3,111 +3,206 @@
 The layout is MONAI's (docs.monai.io, "MONAI Bundle Specification"):
 
     ct_vae/
-      configs/metadata.json      MONAI's metadata, and under "ctvae" what this module reads
+      configs/metadata.json      MONAI's metadata, and under "ctvae" what this project reads
       models/model.safetensors   encoder and decoder; its SHA-256 is the identity of the model
       models/encoder.onnx        the encoder alone, every tap an output, for the CPU
       docs/README.md             the model card
+      LICENSE                    of the weights, and of the data that they were trained on
+
+Nothing in it is trusted and nothing is executed: names, types and sizes are checked, digests compared. Neither torch
+nor MONAI is imported to load one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-FORMAT_VERSION = 1
+import numpy as np
+from numpy.typing import NDArray
+
+from models.spec import FORMAT_VERSION, Bundle, BundleError, Preprocessing, TapSpec, compose_metadata, parse_metadata
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Bundle",
+    "BundleError",
+    "Preprocessing",
+    "TapSpec",
+    "find_bundle",
+    "load_bundle",
+    "read_weights",
+    "save_bundle",
+]
+
+DEFAULT_BUNDLE = "ct_vae"
+
+_METADATA = Path("configs", "metadata.json")
+_METADATA_BYTES = 8 << 20
+_PICKLES = (".pt", ".pth", ".pkl", ".ckpt", ".bin", ".ts")
+_A_PICKLE = "is a pickle; expected safetensors: a pickle can run code and is not read"
 
 
-class BundleError(Exception):
-    """A bundle that cannot be used: one line that says what was found, what was expected, what to do."""
+def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
+    """The folder of the bundle that is meant.
 
+    Args:
+        models: a bundle's folder, or a folder of bundles; by default the folder of the shipped ones.
+        name: of one in a folder of bundles; needed where there are several. Among the shipped, `ct_vae` by default.
 
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """From HU on the scanner's grid to what the network was trained on. The same for training and inference.
-
-    Attributes:
-        fit: `window`: the scan is resampled to `spacing_mm` and covered by overlapping windows along z, centred in
-            plane; `resize`: the whole scan is resized to one window, whatever its extent.
-        window_voxels: (d, h, w) of a window; axes (z, y, x) towards head, back and left.
-        spacing_mm: (z, y, x) of a window's voxels; None with `resize`.
-        window_hu: (low, high): mapped to 0 and 1, clipped outside.
-        overlap: part of a window that the next one along z covers too, 0 ≤ overlap < 1, at the least.
+    Raises:
+        BundleError: no such folder, no bundle in it, none of that name, or several and no name.
     """
-
-    fit: Literal["window", "resize"]
-    window_voxels: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float] | None
-    window_hu: tuple[float, float]
-    overlap: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.fit not in ("window", "resize"):
-            raise BundleError(f"preprocessing fit is {self.fit!r}; expected 'window' or 'resize'")
-        if (self.fit == "window") != (self.spacing_mm is not None):
-            raise BundleError("preprocessing needs spacing_mm with fit 'window' and none with fit 'resize'")
-        if len(self.window_voxels) != 3 or min(self.window_voxels) < 1:
-            raise BundleError(f"preprocessing window_voxels is {self.window_voxels}; expected three positive integers")
-        if self.spacing_mm is not None and (len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0):
-            raise BundleError(f"preprocessing spacing_mm is {self.spacing_mm}; expected three positive lengths")
-        if len(self.window_hu) != 2 or not self.window_hu[0] < self.window_hu[1]:
-            raise BundleError(f"preprocessing window_hu is {self.window_hu}; expected (low, high) with low < high")
-        if not 0 <= self.overlap < 1:
-            raise BundleError(f"preprocessing overlap is {self.overlap}; expected 0 <= overlap < 1")
-
-    def parameters(self) -> dict[str, Any]:
-        """All parameters as plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    def digest(self) -> str:
-        """SHA-256 of the parameters, in hex."""
-        return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
+    folder = models if models is not None else Path(__file__).parent
+    if not folder.is_dir():
+        raise BundleError(f"no models folder {folder}; give a bundle's folder, or one that holds bundles")
+    if (folder / _METADATA).is_file():
+        if name is not None and name != folder.resolve().name:
+            raise BundleError(f"{folder} is the bundle {folder.resolve().name!r}, not {name!r}; name that, or none")
+        return folder
+    found = sorted(child.name for child in folder.iterdir() if (child / _METADATA).is_file())
+    if not found:
+        raise BundleError(f"no bundle in {folder}: neither it nor a folder in it has {_METADATA.as_posix()}")
+    if name is None and models is None and DEFAULT_BUNDLE in found:
+        name = DEFAULT_BUNDLE
+    if name is None and len(found) > 1:
+        raise BundleError(f"several bundles in {folder}: {', '.join(found)}; say which by its name")
+    if name is not None and name not in found:
+        raise BundleError(f"no bundle {name!r} in {folder}; there are {', '.join(found)}")
+    return folder / (name or found[0])
 
 
-@dataclass(frozen=True, slots=True)
-class TapSpec:
-    """A place in the encoder from which features can be read.
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle's metadata and compare its weights with the digests that stand there.
 
-    Attributes:
-        name: `mu`, `sigma` or a layer; also the name of the ONNX output.
-        shape: of its output for one window: (length,) or (channels, d, h, w).
-        pooling: how it becomes a vector: `none` for a vector, `mean` over the grid for a layer.
-        receptive_field_mm: (z, y, x) that one value of it sees; None where that is the whole window.
+    Raises:
+        BundleError: what is missing, damaged, of another format version, or not finite.
     """
+    if not path.is_dir():
+        raise BundleError(f"no bundle folder {path}; give the folder that holds {_METADATA.as_posix()}")
+    bundle = parse_metadata(path, _read_metadata(path))
+    weights = _checked_bytes(path, bundle.weights_path, bundle.weights_sha256)
+    _checked_bytes(path, bundle.onnx_path, bundle.onnx_sha256)
+    for key, tensor in read_weights(weights).items():
+        if not np.isfinite(tensor).all():
+            raise BundleError(f"weights {key} hold NaN or infinity; train again or get an undamaged copy")
+    return bundle
 
-    name: str
-    shape: tuple[int, ...]
-    pooling: str
-    receptive_field_mm: tuple[float, float, float] | None = None
 
-    @property
-    def length(self) -> int:
-        """Length of the pooled vector."""
-        return self.shape[0]
+def save_bundle(
+    bundle: Bundle,
+    *,
+    weights: Mapping[str, NDArray[np.float32]],
+    onnx: bytes,
+    card: str,
+    licence: str,
+    monai: Mapping[str, Any],
+) -> Bundle:
+    """Write a bundle to `bundle.path`, all of it or nothing, and read it back.
+
+    Args:
+        bundle: what to say of it; the two digests are filled in here. A bundle that is there already is replaced.
+        weights: encoder and decoder, by parameter name.
+        onnx: the encoder, every tap an output.
+        card: `docs/README.md`.
+        licence: `LICENSE`.
+        monai: MONAI's descriptive keys, for the metadata.
+
+    Raises:
+        BundleError: something else than a bundle is in the way, or what was written does not load.
+    """
+    from safetensors.numpy import save
+
+    path = bundle.path.resolve()
+    if path.exists() and not (path / _METADATA).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise BundleError(f"{bundle.path} exists and is no bundle; choose another place")
+    content = save({name: np.ascontiguousarray(tensor) for name, tensor in sorted(weights.items())})
+    described = replace(
+        bundle, weights_sha256=hashlib.sha256(content).hexdigest(), onnx_sha256=hashlib.sha256(onnx).hexdigest()
+    )
+    metadata = json.dumps(compose_metadata(described, monai), indent=2, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
+        fresh = Path(temporary) / "new"
+        for name, data in (
+            (_METADATA.as_posix(), metadata.encode()),
+            ("models/model.safetensors", content),
+            ("models/encoder.onnx", onnx),
+            ("docs/README.md", card.encode()),
+            ("LICENSE", licence.encode()),
+        ):
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).write_bytes(data)
+        load_bundle(fresh)
+        _swap(fresh, path, Path(temporary) / "old")
+    return load_bundle(bundle.path)
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle that was found, read and checked against its digests; no weights are loaded yet."""
+def read_weights(weights: bytes) -> dict[str, NDArray[np.float32]]:
+    """Name → float32 tensor, of the bytes of a safetensors file.
 
-    path: Path
-    name: str
-    version: str
-    architecture: str
-    architecture_parameters: Mapping[str, Any]
-    preprocessing: Preprocessing
-    taps: tuple[TapSpec, ...]
-    weights_sha256: str
+    Raises:
+        BundleError: not safetensors, or not float32.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
-    @property
-    def weights_path(self) -> Path:
-        """Encoder and decoder, safetensors."""
-        return self.path / "models" / "model.safetensors"
+    try:
+        tensors = load(weights)
+    except (SafetensorError, KeyError, ValueError, AttributeError) as error:
+        raise BundleError(f"model.safetensors is damaged or holds a type other than float32: {error}") from error
+    wrong = sorted(name for name, tensor in tensors.items() if tensor.dtype != np.float32)
+    if wrong or not tensors:
+        raise BundleError(f"model.safetensors has {', '.join(wrong[:3]) or 'nothing'} not in float32; expected float32")
+    return tensors
 
-    @property
-    def onnx_path(self) -> Path:
-        """The encoder, every tap an output."""
-        return self.path / "models" / "encoder.onnx"
+
+def _swap(fresh: Path, path: Path, old: Path) -> None:
+    """Put `fresh` in the place of `path`; what was there goes to `old`, and back should that fail."""
+    if path.exists():
+        path.rename(old)
+    try:
+        fresh.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+
+
+def _read_metadata(path: Path) -> Any:
+    file = path / _METADATA
+    if not file.is_file():
+        raise BundleError(f"no {_METADATA.as_posix()} in {path}; expected a bundle in the MONAI layout")
+    if file.stat().st_size > _METADATA_BYTES:
+        raise BundleError(f"metadata.json has {file.stat().st_size} bytes; expected at most {_METADATA_BYTES}")
+    try:
+        return json.loads(file.read_bytes(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"metadata.json is not JSON: {error}; get an undamaged copy of the bundle") from error
+
+
+def _no_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _checked_bytes(path: Path, file: Path, expected: str) -> bytes:
+    """The bytes of a file inside the bundle, once their digest is what the metadata says."""
+    inside = file.relative_to(path).as_posix()
+    if not file.is_file():
+        pickles = sorted(p.name for p in (path / "models").glob("*") if p.suffix in _PICKLES)
+        hint = f"; models/{pickles[0]} {_A_PICKLE}" if pickles else ""
+        raise BundleError(f"no {inside} in the bundle{hint}; get a complete copy of it")
+    if not file.resolve().is_relative_to(path.resolve()):
+        raise BundleError(f"{inside} is a link that leads out of the bundle; put the file itself there")
+    content = file.read_bytes()
+    if file.suffix == ".safetensors" and (content[:2] == b"PK" or content[:1] == b"\x80"):
+        raise BundleError(f"{inside} {_A_PICKLE}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != expected:
+        raise BundleError(f"{inside} has SHA-256 {digest[:12]}…, metadata says {expected[:12]}…; get an undamaged copy")
+    return content

@@ -1,0 +1,102 @@
+"""The pieces of the networks that torch does not bring; each class says what its `forward` gives."""
+
+# ruff: noqa: D102
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+Size = tuple[int, int, int]
+
+
+class SamePadConv3d(nn.Module):
+    """A convolution padded as TensorFlow's `same` does at stride 1: the odd voxel goes to the end of each axis.
+
+    Total padding is kernel - 1; TensorFlow puts half of it, rounded down, before (a kernel of 2: none) and the rest
+    after. torch's own `padding="same"` does likewise; written out here, since the features depend on it.
+    """
+
+    def __init__(self, before: int, after: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(before, after, kernel)
+        first = (kernel - 1) // 2
+        self.padding = (first, kernel - 1 - first) * 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolved: Tensor = self.conv(functional.pad(x, self.padding))
+        return convolved
+
+
+class ChannelsLastFlatten(nn.Module):
+    """(n, c, d, h, w) → (n, d·h·w·c): the order in which Keras flattens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 4, 1).flatten(1)
+
+
+class Grid(nn.Module):
+    """(n, d·h·w·c) → (n, c, d, h, w): undoes `ChannelsLastFlatten`."""
+
+    def __init__(self, channels: int, grid: Size) -> None:
+        super().__init__()
+        self.shape = (*grid, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], *self.shape).permute(0, 4, 1, 2, 3).contiguous()
+
+
+class Fold(nn.Module):
+    """(n, 1, d, h, w) → (n, patch voxels, d / pz, h / py, w / px): each patch of voxels becomes channels."""
+
+    def __init__(self, patch: Size) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        (pz, py, px), (_, _, d, h, w) = self.patch, x.shape
+        patches = x.reshape(x.shape[0], d // pz, pz, h // py, py, w // px, px)
+        return patches.permute(0, 2, 4, 6, 1, 3, 5).reshape(x.shape[0], pz * py * px, d // pz, h // py, w // px)
+
+
+class Unfold(nn.Module):
+    """(n, patch voxels, d, h, w) → (n, 1, d·pz, h·py, w·px): undoes `Fold`."""
+
+    def __init__(self, patch: Size) -> None:
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        (pz, py, px), (_, _, d, h, w) = self.patch, x.shape
+        patches = x.reshape(x.shape[0], pz, py, px, d, h, w).permute(0, 4, 1, 5, 2, 6, 3)
+        return patches.reshape(x.shape[0], 1, d * pz, h * py, w * px)
+
+
+class ResidualBlock(nn.Module):
+    """x + two of (GroupNorm, SiLU, convolution of 3×3×3): pre-activation (He et al. 2016, arXiv:1603.05027)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv3d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv3d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = x + self.steps(x)
+        return added
+
+
+class SoftBound(nn.Module):
+    """limit · tanh(x / limit): keeps a log-variance within ±limit, and near 0 changes nothing."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.limit * (x / self.limit).tanh()

@@ -1,0 +1,177 @@
+"""How a bundle's encoder runs: ONNX Runtime on the CPU, torch on a CUDA GPU.
+
+The same windows give the same bits, however many are given at once: they are run one at a time, on the CPU with a fixed
+number of threads, on the GPU with deterministic kernels and without TF32. torch is imported only where a GPU is found.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle, BundleError, read_weights
+
+if TYPE_CHECKING:
+    from models.vae import Vae
+
+logger = logging.getLogger(__name__)
+
+Device = Literal["auto", "cpu", "cuda"]
+
+CPU_THREADS = 2
+"""Of ONNX Runtime: fixed, so that sums are made in the same order on a laptop and on a server."""
+
+# An ONNX tensor kept in another file says so in an entry with the key "location" (onnx.proto, StringStringEntryProto).
+_EXTERNAL_DATA = b"\n\x08location\x12"
+
+
+class Encoder(Protocol):
+    """An encoder that is ready to run."""
+
+    @property
+    def runtime(self) -> str:
+        """What computes: name, version and device, such as `onnxruntime 1.32.0 cpu`."""
+        ...
+
+    def run(self, windows: NDArray[np.float32], taps: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The named taps, each float32 (n, *tap.shape), of windows float32 (n, 1, d, h, w) in [0, 1]."""
+        ...
+
+
+def open_encoder(bundle: Bundle, device: Device = "auto") -> Encoder:
+    """The bundle's encoder.
+
+    Args:
+        bundle: as loaded, its digests checked.
+        device: `cpu`; `cuda`, or the CPU where there is no usable GPU, with a warning in the log; `auto`: the same
+            without the warning.
+
+    Raises:
+        BundleError: the weights or the ONNX graph are not what the metadata say.
+    """
+    if device != "cpu" and cuda_devices() > 0:
+        import torch
+
+        if torch.cuda.is_available():
+            return TorchEncoder(bundle, "cuda")
+        logger.warning("there is a GPU, but this torch %s cannot use it; encoding on the CPU", torch.__version__)
+    elif device == "cuda":
+        logger.warning("device 'cuda' was asked for and there is no usable GPU; encoding on the CPU")
+    return OnnxEncoder(bundle)
+
+
+def cuda_devices() -> int:
+    """How many GPUs the NVIDIA driver offers; asked of the driver itself, without importing torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+class OnnxEncoder:
+    """ONNX Runtime on the CPU."""
+
+    def __init__(self, bundle: Bundle, *, threads: int = CPU_THREADS) -> None:
+        import onnxruntime
+
+        onnxruntime.disable_telemetry_events()
+        graph = bundle.onnx_path.read_bytes()
+        if _EXTERNAL_DATA in graph:
+            raise BundleError("encoder.onnx keeps tensors in other files; export it with all weights inside")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no common base but Exception
+            raise BundleError(f"ONNX Runtime cannot use encoder.onnx: {_first_line(error)}") from error
+        self._input_shape = (1, 1, *bundle.preprocessing.window_voxels)
+        self._check_graph(bundle)
+        self.runtime = f"onnxruntime {onnxruntime.__version__} cpu"
+
+    def run(self, windows: NDArray[np.float32], taps: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """See `Encoder`."""
+        _check_windows(windows, self._input_shape)
+        each = [self._session.run(list(taps), {"image": np.ascontiguousarray(window[None])}) for window in windows]
+        return {tap: np.concatenate([outputs[at] for outputs in each]) for at, tap in enumerate(taps)}
+
+    def _check_graph(self, bundle: Bundle) -> None:
+        """The graph takes and gives what the metadata say."""
+        inputs = [(put.name, tuple(put.shape), put.type) for put in self._session.get_inputs()]
+        if inputs != [("image", self._input_shape, "tensor(float)")]:
+            raise BundleError(f"encoder.onnx takes {inputs}; expected 'image', float32, of {self._input_shape}")
+        outputs = {put.name: tuple(put.shape) for put in self._session.get_outputs() if put.type == "tensor(float)"}
+        for tap in bundle.taps:
+            if outputs.get(tap.name) != (1, *tap.shape):
+                raise BundleError(
+                    f"encoder.onnx gives {tap.name} as {outputs.get(tap.name)}; expected {(1, *tap.shape)}"
+                )
+
+
+class TorchEncoder:
+    """torch, on a GPU; on the CPU for comparison only."""
+
+    def __init__(self, bundle: Bundle, device: Literal["cpu", "cuda"]) -> None:
+        import torch
+
+        self._input_shape = (1, 1, *bundle.preprocessing.window_voxels)
+        self._vae = load_vae(bundle).to(device)
+        self._device = device
+        named = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        self.runtime = f"torch {torch.__version__} {device}" + (f" {named}" if device == "cuda" else "")
+
+    def run(self, windows: NDArray[np.float32], taps: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """See `Encoder`."""
+        import torch
+
+        _check_windows(windows, self._input_shape)
+        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
+            each = [
+                self._vae.taps(torch.from_numpy(np.ascontiguousarray(window[None])).to(self._device), taps)
+                for window in windows
+            ]
+        return {tap: np.concatenate([values[tap].float().cpu().numpy() for values in each]) for tap in taps}
+
+
+def load_vae(bundle: Bundle) -> Vae:
+    """The bundle's network with its weights, encoder and decoder, in eval mode. Imports torch.
+
+    Raises:
+        BundleError: the weights are not those of the architecture.
+    """
+    import torch
+
+    from models.vae import build_vae
+
+    weights = read_weights(bundle.weights_path.read_bytes())
+    with torch.device("meta"):  # nothing is allocated for what turns out not to fit the weights
+        vae = build_vae(bundle.architecture, bundle.architecture_parameters)
+    try:
+        vae.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()}, assign=True)
+    except RuntimeError as error:
+        raise BundleError(f"weights do not fit the architecture {bundle.architecture}: {_first_line(error)}") from error
+    if vae.window_voxels != bundle.preprocessing.window_voxels or set(vae.tap_names) != {t.name for t in bundle.taps}:
+        raise BundleError(f"architecture {bundle.architecture} takes {vae.window_voxels} and has taps {vae.tap_names}")
+    return vae.eval()
+
+
+def _check_windows(windows: NDArray[np.float32], expected: tuple[int, ...]) -> None:
+    if windows.dtype != np.float32 or windows.shape[1:] != expected[1:] or not len(windows):
+        raise ValueError(f"windows are {windows.dtype} {windows.shape}; expected float32 (n, {expected[1:]}), n > 0")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

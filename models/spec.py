@@ -1,0 +1,281 @@
+"""What a bundle says of itself: its nouns, and their JSON in `configs/metadata.json`.
+
+The metadata are MONAI's (docs.monai.io, "MONAI Bundle Specification") with a section `ctvae` of our own. Nothing in
+them is trusted: each name, type and length is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+FORMAT_VERSION = 1
+POOLINGS = ("none", "mean")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_TAP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST = 65536
+_MONAI_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+
+
+class BundleError(Exception):
+    """A bundle that cannot be used: one line that says what was found, what was expected, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From HU on the scanner's grid to what the network was trained on. The same for training and inference.
+
+    Attributes:
+        fit: `window`: the scan is resampled to `spacing_mm` and covered by overlapping windows along z, centred in
+            plane; `resize`: the whole scan is resized to one window, whatever its extent.
+        window_voxels: (d, h, w) of a window; axes (z, y, x) towards head, back and left.
+        spacing_mm: (z, y, x) of a window's voxels; None with `resize`.
+        window_hu: (low, high): mapped to 0 and 1, clipped outside.
+        overlap: part of a window that the next one along z covers too, 0 ≤ overlap < 1, at the least.
+    """
+
+    fit: Literal["window", "resize"]
+    window_voxels: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None
+    window_hu: tuple[float, float]
+    overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.fit not in ("window", "resize"):
+            raise BundleError(f"preprocessing fit is {self.fit!r}; expected 'window' or 'resize'")
+        if (self.fit == "window") != (self.spacing_mm is not None):
+            raise BundleError("preprocessing needs spacing_mm with fit 'window' and none with fit 'resize'")
+        if len(self.window_voxels) != 3 or min(self.window_voxels) < 1:
+            raise BundleError(f"preprocessing window_voxels is {self.window_voxels}; expected three positive integers")
+        if self.spacing_mm is not None and (len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0):
+            raise BundleError(f"preprocessing spacing_mm is {self.spacing_mm}; expected three positive lengths")
+        if len(self.window_hu) != 2 or not self.window_hu[0] < self.window_hu[1]:
+            raise BundleError(f"preprocessing window_hu is {self.window_hu}; expected (low, high) with low < high")
+        if not 0 <= self.overlap < 1:
+            raise BundleError(f"preprocessing overlap is {self.overlap}; expected 0 <= overlap < 1")
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters as plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def digest(self) -> str:
+        """SHA-256 of the parameters, in hex."""
+        return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TapSpec:
+    """A place in the encoder from which features can be read.
+
+    Attributes:
+        name: `mu`, `sigma` or a layer; also the name of the ONNX output.
+        shape: of its output for one window: (length,) or (channels, d, h, w).
+        pooling: how it becomes a vector: `none` for a vector, `mean` over the grid for a layer.
+        receptive_field_mm: (z, y, x) that one value of it sees through the convolutions; None where that is the whole
+            window, or where the bundle fixes no spacing.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    pooling: str
+    receptive_field_mm: tuple[float, float, float] | None = None
+
+    @property
+    def length(self) -> int:
+        """Length of the pooled vector."""
+        return self.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was found, read and checked against its digests; no weights are loaded yet.
+
+    Attributes:
+        weights_sha256: of `model.safetensors`: the identity of the model.
+        onnx_sha256: of `encoder.onnx`.
+        training: what is on record about how it was made (data, split, seed, measured figures), plain JSON values.
+    """
+
+    path: Path
+    name: str
+    version: str
+    architecture: str
+    architecture_parameters: Mapping[str, Any]
+    preprocessing: Preprocessing
+    taps: tuple[TapSpec, ...]
+    weights_sha256: str
+    onnx_sha256: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def weights_path(self) -> Path:
+        """Encoder and decoder, safetensors."""
+        return self.path / "models" / "model.safetensors"
+
+    @property
+    def onnx_path(self) -> Path:
+        """The encoder, every tap an output."""
+        return self.path / "models" / "encoder.onnx"
+
+
+def parse_metadata(path: Path, metadata: Any) -> Bundle:
+    """The bundle at `path` that these metadata describe.
+
+    Raises:
+        BundleError: another format version, or a field that is missing or not as expected.
+    """
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("ctvae"), dict):
+        raise BundleError("metadata.json has no section 'ctvae'; expected a bundle that ctvae wrote")
+    own = metadata["ctvae"]
+    version = own.get("format_version")
+    if version != FORMAT_VERSION or type(version) is not int:
+        raise BundleError(f"bundle format version is {version!r}; this ctvae reads version {FORMAT_VERSION}")
+    architecture = _typed(own, "architecture", dict)
+    taps = tuple(_parse_tap(tap) for tap in _typed(own, "taps", list))
+    names = [tap.name for tap in taps]
+    shapes = {tap.name: tap.shape for tap in taps}
+    if len(set(names)) != len(names) or shapes.get("mu", ()) != shapes.get("sigma") or len(shapes["mu"]) != 1:
+        raise BundleError(f"bundle taps are {names}; expected mu and sigma, vectors of one length, and no name twice")
+    return Bundle(
+        path=path,
+        name=_matching(own, "name", _NAME),
+        version=_matching(metadata, "version", _NAME),
+        architecture=_matching(architecture, "name", _TAP_NAME),
+        architecture_parameters=_typed(architecture, "parameters", dict),
+        preprocessing=_parse_preprocessing(_typed(own, "preprocessing", dict)),
+        taps=taps,
+        weights_sha256=_matching(own, "weights_sha256", _SHA256),
+        onnx_sha256=_matching(own, "onnx_sha256", _SHA256),
+        training=_typed(own, "training", dict),
+    )
+
+
+def _parse_preprocessing(own: Mapping[str, Any]) -> Preprocessing:
+    expected = {entry.name for entry in fields(Preprocessing)}
+    if set(own) != expected:
+        raise BundleError(f"metadata.json: preprocessing has {sorted(own)}; expected {sorted(expected)}")
+    depth, height, width = _integers(own, "window_voxels", (3,))
+    low, high = _numbers(own, "window_hu", 2)
+    return Preprocessing(
+        fit=own["fit"],
+        window_voxels=(depth, height, width),
+        spacing_mm=_millimetres(own, "spacing_mm"),
+        window_hu=(low, high),
+        overlap=_numbers({"overlap": [own["overlap"]]}, "overlap", 1)[0],
+    )
+
+
+def _parse_tap(own: Any) -> TapSpec:
+    if not isinstance(own, dict):
+        raise BundleError(f"metadata.json: a tap is {_short(own)}; expected name, shape, pooling, receptive_field_mm")
+    shape, pooling = _integers(own, "shape", (1, 4)), own.get("pooling")
+    if pooling not in POOLINGS or (pooling == "none") != (len(shape) == 1):
+        raise BundleError(
+            f"metadata.json: a tap of shape {shape} has pooling {_short(pooling)}; "
+            "expected 'none' for a vector, 'mean' for a grid"
+        )
+    return TapSpec(_matching(own, "name", _TAP_NAME), shape, pooling, _millimetres(own, "receptive_field_mm"))
+
+
+def _millimetres(own: Mapping[str, Any], key: str) -> tuple[float, float, float] | None:
+    if own.get(key) is None:
+        return None
+    z, y, x = _numbers(own, key, 3)
+    return z, y, x
+
+
+def compose_metadata(bundle: Bundle, monai: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that describe a bundle.
+
+    Args:
+        bundle: what is described.
+        monai: MONAI's descriptive keys (`description`, `data_source`, versions, …), written as they are.
+    """
+    inputs = {
+        "type": "image",
+        "format": "hounsfield",
+        "modality": "CT",
+        "num_channels": 1,
+        "spatial_shape": list(bundle.preprocessing.window_voxels),
+        "dtype": "float32",
+        "value_range": [0, 1],
+        "is_patch_data": bundle.preprocessing.fit == "window",
+        "channel_def": {"0": "HU, from window_hu to 0 and 1, clipped"},
+    }
+    return {
+        "schema": _MONAI_SCHEMA,
+        "version": bundle.version,
+        **monai,
+        "network_data_format": {"inputs": {"image": inputs}, "outputs": {t.name: _output(t) for t in bundle.taps}},
+        "ctvae": {
+            "format_version": FORMAT_VERSION,
+            "name": bundle.name,
+            "architecture": {"name": bundle.architecture, "parameters": dict(bundle.architecture_parameters)},
+            "preprocessing": bundle.preprocessing.parameters(),
+            "taps": [asdict(tap) for tap in bundle.taps],
+            "weights_sha256": bundle.weights_sha256,
+            "onnx_sha256": bundle.onnx_sha256,
+            "training": dict(bundle.training),
+        },
+    }
+
+
+def _output(tap: TapSpec) -> dict[str, Any]:
+    return {
+        "type": "feature",
+        "format": "vector" if len(tap.shape) == 1 else "grid",
+        "num_channels": tap.shape[0],
+        "spatial_shape": list(tap.shape[1:]),
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": False,
+        "channel_def": {},
+    }
+
+
+def _typed(own: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = own.get(key)
+    if not isinstance(value, kind):
+        raise BundleError(f"metadata.json: {key} is {_short(value)}; expected a {kind.__name__}")
+    return value
+
+
+def _matching(own: Mapping[str, Any], key: str, pattern: re.Pattern[str]) -> str:
+    value = own.get(key)
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise BundleError(f"metadata.json: {key} is {_short(value)}; expected text of the form {pattern.pattern}")
+    return value
+
+
+def _integers(own: Mapping[str, Any], key: str, counts: tuple[int, ...]) -> tuple[int, ...]:
+    value = own.get(key)
+    good = isinstance(value, list) and all(type(v) is int and 1 <= v <= _LARGEST for v in value)
+    if not good or len(value or ()) not in counts:
+        raise BundleError(f"metadata.json: {key} is {_short(value)}; expected {_list(counts)} of positive integers")
+    return tuple(value or ())
+
+
+def _numbers(own: Mapping[str, Any], key: str, count: int) -> tuple[float, ...]:
+    value = own.get(key)
+    good = isinstance(value, list) and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+    if not good or len(value or ()) != count:
+        raise BundleError(f"metadata.json: {key} is {_short(value)}; expected {_list((count,))} of numbers")
+    return tuple(float(v) for v in value or ())
+
+
+def _list(counts: tuple[int, ...]) -> str:
+    return f"a list of {' or '.join(map(str, counts))}"
+
+
+def _short(value: Any) -> str:
+    return "missing" if value is None else repr(value)[:80]
