@@ -14,22 +14,14 @@ if not __package__:
     sys.path[0] = str(next((place for place in (_here, _here.parent) if (place / "operators").is_dir()), _here))
 
 import argparse
-from typing import NoReturn
 
 from app.start import LogLevel, guarded
-
-USAGE_EXIT_CODE = 3
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """A wrong call ends with 3, as the contract has it; argparse's own 2 would mean that nothing was eligible."""
-        self.exit(USAGE_EXIT_CODE, f"USAGE: {message}; see {self.prog} --help\n")
+from app.usage import OneLineParser
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The SDK's own flags (monai.deploy.core.arg_parser), and the settings file."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m app",
         description="A folder of CT in, VAE features out as DICOM SR and JSON. Not for diagnosis.",
         epilog="Exit code: 0 written, 1 something failed, 2 nothing to write, 3 could not start.",

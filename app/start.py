@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 
+from app.usage import COULD_NOT_START
 from operators.types import CtvaeError, StartError
 
 logger = logging.getLogger("ctvae")
-COULD_NOT_START = 3
 
 
 class LogLevel(StrEnum):

@@ -100,11 +100,11 @@ def _rescaled(stored: Stored, low: int, high: int, pixels: PixelFormat) -> tuple
         lowest, highest = low * int(slope) + int(intercept), high * int(slope) + int(intercept)
         if _INT16.min <= lowest and highest <= _INT16.max:
             # Arithmetic modulo 2^16 is exact where the result fits, whatever happens on the way.
-            hu = stored.astype(np.int16)
-            if slope != 1:
-                hu *= _modulo_int16(int(slope))
-            if intercept:
-                hu += _modulo_int16(int(intercept))
+            low_bits = stored.view(np.int16) if stored.dtype.itemsize == 2 else stored.astype(np.int16)
+            if slope == 1:
+                return low_bits + _modulo_int16(int(intercept)), False
+            hu = low_bits * _modulo_int16(int(slope))
+            hu += _modulo_int16(int(intercept))
             return hu, False
     with np.errstate(over="ignore"):  # an absurd slope ends in infinity, which is clipped like the rest
         exact = np.rint(stored * np.float64(slope) + np.float64(intercept))

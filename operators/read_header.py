@@ -14,6 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -159,32 +160,41 @@ def _past_the_header(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag in _STOPS
 
 
+_SHARED_BYTES: Final = 256
+"""Longer values are not kept for other files: 8192 of them are 2 MiB at the most."""
+
+
 def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
+    charsets = tuple(encodings)
     for tag in raw.keys():  # noqa: SIM118 — iterating over the data set itself would convert
         element: RawDataElement | DataElement = raw.get_item(tag)
         if isinstance(element, RawDataElement):
-            yield _element(element, encodings)
+            value = element.value if isinstance(element.value, bytes) else b""
+            make = _element if len(value) <= _SHARED_BYTES else _element.__wrapped__
+            yield make(element.tag, element.VR or "UN", value, element.is_little_endian, charsets)
         elif element.VR != "SQ":
             yield element
 
 
-def _element(raw: RawDataElement, encodings: list[str]) -> DataElement:
-    """An element whose value has the type of its VR; empty where the bytes do not make such a value."""
-    vr = raw.VR or "UN"
+@lru_cache(maxsize=8192)
+def _element(tag: BaseTag, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
+    """An element whose value has the type of its VR; empty where the bytes do not make such a value.
+
+    Most elements are the same in all slices of a series: these share one, which nobody changes.
+    """
     if vr not in NUMBER_VRS and vr not in TEXT_VRS:
-        vr = _known_vr(raw.tag)
-    value = raw.value if isinstance(raw.value, bytes) else b""
+        vr = _known_vr(tag)
     try:
         if vr in NUMBER_VRS:
-            numbers = struct.unpack(f"{'<' if raw.is_little_endian else '>'}{_count(value, vr)}{NUMBER_VRS[vr]}", value)
-            return DataElement(raw.tag, vr, numbers[0] if len(numbers) == 1 else list(numbers), already_converted=True)
+            numbers = struct.unpack(f"{'<' if little_endian else '>'}{_count(value, vr)}{NUMBER_VRS[vr]}", value)
+            return DataElement(tag, vr, numbers[0] if len(numbers) == 1 else list(numbers), already_converted=True)
         if vr in TEXT_VRS:
-            charsets = encodings if vr in _CHARACTER_SET_APPLIES else ["latin-1"]
+            charsets = encodings if vr in _CHARACTER_SET_APPLIES else ("latin-1",)
             text = decode_bytes(value, charsets, set(TEXT_VR_DELIMS)).strip(" \0")
-            return DataElement(raw.tag, vr, text, validation_mode=config.IGNORE)
-        return DataElement(raw.tag, "UN", value, already_converted=True)
+            return DataElement(tag, vr, text, validation_mode=config.IGNORE)
+        return DataElement(tag, "UN", value, already_converted=True)
     except (ValueError, TypeError, OverflowError, ArithmeticError, struct.error):
-        return DataElement(raw.tag, vr, None, already_converted=True)
+        return DataElement(tag, vr, None, already_converted=True)
 
 
 def _known_vr(tag: BaseTag) -> str:

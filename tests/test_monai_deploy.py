@@ -149,6 +149,6 @@ def test_exec_that_could_not_start_says_so_in_one_line_and_ends_with_3(tmp_path:
     application(tmp_path / "folder", "", name="notes.txt")
     ended = monai_deploy(*line.split(), cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.startswith("monai-deploy exec: ")
+    assert ended.stderr.startswith("USAGE: ") and ended.stderr.endswith("; see monai-deploy exec --help\n")
     assert ended.stderr.count("\n") == 1
     assert "DOE_JOHN" not in ended.stderr

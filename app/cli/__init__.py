@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from app.usage import COULD_NOT_START
+
 COMMANDS = {
     "encode": "A folder of CT → features.json and features.sr.dcm for each series.",
     "inspect": "What is in a folder: series, geometry, verdict and reason. Writes nothing.",
     "demo": "The main job on a phantom, on real CT where there is some, or on your own folder, and what comes out.",
     "schema": "Print the JSON Schema of features.json.",
 }
-USAGE_EXIT_CODE = 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,9 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     asked = bool(arguments) and arguments[0] in ("-h", "--help")
     if arguments and not asked:
         sys.stderr.write(f"USAGE: no command {arguments[0]!r}; expected one of {', '.join(COMMANDS)}\n")
-        return USAGE_EXIT_CODE
+        return COULD_NOT_START
     (sys.stdout if asked else sys.stderr).write(_overview())
-    return 0 if asked else USAGE_EXIT_CODE
+    return 0 if asked else COULD_NOT_START
 
 
 def _run(name: str, arguments: list[str]) -> int:
@@ -49,7 +50,7 @@ def _run(name: str, arguments: list[str]) -> int:
         return int(typer.main.get_command(command)(arguments, prog_name=f"ctvae {name}", standalone_mode=False) or 0)
     except ClickException as error:
         sys.stderr.write(f"USAGE: {error.format_message()} See ctvae {name} --help\n")
-        return USAGE_EXIT_CODE
+        return COULD_NOT_START
     except typer.Abort:
         return 1
 

@@ -6,13 +6,13 @@ understands. Every other verb goes to the SDK's command as it was typed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-COULD_NOT_START = 3
+from app.usage import OneLineParser
+
 LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "CRITICAL")
 PASSED_ON = {"log_level": "-l", "input": "-i", "output": "-o", "model": "-m", "workdir": "-w"}
 IGNORED = ("graph", "datastore", "executor")
@@ -86,9 +86,9 @@ def _exec(arguments: list[str]) -> NoReturn:
     os.execve(sys.executable, command, _environment(program))  # noqa: S606 - no shell is meant
 
 
-def _exec_parser() -> argparse.ArgumentParser:
+def _exec_parser() -> OneLineParser:
     """The flags of `exec` as SDK 0.5 had them; one that is not given is left to the application."""
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="monai-deploy exec",
         usage="%(prog)s [-h] [-l LEVEL] [-i INPUT] [-o OUTPUT] [-m MODELS] [-w WORKDIR] APP [flags of the application]",
         description="Run an application of the MONAI Deploy App SDK as `python APP` would, without a container.",
@@ -106,13 +106,6 @@ def _exec_parser() -> argparse.ArgumentParser:
     for name in IGNORED:
         parser.add_argument(f"--{name}", help="accepted and ignored: a choice of SDK 0.5 and earlier")
     return parser
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and ends with the exit code of a call that could not start."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(COULD_NOT_START, f"{self.prog}: {message}\n")
 
 
 def _program(app: Path) -> Path | None:
