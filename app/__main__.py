@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from app.run import Ledger, recipe_from_settings
+    from app.run import Ledger, logged_progress, recipe_from_settings
     from app.settings import check_paths, load_settings
     from operators.job import exit_code
 
@@ -68,7 +68,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from app.application import CtVaeApplication  # the SDK takes seconds to import: first see that the call is right
 
     ledger = Ledger(paths.output)
-    CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter).run()
+    on_file = logged_progress("reading headers")
+    CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter, on_file).run()
     ledger.close()
     return exit_code(ledger.outcomes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,9 +20,10 @@ from operators.read_study import Reading, read_studies
 from operators.recipe import OnOutcome, Recipe
 from operators.select_series import select_series
 from operators.types import FeatureRecord, Outcome, RunFailed, Series, SeriesFailed, StartError
-from operators.write_json import write_outcome
+from operators.write_json import RunFacts, write_outcome
 
 logger = logging.getLogger(__name__)
+LOG_EVERY_S = 2.0
 
 
 def encode(
@@ -59,6 +61,19 @@ def encode(
         on_outcome(job.ended("eligible" if target is None else "written"))
         if not isinstance(job.state, Outcome):
             yield job.state
+
+
+def logged_progress(what: str) -> Callable[[int, int], None]:
+    """A function to call with (done, total), which logs where it stands every two seconds."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LOG_EVERY_S:
+            last = time.monotonic()
+            logger.info("%s: %d of %d", what, done, total)
+
+    return report
 
 
 def all_series(reading: Reading) -> list[Series]:
@@ -148,6 +163,7 @@ class Ledger:
 
     output: Path
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    reading_seconds: float = 0.0
     outcomes: list[Outcome] = field(default_factory=list)
     reading: Reading | None = None
 
@@ -163,6 +179,7 @@ class Ledger:
     def enter_reading(self, reading: Reading) -> None:
         """All headers are read: the files that could not be are entered."""
         self.reading = reading
+        self.reading_seconds = (datetime.now(UTC) - self.started).total_seconds()
         for outcome in reading.unreadable:
             self.enter(outcome)
 
@@ -184,4 +201,5 @@ class Ledger:
         if all(outcome.status == "skipped" for outcome in self.outcomes):
             met = f"{len(self.outcomes)} other series, {self.reading.not_dicom} files that are no DICOM images"
             logger.error("NO_CT: no CT image series in the input folder (%s); `ctvae inspect` says what is there", met)
-        write_outcome(self.outcomes, self.output, self.started, self.reading.not_dicom)
+        about = RunFacts(self.started, self.reading_seconds, self.reading.not_dicom)
+        write_outcome(self.outcomes, self.output, about)

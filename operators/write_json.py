@@ -12,7 +12,7 @@ import platform
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -71,23 +71,32 @@ def outcome_document(outcomes: Sequence[Outcome], **about_the_run: Any) -> dict[
     return {"schema_version": SCHEMA_VERSION, "series": [_outcome(outcome) for outcome in outcomes], **about_the_run}
 
 
-def write_outcome(outcomes: Sequence[Outcome], output: Path, started: datetime, unread: int = 0) -> None:
-    """Write `outcome.json` and, for the router mercure, `result.json` into the output folder.
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What `outcome.json` says of the run itself; the host's name is added when it is written.
 
-    Args:
-        outcomes: of every series met.
-        output: the folder.
-        started: when the run began.
-        unread: files in the input that are no DICOM images.
+    Attributes:
+        started: when.
+        reading_seconds: for finding all files and reading their headers.
+        files_not_dicom: files in the input that are no DICOM images.
     """
-    run = {
-        "files_not_dicom": unread,
+
+    started: datetime
+    reading_seconds: float
+    files_not_dicom: int
+
+
+def write_outcome(outcomes: Sequence[Outcome], output: Path, run: RunFacts) -> None:
+    """Write `outcome.json` and, for the router mercure, `result.json` into the output folder."""
+    about = {
+        "files_not_dicom": run.files_not_dicom,
+        "reading_seconds": round(run.reading_seconds, 4),
         "software": {"name": "ctvae", "version": __version__},
         "host": platform.node(),
-        "started_at": started.isoformat(timespec="seconds"),
+        "started_at": run.started.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_atomically(output / "outcome.json", _dump(outcome_document(outcomes, **run)))
+    write_atomically(output / "outcome.json", _dump(outcome_document(outcomes, **about)))
     write_atomically(output / "result.json", _dump(result_document(outcomes)))
 
 
