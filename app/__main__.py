@@ -67,10 +67,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from app.application import CtVaeApplication  # the SDK takes seconds to import: first see that the call is right
 
-    ledger = Ledger(paths.output)
-    on_file = logged_progress("reading headers")
-    CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter, on_file).run()
-    ledger.close()
+    with Ledger(paths.output) as ledger:
+        on_file = logged_progress("reading headers")
+        CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter, on_file).run()
     return exit_code(ledger.outcomes)
 
 

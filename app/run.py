@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from app.settings import Device, RunPaths, Settings, check_input, disclosure
 from models.bundle import BundleError, find_bundle, load_bundle
@@ -114,16 +116,15 @@ def encode_folder(paths: RunPaths, settings: Settings) -> int:
     from app.console import progress
 
     recipe = recipe_from_settings(settings, paths.models, paths.output)
-    ledger = Ledger(paths.output)
-    with progress("reading headers") as on_file:
-        reading = read_studies(paths.input, on_file)
-    ledger.enter_reading(reading)
-    everything = all_series(reading)
-    with progress("encoding series") as on_series:
-        for done, series in enumerate(everything):
-            on_series(done, len(everything))
-            ledger.enter(recipe.run(series).ended("written"))
-    ledger.close()
+    with Ledger(paths.output) as ledger:
+        with progress("reading headers") as on_file:
+            reading = read_studies(paths.input, on_file)
+        ledger.enter_reading(reading)
+        everything = all_series(reading)
+        with progress("encoding series") as on_series:
+            for done, series in enumerate(everything):
+                on_series(done, len(everything))
+                ledger.enter(recipe.run(series).ended("written"))
     return exit_code(ledger.outcomes)
 
 
@@ -171,6 +172,17 @@ class Ledger:
         (self.output / "outcome.json").unlink(missing_ok=True)
         (self.output / "result.json").unlink(missing_ok=True)
 
+    def __enter__(self) -> Self:
+        """The open ledger."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it, also when the run was interrupted or broke: what was met and has no outcome has failed."""
+        if error is None or self.reading is not None:
+            self.close()
+
     def enter(self, outcome: Outcome) -> None:
         """A series ended: one line in the log, one in the ledger."""
         log_outcome(outcome)
@@ -196,7 +208,7 @@ class Ledger:
         ended = {(outcome.series_instance_uid, outcome.part) for outcome in self.outcomes}
         for series in all_series(self.reading):
             if (series.series_instance_uid, series.part) not in ended:
-                lost = SeriesFailed("LOST_SERIES", "the graph ended before this series did; run again")
+                lost = SeriesFailed("LOST_SERIES", "the run ended before this series did; run again")
                 self.enter(failure(Job(series, series), lost))
         if all(outcome.status == "skipped" for outcome in self.outcomes):
             met = f"{len(self.outcomes)} other series, {self.reading.not_dicom} files that are no DICOM images"

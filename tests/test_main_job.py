@@ -294,6 +294,28 @@ def test_inspect_writes_nothing_and_says_what_would_become_of_each(mixed_ct, tmp
     assert status["good"] == "eligible" and status["gap"] == "rejected" and status["localizer"] == "skipped"
 
 
+def test_an_interrupted_run_accounts_for_every_series(mixed_ct, tmp_path, monkeypatch):
+    def interrupted(self, series):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("operators.recipe.Recipe.run", interrupted)
+
+    run = run_loop(mixed_ct, tmp_path)
+
+    assert run.code == 1
+    assert {line["reason"] for line in run.outcomes} == {"LOST_SERIES", "UNREADABLE_FILE"}
+    assert len(run.outcomes) == 5
+
+
+def test_a_graph_that_reads_nothing_is_a_failure(phantom_ct, tmp_path, monkeypatch, capsys):
+    from app.application import CtVaeApplication
+
+    monkeypatch.setattr(CtVaeApplication, "run", lambda self: None)
+
+    assert main(["-i", str(phantom_ct), "-o", str(tmp_path)]) == 1
+    assert "LOST_RUN" in capsys.readouterr().err
+
+
 def test_a_killed_run_leaves_no_ledger_of_an_earlier_one(phantom_ct, tmp_path, monkeypatch):
     run_loop(phantom_ct, tmp_path)
     monkeypatch.setattr("app.run.Ledger.close", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
