@@ -13,10 +13,10 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
 from pydicom import config
 from pydicom.charset import convert_encodings, decode_bytes
@@ -69,6 +69,9 @@ _PIXEL_TAGS: Final = frozenset({0x7FE00010, 0x7FE00009, 0x7FE00008})
 _STOPS: Final = _PIXEL_TAGS | {0x0040A730, 0x30060010, 0x30060020, 0x30060039}
 _CHARACTER_SET_APPLIES: Final = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
 _FIRST_BYTES: Final = 4096
+
+T = TypeVar("T")
+Plain = Callable[[Dataset], Iterable[DataElement]]
 
 # Filters of warnings belong to the process: two threads that change and restore them would leave them changed.
 _ONE_AT_A_TIME: Final = threading.Lock()
@@ -155,13 +158,36 @@ def _read(source: BinaryIO) -> tuple[Dataset, int | None]:
     return header, offset if group << 16 | element in _PIXEL_TAGS else None
 
 
+def read_nested(data: bytes, keywords: Sequence[str], take: Callable[[Dataset, Plain], T]) -> T:
+    """What `take` makes of sequences and other elements of a file, all of it while pydicom is quiet.
+
+    Args:
+        data: the file up to its pixels, inflated where it is deflated.
+        keywords: of the elements that are wanted.
+        take: is given these as they stand in the file, not converted, and a function that gives the elements of a data
+            set or item, sequences apart, with converted values.
+
+    Raises:
+        ValueError: where the bytes are not what they say; with the name of the error, for its text may hold values.
+    """
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            source: Any = _Nameless(io.BytesIO(data))
+            raw = read_partial(source, _past_the_header, force=True, specific_tags=[Tag(one) for one in keywords])
+            encodings = convert_encodings(raw.get("SpecificCharacterSet"))
+            return take(raw, lambda dataset: _converted(dataset, encodings))
+        except _BROKEN as error:
+            raise ValueError(type(error).__name__) from error
+
+
 def _past_the_header(tag: BaseTag, vr: str | None, length: int) -> bool:
     """At the pixels; and at the contours of a structure set and the content of an SR, which no image has."""
     return tag in _STOPS
 
 
 _SHARED_BYTES: Final = 256
-"""Longer values are not kept for other files: 8192 of them are 2 MiB at the most."""
+"""Longer values, and lists, are not kept for other files: 8192 of them are 2 MiB at the most."""
 
 
 def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
@@ -170,8 +196,12 @@ def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
         element: RawDataElement | DataElement = raw.get_item(tag)
         if isinstance(element, RawDataElement):
             value = element.value if isinstance(element.value, bytes) else b""
-            make = _element if len(value) <= _SHARED_BYTES else _element.__wrapped__
-            yield make(element.tag, element.VR or "UN", value, element.is_little_endian, charsets)
+            shared = len(value) <= _SHARED_BYTES and b"\\" not in value
+            make = _element if shared else _element.__wrapped__
+            made = make(element.tag, element.VR or "UN", value, element.is_little_endian, charsets)
+            # Each header has elements of its own: who sets a value sets it in the element, and so in all that share it.
+            own = list(made.value) if isinstance(made.value, tuple) else made.value
+            yield DataElement(made.tag, made.VR, own, already_converted=True) if shared else made
         elif element.VR != "SQ":
             yield element
 
@@ -180,14 +210,14 @@ def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
 def _element(tag: BaseTag, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
     """An element whose value has the type of its VR; empty where the bytes do not make such a value.
 
-    Most elements are the same in all slices of a series: these share one, which nobody changes.
+    Most values are the same in all slices of a series: they are converted once.
     """
     if vr not in NUMBER_VRS and vr not in TEXT_VRS:
         vr = _known_vr(tag)
     try:
         if vr in NUMBER_VRS:
             numbers = struct.unpack(f"{'<' if little_endian else '>'}{_count(value, vr)}{NUMBER_VRS[vr]}", value)
-            return DataElement(tag, vr, numbers[0] if len(numbers) == 1 else list(numbers), already_converted=True)
+            return DataElement(tag, vr, numbers[0] if len(numbers) == 1 else numbers, already_converted=True)
         if vr in TEXT_VRS:
             charsets = encodings if vr in _CHARACTER_SET_APPLIES else ("latin-1",)
             text = decode_bytes(value, charsets, set(TEXT_VR_DELIMS)).strip(" \0")

@@ -11,14 +11,15 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import config
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from operators.dicom_file import inflate
+from operators.frame_pixels import named, read_frame
 from operators.pixel_format import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES, PixelFormat
 from operators.types import Instance, SeriesFailed, SeriesRejected
 
@@ -46,6 +47,8 @@ def read_stored_values(instance: Instance, pixels: PixelFormat) -> Stored:
         raise _rejected(instance, "MISSING_PIXELS", "the file ends before its pixels, or never had any")
     if pixels.transfer_syntax in NATIVE_SYNTAXES:
         return _native(instance, pixels)
+    if instance.frame:
+        return _decoded(instance, pixels, read_frame(instance))
     value = _pixel_element(instance, pixels, None)
     codestream = _codestream(instance, value)
     return _decoded(instance, pixels, codestream)
@@ -67,7 +70,7 @@ def _pixel_element(instance: Instance, pixels: PixelFormat, length: int | None) 
     if tag != _PIXEL_DATA:
         if tag[0] == _PIXEL_DATA[0]:
             raise _rejected(instance, "UNSUPPORTED_PIXELS", "found pixels of floating point, expected integers")
-        raise SeriesFailed("FILE_CHANGED", f"{_named(instance)}: the file was changed while it was read; run again")
+        raise SeriesFailed("FILE_CHANGED", f"{named(instance)}: the file was changed while it was read; run again")
     # An implicit length cannot look like one of these: lengths are even, and O and U are odd.
     explicit = data[4:6] in (b"OB", b"OW", b"UN")
     start = 12 if explicit else 8
@@ -82,7 +85,10 @@ def _pixel_element(instance: Instance, pixels: PixelFormat, length: int | None) 
 
 
 def _native(instance: Instance, pixels: PixelFormat) -> Stored:
-    value = _pixel_element(instance, pixels, pixels.native_bytes)
+    if instance.frame:
+        value = memoryview(read_frame(instance))
+    else:
+        value = _pixel_element(instance, pixels, pixels.native_bytes)
     if len(value) < pixels.native_bytes:
         found = f"found {len(value)} bytes of pixels, expected {pixels.native_bytes}: the file is cut off"
         raise _rejected(instance, "TRUNCATED_PIXELS", found)
@@ -142,23 +148,28 @@ def _decoded(instance: Instance, pixels: PixelFormat, codestream: bytes) -> Stor
 
 
 def _decoded_rle(instance: Instance, pixels: PixelFormat, codestream: bytes) -> Stored:
-    """RLE Lossless (PS3.5 G): one segment for each byte of a value, high byte first.
+    """RLE Lossless (PS3.5 G): one segment of PackBits for each byte of a value, high byte first.
 
-    By pylibjpeg-rle, which is Rust: imagecodecs' decoder ended the process on broken segments (fuzzing).
+    The segments are cut out here: decoders of the whole trust the offsets, and broken ones ended the process (fuzzing).
     """
-    from rle.utils import decode_pixel_data
+    import imagecodecs
 
-    if pixels.native_bytes > RLE_EXPANSION * len(codestream):
-        found = f"found {len(codestream)} bytes of RLE, too few for {pixels.rows} × {pixels.columns}"
-        raise _rejected(instance, "TRUNCATED_PIXELS", found)
-    segments = struct.unpack_from("<I", codestream)[0] if len(codestream) >= 64 else 0
-    if segments != pixels.bits_allocated // 8:
-        found = f"found {segments} RLE segments, expected {pixels.bits_allocated // 8}"
+    count, size = pixels.bits_allocated // 8, pixels.rows * pixels.columns
+    if size > RLE_EXPANSION * len(codestream):
+        raise _rejected(instance, "UNDECODABLE_PIXELS", f"found {len(codestream)} bytes of RLE for {size} values")
+    table = struct.unpack_from("<16I", codestream) if len(codestream) >= 64 else (0,) * 16
+    ends = [*table[1 : 1 + count], len(codestream)]
+    if table[0] != count or ends[0] != 64 or ends != sorted(ends):
+        found = f"found a broken header of {table[0]} RLE segments, expected {count}"
         raise _rejected(instance, "UNDECODABLE_PIXELS", found)
-    shape = {"rows": pixels.rows, "columns": pixels.columns, "bits_allocated": pixels.bits_allocated}
-    decoded = _run(instance, lambda data: decode_pixel_data(data, version=2, byteorder="<", **shape), codestream)
-    kind = f"<{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}"
-    return np.frombuffer(decoded, kind).reshape(pixels.rows, pixels.columns)
+    values = np.empty((size, count), np.uint8)
+    for place, (start, end) in enumerate(pairwise(ends)):
+        plane = _run(instance, imagecodecs.packbits_decode, codestream[start:end]) if start < end else b""
+        if len(plane) != size:
+            found = f"found {len(plane)} values in an RLE segment, expected {pixels.rows} × {pixels.columns}"
+            raise _rejected(instance, "UNDECODABLE_PIXELS", found)
+        values[:, count - 1 - place] = np.frombuffer(plane, np.uint8)
+    return values.view(f"<{'i' if pixels.signed else 'u'}{count}").reshape(pixels.rows, pixels.columns)
 
 
 def _decoder(codec: str) -> Callable[[bytes], Any]:
@@ -235,10 +246,5 @@ def _jpeg2k_frame(codestream: bytes) -> _Frame | None:
     return _Frame(bottom - top, right - left, components, (depth & 0x7F) + 1, depth >> 7 == 1)
 
 
-def _named(instance: Instance) -> str:
-    uid = instance.sop_instance_uid
-    return f"slice {uid}" if UID(uid, validation_mode=config.IGNORE).is_valid else "a slice without a valid UID"
-
-
 def _rejected(instance: Instance, reason: str, found: str) -> SeriesRejected:
-    return SeriesRejected(reason, f"{_named(instance)}: {found}; get the file again")
+    return SeriesRejected(reason, f"{named(instance)}: {found}; get the file again")

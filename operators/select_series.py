@@ -10,16 +10,10 @@ from collections import Counter
 from dataclasses import replace
 from typing import Final
 
-from pydicom import config
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    SecondaryCaptureImageStorage,
-)
+from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 
+from operators.enhanced_ct import ENHANCED_CT, sop_class, with_frames
 from operators.types import Finding, Series, SeriesSkipped
 
 LOCALIZER_TYPES: Final = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM"})
@@ -49,12 +43,16 @@ _Reason = tuple[str, str]
 
 
 def select_series(series: Series) -> Series:
-    """The series, with only those of its instances that are CT images.
+    """The series, with only those of its instances that are CT images; a multi-frame CT is one instance a frame.
 
     Raises:
-        SeriesSkipped: `NOT_CT_IMAGE`, `SECONDARY_CAPTURE`, `ENHANCED_CT_UNSUPPORTED`, `LOCALIZER` or `DERIVED_MAP`.
+        SeriesSkipped: `NOT_CT_IMAGE`, `SECONDARY_CAPTURE`, `LOCALIZER` or `DERIVED_MAP`.
+        SeriesRejected: a multi-frame CT whose frames cannot be told apart, see `with_frames`.
     """
-    reasons = [_why_not(instance.header) for instance in series.instances]
+    if series.image:
+        return series  # its header says nothing; the gate looks at its values
+    series = with_frames(series)
+    reasons = [why_not(instance.header) for instance in series.instances]
     kept = tuple(instance for instance, reason in zip(series.instances, reasons, strict=True) if reason is None)
     left_out = Counter(reason for reason in reasons if reason is not None)
     if not kept:
@@ -68,20 +66,17 @@ def select_series(series: Series) -> Series:
     return replace(series, instances=kept, findings=(*series.findings, finding))
 
 
-def _why_not(header: Dataset) -> _Reason | None:
+def why_not(header: Dataset) -> _Reason | None:
     """Reason code and what was found, for an instance that is not a CT image in HU."""
     return _not_this_class(header) or _not_this_image(header) or _not_in_hu(header)
 
 
 def _not_this_class(header: Dataset) -> _Reason | None:
-    found = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
-    sop_class = UID(found, validation_mode=config.IGNORE)
-    if sop_class in (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage):
-        return "ENHANCED_CT_UNSUPPORTED", f"found {sop_class.name}, which this version does not read"
-    if f"{sop_class}.".startswith(f"{SecondaryCaptureImageStorage}."):
-        return "SECONDARY_CAPTURE", f"found {sop_class.name}"
-    if sop_class != CTImageStorage:
-        return "NOT_CT_IMAGE", f"found {sop_class.name or 'no SOP class'}"
+    found = sop_class(header)
+    if f"{found}.".startswith(f"{SecondaryCaptureImageStorage}."):
+        return "SECONDARY_CAPTURE", f"found {found.name}"
+    if found not in (CTImageStorage, *ENHANCED_CT):
+        return "NOT_CT_IMAGE", f"found {found.name or 'no SOP class'}"
     modality = str(header.get("Modality") or "").upper()
     if modality not in ("CT", ""):
         return "NOT_CT_IMAGE", f"found Modality {modality[:16]} in a CT Image"
@@ -100,6 +95,10 @@ def _not_this_image(header: Dataset) -> _Reason | None:
 def _not_in_hu(header: Dataset) -> _Reason | None:
     if found := _image_type(header) & MAP_TYPES:
         return "DERIVED_MAP", f"found ImageType {min(found)}"
+    # Of multi-frame CT (PS3.3 C.8.16.2.1.2 and 3): whether places are true, and how it was calculated.
+    for keyword in ("VolumetricProperties", "VolumeBasedCalculationTechnique"):
+        if (said := str(header.get(keyword) or "").upper()) in {"DISTORTED", "CURVED_MPR"} | MAP_TYPES:
+            return "DERIVED_MAP", f"found {keyword} {said}"
     unit = str(header.get("RescaleType") or "HU").upper()
     if unit != "HU":
         # US means unspecified (PS3.3 C.11.1.1.2); what the numbers are then, nobody can say.
@@ -110,5 +109,5 @@ def _not_in_hu(header: Dataset) -> _Reason | None:
 def _image_type(header: Dataset) -> frozenset[str]:
     """Values of ImageType from the second on; the first only says original or derived."""
     value = header.get("ImageType") or ()
-    values = [value] if isinstance(value, str) else list(value)
+    values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
     return frozenset(str(one).strip().upper() for one in values[1:])

@@ -78,19 +78,54 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a multi-frame file has the pixels of one of its frames.
+
+    Attributes:
+        index: from 0, in the order of the file: Frame Number less one.
+        spans: (offset, length) of its bytes in the file (after inflating, where it is deflated): plain numbers, or each
+            fragment of a codestream.
+    """
+
+    index: int
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A volume in a research format, found and digested; its header is read by the geometry gate.
+
+    Attributes:
+        format: `NIfTI`, `NRRD` or `MetaImage`.
+        root: folder that the file and the data that it may point to must not leave.
+        voxels: the file that holds the voxels, which may be another one.
+        stamp: size and time of change of the voxels' file when it was digested.
+    """
+
+    format: str
+    root: Path
+    voxels: Path
+    stamp: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
-    """One file's header.
+    """One file's header; of a multi-frame file, once its frames are told apart, one frame's.
 
     Attributes:
         path: the file.
         header: the tags that ctvae needs, read once, without pixels.
         pixel_offset: where the tag of the pixels stands in the file (after inflating, where it is deflated); None
             where there are none.
+        frame: which frame of a multi-frame file; None for the file as a whole.
+        image: what it is, where it is no DICOM but a volume in a research format; the header is then all but empty.
     """
 
     path: Path
     header: Dataset
     pixel_offset: int | None = None
+    frame: Frame | None = None
+    image: ImageFile | None = None
 
     @property
     def sop_instance_uid(self) -> str:
@@ -122,12 +157,23 @@ class Series:
     findings: tuple[Finding, ...] = ()
 
     @property
+    def files(self) -> tuple[Instance, ...]:
+        """One instance of each file: what is said of files is said once, however many frames they have."""
+        first = {one.path: one for one in reversed(self.instances) if one.frame}
+        return tuple(one for one in self.instances if one.frame is None or one is first[one.path])
+
+    @property
     def first(self) -> Dataset:
         """Where what is the same in the whole series is read: the header of the instance of the smallest UID.
 
         Not of the first file: its name must not change what is written.
         """
         return min(self.instances, key=lambda instance: instance.sop_instance_uid).header
+
+    @property
+    def image(self) -> ImageFile | None:
+        """The file in a research format that the series is; None where it is DICOM."""
+        return self.instances[0].image
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +210,7 @@ class Volume:
         findings: of the geometry gate, those of the series included.
         read_slice: d → the decoded slice; may be called from several threads; raises `SeriesRejected` or
             `SeriesFailed`.
+        decode_threads: 2 where slices are compressed. Native ones are copied faster than threads hand over to another.
     """
 
     series: Series
@@ -172,12 +219,16 @@ class Volume:
     spacing_mm: Millimetres
     findings: tuple[Finding, ...]
     read_slice: Callable[[int], HuSlice] = field(repr=False, compare=False)
+    decode_threads: int = 1
 
     def slices(self) -> Iterator[HuSlice]:
-        """The slices in order of d, one after the other; two are decoded ahead while one is used."""
+        """The slices in order of d, one after the other; with `decode_threads` 2, two are decoded ahead."""
+        if self.decode_threads == 1:
+            yield from map(self.read_slice, range(self.shape[0]))
+            return
         from concurrent.futures import ThreadPoolExecutor
 
-        ahead = 2
+        ahead = self.decode_threads
         with ThreadPoolExecutor(ahead) as pool:
             pending = [pool.submit(self.read_slice, d) for d in range(min(ahead, self.shape[0]))]
             for d in range(self.shape[0]):

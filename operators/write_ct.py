@@ -131,14 +131,14 @@ def ct_datasets(
     options = options or CtOptions()
     affine = np.asarray(affine_lps_mm, np.float64) + 0.0  # -0.0 would be another UID
     _check_range(hu, options)
-    study = _uid("study", options.patient_id, options.study_id, options.study_date)
+    study = digest_uid("study", options.patient_id, options.study_id, options.study_date)
     content = np.ascontiguousarray(hu, "<i2")
-    series = _uid(study, json.dumps(asdict(options)), str(hu.shape), content.data, affine.tobytes())
+    series = digest_uid(study, json.dumps(asdict(options)), str(hu.shape), content.data, affine.tobytes())
     shared = _patient_and_study(options) | _series_and_equipment(options) | _image_plane(affine, options)
     for d, plane in enumerate(hu):
-        dataset = _empty_file(_uid(series, str(d)), options)
+        dataset = _empty_file(digest_uid(series, str(d)), options)
         dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
-        dataset.FrameOfReferenceUID = _uid(study, "frame of reference")
+        dataset.FrameOfReferenceUID = digest_uid(study, "frame of reference")
         for keyword, value in shared.items():
             setattr(dataset, keyword, value)
         position = affine[:3, 3] + d * affine[:3, 0]
@@ -284,7 +284,7 @@ def _codestream(pixels: NDArray[Any], syntax: UID) -> bytes:
     return bytes(imagecodecs.ljpeg_encode(pixels.view(np.uint16), bitspersample=16))
 
 
-def _uid(*content: str | bytes | memoryview) -> UID:
+def digest_uid(*content: str | bytes | memoryview) -> UID:
     """`2.25.` and a number of 128 bits from a digest (PS3.5 B.2)."""
     digest = hashlib.sha256()
     for piece in content:

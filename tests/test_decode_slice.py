@@ -262,6 +262,17 @@ def test_what_is_no_codestream_is_rejected(tmp_path, syntax, content):
     assert reason(path) in ("TRUNCATED_PIXELS", "UNDECODABLE_PIXELS")
 
 
+@pytest.mark.parametrize(
+    "table", [[2, 64, 1 << 31], [2, 900, 64], [2, 0, 0], [9, 64, 80], [0, 0, 0], [2, 64, 64]], ids=str
+)
+def test_rle_segments_at_impossible_offsets_are_rejected(tmp_path, table):
+    """One of these ended the process in a decoder that trusts them."""
+    plane = stored_values(1, 16, 16)[0]
+    codestream = CODECS["1.2.840.10008.1.2.5"](plane)
+    broken = np.array(table, "<u4").tobytes() + codestream[12:]
+    assert reason(write_one(tmp_path, plane, coded(broken, "1.2.840.10008.1.2.5"))) == "UNDECODABLE_PIXELS"
+
+
 @pytest.mark.parametrize("syntax", CODECS)
 def test_a_matrix_that_the_codestream_contradicts_is_rejected(tmp_path, syntax):
     plane = stored_values(1, 64, 64)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import struct
@@ -125,6 +126,18 @@ def test_only_the_tags_that_are_needed_are_kept(tmp_path):
     write_tiny_ct(tmp_path, change=lambda ds, d: put(ds, InstitutionName="Somewhere", OperatorsName="Someone"))
     kept = {element.keyword for element in only_series(tmp_path).first}
     assert kept <= set(HEADER_TAGS) and "PixelData" not in kept and "InstitutionName" not in kept
+
+
+def test_a_header_that_is_changed_changes_no_other(tmp_path):
+    paths = write_tiny_ct(tmp_path)
+    first = read_instance(paths[0])
+    assert first is not None
+    header = copy.copy(first.header)  # as for a result that takes over most of it
+    header.PatientID, header.Rows, header.ImageType[0] = "another", 1, "DERIVED"
+    for path in paths[1:]:
+        other = read_instance(path)
+        assert other is not None
+        assert (other.header.PatientID, other.header.Rows, other.header.ImageType[0]) == ("P1", 6, "ORIGINAL")
 
 
 def test_decimal_strings_of_more_than_16_characters_keep_their_value(tmp_path):

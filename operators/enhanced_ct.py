@@ -1,0 +1,96 @@
+"""A multi-frame CT → one instance a frame, so that all that follows sees slices, however they were stored.
+
+Enhanced CT Image and Legacy Converted Enhanced CT Image (PS3.3 A.38, A.70).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import Final
+
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+
+from operators.frame_pixels import locate_frames, open_plain
+from operators.functional_groups import MAX_HEADER_BYTES, read_groups
+from operators.types import Instance, Series, SeriesRejected
+
+ENHANCED_CT: Final = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+
+
+def sop_class(header: Dataset) -> UID:
+    """SOP Class UID of the data set, or, where it has none, of the meta information."""
+    found = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    return UID(found, validation_mode=config.IGNORE)
+
+
+def with_frames(series: Series) -> Series:
+    """The series with one instance for each frame of its multi-frame CT; itself where it has none.
+
+    Raises:
+        SeriesRejected: as `frames` does, and `INCOMPLETE_CONCATENATION`.
+        SeriesFailed: `FILE_CHANGED`.
+        OSError: where a file cannot be read.
+    """
+    if not any(_multi_frame(instance) for instance in series.instances):
+        return series
+    instances: list[Instance] = []
+    concatenations: dict[str, list[Dataset]] = defaultdict(list)
+    for instance in series.instances:
+        if not _multi_frame(instance):
+            instances.append(instance)
+            continue
+        of_frames, of_file = _frames(instance)
+        instances.extend(of_frames)
+        if uid := str(of_file.get("ConcatenationUID") or ""):
+            concatenations[uid].append(of_file)
+    for parts in concatenations.values():
+        _check_concatenation(parts)
+    return replace(series, instances=tuple(instances))
+
+
+def frames(instance: Instance) -> tuple[Instance, ...]:
+    """The frames of a multi-frame CT, in the order of the file.
+
+    Args:
+        instance: of the file, as `read_instance` gives it.
+
+    Returns:
+        One instance a frame: its header is what its functional groups and the file say of it, under the names of a
+        classic CT Image, and `frame` says where its pixels are.
+
+    Raises:
+        SeriesRejected: `INVALID_FUNCTIONAL_GROUPS`, and as `locate_frames` does.
+        SeriesFailed: `FILE_CHANGED`.
+        OSError: where the file cannot be read.
+    """
+    return _frames(instance)[0]
+
+
+def _frames(instance: Instance) -> tuple[tuple[Instance, ...], Dataset]:
+    with open_plain(instance) as file:
+        # No more than one byte above the limit: enough to be told that it is too much.
+        before_pixels = file.read(min(instance.pixel_offset or MAX_HEADER_BYTES, MAX_HEADER_BYTES) + 1)
+    told = read_groups(instance, before_pixels[: instance.pixel_offset])
+    places = locate_frames(instance, told.file, len(told.headers))
+    of_frames = (
+        replace(instance, header=header, frame=place) for header, place in zip(told.headers, places, strict=True)
+    )
+    return tuple(of_frames), told.file
+
+
+def _multi_frame(instance: Instance) -> bool:
+    return instance.frame is None and sop_class(instance.header) in ENHANCED_CT
+
+
+def _check_concatenation(parts: list[Dataset]) -> None:
+    """Where the files of a concatenation say how many they are, all must be there: a lost end leaves no gap."""
+    totals = {part.get("InConcatenationTotalNumber") for part in parts} - {None}
+    if totals and totals != {len(parts)}:
+        expected = " or ".join(str(total) for total in sorted(totals))
+        raise SeriesRejected(
+            "INCOMPLETE_CONCATENATION",
+            f"found {len(parts)} files of a concatenation; expected {expected}; get the whole series",
+        )
