@@ -1,24 +1,28 @@
 """Folder → studies and series: every header below it is read once, and every file is accounted for.
 
 What is DICOM and cannot be read is an entry in the ledger with a reason, never lost and never fatal to its neighbours.
-What is not DICOM is passed over. No path is logged, for it may hold a name.
+Each NIfTI, NRRD or MetaImage file is a series of its own. What is neither is passed over. No path is logged, for it may
+hold a name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydicom import config
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from operators.input_files import Places, input_files, not_opened, uid_from_digest
 from operators.read_header import read_instance
-from operators.types import Finding, Instance, Outcome, Series, SeriesRejected, StartError, Study
+from operators.read_image import find_image, image_series
+from operators.split_series import split_series
+from operators.types import Finding, Instance, Outcome, Series, SeriesRejected, Study
+from operators.unpack import Archive
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +34,11 @@ class Reading:
     """What a folder holds.
 
     Attributes:
-        studies: in the order of their UIDs, and so are the series in each.
+        studies: in the order of their UIDs, and so are the series in each; a series that holds several volumes is in
+            parts.
         unreadable: one a file that is DICOM and cannot be read, or that the system would not open.
         files: how many files were met.
-        not_dicom: how many of them are not DICOM (or a DICOMDIR) and were passed over.
+        not_dicom: how many of them are no images (or a DICOMDIR) and were passed over.
     """
 
     studies: tuple[Study, ...]
@@ -42,43 +47,42 @@ class Reading:
     not_dicom: int = 0
 
 
-def read_studies(folder: Path, on_file: Callable[[int, int], None] | None = None) -> Reading:
-    """Read the headers of all DICOM files in a folder and the folders below it.
+def read_studies(
+    folder: Path, on_file: Callable[[int, int], None] | None = None, archives: Sequence[Archive] = ()
+) -> Reading:
+    """Read the headers of all images in a folder and the folders below it.
 
     Symbolic links below the folder are not followed: what they lead to inside it is met anyway, and what lies outside
     is none of ours.
 
     Args:
-        folder: the input.
+        folder: the input; or one file in a research format, or an archive.
         on_file: called after each file with (files done, files in all).
+        archives: those of the input, see `operators.unpack`; without them ZIP archives are passed over.
 
     Raises:
         StartError: `INPUT_NOT_A_FOLDER`.
     """
-    root = folder.resolve()
-    if not root.is_dir():
-        raise StartError("INPUT_NOT_A_FOLDER", "the input is not a folder; give a folder that holds DICOM files")
-    paths, unreadable = _files(root)
+    places, paths, unreadable = input_files(folder.resolve(), archives)
     grouped: _Grouped = defaultdict(list)
+    images: list[Series] = []
     not_dicom = 0
     for done, path in enumerate(paths, 1):
-        met = _read(path, root)
+        met = _read(path, places)
         if isinstance(met, Outcome):
             unreadable.append(met)
         elif met is None:
             not_dicom += 1
+        elif met.image:
+            images.append(image_series(met, places.folder(path)))
         else:
-            grouped[_group(met, root)].append(met)
+            grouped[_group(met, places)].append(met)
         if on_file:
             on_file(done, len(paths))
     logger.debug("%d files: %d not DICOM, %d unreadable", len(paths), not_dicom, len(unreadable))
-    studies = _studies(_unique(_series(group, root, unreadable) for group in grouped.items()))
+    dicom = [_series(group, places, unreadable) for group in grouped.items()]
+    studies = _studies([part for one in _unique([*dicom, *images]) for part in split_series(one)])
     return Reading(studies, tuple(unreadable), len(paths), not_dicom)
-
-
-def uid_from_digest(digest: str) -> str:
-    """A UID of the form `2.25.<number>` (PS3.5 B.2) from the first 128 bits of a hex digest."""
-    return f"2.25.{int(digest[:32], 16)}"
 
 
 def pixels_digest(instance: Instance) -> str:
@@ -92,54 +96,33 @@ def pixels_digest(instance: Instance) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(root: Path) -> tuple[list[Path], list[Outcome]]:
-    """Regular files in a fixed order, and an outcome for each folder that could not be listed."""
-    found: list[Path] = []
-    closed: list[Outcome] = []
-    folders, links = [root], 0
-    while folders:
-        folder = folders.pop()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_symlink():
-                        links += 1
-                    elif entry.is_dir(follow_symlinks=False):
-                        folders.append(Path(entry.path))
-                    elif entry.is_file(follow_symlinks=False):
-                        found.append(Path(entry.path))
-        except OSError as error:
-            closed.append(_not_opened(folder, folder, root, error))
-    if links:
-        logger.warning("%d symbolic links were not followed; give the folder that they lead to", links)
-    return sorted(found, key=os.fspath), closed
-
-
-def _read(path: Path, root: Path) -> Instance | Outcome | None:
-    """A file's header, or why there is none; None where it is not DICOM."""
+def _read(path: Path, places: Places) -> Instance | Outcome | None:
+    """A file's header, or why there is none; None where it is no image."""
     try:
         try:
-            return read_instance(path)
+            return read_instance(path) or find_image(path, places.root_of(path))
         except SeriesRejected as error:
             with path.open("rb") as file:
                 uid = uid_from_digest(hashlib.file_digest(file, "sha256").hexdigest())
-            return Outcome(uid, None, _folder(path.parent, root), error.status, error.reason, error.message)
+            return Outcome(uid, None, places.folder(path.parent), error.status, error.reason, error.message)
     except OSError as error:
-        return _not_opened(path, path.parent, root, error)
+        return not_opened(path, path.parent, places, error)
 
 
-def _group(instance: Instance, root: Path) -> tuple[str, str, str]:
+def _group(instance: Instance, places: Places) -> tuple[str, str, str]:
     """(study, series, folder) as they stand in the file; the folder tells apart only where the series says nothing."""
     study, series = _uid(instance, "StudyInstanceUID"), _uid(instance, "SeriesInstanceUID")
-    return study, series, "" if series else _folder(instance.path.parent, root)
+    return study, series, "" if series else places.folder(instance.path.parent)
 
 
-def _series(group: tuple[tuple[str, str, str], list[Instance]], root: Path, unreadable: Iterable[Outcome]) -> Series:
+def _series(
+    group: tuple[tuple[str, str, str], list[Instance]], places: Places, unreadable: Iterable[Outcome]
+) -> Series:
     (study_uid, series_uid, _), instances = group
-    folder = _folder(min(instance.path for instance in instances).parent, root)
+    folder = places.folder(min(instance.path for instance in instances).parent)
     instances = sorted(instances, key=lambda instance: (instance.sop_instance_uid, instance.path))
     series = Series(series_uid, study_uid, folder, tuple(instances))
-    folders = {_folder(instance.path.parent, root) for instance in instances}
+    folders = {places.folder(instance.path.parent) for instance in instances}
     lost = sum(outcome.folder in folders for outcome in unreadable)
     if lost:
         detail = f"{lost} DICOM files in the same folder cannot be read; if they belong here, slices are lost"
@@ -196,18 +179,6 @@ def _studies(found: list[Series]) -> tuple[Study, ...]:
     for series in sorted(found, key=lambda series: series.series_instance_uid):
         studies[series.study_instance_uid].append(series)
     return tuple(Study(uid, tuple(studies[uid])) for uid in sorted(studies))
-
-
-def _not_opened(path: Path, folder: Path, root: Path, error: OSError) -> Outcome:
-    """A file or folder that the system would not give: `failed`, for another try may succeed."""
-    digest = hashlib.sha256(os.fsencode(path.relative_to(root))).hexdigest()
-    message = f"the file whose path has the SHA-256 {digest[:16]}… was not opened: {error.strerror}; check permissions"
-    return Outcome(uid_from_digest(digest), None, _folder(folder, root), "failed", "FILE_NOT_OPENED", message)
-
-
-def _folder(folder: Path, root: Path) -> str:
-    """Relative to the input, as text that can be written: names that are not UTF-8 lose what is not."""
-    return os.fsencode(folder.relative_to(root).as_posix()).decode(errors="replace")
 
 
 def _uid(instance: Instance, keyword: str) -> str:

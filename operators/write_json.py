@@ -11,12 +11,13 @@ import os
 import platform
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,26 +116,38 @@ def features_schema() -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all: temporary name, fsync, rename.
+    """Write a file so that it is there whole or not at all.
 
     Raises:
         SeriesFailed: OUTPUT_UNWRITABLE, when the disk is full or the folder is not ours; nothing is left behind.
+    """
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, that gets its name when the block ends well and is gone when it does not.
+
+    Raises:
+        SeriesFailed: OUTPUT_UNWRITABLE, when the disk is full or the folder is not ours.
     """
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644 & ~_umask())
         Path(temporary).replace(path)
         _fsync_folder(path.parent)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         text = f"cannot write {path.name} into the output folder ({error.strerror}); check space and permissions"
         raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def floats(values: NDArray[np.float32]) -> list[float]:

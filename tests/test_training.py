@@ -20,7 +20,6 @@ from app.research.scans import (
     Scan,
     cached_windows,
     find_scans,
-    nifti_volume,
     split_by_patient,
     with_margin,
 )
@@ -177,9 +176,10 @@ def test_a_nifti_file_gives_the_windows_of_the_same_scan_as_dicom(tmp_path):
     write_ct_series(hu, affine, tmp_path / "dicom", CtOptions())
     ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine[:, [2, 1, 0, 3]]
     flipped = ras @ np.array([[-1.0, 0, 0, 23], [0, 1, 0, 0], [0, 0, -1, 11], [0, 0, 0, 1]])  # stored the other way
-    path = nifti(tmp_path / "ct.nii.gz", hu.transpose(2, 1, 0)[::-1, :, ::-1].copy(), flipped)
+    nifti(tmp_path / "nifti" / "ct.nii.gz", hu.transpose(2, 1, 0)[::-1, :, ::-1].copy(), flipped)
     (dicom,) = find_scans(tmp_path / "dicom")
-    expected, got = preprocess(dicom.open(), SMALL_WINDOWS), preprocess(nifti_volume(path, "0" * 64), SMALL_WINDOWS)
+    (image,) = find_scans(tmp_path / "nifti")
+    expected, got = preprocess(dicom.open(), SMALL_WINDOWS), preprocess(image.open(), SMALL_WINDOWS)
     np.testing.assert_allclose(got.voxels, expected.voxels, atol=1e-6)
     np.testing.assert_allclose(got.affines_lps_mm, expected.affines_lps_mm, atol=1e-4)
 

@@ -1,0 +1,105 @@
+"""The input → all files in it, those of its archives too, in a fixed order, with where each is for `outcome.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from operators.read_image import is_image
+from operators.types import Outcome, SeriesError, StartError
+from operators.unpack import Archive, is_archive
+
+logger = logging.getLogger(__name__)
+
+
+def uid_from_digest(digest: str) -> str:
+    """A UID of the form `2.25.<number>` (PS3.5 B.2) from the first 128 bits of a hex digest."""
+    return f"2.25.{int(digest[:32], 16)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the files are, and what `outcome.json` says of it.
+
+    Attributes:
+        root: the input folder.
+        archives: those that were unpacked into folders of their own.
+    """
+
+    root: Path
+    archives: Sequence[Archive] = ()
+
+    def root_of(self, path: Path) -> Path:
+        """The folder that what a file points to must not leave."""
+        return next((one.folder for one in self.archives if one.folder and path.is_relative_to(one.folder)), self.root)
+
+    def relative(self, path: Path) -> Path:
+        """A path relative to the input, an archive being a folder."""
+        root = self.root_of(path)
+        name = next((one.name for one in self.archives if one.folder == root), "")
+        return Path(name) / path.relative_to(root)
+
+    def folder(self, path: Path) -> str:
+        """The same as text that can be written: names that are not UTF-8 lose what is not."""
+        return os.fsencode(self.relative(path).as_posix()).decode(errors="replace")
+
+
+def input_files(source: Path, archives: Sequence[Archive]) -> tuple[Places, list[Path], list[Outcome]]:
+    """All files of the input in a fixed order, those in archives behind the others; and what could not be opened."""
+    if source.is_dir():
+        places = Places(source, archives)
+        paths, unreadable = _files(source, places)
+        packed = {archive.path.resolve() for archive in archives}
+        paths = [path for path in paths if path not in packed]
+    elif source.is_file() and (is_image(source) or is_archive(source)):
+        places, unreadable = Places(source.parent, archives), []
+        paths = [] if is_archive(source) else [source]
+    else:
+        raise StartError("INPUT_NOT_A_FOLDER", "the input is not a folder; give a folder that holds DICOM files")
+    for archive in archives:
+        if archive.refused:
+            unreadable.append(_refused(archive, archive.refused))
+        elif archive.folder:
+            more, closed = _files(archive.folder, places)
+            paths, unreadable = [*paths, *more], [*unreadable, *closed]
+    return places, paths, unreadable
+
+
+def _refused(archive: Archive, error: SeriesError) -> Outcome:
+    with archive.path.open("rb") as file:
+        uid = uid_from_digest(hashlib.file_digest(file, "sha256").hexdigest())
+    return Outcome(uid, None, archive.name, error.status, error.reason, error.message)
+
+
+def _files(root: Path, places: Places) -> tuple[list[Path], list[Outcome]]:
+    """Regular files below a folder, and an outcome for each folder that could not be listed."""
+    found: list[Path] = []
+    closed: list[Outcome] = []
+    folders, links = [root], 0
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        links += 1
+                    elif entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    elif entry.is_file(follow_symlinks=False):
+                        found.append(Path(entry.path))
+        except OSError as error:
+            closed.append(not_opened(folder, folder, places, error))
+    if links:
+        logger.warning("%d symbolic links were not followed; give the folder that they lead to", links)
+    return sorted(found, key=os.fspath), closed
+
+
+def not_opened(path: Path, folder: Path, places: Places, error: OSError) -> Outcome:
+    """A file or folder that the system would not give: `failed`, for another try may succeed."""
+    digest = hashlib.sha256(os.fsencode(places.relative(path))).hexdigest()
+    message = f"the file whose path has the SHA-256 {digest[:16]}… was not opened: {error.strerror}; check permissions"
+    return Outcome(uid_from_digest(digest), None, places.folder(folder), "failed", "FILE_NOT_OPENED", message)
