@@ -1,0 +1,201 @@
+"""Selection rules in the SDK's own JSON, with the meaning that `DICOMSeriesSelectorOperator` of SDK 4.0.0 gives them.
+
+`{"selections": [{"name": …, "conditions": {keyword: what to match, …}}, …]}`. What a condition means depends on the
+type of the value that the header has:
+
+- a text: equal in either case, or a regular expression that is found in it;
+- a number: `[2, ">"]` (also >=, <, <=, !=), `[3, 5]` for a range with its ends, a number, or a text that is a regular
+  expression for the whole number;
+- several values: a term or a list of terms, each of which stands, in either case, somewhere in Python's text of all
+  values, or does not where it begins with `!`;
+- ImageOrientationPatient: Axial, Coronal or Sagittal.
+
+An attribute that is missing, empty or zero matches nothing, and an empty condition is none. Where the SDK raises over a
+value, the condition does not hold here; but a list of terms is compared with a single text as with several.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
+from pydicom.dataset import Dataset
+
+from operators.dicom_file import NUMBER_VRS
+from operators.read_header import HEADER_TAGS
+from operators.series_rule import orientation
+from operators.text_pattern import check_pattern, matches, matches_whole
+from operators.types import Series, StartError
+
+COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "!=": operator.ne,
+}
+PLANES: Final = ("axial", "coronal", "sagittal")
+POSITIONS: Final = frozenset({"HFP", "HFS", "HFDL", "HFDR", "FFP", "FFS", "FFDL", "FFDR"})
+PIXEL_SPACINGS: Final = {"row_pixel_spacing": 0, "col_pixel_spacing": 1}
+"""Two attributes that the SDK makes itself, and their place in PixelSpacing."""
+
+_NOT_COMPARED: Final = frozenset({"PN", "UN"})  # the SDK raises over a person's name, and over bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SdkRule:
+    """One selection: a name, and conditions that must all hold.
+
+    Attributes:
+        name: what a finding calls the rule.
+        conditions: (attribute, what to match), checked; those that the SDK passes over are left out.
+    """
+
+    name: str
+    conditions: tuple[tuple[str, Any], ...]
+
+    def unmet(self, series: Series) -> tuple[str, ...]:
+        """Each condition that does not hold; its values are not repeated, for they may identify the patient."""
+        return tuple(f"{keyword}: no match" for keyword, asked in self.conditions if not _holds(keyword, asked, series))
+
+
+def parse_sdk_rules(document: object) -> tuple[SdkRule, ...]:
+    """Rules from parsed JSON; a selection without conditions selects nothing, as in the SDK, and is left out.
+
+    Raises:
+        StartError: SETTINGS_INVALID, with the selection and the attribute: one that is not read, or a condition that
+            the SDK has no meaning for.
+    """
+    selections = document.get("selections") if isinstance(document, Mapping) else None
+    if not isinstance(selections, list) or not selections:
+        raise _invalid("no list of selections", "the SDK's {selections: [{name, conditions}, …]}")
+    rules = (_rule(selection, number) for number, selection in enumerate(selections, 1))
+    return tuple(rule for rule in rules if rule is not None)
+
+
+def _rule(selection: object, number: int) -> SdkRule | None:
+    if not isinstance(selection, Mapping):
+        raise _invalid(f"selection {number} that is no mapping", "name and conditions")
+    name = str(selection.get("name") or "").strip() or f"selection {number}"
+    if len(name) > 64 or not name.isprintable():
+        raise _invalid(f"a name of selection {number} that is too long or not printable", "64 characters at most")
+    conditions = selection.get("conditions") or None
+    if conditions is None:
+        return None
+    if not isinstance(conditions, Mapping):
+        raise _invalid(f"conditions of {name} that are no mapping", "keyword: what to match")
+    asked = tuple((str(keyword), value) for keyword, value in conditions.items() if value)
+    for keyword, value in asked:
+        if wrong := _wrong(keyword, value):
+            raise _invalid(f"{keyword} in {name}: {wrong}", "what docs/selection.md lists")
+    return SdkRule(name, asked)
+
+
+def _wrong(keyword: str, asked: object) -> str | None:
+    """What is wrong with a condition; None where the SDK has a meaning for it."""
+    vr = "DS" if keyword in PIXEL_SPACINGS else _vr(keyword)
+    if vr is None or vr in _NOT_COMPARED:
+        return "an attribute that is not read, or that cannot be matched"
+    if keyword == "ImageOrientationPatient":
+        fits = isinstance(asked, str) and asked.strip().lower() in PLANES
+        return None if fits else "neither Axial nor Coronal nor Sagittal"
+    if isinstance(asked, str):
+        return _wrong_pattern(asked)
+    if isinstance(asked, list) and all(isinstance(one, str | int | float) for one in asked):
+        is_number = vr in NUMBER_VRS or vr in ("DS", "IS")
+        return None if not is_number or _several(keyword) or _comparison(asked) else "no range and no comparison"
+    if isinstance(asked, int | float) and not isinstance(asked, bool):
+        return None
+    return "no text, number or list of them"
+
+
+def _wrong_pattern(asked: str) -> str | None:
+    try:
+        check_pattern(asked)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _vr(keyword: str) -> str | None:
+    """VR of an element that is read."""
+    tag = tag_for_keyword(keyword) if keyword in HEADER_TAGS else None
+    return None if tag is None else dictionary_VR(tag).replace("US or SS", "US")
+
+
+def _several(keyword: str) -> bool:
+    return keyword not in PIXEL_SPACINGS and dictionary_VM(keyword) != "1"
+
+
+def _comparison(asked: list[Any]) -> Callable[[float], bool] | None:
+    """A number → whether it fits `[value, ">"]` or `[low, high]`; None for any other list."""
+    if len(asked) != 2:
+        return None
+    first, second = asked
+    if isinstance(second, str):
+        compare = COMPARISONS.get(second)
+        try:
+            value = float(first)
+        except ValueError:
+            return None
+        return None if compare is None else lambda found: compare(found, value)
+    if isinstance(first, str):
+        return None
+    return lambda found: bool(first <= found <= second)
+
+
+def _holds(keyword: str, asked: Any, series: Series) -> bool:
+    header = series.first
+    if keyword == "ImageOrientationPatient":
+        in_scanner = str(header.get("PatientPosition") or "") in POSITIONS
+        return in_scanner and orientation(series) == asked.strip().lower()
+    found, terms = _found(keyword, series)
+    if terms is not None:
+        return _terms_fit(asked, terms)
+    if not found:
+        return False
+    if isinstance(found, int | float):
+        return _number_fits(asked, found)
+    if isinstance(found, str) and isinstance(asked, str):
+        return found.casefold() == asked.casefold() or matches(asked, found)
+    if isinstance(found, str) and isinstance(asked, list):  # one value of an element that may have several
+        return _terms_fit(asked, repr([found]).lower())
+    return False
+
+
+def _found(keyword: str, series: Series) -> tuple[Any, str | None]:
+    """The value of an attribute; where it has several, Python's text of all, in lower case, as the SDK makes it."""
+    header: Dataset = series.first
+    if keyword in PIXEL_SPACINGS:
+        spacing = header.get("PixelSpacing")
+        several = spacing is not None and not isinstance(spacing, str) and hasattr(spacing, "__len__")
+        return (spacing[PIXEL_SPACINGS[keyword]] if several and len(spacing) == 2 else None), None
+    if keyword in ("StudyInstanceUID", "SeriesInstanceUID"):
+        return (series.study_instance_uid if keyword.startswith("Study") else series.series_instance_uid), None
+    if keyword not in header:
+        return None, None
+    element = header[keyword]
+    if element.VM > 1:
+        return None, str([element.repval]).lower()
+    return element.value, None
+
+
+def _number_fits(asked: Any, found: float) -> bool:
+    if isinstance(asked, list):
+        fits = _comparison(asked)
+        return fits is not None and fits(found)
+    if isinstance(asked, str):
+        return matches_whole(asked, str(found))
+    return bool(asked == found)
+
+
+def _terms_fit(asked: Any, text: str) -> bool:
+    terms = {str(term).lower() for term in (asked if isinstance(asked, list) else [asked])}
+    return all(term[1:] not in text if term.startswith("!") else term in text for term in terms)
+
+
+def _invalid(found: str, expected: str) -> StartError:
+    return StartError("SETTINGS_INVALID", f"selection.sdk_rules: found {found}; expected {expected}")

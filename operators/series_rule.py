@@ -1,0 +1,234 @@
+"""One selection rule, and whether a series fits it, by its headers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from operators.text_pattern import check_pattern, matches
+from operators.types import Series
+
+Orientation = Literal["axial", "coronal", "sagittal"]
+MAX_NAME: Final = 64
+_FORBID_UNKNOWN_KEYS: Final = {"extra": "forbid"}  # pydantic's, where settings are read
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """From `min` to `max`, both included; None leaves that end open."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN_KEYS
+
+    min: float | None = None
+    max: float | None = None
+
+    def __post_init__(self) -> None:
+        ends = [end for end in (self.min, self.max) if end is not None]
+        if not ends or not all(map(math.isfinite, ends)) or ends != sorted(ends):
+            raise ValueError("expected min, max or both, in this order")
+
+    def beyond(self, low: float, high: float) -> str | None:
+        """What of `low` to `high` lies outside; None where all is inside."""
+        if self.min is not None and low < self.min:
+            return f"{low:g} is below {self.min:g}"
+        if self.max is not None and high > self.max:
+            return f"{high:g} is above {self.max:g}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTypeRule:
+    """Values that ImageType must contain, all of them, and values that it must not; whole, in either case."""
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN_KEYS
+
+    contains: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.contains and not self.excludes:
+            raise ValueError("expected contains, excludes or both")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A name and conditions that must all hold; a rule without conditions takes every CT series.
+
+    Patterns are regular expressions, found anywhere in the text, in either case (see `operators.text_pattern`).
+
+    Attributes:
+        name: what a finding calls the rule.
+        modality: Modality, whole, in either case.
+        description: pattern for SeriesDescription.
+        exclude_description: pattern that SeriesDescription must not match.
+        kernel: pattern for ConvolutionKernel.
+        body_part: pattern for BodyPartExamined.
+        image_type: of every instance.
+        thickness_mm: SliceThickness of every instance.
+        slices: how many there are.
+        orientation: plane that the slices are nearest to.
+    """
+
+    __pydantic_config__: ClassVar = _FORBID_UNKNOWN_KEYS
+
+    name: str
+    modality: str | None = None
+    description: str | None = None
+    exclude_description: str | None = None
+    kernel: str | None = None
+    body_part: str | None = None
+    image_type: ImageTypeRule | None = None
+    thickness_mm: Range | None = None
+    slices: Range | None = None
+    orientation: Orientation | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or len(self.name) > MAX_NAME or not self.name.isprintable():
+            raise ValueError(f"expected a name of 1 to {MAX_NAME} printable characters")
+        for pattern in (self.description, self.exclude_description, self.kernel, self.body_part):
+            if pattern is not None:
+                check_pattern(pattern)
+
+    def unmet(self, series: Series) -> tuple[str, ...]:
+        """Each condition that does not hold, and why; empty where the series fits.
+
+        Texts that a person typed at the scanner are not repeated: they may hold a name.
+        """
+
+        def asked(keyword: str) -> bool:
+            return getattr(self, keyword) is not None
+
+        checked = ((keyword, check(self, series)) for keyword, check in _CHECKS.items() if asked(keyword))
+        return tuple(f"{keyword}: {why}" for keyword, why in checked if why)
+
+
+def count_slices(series: Series) -> int:
+    """Instances; of a multi-frame file whose frames are not told apart, those that it says it has."""
+    frames = (1 if one.frame else _number(one.header, "NumberOfFrames") or 1 for one in series.instances)
+    return sum(max(1, int(number)) for number in frames)
+
+
+def thickness_mm(series: Series) -> tuple[float, float] | None:
+    """Thinnest and thickest SliceThickness of the series; None where an instance has none."""
+    found = [_number(instance.header, "SliceThickness") for instance in series.instances]
+    known = [value for value in found if value is not None]
+    return (min(known), max(known)) if len(known) == len(found) else None
+
+
+def text_of(series: Series, keyword: str) -> str:
+    """A text of the series, its values joined by a backslash as in the file; empty where there is none."""
+    return "\\".join(_values(series.first, keyword))
+
+
+def orientation(series: Series) -> Orientation | None:
+    """Plane that the slices are nearest to, by their normal (PS3.3 C.7.6.2.1.1); None where it is not known."""
+    cosines = series.first.get("ImageOrientationPatient")
+    try:
+        row, column = np.array([float(value) for value in cosines or ()]).reshape(2, 3)
+    except (TypeError, ValueError):
+        return None
+    normal = np.abs(np.cross(row, column))
+    if not np.isfinite(normal).all() or normal.max() < 0.5:
+        return None
+    planes: tuple[Orientation, ...] = ("sagittal", "coronal", "axial")
+    return planes[int(normal.argmax())]
+
+
+def _modality(rule: Rule, series: Series) -> str | None:
+    found = text_of(series, "Modality")
+    return None if found.upper() == str(rule.modality).upper() else f"{_shown(found)} is not {rule.modality}"
+
+
+def _description(rule: Rule, series: Series) -> str | None:
+    return _unmatched(rule.description, text_of(series, "SeriesDescription"), "SeriesDescription")
+
+
+def _exclude_description(rule: Rule, series: Series) -> str | None:
+    pattern = str(rule.exclude_description)
+    return f"SeriesDescription matches {pattern}" if matches(pattern, text_of(series, "SeriesDescription")) else None
+
+
+def _kernel(rule: Rule, series: Series) -> str | None:
+    found = text_of(series, "ConvolutionKernel")
+    return _unmatched(rule.kernel, found, _shown(found))
+
+
+def _body_part(rule: Rule, series: Series) -> str | None:
+    found = text_of(series, "BodyPartExamined")
+    return _unmatched(rule.body_part, found, _shown(found))
+
+
+def _unmatched(pattern: str | None, found: str, called: str) -> str | None:
+    """An absent text fits no pattern, not even one that the empty text fits."""
+    if found and matches(str(pattern), found):
+        return None
+    return f"{called} does not match {pattern}" if found else "absent"
+
+
+def _image_type(rule: Rule, series: Series) -> str | None:
+    asked = rule.image_type
+    assert asked is not None
+    for instance in series.instances:
+        found = {value.upper() for value in _values(instance.header, "ImageType")}
+        if missing := [value for value in asked.contains if value.upper() not in found]:
+            return f"no {missing[0]}"
+        if unwanted := [value for value in asked.excludes if value.upper() in found]:
+            return f"has {unwanted[0]}"
+    return None
+
+
+def _thickness(rule: Rule, series: Series) -> str | None:
+    assert rule.thickness_mm is not None
+    found = thickness_mm(series)
+    return rule.thickness_mm.beyond(*found) if found else "SliceThickness is missing"
+
+
+def _slices(rule: Rule, series: Series) -> str | None:
+    assert rule.slices is not None
+    number = count_slices(series)
+    return rule.slices.beyond(number, number)
+
+
+def _orientation(rule: Rule, series: Series) -> str | None:
+    found = orientation(series)
+    return None if found == rule.orientation else f"{found or 'unknown'} is not {rule.orientation}"
+
+
+_CHECKS: Final[dict[str, Callable[[Rule, Series], str | None]]] = {
+    "modality": _modality,
+    "body_part": _body_part,
+    "orientation": _orientation,
+    "image_type": _image_type,
+    "description": _description,
+    "exclude_description": _exclude_description,
+    "kernel": _kernel,
+    "thickness_mm": _thickness,
+    "slices": _slices,
+}
+"""Condition → why a series does not fulfil it, None where it does."""
+
+
+def _shown(code: str) -> str:
+    """A value that a scanner sets, cut short."""
+    return code[:32] if code.isprintable() else "what is there"
+
+
+def _values(header: Dataset, keyword: str) -> list[str]:
+    value = header.get(keyword)
+    if value is None or isinstance(value, bytes):
+        return []
+    several = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+    return [text for one in several if (text := str(one).strip())]
+
+
+def _number(header: Dataset, keyword: str) -> float | None:
+    try:
+        value = float(header.get(keyword))
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
