@@ -60,6 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from app.run import Ledger, logged_progress, recipe_from_settings
     from app.settings import check_paths, load_settings
     from operators.job import exit_code
+    from operators.unpack import unpacked
 
     settings = load_settings(arguments.config)
     paths = check_paths(arguments.input, arguments.output, arguments.model)
@@ -67,9 +68,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from app.application import CtVaeApplication  # the SDK takes seconds to import: first see that the call is right
 
-    with Ledger(paths.output) as ledger:
+    with Ledger(paths.output) as ledger, unpacked(paths.input) as archives:
         on_file = logged_progress("reading headers")
-        CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter, on_file).run()
+        CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter, on_file, archives).run()
     return exit_code(ledger.outcomes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HOLOSCAN_STACK_BYTES = 32 << 20
@@ -32,6 +32,7 @@ from operators.nodes import (  # noqa: E402
 )
 from operators.read_study import Reading  # noqa: E402
 from operators.recipe import OnOutcome, Recipe  # noqa: E402
+from operators.unpack import Archive  # noqa: E402
 
 # Reading, encoding and writing overlap; more threads than stages that take long would only wait.
 GRAPH_THREADS = 3
@@ -46,6 +47,7 @@ class CtVaeApplication(Application):  # type: ignore[misc]
         on_reading: called once, when all headers are read.
         on_outcome: called for each series, when it has ended.
         on_file: called with (files done, files in all) while headers are read.
+        archives: of the input, unpacked for as long as it runs.
     """
 
     def __init__(
@@ -55,8 +57,9 @@ class CtVaeApplication(Application):  # type: ignore[misc]
         on_reading: Callable[[Reading], None],
         on_outcome: OnOutcome,
         on_file: Callable[[int, int], None] | None = None,
+        archives: Sequence[Archive] = (),
     ) -> None:
-        self.folder, self.recipe = folder, recipe
+        self.folder, self.archives, self.recipe = folder, archives, recipe
         self.on_reading, self.on_outcome, self.on_file = on_reading, on_outcome, on_file
         super().__init__(["ctvae"])  # argv is read by app.__main__; holoscan would parse it a second time
         # Not the MultiThreadScheduler: on a busy machine it took a tick in progress for a deadlock and ended the graph
@@ -65,7 +68,7 @@ class CtVaeApplication(Application):  # type: ignore[misc]
 
     def compose(self) -> None:
         """The whole graph, from top to bottom."""
-        read = ReadStudyOperator(self, self.folder, self.on_reading, self.on_file)
+        read = ReadStudyOperator(self, self.folder, self.recipe, self.on_reading, self.on_file, self.archives)
         select = SelectSeriesOperator(self, self.recipe, name="select_series")
         build = BuildVolumeOperator(self, self.recipe, name="build_volume")
         prepare = PreprocessOperator(self, self.recipe, name="preprocess")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,12 +17,14 @@ from models.bundle import BundleError, find_bundle, load_bundle
 from models.runtime import open_encoder
 from operators.build_volume import build_volume
 from operators.encode import check_taps
+from operators.geometry_policy import NO_REPAIR, GeometryPolicy
 from operators.job import Job, exit_code, failure, log_outcome
 from operators.make_record import Disclosure
 from operators.read_study import Reading, read_studies
 from operators.recipe import OnOutcome, Recipe
-from operators.select_series import select_series
+from operators.select_rules import EVERY_CT, Selection, candidates, take
 from operators.types import FeatureRecord, Outcome, RunFailed, Series, SeriesFailed, StartError
+from operators.unpack import unpacked
 from operators.write_json import RunFacts, write_outcome
 
 logger = logging.getLogger(__name__)
@@ -35,16 +38,21 @@ def encode(
     taps: Sequence[str] = (),
     device: Device = "auto",
     output: str | Path | None = None,
+    selection: Selection = EVERY_CT,
+    geometry: GeometryPolicy = NO_REPAIR,
     on_outcome: OnOutcome = log_outcome,
 ) -> Iterator[FeatureRecord]:
     """Encode every eligible CT series below a folder.
 
     Args:
-        folder: holds DICOM files, in any sub-folders.
+        folder: holds DICOM files, in any sub-folders, or ZIP archives, NIfTI, NRRD or MHA files; or is such a file.
+            Archives are unpacked for as long as this runs: slices of their volumes cannot be read later.
         model: a bundle, or a folder that holds one; None for the one that is shipped.
         taps: layers to read beside `mu` and `sigma`.
         device: `auto` takes the GPU where there is one.
         output: existing folder to write `features.json` and `features.sr.dcm` into; None writes nothing.
+        selection: rules that say which CT series are encoded; by default every one is.
+        geometry: what is repaired rather than rejected; by default nothing that was not scanned is made up.
         on_outcome: called for each series that ended, the rejected and skipped too; they yield no record.
 
     Yields:
@@ -54,15 +62,18 @@ def encode(
         StartError: the folder, the bundle or a tap's name is wrong.
     """
     target = None if output is None else Path(output)
-    recipe = open_recipe(None if model is None else Path(model), None, tuple(taps), device, Disclosure(), target)
-    reading = read_studies(check_input(Path(folder)))
-    for outcome in reading.unreadable:
-        on_outcome(outcome)
-    for series in all_series(reading):
-        job = recipe.run(series)
-        on_outcome(job.ended("eligible" if target is None else "written"))
-        if not isinstance(job.state, Outcome):
-            yield job.state
+    models = None if model is None else Path(model)
+    recipe = open_recipe(models, None, tuple(taps), device, Disclosure(), target, selection, geometry)
+    source = check_input(Path(folder))
+    with unpacked(source) as archives:
+        reading = read_studies(source, archives=archives)
+        for outcome in reading.unreadable:
+            on_outcome(outcome)
+        for candidate in recipe.jobs(reading.studies):
+            job = recipe.run(candidate)
+            on_outcome(job.ended("eligible" if target is None else "written"))
+            if not isinstance(job.state, Outcome):
+                yield job.state
 
 
 def logged_progress(what: str) -> Callable[[int, int], None]:
@@ -90,6 +101,8 @@ def open_recipe(
     device: Device,
     disclosed: Disclosure,
     output: Path | None,
+    selection: Selection = EVERY_CT,
+    geometry: GeometryPolicy = NO_REPAIR,
 ) -> Recipe:
     """Find, check and open the model, and decide what is done to each series.
 
@@ -102,13 +115,22 @@ def open_recipe(
     except BundleError as error:
         raise StartError("BUNDLE_INVALID", str(error)) from error
     check_taps(bundle, taps)
-    return Recipe(bundle, encoder, taps, disclosed, output)
+    return Recipe(bundle, encoder, taps, disclosed, output, selection, geometry)
 
 
 def recipe_from_settings(settings: Settings, models: Path | None, output: Path | None) -> Recipe:
     """The recipe that app.yaml and the arguments ask for."""
     chosen = settings.encode
-    return open_recipe(models, chosen.model, chosen.taps, chosen.device, disclosure(settings), output)
+    return open_recipe(
+        models,
+        chosen.model,
+        chosen.taps,
+        chosen.device,
+        disclosure(settings),
+        output,
+        settings.selection,
+        settings.geometry,
+    )
 
 
 def encode_folder(paths: RunPaths, settings: Settings) -> int:
@@ -116,15 +138,15 @@ def encode_folder(paths: RunPaths, settings: Settings) -> int:
     from app.console import progress
 
     recipe = recipe_from_settings(settings, paths.models, paths.output)
-    with Ledger(paths.output) as ledger:
+    with Ledger(paths.output) as ledger, unpacked(paths.input) as archives:
         with progress("reading headers") as on_file:
-            reading = read_studies(paths.input, on_file)
+            reading = read_studies(paths.input, on_file, archives)
         ledger.enter_reading(reading)
-        everything = all_series(reading)
+        total = len(all_series(reading))
         with progress("encoding series") as on_series:
-            for done, series in enumerate(everything):
-                on_series(done, len(everything))
-                ledger.enter(recipe.run(series).ended("written"))
+            for done, candidate in enumerate(recipe.jobs(reading.studies)):
+                on_series(done, total)
+                ledger.enter(recipe.run(candidate).ended("written"))
     return exit_code(ledger.outcomes)
 
 
@@ -136,20 +158,26 @@ class Inspection:
     description: str
 
 
-def inspect_folder(folder: Path, on_file: Callable[[int, int], None] | None = None) -> list[Inspection]:
-    """Every series below a folder with the verdict of selection and geometry gate; no pixel is decoded."""
-    reading = read_studies(folder, on_file)
-    inspected = [Inspection(outcome, "a file that cannot be read") for outcome in reading.unreadable]
-    for series in all_series(reading):
-        outcome = Job(series, series).then("select", select_series).then("volume", build_volume).ended("eligible")
-        inspected.append(Inspection(outcome, _description(series)))
+def inspect_folder(
+    folder: Path, settings: Settings, on_file: Callable[[int, int], None] | None = None
+) -> list[Inspection]:
+    """Every series below a folder with the verdict of selection and geometry gate; no pixel of DICOM is decoded."""
+    with unpacked(folder) as archives:
+        reading = read_studies(folder, on_file, archives)
+        inspected = [Inspection(outcome, "a file that cannot be read") for outcome in reading.unreadable]
+        build = partial(build_volume, policy=settings.geometry)
+        for candidate in candidates(reading.studies, settings.selection):
+            outcome = candidate.then("select", take).then("volume", build).ended("eligible")
+            inspected.append(Inspection(outcome, _description(candidate.series)))
     return inspected
 
 
 def _description(series: Series) -> str:
     """Modality, description and number of files: what a person knows a series by."""
+    if series.image:
+        return f"{series.image.format} file"
     header = series.first
-    words = [header.get("Modality"), header.get("SeriesDescription"), f"{len(series.instances)} files"]
+    words = [header.get("Modality"), header.get("SeriesDescription"), f"{len(series.files)} files"]
     return ", ".join(str(word) for word in words if word)
 
 
@@ -210,7 +238,10 @@ class Ledger:
             if (series.series_instance_uid, series.part) not in ended:
                 lost = SeriesFailed("LOST_SERIES", "the run ended before this series did; run again")
                 self.enter(failure(Job(series, series), lost))
-        if all(outcome.status == "skipped" for outcome in self.outcomes):
+        ruled_out = sum(outcome.reason == "NO_RULE" for outcome in self.outcomes)
+        if all(outcome.status == "skipped" for outcome in self.outcomes) and ruled_out:
+            logger.error("NO_RULE: no selection rule takes any of %d CT series; `ctvae inspect -c` says why", ruled_out)
+        elif all(outcome.status == "skipped" for outcome in self.outcomes):
             met = f"{len(self.outcomes)} other series, {self.reading.not_dicom} files that are no DICOM images"
             logger.error("NO_CT: no CT image series in the input folder (%s); `ctvae inspect` says what is there", met)
         about = RunFacts(self.started, self.reading_seconds, self.reading.not_dicom)

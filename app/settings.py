@@ -5,6 +5,7 @@ Besides `app/__main__.py` and `app/cli`, the only place that reads the environme
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from operators.geometry_policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import Disclosure
+from operators.sdk_rules import SdkRule, parse_sdk_rules
+from operators.select_rules import EVERY_CT, Selection
 from operators.types import StartError
 
 FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below
@@ -55,6 +59,8 @@ class Settings:
 
     encode: EncodeSettings = EncodeSettings()
     privacy: PrivacySettings = PrivacySettings()
+    selection: Selection = EVERY_CT
+    geometry: GeometryPolicy = NO_REPAIR
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class RunPaths:
     """Where a run reads and writes, checked.
 
     Attributes:
-        input: an existing folder.
+        input: an existing folder, archive or file in a research format.
         output: an existing folder that can be written.
         models: a bundle or a folder of bundles; None for the bundle that is shipped.
     """
@@ -117,17 +123,21 @@ def check_paths(
     return RunPaths(source, target, models)
 
 
-def check_input(folder: Path) -> Path:
-    """The input folder, if it is one.
+def check_input(source: Path) -> Path:
+    """The input, if it is a folder, a ZIP archive, or a file in a research format.
 
     Raises:
         StartError: INPUT_MISSING or INPUT_NOT_A_FOLDER.
     """
-    if not folder.exists():
-        raise StartError("INPUT_MISSING", f"no folder {folder}; give the folder that holds the CT")
-    if not folder.is_dir():
-        raise StartError("INPUT_NOT_A_FOLDER", f"{folder} is a file; give the folder that holds the CT")
-    return folder
+    from operators.read_image import is_image
+    from operators.unpack import is_archive
+
+    if not source.exists():
+        raise StartError("INPUT_MISSING", f"no folder {source}; give the folder that holds the CT")
+    if not source.is_dir() and not (source.is_file() and (is_archive(source) or is_image(source))):
+        expected = "expected the folder that holds the CT, a .zip of it, or a NIfTI, NRRD or MHA file"
+        raise StartError("INPUT_NOT_A_FOLDER", f"{source} is another file; {expected}")
+    return source
 
 
 def _check_output(folder: Path) -> Path:
@@ -161,9 +171,24 @@ def _validated(parsed: Mapping[str, Any], path: Path) -> Settings:
     from pydantic import TypeAdapter, ValidationError
 
     ours = {key: value for key, value in parsed.items() if key not in ("application", "resources")}
+    selection = ours.get("selection")
+    if isinstance(selection, dict) and selection.get("sdk_rules") is not None:
+        ours["selection"] = {**selection, "sdk_rules": _sdk_rules(selection["sdk_rules"], path.parent)}
     try:
         return TypeAdapter(Settings).validate_python(ours)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StartError("SETTINGS_INVALID", f"{path}: {where}: {first['msg'].lower()}") from error
+        # Of several readings of one value the one that got farthest.
+        found = max(error.errors(), key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
+        where = ".".join(str(part) for part in found["loc"] if not str(part).startswith("literal["))
+        raise StartError("SETTINGS_INVALID", f"{path}: {where}: {found['msg'].lower()}") from error
+
+
+def _sdk_rules(given: object, folder: Path) -> tuple[SdkRule, ...]:
+    """The SDK's rules as they stand in the settings, or in the JSON file beside them that is named there."""
+    if not isinstance(given, str):
+        return parse_sdk_rules(given)
+    try:
+        return parse_sdk_rules(json.loads((folder / given).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        text = f"selection.sdk_rules: cannot read {given} ({type(error).__name__}); expected JSON beside the settings"
+        raise StartError("SETTINGS_INVALID", text) from error

@@ -6,7 +6,7 @@ Nothing is decoded here but what the headers say: the slices are decoded when th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -15,23 +15,27 @@ from pydicom.uid import UID
 
 from operators.decode_slice import decode_slice
 from operators.geometry import regular_grid
+from operators.geometry_policy import MIN_SLICES, NO_REPAIR, GeometryPolicy
 from operators.pixel_format import (
     LOSSY_SYNTAXES,
     MAYBE_LOSSY_SYNTAXES,
     NATIVE_SYNTAXES,
     PixelFormat,
-    pixel_format,
 )
+from operators.read_image import image_volume
+from operators.repair_headers import formats_of
+from operators.resample_slices import Resampling, resample_slice
 from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, SeriesRejected, Volume
-
-MIN_SLICES: Final = 4
-"""Among three gaps an odd one can be told from the usual one; among two it cannot."""
 
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 
 
-def build_volume(series: Series) -> Volume:
+def build_volume(series: Series, policy: GeometryPolicy = NO_REPAIR) -> Volume:
     """The volume of a series, its slices in order along their normal.
+
+    Args:
+        series: its CT images.
+        policy: what is repaired rather than rejected.
 
     Raises:
         SeriesRejected: `TOO_FEW_SLICES`, `MIXED_PATIENT`, `MIXED_FRAME_OF_REFERENCE`, `DUPLICATE_INSTANCES`,
@@ -39,15 +43,28 @@ def build_volume(series: Series) -> Volume:
             slices say of their place see `regular_grid`.
         OSError: where a file is gone.
     """
-    _check_count(series.instances)
+    if series.image:
+        return image_volume(series, policy.min_slices)
+    few = _check_count(len(series.instances), policy)
     _check_same_origin(series.instances)
-    _check_instances(series.instances)
-    formats = [pixel_format(instance.header) for instance in series.instances]
-    grid = regular_grid([instance.header for instance in series.instances])
-    slices = [(series.instances[index], formats[index]) for index in grid.order]
+    _check_instances(series.files)
+    formats, repaired = formats_of([instance.header for instance in series.instances], policy)
+    slices = list(zip(series.instances, formats, strict=True))
+    if policy.truncated_pixels == "drop":
+        slices = [one for one in slices if not _lost_bytes(*one)]
+        few = _check_count(len(slices), policy)
+    if len(slices) < len(formats):
+        detail = f"{len(formats) - len(slices)} of {len(formats)} slices are cut off and left out"
+        repaired.append(Finding("TRUNCATED_SLICE_DROPPED", detail))
+    grid = regular_grid([instance.header for instance, _ in slices], policy)
+    slices = [slices[index] for index in grid.order]
     _check_lengths(slices)
-    findings = (*series.findings, *grid.findings, *_pixel_findings(series.instances, formats))
-    return Volume(series, grid.shape, grid.affine_lps_mm, grid.spacing_mm, findings, partial(_read_slice, slices))
+    findings = (*series.findings, *few, *repaired, *grid.findings, *_pixel_findings(series.files, formats))
+    threads = 1 if all(pixels.transfer_syntax in NATIVE_SYNTAXES for pixels in formats) else 2
+    read = partial(_read_slice, slices)
+    if grid.resampling:
+        read = partial(_read_resampled, read, grid.resampling)
+    return Volume(series, grid.shape, grid.affine_lps_mm, grid.spacing_mm, findings, read, threads)
 
 
 def _read_slice(slices: Sequence[tuple[Instance, PixelFormat]], d: int) -> HuSlice:
@@ -60,11 +77,19 @@ def _read_slice(slices: Sequence[tuple[Instance, PixelFormat]], d: int) -> HuSli
         raise SeriesFailed("INPUT_OUTPUT_ERROR", message) from error
 
 
-def _check_count(instances: Sequence[Instance]) -> None:
-    if len(instances) < MIN_SLICES:
-        raise SeriesRejected(
-            "TOO_FEW_SLICES", f"found {len(instances)} slices; expected at least {MIN_SLICES}; get the whole series"
-        )
+def _read_resampled(read_stored: Callable[[int], HuSlice], resampling: Resampling, d: int) -> HuSlice:
+    if not 0 <= d < len(resampling.sources):
+        raise IndexError(f"slice {d} of a volume of {len(resampling.sources)}")
+    return resample_slice(read_stored, resampling, d)
+
+
+def _check_count(count: int, policy: GeometryPolicy) -> list[Finding]:
+    if count < policy.min_slices:
+        found = f"found {count} slices; expected at least {policy.min_slices}; get the whole series"
+        raise SeriesRejected("TOO_FEW_SLICES", found)
+    if count < MIN_SLICES:
+        return [Finding("FEW_SLICES", f"among {count} slices one that is missing cannot be told")]
+    return []
 
 
 def _check_same_origin(instances: Sequence[Instance]) -> None:
@@ -101,16 +126,21 @@ def _check_instances(instances: Sequence[Instance]) -> None:
 def _check_lengths(slices: Iterable[tuple[Instance, PixelFormat]]) -> None:
     """Native files must be long enough for their pixels: known before the first is decoded, at the price of a stat."""
     for instance, pixels in slices:
-        if pixels.transfer_syntax not in NATIVE_SYNTAXES or pixels.transfer_syntax == DEFLATED:
-            continue
-        implicit, _ = instance.header.original_encoding
-        start = (instance.pixel_offset or 0) + (8 if implicit else 12)  # tag, VR, length (PS3.5 7.1)
-        found, expected = instance.path.stat().st_size, start + pixels.native_bytes
-        if found < expected:
+        if lost := _lost_bytes(instance, pixels):
             raise SeriesRejected(
                 "TRUNCATED_PIXELS",
-                f"found a file of {found} bytes; expected {expected} at least from rows × columns; get the file again",
+                f"found a file that ends {lost} bytes before its rows × columns do; expected all of them; get the file "
+                "again",
             )
+
+
+def _lost_bytes(instance: Instance, pixels: PixelFormat) -> int:
+    """How many bytes of pixels a native file lacks; 0 where that is not known before decoding."""
+    if pixels.transfer_syntax not in NATIVE_SYNTAXES or pixels.transfer_syntax == DEFLATED:
+        return 0
+    implicit, _ = instance.header.original_encoding
+    start = (instance.pixel_offset or 0) + (8 if implicit else 12)  # tag, VR, length (PS3.5 7.1)
+    return max(0, start + pixels.native_bytes - instance.path.stat().st_size)
 
 
 def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat]) -> list[Finding]:

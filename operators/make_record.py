@@ -6,13 +6,15 @@ import hashlib
 import hmac
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from models.bundle import Bundle
+from operators.geometry_policy import NO_REPAIR, GeometryPolicy
 from operators.quantities import measure_quantities
 from operators.types import (
     Acquisition,
@@ -41,11 +43,13 @@ class Disclosure:
     site_key: bytes | None = None
 
 
-def make_record(encoding: Encoding, bundle: Bundle, disclosure: Disclosure) -> FeatureRecord:
-    """The record of one encoded series."""
+def make_record(
+    encoding: Encoding, bundle: Bundle, disclosure: Disclosure, policy: GeometryPolicy = NO_REPAIR
+) -> FeatureRecord:
+    """The record of one encoded series, whose volume was built under a policy."""
     series = encoding.windows.volume.series
     digest = _instances_digest(series)
-    config_digest = configuration_digest(bundle, tuple(encoding.taps), disclosure)
+    config_digest = configuration_digest(bundle, tuple(encoding.taps), disclosure, policy)
     return FeatureRecord(
         encoding=encoding,
         identity=_identity(series, digest),
@@ -60,11 +64,14 @@ def make_record(encoding: Encoding, bundle: Bundle, disclosure: Disclosure) -> F
     )
 
 
-def configuration_digest(bundle: Bundle, taps: tuple[str, ...], disclosure: Disclosure) -> str:
+def configuration_digest(
+    bundle: Bundle, taps: tuple[str, ...], disclosure: Disclosure, policy: GeometryPolicy = NO_REPAIR
+) -> str:
     """SHA-256 over all settings that can change what is written; of the site's key its digest alone goes in."""
     key = hashlib.sha256(disclosure.site_key).hexdigest() if disclosure.site_key else None
     privacy = {"identifiers": disclosure.identifiers, "dates": disclosure.dates, "site_key_sha256": key}
-    return _sha256({"preprocessing": bundle.preprocessing.parameters(), "taps": list(taps), "privacy": privacy})
+    chosen = {"taps": list(taps), "privacy": privacy, "geometry": asdict(policy)}
+    return _sha256({"preprocessing": bundle.preprocessing.parameters()} | chosen)
 
 
 def _identity(series: Series, digest: str) -> SeriesIdentity:
@@ -73,22 +80,22 @@ def _identity(series: Series, digest: str) -> SeriesIdentity:
         study_instance_uid=series.study_instance_uid,
         series_instance_uid=series.series_instance_uid,
         part=series.part,
-        frame_of_reference_uid=frame if UID(frame).is_valid else None,
+        frame_of_reference_uid=frame if UID(frame, IGNORE).is_valid else None,
         modality=_text(series.first, "Modality") or "CT",
-        instances=len(series.instances),
+        instances=len(series.files),
         instances_digest=digest,
         derived_uids=dict(series.derived_uids),
     )
 
 
 def _instances_digest(series: Series) -> str:
-    return _sha256(sorted(_instance_identity(instance) for instance in series.instances))
+    return _sha256(sorted(_instance_identity(instance) for instance in series.files))
 
 
 def _instance_identity(instance: Instance) -> str:
     """SOP Instance UID; where it is missing or invalid, the digest of the file."""
     uid = instance.sop_instance_uid
-    if UID(uid).is_valid:
+    if UID(uid, IGNORE).is_valid:
         return uid
     with instance.path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

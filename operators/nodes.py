@@ -6,7 +6,7 @@ untouched, so that every series met arrives at the writer and its outcome is cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from monai.deploy.core import ExecutionContext, Fragment, InputContext, Operator
 from operators.job import Job
 from operators.read_study import Reading, read_studies
 from operators.recipe import OnOutcome, Recipe
+from operators.unpack import Archive
 
 JOB = "job"
 
@@ -27,11 +28,14 @@ class ReadStudyOperator(Operator):  # type: ignore[misc]
         self,
         fragment: Fragment,
         folder: Path,
+        recipe: Recipe,
         on_reading: Callable[[Reading], None],
         on_file: Callable[[int, int], None] | None = None,
+        archives: Sequence[Archive] = (),
         name: str = "read_study",
     ) -> None:
-        self._folder, self._on_reading, self._on_file = folder, on_reading, on_file
+        self._folder, self._archives, self._recipe = folder, archives, recipe
+        self._on_reading, self._on_file = on_reading, on_file
         self._jobs: Iterator[Job[Any]] | None = None
         self._more = BooleanCondition(fragment, name="more_series")
         super().__init__(fragment, self._more, name=name)
@@ -43,9 +47,9 @@ class ReadStudyOperator(Operator):  # type: ignore[misc]
     def compute(self, op_input: InputContext, op_output: OutputContext, context: ExecutionContext) -> None:
         """Emit the next series, or stop."""
         if self._jobs is None:
-            reading = read_studies(self._folder, self._on_file)
+            reading = read_studies(self._folder, self._on_file, self._archives)
             self._on_reading(reading)
-            self._jobs = iter([Job(series, series) for study in reading.studies for series in study.series])
+            self._jobs = self._recipe.jobs(reading.studies)
         job = next(self._jobs, None)
         if job is None:
             self._more.disable_tick()
@@ -78,7 +82,7 @@ class SelectSeriesOperator(StageOperator):
     """Series → itself, or skipped."""
 
     def stage(self, job: Job[Any]) -> Job[Any]:
-        """See `operators.select_series`."""
+        """See `operators.select_rules` and `operators.select_series`."""
         return self.recipe.select(job)
 
 

@@ -64,7 +64,7 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
         affines_lps_mm=np.stack([window_affine(volume, axes, start) for start in starts]),
         spacing_mm=(z.spacing_mm, y.spacing_mm, x.spacing_mm),
         real_fraction=np.array([inside_z[start : start + depth].mean() * in_plane for start in starts], np.float32),
-        findings=_merge_findings(volume, met),
+        findings=merge_findings(volume, met),
     )
 
 
@@ -149,7 +149,7 @@ def _cut(canvas: NDArray[np.float32], starts: list[int], depth: int) -> NDArray[
     return np.stack([canvas[start : start + depth] for start in starts])[:, None]
 
 
-def _merge_findings(volume: Volume, met: list[tuple[Finding, ...]]) -> tuple[Finding, ...]:
+def merge_findings(volume: Volume, met: list[tuple[Finding, ...]]) -> tuple[Finding, ...]:
     """Those of the volume, each once; then those of the slices, one a code, with the detail of the first slice."""
     first: dict[str, str] = {}
     slices: dict[str, int] = {}

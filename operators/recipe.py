@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from models.bundle import Bundle
 from models.runtime import Encoder
 from operators.build_volume import build_volume
 from operators.encode import encode
+from operators.geometry_policy import NO_REPAIR, GeometryPolicy
 from operators.job import Job
 from operators.make_record import Disclosure, make_record
 from operators.preprocess import preprocess
-from operators.select_series import select_series
-from operators.types import Encoding, FeatureRecord, Outcome, Series, Volume, Windows
+from operators.select_rules import EVERY_CT, Candidate, Selection, candidates, take
+from operators.types import Encoding, FeatureRecord, Outcome, Series, Study, Volume, Windows
 from operators.write_features import write_features
 
 
@@ -28,6 +29,8 @@ class Recipe:
         taps: layers to write beside `mu` and `sigma`.
         disclosure: what of the patient may be written.
         output: folder for the results; None writes nothing.
+        selection: which CT series of a study are encoded.
+        geometry: what is repaired rather than rejected.
     """
 
     bundle: Bundle
@@ -35,14 +38,20 @@ class Recipe:
     taps: tuple[str, ...]
     disclosure: Disclosure
     output: Path | None
+    selection: Selection = EVERY_CT
+    geometry: GeometryPolicy = NO_REPAIR
 
-    def select(self, job: Job[Series]) -> Job[Series]:
-        """Series → itself, or skipped with the reason."""
-        return job.then("select", select_series)
+    def jobs(self, studies: Iterable[Study]) -> Iterator[Job[Candidate]]:
+        """One job a series; the series of a study are compared here, when all its headers are read."""
+        return candidates(studies, self.selection)
+
+    def select(self, job: Job[Candidate]) -> Job[Series]:
+        """Candidate → its series, or skipped with the reason."""
+        return job.then("select", take)
 
     def build(self, job: Job[Series]) -> Job[Volume]:
         """Series → Volume, or rejected by the geometry gate."""
-        return job.then("volume", build_volume)
+        return job.then("volume", lambda series: build_volume(series, self.geometry))
 
     def preprocess(self, job: Job[Volume]) -> Job[Windows]:
         """Volume → Windows; the slices are decoded here."""
@@ -54,13 +63,13 @@ class Recipe:
 
     def write(self, job: Job[Encoding]) -> Job[FeatureRecord]:
         """Encoding → FeatureRecord, in the output folder where there is one."""
-        record = job.then("record", lambda encoding: make_record(encoding, self.bundle, self.disclosure))
+        record = job.then("record", lambda encoding: make_record(encoding, self.bundle, self.disclosure, self.geometry))
         output = self.output
         return record if output is None else record.then("write", lambda made: write_features(made, output))
 
-    def run(self, series: Series) -> Job[FeatureRecord]:
+    def run(self, job: Job[Candidate]) -> Job[FeatureRecord]:
         """All stages of one series, one after the other."""
-        return self.write(self.encode(self.preprocess(self.build(self.select(Job(series, series))))))
+        return self.write(self.encode(self.preprocess(self.build(self.select(job)))))
 
 
 OnOutcome = Callable[[Outcome], None]

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from operators.geometry_policy import GeometryPolicy
+from operators.repair_stack import Stack, fill_missing, resample_stack
 from operators.types import SeriesRejected
 
 SAME_POSITION_MM: Final = 0.01
@@ -24,6 +26,9 @@ OFF_AXIS_PIXELS: Final = 0.5
 OFF_AXIS_MM: Final = 0.5
 """How far, at right angles to the normal, the origin of a slice may lie from the line through the first: half a pixel,
 and at most 0.5 mm. More than that is a tilt or a shift, and a grid with right angles would misplace voxels."""
+
+MAX_TILT_DEGREES: Final = 35.0
+"""Gantries tilt by up to 30°; positions on a line more slanted than this are wrong, or of something else."""
 
 SPLITTING_TAGS: Final = (
     *("AcquisitionNumber", "TemporalPositionIndex", "TemporalPositionIdentifier", "TriggerTime"),
@@ -71,11 +76,12 @@ def _what_splits(groups: NDArray[Any], counts: NDArray[Any], headers: Sequence[D
     return by
 
 
-def check_slice_axis(positions: _Array, normal: _Array, pixel_mm: float) -> None:
-    """The origins, (slices, 3) in mm, must lie one above the other along the normal.
+def slice_tilt(positions: _Array, normal: _Array, pixel_mm: float, policy: GeometryPolicy) -> float | None:
+    """By how many degrees the line of the origins, (slices, 3) in mm, is off the normal; None where it is along it.
 
     Raises:
-        SeriesRejected: `GANTRY_TILT` where they lie on another straight line, else `SHIFTED_SLICES`.
+        SeriesRejected: `SHIFTED_SLICES` where they do not lie on a straight line; `GANTRY_TILT` where they do, and the
+            policy or the angle forbids to straighten them.
     """
     steps = positions - positions[0]
     heights = steps @ normal
@@ -83,24 +89,31 @@ def check_slice_axis(positions: _Array, normal: _Array, pixel_mm: float) -> None
     allowed = min(OFF_AXIS_PIXELS * pixel_mm, OFF_AXIS_MM)
     worst = float(np.linalg.norm(aside, axis=1).max())
     if worst <= allowed:
-        return
+        return None
     slope = aside.T @ heights / (heights @ heights)
     residual = float(np.linalg.norm(aside - np.outer(heights, slope), axis=1).max())
-    if residual <= allowed:
-        degrees = math.degrees(math.atan(float(np.linalg.norm(slope))))
+    if residual > allowed:
+        raise SeriesRejected(
+            "SHIFTED_SLICES",
+            f"slices are shifted by up to {worst:.2f} mm in their plane; expected at most {allowed:.2f} mm",
+        )
+    degrees = math.degrees(math.atan(float(np.linalg.norm(slope))))
+    if policy.gantry_tilt == "reject" or degrees > MAX_TILT_DEGREES:
+        expected = "none" if policy.gantry_tilt == "reject" else f"at most {MAX_TILT_DEGREES:g}°"
         raise SeriesRejected(
             "GANTRY_TILT",
-            f"the slice axis is {degrees:.2f}° off the normal of the slices; expected none (gantry tilt): straighten "
-            "the series first",
+            f"the slice axis is {degrees:.2f}° off the normal of the slices; expected {expected} (gantry tilt); "
+            "straighten the series first",
         )
-    raise SeriesRejected(
-        "SHIFTED_SLICES",
-        f"slices are shifted by up to {worst:.2f} mm in their plane; expected at most {allowed:.2f} mm",
-    )
+    return degrees
 
 
-def slice_spacing(heights: _Array) -> float:
-    """Distance in mm of neighbours on the regular grid from the first slice to the last.
+def stack_slices(heights: _Array, policy: GeometryPolicy) -> Stack:
+    """The regular stack on which the slices lie, or that the policy makes of them.
+
+    Args:
+        heights: of the slices, rising, in mm.
+        policy: what is repaired.
 
     Raises:
         SeriesRejected: `MISSING_SLICE` where the odd gaps are few and whole multiples of the usual one, else
@@ -109,23 +122,26 @@ def slice_spacing(heights: _Array) -> float:
     spacing = float(heights[-1] - heights[0]) / (len(heights) - 1)
     off_grid = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights)))
     if off_grid.max() <= allowed_off_grid_mm(spacing):
-        return spacing
+        return Stack(spacing)
     gaps = np.diff(heights)
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     times = np.rint(gaps / usual)
     whole = np.abs(gaps - times * usual) <= 2 * allowed_off_grid_mm(usual)
     if whole.all() and times.min() >= 1 and 2 * np.count_nonzero(times > 1) < len(gaps):
         first = int(np.argmax(times > 1))
-        raise SeriesRejected(
-            "MISSING_SLICE",
+        found = (
             f"found a gap of {gaps[first]:.2f} mm after slice {first + 1} of {len(heights)}, {int((times - 1).sum())} "
-            f"missing in all; expected {usual:.2f} mm throughout; get the whole series",
+            f"missing in all; expected {usual:.2f} mm throughout"
         )
-    raise SeriesRejected(
-        "IRREGULAR_SPACING",
-        f"found distances of slices from {gaps.min():.2f} to {gaps.max():.2f} mm; expected {usual:.2f} mm throughout; "
-        "send one stack at a time",
+        if policy.missing_slice == "interpolate":
+            return fill_missing(heights, times, found)
+        raise SeriesRejected("MISSING_SLICE", f"{found}; get the whole series")
+    found = (
+        f"found distances of slices from {gaps.min():.2f} to {gaps.max():.2f} mm; expected {usual:.2f} mm throughout"
     )
+    if policy.irregular_spacing == "resample":
+        return resample_stack(heights, found)
+    raise SeriesRejected("IRREGULAR_SPACING", f"{found}; send one stack at a time")
 
 
 def allowed_off_grid_mm(spacing_mm: float) -> float:

@@ -11,7 +11,18 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "geometry.md").read_text()
 MODULES = (
     *("dicom_file", "read_header", "read_study", "select_series", "build_volume", "geometry", "slice_stack"),
-    *("pixel_format", "read_pixels", "decode_slice"),
+    *("pixel_format", "read_pixels", "decode_slice", "enhanced_ct", "functional_groups", "frame_pixels"),
+    *(
+        "split_series",
+        "repair_stack",
+        "repair_headers",
+        "input_files",
+        "unpack",
+        "image_header",
+        "image_voxels",
+        "read_image",
+    ),
+    *("nifti_header", "nrrd_header", "meta_image_header"),
 )
 RAISED = re.compile(
     r'(?:SeriesRejected|SeriesSkipped|SeriesFailed|StartError|Finding)\(\s*"([A-Z_]+)"'

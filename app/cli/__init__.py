@@ -10,6 +10,7 @@ from app.usage import COULD_NOT_START
 COMMANDS = {
     "encode": "A folder of CT → features.json and features.sr.dcm for each series.",
     "inspect": "What is in a folder: series, geometry, verdict and reason. Writes nothing.",
+    "export": "Each CT volume that is read, and the windows that the encoder sees, as NIfTI to look at.",
     "demo": "The main job on a phantom, on real CT where there is some, or on your own folder, and what comes out.",
     "schema": "Print the JSON Schema of features.json.",
 }

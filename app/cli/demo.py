@@ -104,6 +104,10 @@ def _show_report(console: Any, folder: Path) -> None:
 
     from operators.read_sr import sr_text
 
+    report = folder / "features.sr.dcm"
+    if not report.is_file():
+        console.print(f"no Structured Report: the scan is no DICOM\n[bold]files[/]\n  {folder / 'features.json'}")
+        return
     console.print("[bold]the Structured Report[/]")
-    console.print(escape(sr_text(dcmread(folder / "features.sr.dcm"))))
-    console.print(f"[bold]files[/]\n  {folder / 'features.json'}\n  {folder / 'features.sr.dcm'}")
+    console.print(escape(sr_text(dcmread(report))))
+    console.print(f"[bold]files[/]\n  {folder / 'features.json'}\n  {report}")

@@ -21,7 +21,7 @@ class DeviceName(StrEnum):
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="IN", help="Folder that holds DICOM files, in any sub-folders.")],
+    folder: Annotated[Path, typer.Argument(metavar="IN", help="Folder with CT, ZIP archive, NIfTI, NRRD or MHA file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; created where missing.")],
     models: Annotated[
         Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: the shipped one.")

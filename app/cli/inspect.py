@@ -13,11 +13,12 @@ from app.start import LogLevel, guarded
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="IN", help="Folder that holds DICOM files, in any sub-folders.")],
+    folder: Annotated[Path, typer.Argument(metavar="IN", help="Folder with CT, ZIP archive, NIfTI, NRRD or MHA file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the form of outcome.json.")] = False,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.ERROR,
 ) -> int:
-    """What is in a folder: studies, series, geometry, verdict and reason. Reads headers alone, writes nothing.
+    """What is in a folder: studies, series, geometry, verdict and reason. Reads of DICOM headers alone, writes nothing.
 
     Exit code 0: something is eligible; 2: nothing is; 1: something failed; 3: could not start.
     """
@@ -25,12 +26,13 @@ def command(
     def run() -> int:
         from app.console import list_outcomes, progress
         from app.run import inspect_folder
-        from app.settings import check_input
+        from app.settings import check_input, load_settings
         from operators.job import exit_code
         from operators.write_json import outcome_document
 
+        settings = load_settings(config)
         with progress("reading headers") as on_file:
-            inspected = inspect_folder(check_input(folder), on_file)
+            inspected = inspect_folder(check_input(folder), settings, on_file)
         outcomes = [inspection.outcome for inspection in inspected]
         if as_json:
             document = outcome_document(outcomes)

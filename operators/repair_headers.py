@@ -1,0 +1,64 @@
+"""Slices whose headers or files lack something → what can be read of them, where a policy asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from operators.geometry_policy import GeometryPolicy
+from operators.pixel_format import AIR_HU, PixelFormat, pixel_format
+from operators.types import Finding, SeriesRejected
+
+_ASSUMED = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
+
+
+def formats_of(headers: Sequence[Dataset], policy: GeometryPolicy) -> tuple[list[PixelFormat], list[Finding]]:
+    """How the pixels of each slice are stored; with `missing_rescale: assume_hu`, as HU where nothing else is said.
+
+    Slope 1 and intercept 0 are assumed of all slices or of none: where some have a rescale, what the others hold is not
+    known. And they are assumed only where air, -1000 HU, can be stored: unsigned values without an intercept are no HU.
+
+    Raises:
+        SeriesRejected: as `pixel_format` does, and `MISSING_RESCALE` where what is assumed cannot be.
+    """
+    lacking = [_lacks(header) for header in headers] if policy.missing_rescale == "assume_hu" else []
+    if not lacking or not all(lacking):
+        return [pixel_format(header) for header in headers], []
+    formats = [pixel_format(_with_rescale(header)) for header in headers]
+    for pixels in formats:
+        lowest = pixels.stored_range[0] * pixels.slope + pixels.intercept
+        if lowest > AIR_HU:
+            raise SeriesRejected(
+                "MISSING_RESCALE",
+                f"no rescale slope or intercept, and stored values end at {lowest:g}; expected both, for values that "
+                f"cannot be {AIR_HU} HU are not HU",
+            )
+    said = ", ".join(f"{slope:g} and {intercept:g}" for slope, intercept in _rescales(formats))
+    return formats, [Finding("RESCALE_ASSUMED", f"no usable rescale: slope and intercept are assumed to be {said}")]
+
+
+def _rescales(formats: Sequence[PixelFormat]) -> list[tuple[float, float]]:
+    return sorted({(pixels.slope, pixels.intercept) for pixels in formats})
+
+
+def _lacks(header: Dataset) -> bool:
+    return not _given(header, "RescaleSlope") or header.get("RescaleIntercept") is None
+
+
+def _given(header: Dataset, keyword: str) -> bool:
+    """A slope of zero is none."""
+    value = header.get(keyword)
+    return value is not None and not (keyword == "RescaleSlope" and value == 0)
+
+
+def _with_rescale(header: Dataset) -> Dataset:
+    """A header with what it lacks; the one of the series stays as it was read."""
+    completed = Dataset({tag: header.get_item(tag) for tag in header.keys()})  # noqa: SIM118 — would convert
+    completed.file_meta = header.file_meta
+    for keyword, value in _ASSUMED.items():
+        if not _given(header, keyword):
+            completed[keyword] = DataElement(Tag(keyword), "DS", value, already_converted=True)
+    return completed
