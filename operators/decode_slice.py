@@ -5,6 +5,7 @@ HU are rounded half to even where slope or intercept are fractional, and clipped
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,11 @@ LOWEST_HU: Final = -1024
 """Where the scale of CT begins: 12 bits with intercept -1024. What is below it lies outside the scan circle (scanners
 write -1500, -2000, -2048, -3024 there) or is noise in air, and becomes air."""
 
+BUFFER_BYTES: Final = (2 << 20) + 12
+"""A slice of 1024² with two bytes each, and what stands before its values."""
+
 _INT16: Final = np.iinfo(np.int16)
+_OF_THREAD: Final = threading.local()
 
 
 def decode_slice(instance: Instance, pixels: PixelFormat | None = None) -> HuSlice:
@@ -38,7 +43,15 @@ def decode_slice(instance: Instance, pixels: PixelFormat | None = None) -> HuSli
         OSError: where the file cannot be read.
     """
     pixels = pixels or pixel_format(instance.header)
-    return to_hu(read_stored_values(instance, pixels), pixels)
+    return to_hu(read_stored_values(instance, pixels, _buffer()), pixels)
+
+
+def _buffer() -> bytearray:
+    """For the stored values, the same one for all slices of a thread: `to_hu` makes an array of its own from them."""
+    kept: bytearray | None = getattr(_OF_THREAD, "buffer", None)
+    if kept is None:
+        kept = _OF_THREAD.buffer = bytearray(BUFFER_BYTES)
+    return kept
 
 
 def to_hu(stored: Stored, pixels: PixelFormat) -> HuSlice:

@@ -1,8 +1,8 @@
 """One file → its header: the tags that ctvae needs, read once, without pixels, and the place where the pixels begin.
 
-pydicom finds the elements; their values are converted here, without its validation: real headers break the rules (`DS`
-of more than 16 characters, dashed UUIDs for UIDs), and a warning about that would print the value, which may be a name.
-What a value must be is checked where it is used.
+`scan_elements` finds the elements, or pydicom where a file is not plain. Their values are converted here, without
+pydicom's validation: real headers break the rules (`DS` of more than 16 characters, dashed UUIDs for UIDs), and a warning
+about that would print the value, which may be a name. What a value must be is checked where it is used.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from pydicom.uid import (
 from pydicom.valuerep import TEXT_VR_DELIMS
 
 from operators.dicom_file import NUMBER_VRS, TEXT_VRS, inflate, is_dicom
+from operators.scan_elements import SCANNED_BYTES, Scanned, scan_elements
 from operators.types import Instance, SeriesRejected
 
 HEADER_TAGS: Final = (
@@ -67,8 +68,9 @@ HEADER_TAGS: Final = (
 _TAGS: Final = [Tag(keyword) for keyword in HEADER_TAGS]
 _PIXEL_TAGS: Final = frozenset({0x7FE00010, 0x7FE00009, 0x7FE00008})
 _STOPS: Final = _PIXEL_TAGS | {0x0040A730, 0x30060010, 0x30060020, 0x30060039}
+_WANTED: Final = frozenset(int(tag) for tag in _TAGS)
+_CHARACTER_SET: Final = 0x00080005
 _CHARACTER_SET_APPLIES: Final = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
-_FIRST_BYTES: Final = 4096
 
 T = TypeVar("T")
 Plain = Callable[[Dataset], Iterable[DataElement]]
@@ -98,19 +100,19 @@ def read_instance(path: Path) -> Instance | None:
         OSError: where the file cannot be opened.
     """
     with path.open("rb") as file:
-        first = file.read(_FIRST_BYTES)
+        first = file.read(SCANNED_BYTES)
         if not is_dicom(first):
             return None
         try:
-            if DeflatedExplicitVRLittleEndian.encode() in first[:1024]:
-                source: BinaryIO = io.BytesIO(inflate(first + file.read()))
-                syntax = DeflatedExplicitVRLittleEndian
+            scanned = scan_elements(first, _WANTED, _STOPS, whole=len(first) < SCANNED_BYTES)
+            if scanned is not None:
+                header, pixel_offset = _scanned(scanned)
+            elif DeflatedExplicitVRLittleEndian.encode() in first[:1024]:
+                header, pixel_offset = _read(io.BytesIO(inflate(first + file.read())))
+                header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", DeflatedExplicitVRLittleEndian)
             else:
                 file.seek(0)
-                source, syntax = file, None
-            header, pixel_offset = _read(source)
-            if syntax:
-                header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", syntax)
+                header, pixel_offset = _read(file)
         except _BROKEN as error:
             if isinstance(error, OSError) and error.errno:
                 raise  # the system's, not the file's
@@ -120,6 +122,21 @@ def read_instance(path: Path) -> Instance | None:
     if not any(header.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality")):
         raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before it says what it is"))
     return Instance(path, header, pixel_offset)
+
+
+def _scanned(scanned: Scanned) -> tuple[Dataset, int | None]:
+    """As `_read`, of a plain file."""
+    said = next((value for tag, _, value in scanned.elements if tag == _CHARACTER_SET), b"")
+    character_set = said.decode("latin-1").rstrip(" \0").split("\\")
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        charsets = tuple(convert_encodings(character_set))
+        made = [_own(tag, vr or "UN", value, True, charsets) for tag, vr, value in scanned.elements]
+        header = Dataset({element.tag: element for element in made})
+        meta = [_own(tag, vr or "UN", value, True, charsets) for tag, vr, value in scanned.meta]
+        header.file_meta = FileMetaDataset({element.tag: element for element in meta})
+    header.set_original_encoding(scanned.implicit, True, character_set)
+    return header, scanned.stop if scanned.stop_tag in _PIXEL_TAGS else None
 
 
 class _Nameless:
@@ -196,22 +213,26 @@ def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
         element: RawDataElement | DataElement = raw.get_item(tag)
         if isinstance(element, RawDataElement):
             value = element.value if isinstance(element.value, bytes) else b""
-            shared = len(value) <= _SHARED_BYTES and b"\\" not in value
-            make = _element if shared else _element.__wrapped__
-            made = make(element.tag, element.VR or "UN", value, element.is_little_endian, charsets)
-            # Each header has elements of its own: who sets a value sets it in the element, and so in all that share it.
-            own = list(made.value) if isinstance(made.value, tuple) else made.value
-            yield DataElement(made.tag, made.VR, own, already_converted=True) if shared else made
+            yield _own(element.tag, element.VR or "UN", value, element.is_little_endian, charsets)
         elif element.VR != "SQ":
             yield element
 
 
+def _own(tag: int, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
+    """An element of its own for a header: who sets a value sets it in the element, and so in all that share it."""
+    shared = len(value) <= _SHARED_BYTES and b"\\" not in value
+    made = (_element if shared else _element.__wrapped__)(tag, vr, value, little_endian, encodings)
+    own = list(made.value) if isinstance(made.value, tuple) else made.value
+    return DataElement(made.tag, made.VR, own, already_converted=True) if shared else made
+
+
 @lru_cache(maxsize=8192)
-def _element(tag: BaseTag, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
+def _element(tag: int, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
     """An element whose value has the type of its VR; empty where the bytes do not make such a value.
 
     Most values are the same in all slices of a series: they are converted once.
     """
+    tag = BaseTag(tag)
     if vr not in NUMBER_VRS and vr not in TEXT_VRS:
         vr = _known_vr(tag)
     try:

@@ -34,8 +34,14 @@ RLE_EXPANSION: Final = 64
 """Two bytes of RLE make 128 at the most: a matrix beyond that is not allocated."""
 
 
-def read_stored_values(instance: Instance, pixels: PixelFormat) -> Stored:
+def read_stored_values(instance: Instance, pixels: PixelFormat, buffer: bytearray | None = None) -> Stored:
     """The values of one slice as they are stored: (H, W), signed or unsigned integers in native byte order.
+
+    Args:
+        instance: as `read_instance` gives it.
+        pixels: its format.
+        buffer: where the bytes of native pixels are put, if they fit: the values are then a view of it, until it is
+            used again. Memory that is asked for anew for each slice costs more than reading it.
 
     Raises:
         SeriesRejected: `MISSING_PIXELS`, `TRUNCATED_PIXELS`, `UNDECODABLE_PIXELS`, `UNSUPPORTED_PIXELS` or
@@ -46,7 +52,7 @@ def read_stored_values(instance: Instance, pixels: PixelFormat) -> Stored:
     if instance.pixel_offset is None:
         raise _rejected(instance, "MISSING_PIXELS", "the file ends before its pixels, or never had any")
     if pixels.transfer_syntax in NATIVE_SYNTAXES:
-        return _native(instance, pixels)
+        return _native(instance, pixels, buffer)
     if instance.frame:
         return _decoded(instance, pixels, read_frame(instance))
     value = _pixel_element(instance, pixels, None)
@@ -54,15 +60,20 @@ def read_stored_values(instance: Instance, pixels: PixelFormat) -> Stored:
     return _decoded(instance, pixels, codestream)
 
 
-def _pixel_element(instance: Instance, pixels: PixelFormat, length: int | None) -> memoryview:
+def _pixel_element(
+    instance: Instance, pixels: PixelFormat, length: int | None, buffer: bytearray | None = None
+) -> memoryview:
     """Value of Pixel Data: `length` bytes of it, or, where it is encapsulated (None), all up to the end of the file."""
     offset = instance.pixel_offset or 0
     if pixels.transfer_syntax == DeflatedExplicitVRLittleEndian:
-        data = _run(instance, inflate, instance.path.read_bytes())[offset:]
+        data = memoryview(_run(instance, inflate, instance.path.read_bytes()))[offset:]
     else:
         with instance.path.open("rb", buffering=0) as file:
             file.seek(offset)
-            data = file.read(-1 if length is None else length + 12) or b""
+            if length is not None and buffer is not None and length + 12 <= len(buffer):
+                data = memoryview(buffer)[: file.readinto(memoryview(buffer)[: length + 12])]
+            else:
+                data = memoryview(file.read(-1 if length is None else length + 12) or b"")
     order = NATIVE_SYNTAXES.get(pixels.transfer_syntax, "<")
     if len(data) < 8:
         raise _rejected(instance, "TRUNCATED_PIXELS", "the file ends where its pixels begin")
@@ -72,7 +83,7 @@ def _pixel_element(instance: Instance, pixels: PixelFormat, length: int | None) 
             raise _rejected(instance, "UNSUPPORTED_PIXELS", "found pixels of floating point, expected integers")
         raise SeriesFailed("FILE_CHANGED", f"{named(instance)}: the file was changed while it was read; run again")
     # An implicit length cannot look like one of these: lengths are even, and O and U are odd.
-    explicit = data[4:6] in (b"OB", b"OW", b"UN")
+    explicit = bytes(data[4:6]) in (b"OB", b"OW", b"UN")
     start = 12 if explicit else 8
     stated = struct.unpack_from(f"{order}I", data, start - 4)[0] if len(data) >= start else 0
     if (stated == _UNDEFINED) != (length is None):
@@ -81,14 +92,14 @@ def _pixel_element(instance: Instance, pixels: PixelFormat, length: int | None) 
     if length is not None and not length <= stated <= length + length % 2:
         reason = "TRUNCATED_PIXELS" if stated < length else "UNDECODABLE_PIXELS"
         raise _rejected(instance, reason, f"found {stated} bytes of pixels, expected {length} from rows × columns")
-    return memoryview(data)[start : None if length is None else start + length]
+    return data[start : None if length is None else start + length]
 
 
-def _native(instance: Instance, pixels: PixelFormat) -> Stored:
+def _native(instance: Instance, pixels: PixelFormat, buffer: bytearray | None) -> Stored:
     if instance.frame:
         value = memoryview(read_frame(instance))
     else:
-        value = _pixel_element(instance, pixels, pixels.native_bytes)
+        value = _pixel_element(instance, pixels, pixels.native_bytes, buffer)
     if len(value) < pixels.native_bytes:
         found = f"found {len(value)} bytes of pixels, expected {pixels.native_bytes}: the file is cut off"
         raise _rejected(instance, "TRUNCATED_PIXELS", found)
