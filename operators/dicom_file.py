@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Final
+from typing import BinaryIO, Final
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 MAX_INFLATED_BYTES: Final = 1 << 28
-"""A deflated file may unfold to 256 MiB: a slice of 512² has half of one, and deflate can reach 1000 : 1."""
+"""A deflated file may have 256 MiB, and unfold to as many: a slice of 512² has half of one, and deflate can reach
+1000 : 1. To unfold it takes up to four times that."""
 
 NUMBER_VRS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 """VRs of binary numbers, with their format in `struct`."""
@@ -25,26 +26,35 @@ def is_dicom(first: bytes) -> bool:
     """
     if first[128:132] == b"DICM":
         return True
-    return any(_begins_with_elements(first, order) for order in "<>")
+    # A prefix that is damaged is no reason to pass over a slice: the file then has an entry in the ledger.
+    return any(_begins_with_elements(bytes_, order) for bytes_ in (first, first[132:]) for order in "<>")
 
 
-def inflate(data: bytes) -> bytes:
+def is_named_as_dicom(name: str) -> bool:
+    """Whether a file's name says that it is a DICOM image."""
+    return name.lower().endswith((".dcm", ".dicom", ".ima"))
+
+
+def inflate(file: BinaryIO) -> bytes:
     """A deflated DICOM file (PS3.5 A.5) as an explicit VR little endian one, so that offsets are those of plain bytes.
 
     Raises:
-        ValueError: where it unfolds to more than `MAX_INFLATED_BYTES`, or ends early.
+        ValueError: where it has, or unfolds to, more than `MAX_INFLATED_BYTES`, or ends early.
+        OSError: where the file cannot be read.
     """
-    meta_length = struct.unpack_from("<I", data, 140)[0] if data[132:138] == b"\2\0\0\0UL" else -1
+    file.seek(0)
+    data = memoryview(file.read(MAX_INFLATED_BYTES + 1))
+    meta_length = struct.unpack_from("<I", data, 140)[0] if bytes(data[132:138]) == b"\2\0\0\0UL" else -1
     start = 144 + meta_length
-    if not 144 <= start <= len(data):
-        raise ValueError("no group length, so no way to tell where the deflated part begins")
+    if not 144 <= start <= len(data) <= MAX_INFLATED_BYTES:
+        raise ValueError("no group length, so no way to tell where the deflated part begins; or too large")
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     plain = decompressor.decompress(data[start:], MAX_INFLATED_BYTES)
     if not decompressor.eof:
         raise ValueError(f"deflated data ends early, or unfolds to more than {MAX_INFLATED_BYTES >> 20} MiB")
     # Two UIDs of the same even length, thanks to the padding that UI allows.
     deflated, explicit = DeflatedExplicitVRLittleEndian.encode(), ExplicitVRLittleEndian.encode()
-    return data[:start].replace(deflated, explicit.ljust(len(deflated), b"\0"), 1) + plain
+    return bytes(data[:start]).replace(deflated, explicit.ljust(len(deflated), b"\0"), 1) + plain
 
 
 def _begins_with_elements(first: bytes, order: str) -> bool:

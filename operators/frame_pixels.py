@@ -7,6 +7,7 @@ basic offset table, or because each is one fragment (A.4). A table is believed o
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from functools import lru_cache
@@ -64,10 +65,15 @@ def locate_frames(instance: Instance, of_file: Dataset, frames: int) -> tuple[Fr
     return tuple(Frame(index, tuple(span)) for index, span in enumerate(spans))
 
 
-def read_frame(instance: Instance) -> bytes:
+def read_frame(instance: Instance, at_most: int) -> bytes:
     """The bytes of one frame: plain numbers, or its codestream, the fragments joined.
 
+    Args:
+        instance: one frame of a file.
+        at_most: how many bytes it may have.
+
     Raises:
+        SeriesRejected: `UNDECODABLE_PIXELS`, where it has more.
         SeriesFailed: `FILE_CHANGED`, where the file is no longer what it was when its header was read.
         OSError: where the file cannot be read.
     """
@@ -75,6 +81,8 @@ def read_frame(instance: Instance) -> bytes:
     if frame is None:
         raise ValueError("not one frame of a file, but a file")
     encapsulated = instance.header.file_meta.TransferSyntaxUID in COMPRESSED_SYNTAXES
+    if sum(length for _, length in frame.spans) > at_most:
+        raise _rejected(instance, "UNDECODABLE_PIXELS", f"found more than {at_most} bytes of compressed pixels")
     pieces = []
     with open_plain(instance) as file:
         _, little = instance.header.original_encoding
@@ -86,6 +94,7 @@ def read_frame(instance: Instance) -> bytes:
             pieces.append(file.read(length))
             if len(pieces[-1]) != length:
                 raise _changed(instance)
+        check_unchanged(instance, file)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -99,6 +108,8 @@ def open_plain(instance: Instance) -> BinaryIO:
     if instance.header.file_meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:
         return instance.path.open("rb")
     state = instance.path.stat()
+    if instance.stamp and instance.stamp != (state.st_size, state.st_mtime_ns):
+        raise _changed(instance)
     try:
         return io.BytesIO(_inflated(instance.path, state.st_size, state.st_mtime_ns))
     except (ValueError, struct.error, zlib.error) as error:
@@ -108,7 +119,20 @@ def open_plain(instance: Instance) -> BinaryIO:
 # Of the last file alone, which its frames share: of more, a folder of small files could fill the memory.
 @lru_cache(maxsize=1)
 def _inflated(path: Path, size: int, changed_ns: int) -> bytes:
-    return inflate(path.read_bytes())
+    with path.open("rb") as file:
+        return inflate(file)
+
+
+def check_unchanged(instance: Instance, file: BinaryIO) -> None:
+    """That a file, of which the pixels have been read, is still the one whose header was read.
+
+    Raises:
+        SeriesFailed: `FILE_CHANGED`.
+    """
+    if instance.stamp and not isinstance(file, io.BytesIO):
+        state = os.fstat(file.fileno())
+        if instance.stamp != (state.st_size, state.st_mtime_ns):
+            raise _changed(instance)
 
 
 def named(instance: Instance) -> str:

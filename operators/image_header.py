@@ -19,6 +19,9 @@ from operators.types import SeriesRejected
 MAX_HEADER_BYTES: Final = 1 << 18
 """Of a text header: some lines of geometry, and of notes; a diffusion scan's table of gradients is 100 KiB."""
 
+MAX_SKIPPED_BYTES: Final = 1 << 26
+"""Before the voxels, of a header's extensions: they are unpacked to be passed over."""
+
 Encoding = Literal["raw", "gzip", "zlib", "bzip2"]
 
 
@@ -69,8 +72,12 @@ def beside(path: Path, root: Path, named: str) -> Path:
     """
     if named.upper().startswith("LIST") or "%" in named:
         raise SeriesRejected("UNSUPPORTED_IMAGE", "found voxels in several files; expected one file; save it anew")
-    found = (path.parent / named).resolve()
-    if Path(named).is_absolute() or not found.is_relative_to(root.resolve()) or not found.is_file():
+    try:
+        found = (path.parent / named).resolve()
+        inside = not Path(named).is_absolute() and found.is_relative_to(root.resolve()) and found.is_file()
+    except OSError:  # a name too long, or links without end
+        inside = False
+    if not inside:
         raise SeriesRejected(
             "DATA_FILE_OUTSIDE",
             "the header names a data file that is not in the input folder; put it beside the header",

@@ -26,6 +26,7 @@ from operators.pixel_format import AIR_HU
 from operators.types import Finding, ImageFile, SeriesFailed, SeriesRejected, SeriesSkipped
 
 PIECE_VOXELS: Final = 1 << 20
+_PIECE_BYTES: Final = 1 << 22
 
 HIGHEST_LABEL: Final = 255
 """Whole numbers from 0 to this one are labels or an 8-bit picture: CT in HU is below zero somewhere."""
@@ -178,8 +179,11 @@ def _pieces(header: ImageHeader, file: IO[bytes], size: int) -> Iterator[bytes]:
     file.seek(start)
     stream = _unpacked(header, file)
     try:
-        if header.skipped and len(_exactly(stream, header.skipped)) < header.skipped:
-            raise _truncated("no voxels")
+        skipped = header.skipped
+        while skipped:
+            if not (passed := len(stream.read(min(skipped, _PIECE_BYTES)))):
+                raise _truncated("no voxels")
+            skipped -= passed
         while left:
             piece = _exactly(stream, min(left, PIECE_VOXELS * header.dtype.itemsize))
             if len(piece) % header.dtype.itemsize or not piece:
@@ -231,7 +235,7 @@ def _unpacked(header: ImageHeader, file: IO[bytes]) -> _Stream:
 def _exactly(stream: _Stream, size: int) -> bytes:
     """`size` bytes, or what there is up to the end."""
     got: list[bytes] = []
-    while size and (more := stream.read(min(size, 1 << 22))):
+    while size and (more := stream.read(min(size, _PIECE_BYTES))):
         got.append(more)
         size -= len(more)
     return b"".join(got)

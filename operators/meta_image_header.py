@@ -39,7 +39,7 @@ def read_meta_image_header(path: Path, root: Path) -> ImageHeader:
     """
     with path.open("rb") as file:
         first = file.read(MAX_HEADER_BYTES)
-    end = re.search(rb"^ElementDataFile\s*=\s*(.*?)\r?\n", first, re.MULTILINE)
+    end = re.search(rb"^ElementDataFile[ \t]*=([^\n]*)\n", first, re.MULTILINE)
     if end is None:
         raise ValueError("no ElementDataFile")
     lines = first[: end.start()].decode("latin-1").splitlines()

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.image_header import Encoding, ImageHeader, no_place, three_dimensions
+from operators.image_header import MAX_SKIPPED_BYTES, Encoding, ImageHeader, no_place, three_dimensions
 from operators.types import SeriesRejected, SeriesSkipped
 
 AFFINE_TOLERANCE: Final = 1e-3
@@ -56,7 +56,7 @@ def read_nifti_header(path: Path, root: Path) -> ImageHeader:
     if int(header["intent_code"]) == _INTENT_LABEL:
         raise SeriesSkipped("LABEL_MAP", "the header says that it holds labels; nothing to do for this file")
     offset = float(header["vox_offset"])
-    if not (offset.is_integer() and kind.sizeof_hdr <= offset < 1 << 30):
+    if not (offset.is_integer() and kind.sizeof_hdr <= offset <= MAX_SKIPPED_BYTES):
         raise ValueError("no offset of the voxels")
     start, skipped = (0, int(offset)) if packed else (int(offset), 0)
     encoding: Encoding = "gzip" if packed else "raw"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from operators.image_header import (
     MAX_HEADER_BYTES,
+    MAX_SKIPPED_BYTES,
     Encoding,
     ImageHeader,
     beside,
@@ -74,8 +75,8 @@ def read_nrrd_header(path: Path, root: Path) -> ImageHeader:
     if line_skip or byte_skip < -1 or (byte_skip == -1 and encoding != "raw"):
         raise SeriesRejected("UNSUPPORTED_IMAGE", "found lines to skip in an NRRD file; save it anew")
     named = either(fields, "data file", "datafile", None)
-    if named is None and end is None:
-        raise ValueError("a header without an end")
+    if (named is None and end is None) or byte_skip > MAX_SKIPPED_BYTES:
+        raise ValueError("a header without an end, or no place for the data")
     begin = 0 if named is not None or end is None else end.end()
     start, skipped = (begin + byte_skip, 0) if encoding == "raw" else (begin, byte_skip)
     voxels = path if named is None else beside(path, root, str(named))

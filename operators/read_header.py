@@ -1,14 +1,15 @@
 """One file → its header: the tags that ctvae needs, read once, without pixels, and the place where the pixels begin.
 
 `scan_elements` finds the elements, or pydicom where a file is not plain. Their values are converted here, without
-pydicom's validation: real headers break the rules (`DS` of more than 16 characters, dashed UUIDs for UIDs), and a warning
-about that would print the value, which may be a name. What a value must be is checked where it is used.
+pydicom's validation: real headers break the rules (`DS` of more than 16 characters, dashed UUIDs for UIDs), and a
+warning about that would print the value, which may be a name. What a value must be is checked where it is used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import threading
 import warnings
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final, TypeVar
 
 from pydicom import config
 from pydicom.charset import convert_encodings, decode_bytes
@@ -24,7 +25,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_partial
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -35,7 +36,9 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import TEXT_VR_DELIMS
 
-from operators.dicom_file import NUMBER_VRS, TEXT_VRS, inflate, is_dicom
+from operators.dicom_file import NUMBER_VRS, TEXT_VRS, inflate, is_dicom, is_named_as_dicom
+from operators.header import Header, own_element
+from operators.header_bytes import in_pieces, read_whole
 from operators.scan_elements import SCANNED_BYTES, Scanned, scan_elements
 from operators.types import Instance, SeriesRejected
 
@@ -69,6 +72,8 @@ _TAGS: Final = [Tag(keyword) for keyword in HEADER_TAGS]
 _PIXEL_TAGS: Final = frozenset({0x7FE00010, 0x7FE00009, 0x7FE00008})
 _STOPS: Final = _PIXEL_TAGS | {0x0040A730, 0x30060010, 0x30060020, 0x30060039}
 _WANTED: Final = frozenset(int(tag) for tag in _TAGS)
+_KEYWORDS: Final = {int(tag): keyword for tag, keyword in zip(_TAGS, HEADER_TAGS, strict=True)}
+_META: Final = frozenset({0x00020002, 0x00020010})  # class and transfer syntax; of the others nothing is asked
 _CHARACTER_SET: Final = 0x00080005
 _CHARACTER_SET_APPLIES: Final = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
 
@@ -102,13 +107,16 @@ def read_instance(path: Path) -> Instance | None:
     with path.open("rb") as file:
         first = file.read(SCANNED_BYTES)
         if not is_dicom(first):
+            if is_named_as_dicom(path.name):
+                raise SeriesRejected("UNREADABLE_FILE", _broken(path, "its name says DICOM, its bytes do not"))
             return None
+        state = os.fstat(file.fileno())
         try:
             scanned = scan_elements(first, _WANTED, _STOPS, whole=len(first) < SCANNED_BYTES)
             if scanned is not None:
                 header, pixel_offset = _scanned(scanned)
             elif DeflatedExplicitVRLittleEndian.encode() in first[:1024]:
-                header, pixel_offset = _read(io.BytesIO(inflate(first + file.read())))
+                header, pixel_offset = _read(io.BytesIO(inflate(file)))
                 header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", DeflatedExplicitVRLittleEndian)
             else:
                 file.seek(0)
@@ -121,7 +129,7 @@ def read_instance(path: Path) -> Instance | None:
         return None
     if not any(header.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality")):
         raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before it says what it is"))
-    return Instance(path, header, pixel_offset)
+    return Instance(path, header, pixel_offset, stamp=(state.st_size, state.st_mtime_ns))
 
 
 def _scanned(scanned: Scanned) -> tuple[Dataset, int | None]:
@@ -131,46 +139,31 @@ def _scanned(scanned: Scanned) -> tuple[Dataset, int | None]:
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         charsets = tuple(convert_encodings(character_set))
-        made = [_own(tag, vr or "UN", value, True, charsets) for tag, vr, value in scanned.elements]
-        header = Dataset({element.tag: element for element in made})
-        meta = [_own(tag, vr or "UN", value, True, charsets) for tag, vr, value in scanned.meta]
+        header = Header(
+            (_KEYWORDS[tag], _shared(tag, vr or "UN", value, True, charsets)) for tag, vr, value in scanned.elements
+        )
+        meta = [_own(tag, vr or "UN", value, True, charsets) for tag, vr, value in scanned.meta if tag in _META]
         header.file_meta = FileMetaDataset({element.tag: element for element in meta})
     header.set_original_encoding(scanned.implicit, True, character_set)
     return header, scanned.stop if scanned.stop_tag in _PIXEL_TAGS else None
 
 
-class _Nameless:
-    """An open file without its name, which pydicom puts into its warnings, and that gives no more than it has.
-
-    The standard library allocates what is asked for before it reads, and a broken length asks for 4 GB.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._read, self.seek, self.tell = file.read, file.seek, file.tell
-        self._size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-
-    def read(self, size: int = -1) -> bytes:
-        return self._read(min(size, self._size))
-
-
 def _read(source: BinaryIO) -> tuple[Dataset, int | None]:
     """Header with converted values, and the offset of the tag of Pixel Data (or Float, or Double Float Pixel Data)."""
-    nameless = _Nameless(source)
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         # Of odd encodings and lengths: the first show in the values, the second in a header without what is needed.
         warnings.simplefilter("ignore")
-        raw = read_partial(nameless, _past_the_header, force=True, specific_tags=_TAGS)  # type: ignore[arg-type]
+        raw, pieces, _ = in_pieces(source, _TAGS, _STOPS)
         implicit, little = raw.original_encoding
         encodings = convert_encodings(raw.get("SpecificCharacterSet"))
-        header = Dataset({element.tag: element for element in _converted(raw, encodings)})
+        header = Dataset({element.tag: element for piece in pieces for element in _converted(piece, encodings)})
         header.file_meta = FileMetaDataset({element.tag: element for element in _converted(raw.file_meta, encodings)})
     header.set_original_encoding(implicit, little, raw.original_character_set)
     if not header.file_meta.get("TransferSyntaxUID"):
         found = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", found)
-    offset = nameless.tell()
-    tag = nameless.read(4)
+    offset = source.tell()
+    tag = source.read(4)
     group, element = struct.unpack("<HH" if little else ">HH", tag) if len(tag) == 4 else (0, 0)
     return header, offset if group << 16 | element in _PIXEL_TAGS else None
 
@@ -190,21 +183,16 @@ def read_nested(data: bytes, keywords: Sequence[str], take: Callable[[Dataset, P
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            source: Any = _Nameless(io.BytesIO(data))
-            raw = read_partial(source, _past_the_header, force=True, specific_tags=[Tag(one) for one in keywords])
+            wanted = [Tag(one) for one in keywords]
+            raw = read_whole(data, wanted, _STOPS)
             encodings = convert_encodings(raw.get("SpecificCharacterSet"))
             return take(raw, lambda dataset: _converted(dataset, encodings))
         except _BROKEN as error:
             raise ValueError(type(error).__name__) from error
 
 
-def _past_the_header(tag: BaseTag, vr: str | None, length: int) -> bool:
-    """At the pixels; and at the contours of a structure set and the content of an SR, which no image has."""
-    return tag in _STOPS
-
-
 _SHARED_BYTES: Final = 256
-"""Longer values, and lists, are not kept for other files: 8192 of them are 2 MiB at the most."""
+"""Longer values are not kept for other files: 8192 of them are 2 MiB at the most."""
 
 
 def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
@@ -220,10 +208,13 @@ def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
 
 def _own(tag: int, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
     """An element of its own for a header: who sets a value sets it in the element, and so in all that share it."""
-    shared = len(value) <= _SHARED_BYTES and b"\\" not in value
-    made = (_element if shared else _element.__wrapped__)(tag, vr, value, little_endian, encodings)
-    own = list(made.value) if isinstance(made.value, tuple) else made.value
-    return DataElement(made.tag, made.VR, own, already_converted=True) if shared else made
+    return own_element(_shared(tag, vr, value, little_endian, encodings))
+
+
+def _shared(tag: int, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
+    """An element that others may have too: nobody changes it, and several values are a tuple."""
+    kept = len(value) <= _SHARED_BYTES
+    return (_element if kept else _element.__wrapped__)(tag, vr, value, little_endian, encodings)
 
 
 @lru_cache(maxsize=8192)
@@ -241,8 +232,10 @@ def _element(tag: int, vr: str, value: bytes, little_endian: bool, encodings: tu
             return DataElement(tag, vr, numbers[0] if len(numbers) == 1 else numbers, already_converted=True)
         if vr in TEXT_VRS:
             charsets = encodings if vr in _CHARACTER_SET_APPLIES else ("latin-1",)
-            text = decode_bytes(value, charsets, set(TEXT_VR_DELIMS)).strip(" \0")
-            return DataElement(tag, vr, text, validation_mode=config.IGNORE)
+            text = decode_bytes(value, charsets, set(TEXT_VR_DELIMS)).strip(" \0\r\n" if vr == "UI" else " \0")
+            made = DataElement(tag, vr, text, validation_mode=config.IGNORE)
+            several = isinstance(made.value, MultiValue)
+            return DataElement(tag, vr, tuple(made.value), already_converted=True) if several else made
         return DataElement(tag, "UN", value, already_converted=True)
     except (ValueError, TypeError, OverflowError, ArithmeticError, struct.error):
         return DataElement(tag, vr, None, already_converted=True)

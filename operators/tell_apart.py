@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 
 from operators.geometry import numbers_in, regular_grid
+from operators.header import plain
 from operators.slice_stack import SAME_POSITION_MM
 from operators.types import SeriesRejected
 
@@ -84,12 +84,8 @@ def tell_apart(headers: Sequence[Dataset], heights_mm: NDArray[np.float64]) -> T
 
 
 def differing(headers: Sequence[Dataset], keyword: str) -> list[Any]:
-    """The value of a tag, once where all headers have the same, else each header's; None for none.
-
-    Most tags have one value in a series, and to look each up by its name takes longer than to compare it.
-    """
-    tag = Tag(keyword)
-    found = [header[tag].value if tag in header else None for header in headers]
+    """The value of a tag, once where all headers have the same, else each header's; None for none."""
+    found = [plain(header.get(keyword)) for header in headers]
     return found[:1] if all(value == found[0] for value in found) else found
 
 
@@ -171,7 +167,8 @@ def _values(headers: Sequence[Dataset], keyword: str) -> list[Any]:
     found = []
     for header in headers:
         number = numbers_in(header, keyword)
-        text = str(header.get(keyword) or "")
+        value = plain(header.get(keyword) or "")
+        text = "\\".join(map(str, value)) if isinstance(value, tuple) else str(value)
         found.append((0, number[0], "") if len(number) == 1 else (1, 0.0, text))
     return found
 

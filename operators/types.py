@@ -119,6 +119,7 @@ class Instance:
             where there are none.
         frame: which frame of a multi-frame file; None for the file as a whole.
         image: what it is, where it is no DICOM but a volume in a research format; the header is then all but empty.
+        stamp: size and time of change of the file when its header was read; None where nobody looked.
     """
 
     path: Path
@@ -126,6 +127,7 @@ class Instance:
     pixel_offset: int | None = None
     frame: Frame | None = None
     image: ImageFile | None = None
+    stamp: tuple[int, int] | None = None
 
     @property
     def sop_instance_uid(self) -> str:

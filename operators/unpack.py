@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 from operators.types import SeriesError, SeriesFailed, SeriesRejected
 
@@ -36,12 +36,16 @@ MAX_RATIO: Final = 100
 RATIO_FREE_BYTES: Final = 64 << 20
 """What an archive may always unpack to: phantoms and masks are nearly empty."""
 
+MAX_DIRECTORY_BYTES: Final = 48 << 20
+"""Of an archive's list of entries, which is read before these can be counted: 480 for each of 100,000."""
+
 SPARE_BYTES: Final = 1 << 30
 """Left free on the disk that the temporary folder is on: others use it too."""
 
 _ARCHIVES: Final = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".7z", ".rar")
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MAX_NAME: Final = 1024
+_MAX_FOLDERS: Final = 32  # in one another
 _ENCRYPTED: Final = 0x1
 
 
@@ -119,7 +123,7 @@ def _unpack(path: Path, folder: Path, left: int) -> int:
     """
     folder.mkdir(mode=0o700)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, _opened(file) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             _check_names(archive.infolist())
             size = _checked_size(entries, path.stat().st_size, left)
@@ -134,6 +138,31 @@ def _unpack(path: Path, folder: Path, left: int) -> int:
         raise SeriesFailed("INPUT_OUTPUT_ERROR", f"the ZIP archive was not unpacked: {said}; check the disk") from error
 
 
+def _opened(file: BinaryIO) -> zipfile.ZipFile:
+    bounded: Any = _Bounded(file)
+    return zipfile.ZipFile(bounded)
+
+
+class _Bounded:
+    """An open archive of which no more is read at once than a list of entries may have.
+
+    The list is as long as the archive says, and each entry in it takes ten times its bytes in memory.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.seek, self.tell, self.seekable = file, file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes.
+
+        Raises:
+            SeriesRejected: `UNSAFE_ARCHIVE`, beyond `MAX_DIRECTORY_BYTES`.
+        """
+        if size > MAX_DIRECTORY_BYTES:
+            raise _unsafe(f"a list of entries of {size} bytes", f"at most {MAX_DIRECTORY_BYTES}")
+        return self._file.read(size)
+
+
 def _check_names(entries: Sequence[zipfile.ZipInfo]) -> None:
     """That each entry is a file or folder of its own below the archive's folder, and one that can be unpacked."""
     if len(entries) > MAX_ENTRIES:
@@ -145,7 +174,7 @@ def _check_names(entries: Sequence[zipfile.ZipInfo]) -> None:
         name, mode = entry.filename, entry.external_attr >> 16
         path = PurePosixPath(name)
         if _leads_out(name):
-            raise _unsafe("a name that leads out of the archive", "names below it")
+            raise _unsafe("a name that leads out of the archive, or is too long", "names below it")
         if any(str(parent) in files for parent in path.parents):
             raise _unsafe("a file that is a folder too", "either")
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -161,7 +190,8 @@ def _check_names(entries: Sequence[zipfile.ZipInfo]) -> None:
 def _leads_out(name: str) -> bool:
     parts = PurePosixPath(name).parts
     odd = "\\" in name or "\0" in name or bool(re.match(r"[A-Za-z]:", name)) or len(name) > _MAX_NAME
-    return odd or not parts or name.startswith("/") or ".." in parts
+    long = len(parts) > _MAX_FOLDERS or any(len(os.fsencode(part)) > 255 for part in parts)  # no file system takes it
+    return odd or long or not parts or name.startswith("/") or ".." in parts
 
 
 def _checked_size(entries: Sequence[zipfile.ZipInfo], packed: int, left: int) -> int:

@@ -118,7 +118,7 @@ def test_a_file_without_preamble_but_with_meta_information_is_read(tmp_path):
 def test_the_header_is_the_same_in_each_native_syntax(tmp_path, syntax):
     write_tiny_ct(tmp_path, syntax=syntax)
     header = only_series(tmp_path).first
-    assert (header.Rows, header.PixelSpacing, header.RescaleSlope) == (6, [0.5, 0.75], 1)
+    assert (header.Rows, tuple(header.PixelSpacing), header.RescaleSlope) == (6, (0.5, 0.75), 1)
     assert header.file_meta.TransferSyntaxUID == syntax
 
 
