@@ -207,6 +207,11 @@ def floor(prepared):
 
 
 def sdk(folder):
+    return sdk_image(folder).asnumpy()
+
+
+def sdk_image(folder):
+    """What the SDK's loader, selector and volume operators make of a folder."""
     from monai.deploy.core import Fragment
     from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
     from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
@@ -215,7 +220,7 @@ def sdk(folder):
     fragment = Fragment()
     studies = DICOMDataLoaderOperator(fragment, name="load").load_data_to_studies(folder)
     chosen = DICOMSeriesSelectorOperator(fragment, name="select").filter(None, studies)
-    return DICOMSeriesToVolumeOperator(fragment, name="convert").convert_to_image(chosen).asnumpy()
+    return DICOMSeriesToVolumeOperator(fragment, name="convert").convert_to_image(chosen)
 
 
 def simpleitk(folder):

@@ -1,0 +1,171 @@
+"""The whole path of one native series, process warm: ours beside the SDK's operators, MONAI's transforms, torch eager.
+
+    python benchmarks/whole_path.py [--runs N] [--shape D H W] [--json FILE]
+
+Ours: headers, gate, decoding joined with preprocessing, ONNX Runtime. Theirs: the SDK's loader, selector and volume
+operators, then Orientation, Spacing, ResizeWithPadOrCrop and ScaleIntensityRange to the same windows, then the same
+network in torch. Both on the shipped bundle, each in a process of its own, interleaved; medians, and ours by stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+STAGES = ("headers", "select", "gate", "decode and preprocess", "encode")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--shape", type=int, nargs=3, default=(300, 512, 512))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contender:
+        contend(CONTENDERS[args.contender](), args.folder)
+        return
+    from reading import SYNTAXES, write_series
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_series(Path(folder), args.shape, SYNTAXES["native"])
+        measured = race(Path(folder) / "ct", args.runs)
+    report(measured, args)
+
+
+def race(folder: Path, runs: int):
+    own = [sys.executable, "-W", "ignore", __file__, "--folder", str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    runners = {name: subprocess.Popen([*own, "--contender", name], **pipes) for name in CONTENDERS}
+    measured = {name: [] for name in runners}
+    for _ in range(runs + 1):
+        for name, runner in runners.items():
+            runner.stdin.write("run\n")
+            runner.stdin.flush()
+            measured[name].append(json.loads(runner.stdout.readline()))
+    for runner in runners.values():
+        runner.stdin.close()
+        runner.wait()
+    return measured
+
+
+def contend(run, folder: Path) -> None:
+    out, sys.stdout = sys.stdout, sys.stderr
+    for _ in sys.stdin:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            start = time.perf_counter()
+            mu, stages = run(folder)
+            seconds = time.perf_counter() - start
+        line = {"seconds": seconds, "stages": stages, "mu": np.asarray(mu, np.float64).mean(axis=0).tolist()}
+        print(json.dumps(line), file=out, flush=True)
+
+
+def ours():
+    from models.bundle import find_bundle, load_bundle
+    from models.runtime import open_encoder
+    from operators.build_volume import build_volume
+    from operators.encode import encode
+    from operators.preprocess import preprocess
+    from operators.read_study import read_studies
+    from operators.select_series import select_series
+
+    bundle = load_bundle(find_bundle())
+    encoder = open_encoder(bundle, "cpu")
+
+    def run(folder):
+        clock = [time.perf_counter()]
+        (study,) = read_studies(folder).studies
+        clock.append(time.perf_counter())
+        series = select_series(study.series[0])
+        clock.append(time.perf_counter())
+        volume = build_volume(series)
+        clock.append(time.perf_counter())
+        windows = preprocess(volume, bundle.preprocessing)
+        clock.append(time.perf_counter())
+        encoding = encode(windows, encoder, bundle)
+        clock.append(time.perf_counter())
+        return encoding.taps["mu"].windows, dict(zip(STAGES, np.diff(clock).tolist(), strict=True))
+
+    return run
+
+
+def theirs():
+    import torch
+    from monai.data import MetaTensor
+    from monai.transforms import Compose, EnsureChannelFirst, Orientation, ScaleIntensityRange, Spacing
+    from monai.transforms import ResizeWithPadOrCrop as PadOrCrop
+    from reading import sdk_image
+
+    from models.bundle import find_bundle, load_bundle
+    from models.runtime import load_vae
+    from operators.window_grid import window_starts
+
+    bundle = load_bundle(find_bundle())
+    settings, vae = bundle.preprocessing, load_vae(bundle)
+    torch.set_num_threads(os.cpu_count() or 1)
+    depth, height, width = settings.window_voxels
+    resample = Compose(
+        [
+            EnsureChannelFirst(channel_dim="no_channel"),
+            Orientation(axcodes="SPL", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+            Spacing(settings.spacing_mm, mode="bilinear"),
+        ]
+    )
+    scale = ScaleIntensityRange(*settings.window_hu, 0.0, 1.0, clip=True)
+
+    def run(folder):
+        image = sdk_image(folder)
+        clock = [time.perf_counter()]
+        affine = np.asarray(image.metadata()["nifti_affine_transform"])
+        voxels = MetaTensor(torch.from_numpy(image.asnumpy().transpose(2, 1, 0).copy()), affine=affine)
+        canvas = resample(voxels)
+        canvas = scale(PadOrCrop((max(depth, canvas.shape[1]), height, width))(canvas)).float()
+        clock.append(time.perf_counter())
+        starts = window_starts(canvas.shape[1], depth, settings.overlap)
+        with torch.inference_mode():
+            mu = [vae.encode(canvas[None, :, start : start + depth].as_tensor())[0] for start in starts]
+        clock.append(time.perf_counter())
+        return torch.cat(mu).numpy(), dict(zip(("transforms", "encode"), np.diff(clock).tolist(), strict=True))
+
+    return run
+
+
+CONTENDERS = {"ours": ours, "theirs": theirs}
+
+
+def report(measured, args) -> None:
+    median = {name: statistics.median(run["seconds"] for run in runs[1:]) for name, runs in measured.items()}
+    stages = {
+        name: {stage: statistics.median(run["stages"][stage] for run in runs[1:]) for stage in runs[0]["stages"]}
+        for name, runs in measured.items()
+    }
+    apart = np.abs(np.subtract(measured["ours"][0]["mu"], measured["theirs"][0]["mu"])).max()
+    ratio = median["ours"] / median["theirs"]
+    print(f"{tuple(args.shape)} native, {args.runs} runs, {os.cpu_count()} cores")
+    print(f"ours {median['ours']:.3f} s, theirs {median['theirs']:.3f} s: ours ÷ theirs {ratio:.3f}")
+    print(
+        f"largest difference of mu: {apart:.3f} (theirs samples, ours averages; the grids lie up to half a voxel apart)"
+    )
+    for name, parts in stages.items():
+        print(name + ": " + ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in parts.items()))
+    if args.json:
+        about = {"shape": args.shape, "runs": args.runs, "cores": os.cpu_count(), "ratio": ratio}
+        args.json.write_text(json.dumps({**about, "seconds": median, "stages": stages}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
