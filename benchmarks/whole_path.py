@@ -133,7 +133,9 @@ def theirs():
         affine = np.asarray(image.metadata()["nifti_affine_transform"])
         voxels = MetaTensor(torch.from_numpy(image.asnumpy().transpose(2, 1, 0).copy()), affine=affine)
         canvas = resample(voxels)
-        canvas = scale(PadOrCrop((max(depth, canvas.shape[1]), height, width))(canvas)).float()
+        canvas = scale(
+            PadOrCrop((max(depth, canvas.shape[1]), height, width), value=settings.window_hu[0])(canvas)
+        ).float()
         clock.append(time.perf_counter())
         starts = window_starts(canvas.shape[1], depth, settings.overlap)
         with torch.inference_mode():
