@@ -54,12 +54,12 @@ clean:
 # An environment that works is kept, also by make -B: another python3 over it would leave a mixture of the two.
 $(MADE):
 	@$(BIN)/python -c 'import pip, sys; $(VERSION_FITS)' 2>/dev/null || { \
-	  $(PYTHON) -c 'import sys; $(VERSION_FITS)' 2>/dev/null || { \
+	  "$(PYTHON)" -c 'import sys; $(VERSION_FITS)' 2>/dev/null || { \
 	    echo "make env: '$(PYTHON)' is not Python 3.11, 3.12 or 3.13; apt-get install python3 python3-venv," \
 	      "or name another: make env PYTHON=python3.11" >&2; exit 1; }; \
-	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  "$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "make env: '$(PYTHON)' cannot make an environment; apt-get install python3-venv" >&2; exit 1; }; \
-	  $(PYTHON) -m venv --clear $(VENV); }
+	  "$(PYTHON)" -m venv --clear $(VENV); }
 	@touch $@
 
 $(PACKAGES): requirements.txt | $(MADE)

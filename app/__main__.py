@@ -37,7 +37,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="bundle or folder of bundles (default: HOLOSCAN_MODEL_PATH, else the shipped one)",
     )
     parser.add_argument("-c", "--config", type=Path, help="settings (default: HOLOSCAN_CONFIG_PATH, else app.yaml)")
-    parser.add_argument("-l", "--log-level", type=str.upper, choices=list(LogLevel), default="INFO")
+    parser.add_argument(
+        "-l", "--log-level", type=str.upper, choices=[level.value for level in LogLevel], default="INFO"
+    )
     parser.add_argument("-w", "--workdir", help="accepted as the SDK does; nothing is kept there")
     parser.add_argument("-t", "--triton-server-netloc", help="accepted as the SDK does; the model runs in this process")
     return parser.parse_args(argv)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import resource
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +20,18 @@ def _raise_stack_limit() -> None:
         resource.setrlimit(resource.RLIMIT_STACK, (HOLOSCAN_STACK_BYTES, hard))
 
 
+def _give_cupy_a_cache() -> None:
+    """The SDK imports cupy, and cupy makes a folder in the home at import: where it may not, it gets one of its own."""
+    home = os.environ.get("HOME")
+    if "CUPY_CACHE_DIR" in os.environ or (home and os.access(home, os.W_OK)):
+        return
+    folder = tempfile.TemporaryDirectory(prefix="ctvae-cupy-")
+    atexit.register(folder.cleanup)
+    os.environ["CUPY_CACHE_DIR"] = folder.name
+
+
 _raise_stack_limit()
+_give_cupy_a_cache()
 
 from holoscan.schedulers import EventBasedScheduler  # noqa: E402  the limit has to be raised before
 from monai.deploy.core import Application  # noqa: E402

@@ -42,10 +42,14 @@ def list_outcomes(outcomes: Sequence[Outcome], descriptions: Sequence[str]) -> N
         )
         for line in _about(outcome, description if outcome.shape else ""):
             console.print(f"          {_escaped(line)}")
+    summary(outcomes, "")
+
+
+def summary(outcomes: Sequence[Outcome], where: str) -> None:
+    """One line on stdout: how many series ended how, and where to look."""
     counts = Counter(outcome.status for outcome in outcomes)
-    console.print(
-        ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "No DICOM series there."
-    )
+    text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no series there"
+    Console(highlight=False, soft_wrap=True).print(_escaped(f"{text}; {where}" if where else text))
 
 
 def _grid(outcome: Outcome) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from app.settings import Device, RunPaths, Settings, check_input, disclosure
+from app.settings import Device, RunPaths, Settings, check_input, disclosure, starting
+from app.start import stoppable
 from models.bundle import BundleError, find_bundle, load_bundle
 from models.runtime import open_encoder
 from operators.build_volume import build_volume
@@ -25,6 +26,7 @@ from operators.recipe import OnOutcome, Recipe
 from operators.select_rules import EVERY_CT, Selection, candidates, take
 from operators.types import FeatureRecord, Outcome, RunFailed, Series, SeriesFailed, StartError
 from operators.unpack import unpacked
+from operators.write_features import remove_features, series_folder
 from operators.write_json import RunFacts, write_outcome
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,7 @@ def all_series(reading: Reading) -> list[Series]:
     return [series for study in reading.studies for series in study.series]
 
 
+@starting()
 def open_recipe(
     models: Path | None,
     name: str | None,
@@ -135,10 +138,10 @@ def recipe_from_settings(settings: Settings, models: Path | None, output: Path |
 
 def encode_folder(paths: RunPaths, settings: Settings) -> int:
     """What `ctvae encode` does: every series in a plain loop, with progress; the exit code of the contract."""
-    from app.console import progress
+    from app.console import progress, summary
 
     recipe = recipe_from_settings(settings, paths.models, paths.output)
-    with Ledger(paths.output) as ledger, unpacked(paths.input) as archives:
+    with stoppable(), Ledger(paths.output) as ledger, unpacked(paths.input) as archives:
         with progress("reading headers") as on_file:
             reading = read_studies(paths.input, on_file, archives)
         ledger.enter_reading(reading)
@@ -147,6 +150,7 @@ def encode_folder(paths: RunPaths, settings: Settings) -> int:
             for done, candidate in enumerate(recipe.jobs(reading.studies)):
                 on_series(done, total)
                 ledger.enter(recipe.run(candidate).ended("written"))
+    summary(ledger.outcomes, f"see {paths.output / 'outcome.json'}")
     return exit_code(ledger.outcomes)
 
 
@@ -197,8 +201,9 @@ class Ledger:
     reading: Reading | None = None
 
     def __post_init__(self) -> None:
-        (self.output / "outcome.json").unlink(missing_ok=True)
-        (self.output / "result.json").unlink(missing_ok=True)
+        with starting():
+            (self.output / "outcome.json").unlink(missing_ok=True)
+            (self.output / "result.json").unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         """The open ledger."""
@@ -212,7 +217,10 @@ class Ledger:
             self.close()
 
     def enter(self, outcome: Outcome) -> None:
-        """A series ended: one line in the log, one in the ledger."""
+        """A series ended: one line in the log, one in the ledger, and no result of an earlier run if it has none."""
+        if outcome.status != "written":
+            with starting():
+                remove_features(self.output, series_folder(outcome))
         log_outcome(outcome)
         self.outcomes.append(outcome)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,6 +21,7 @@ from operators.select_rules import EVERY_CT, Selection
 from operators.types import StartError
 
 FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below
+SECTIONS = ("application", "resources", "encode", "privacy", "selection", "geometry")
 Device = Literal["auto", "cpu", "cuda"]
 SETTINGS_FILE = Path(__file__).resolve().parent.parent / "app.yaml"
 
@@ -78,6 +80,17 @@ class RunPaths:
     models: Path | None
 
 
+@contextmanager
+def starting() -> Iterator[None]:
+    """What the system does not let us look at before the run begins is a `StartError`: NOT_ACCESSIBLE."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{error.strerror or type(error).__name__}: {error.filename}; check the path and its permissions"
+        raise StartError("NOT_ACCESSIBLE", text) from error
+
+
+@starting()
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from `path`, else from HOLOSCAN_CONFIG_PATH, else from the app.yaml beside the code, else defaults.
 
@@ -100,6 +113,7 @@ def disclosure(settings: Settings, environment: Mapping[str, str] = os.environ) 
     return Disclosure(privacy.with_identifiers, privacy.with_dates, key.encode() if key else None)
 
 
+@starting()
 def check_paths(
     given_input: Path | None,
     given_output: Path | None,
@@ -123,6 +137,7 @@ def check_paths(
     return RunPaths(source, target, models)
 
 
+@starting()
 def check_input(source: Path) -> Path:
     """The input, if it is a folder, a ZIP archive, or a file in a research format.
 
@@ -161,16 +176,14 @@ def _parsed(path: Path) -> dict[str, Any]:
         text = f"cannot read {path}" + (f" at line {where.line + 1}" if where else "") + "; expected YAML"
         raise StartError("SETTINGS_INVALID", text) from error
     if not isinstance(parsed, dict):
-        raise StartError(
-            "SETTINGS_INVALID", f"{path} holds no sections; expected application, resources, encode, privacy"
-        )
+        raise StartError("SETTINGS_INVALID", f"{path} holds no sections; expected some of {', '.join(SECTIONS)}")
     return parsed
 
 
 def _validated(parsed: Mapping[str, Any], path: Path) -> Settings:
     from pydantic import TypeAdapter, ValidationError
 
-    ours = {key: value for key, value in parsed.items() if key not in ("application", "resources")}
+    ours = {key: value or {} for key, value in parsed.items() if key not in ("application", "resources")}
     selection = ours.get("selection")
     if isinstance(selection, dict) and selection.get("sdk_rules") is not None:
         ours["selection"] = {**selection, "sdk_rules": _sdk_rules(selection["sdk_rules"], path.parent)}
@@ -180,7 +193,9 @@ def _validated(parsed: Mapping[str, Any], path: Path) -> Settings:
         # Of several readings of one value the one that got farthest.
         found = max(error.errors(), key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
         where = ".".join(str(part) for part in found["loc"] if not str(part).startswith("literal["))
-        raise StartError("SETTINGS_INVALID", f"{path}: {where}: {found['msg'].lower()}") from error
+        unknown = found["type"] == "unexpected_keyword_argument"
+        text = "unknown key; see the keys in the app.yaml that came with ctvae" if unknown else found["msg"]
+        raise StartError("SETTINGS_INVALID", f"{path}: {where}: {text}") from error
 
 
 def _sdk_rules(given: object, folder: Path) -> tuple[SdkRule, ...]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from types import FrameType
 
-from app.usage import COULD_NOT_START
+from app.usage import COULD_NOT_START, tolerate_any_text
 from operators.types import CtvaeError, StartError
 
 logger = logging.getLogger("ctvae")
@@ -31,6 +35,7 @@ def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
         run: gives the exit code.
         log_level: with DEBUG the traceback is shown as well.
     """
+    tolerate_any_text()
     set_up_log(log_level)
     try:
         return run()
@@ -43,7 +48,7 @@ def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
         logger.error("%s: %s", error.reason, error.message)
         return 1
     except KeyboardInterrupt:
-        logger.error("INTERRUPTED: stopped from the keyboard; what was written is whole")
+        logger.error("INTERRUPTED: the run was stopped; what was written is whole; run again for the rest")
         return 1
     except Exception as error:  # the last boundary: one line for whoever runs it, the traceback for whoever mends it
         logger.debug("internal error", exc_info=True)
@@ -51,6 +56,23 @@ def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
             "INTERNAL_ERROR: %s; run again with --log-level DEBUG and report the traceback", type(error).__name__
         )
         return 1
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM, which ends a container or a service, stops the block as the keyboard would: in order, with a ledger."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def set_up_log(level: LogLevel) -> None:

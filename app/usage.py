@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import NoReturn
 
 COULD_NOT_START = 3
@@ -14,3 +15,11 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say it in one line, and end."""
         self.exit(COULD_NOT_START, f"USAGE: {message}; see {self.prog} --help\n")
+
+
+def tolerate_any_text() -> None:
+    """A terminal that knows no × or – gets a question mark, not an end of the run."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")

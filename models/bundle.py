@@ -71,7 +71,8 @@ def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
     if name is None and models is None and DEFAULT_BUNDLE in found:
         name = DEFAULT_BUNDLE
     if name is None and len(found) > 1:
-        raise BundleError(f"several bundles in {folder}: {', '.join(found)}; say which by its name")
+        which = "give the path of one with -m, or its name as encode.model in app.yaml"
+        raise BundleError(f"several bundles in {folder}: {', '.join(found)}; {which}")
     if name is not None and name not in found:
         raise BundleError(f"no bundle {name!r} in {folder}; there are {', '.join(found)}")
     return folder / (name or found[0])

@@ -83,7 +83,6 @@ class OnnxEncoder:
     def __init__(self, bundle: Bundle, *, threads: int = CPU_THREADS) -> None:
         import onnxruntime
 
-        onnxruntime.disable_telemetry_events()
         graph = bundle.onnx_path.read_bytes()
         if _EXTERNAL_DATA in graph:
             raise BundleError("encoder.onnx keeps tensors in other files; export it with all weights inside")

@@ -11,11 +11,13 @@ from typing import Any
 
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from models.bundle import Bundle
 from operators.geometry_policy import NO_REPAIR, GeometryPolicy
 from operators.quantities import measure_quantities
+from operators.read_study import pixels_digest
 from operators.types import (
     Acquisition,
     Encoding,
@@ -93,12 +95,9 @@ def _instances_digest(series: Series) -> str:
 
 
 def _instance_identity(instance: Instance) -> str:
-    """SOP Instance UID; where it is missing or invalid, the digest of the file."""
+    """SOP Instance UID; where it is missing or invalid, the digest of the pixels."""
     uid = instance.sop_instance_uid
-    if UID(uid, IGNORE).is_valid:
-        return uid
-    with instance.path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return uid if UID(uid, IGNORE).is_valid else pixels_digest(instance)
 
 
 def _subject(header: Dataset, disclosure: Disclosure) -> Subject:
@@ -156,7 +155,7 @@ def _text(header: Dataset, keyword: str) -> str | None:
     value = header.get(keyword)
     if value is None:
         return None
-    text = str(value) if isinstance(value, str) or not hasattr(value, "__iter__") else "\\".join(map(str, value))
+    text = "\\".join(map(str, value)) if isinstance(value, MultiValue | list | tuple) else str(value)
     return text.strip(" \0") or None
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from operators.types import FeatureRecord, Series, SeriesFailed
+from operators.types import FeatureRecord, Outcome, Series, SeriesFailed
 from operators.write_json import features_json, write_atomically
+
+FEATURES_JSON = "features.json"
+FEATURES_SR = "features.sr.dcm"
 
 
 def write_features(record: FeatureRecord, output: Path) -> FeatureRecord:
@@ -17,24 +20,38 @@ def write_features(record: FeatureRecord, output: Path) -> FeatureRecord:
     Raises:
         SeriesFailed: OUTPUT_UNWRITABLE.
     """
-    as_json, as_sr = features_json(record), None
+    folder = output / series_folder(record.series)
+    contents = {folder / FEATURES_JSON: features_json(record)}
     if not record.series.image:
         from operators.write_sr import sr_bytes  # highdicom takes half a second to import
 
-        as_sr = sr_bytes(record)
-    folder = output / series_folder(record.series)
+        contents[folder / FEATURES_SR] = sr_bytes(record)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         text = f"cannot make a folder in the output folder ({error.strerror}); check space and permissions"
         raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
-    if as_sr is not None:
-        write_atomically(folder / "features.sr.dcm", as_sr)
-    write_atomically(folder / "features.json", as_json)
+    write_atomically(contents)
     return record
 
 
-def series_folder(series: Series) -> str:
+def remove_features(output: Path, name: str) -> None:
+    """Take away what an earlier run wrote of a series that this run could not write.
+
+    Args:
+        output: the folder of the results.
+        name: of the series' folder in it.
+    """
+    folder = output / name
+    if not folder.is_dir():
+        return
+    for file in (FEATURES_JSON, FEATURES_SR):
+        (folder / file).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def series_folder(series: Series | Outcome) -> str:
     """Name of the folder of a series or part; its UID was checked when it was read."""
     part = "" if series.part is None else f".part{series.part}"
     return f"{series.series_instance_uid}{part}"

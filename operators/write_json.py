@@ -12,7 +12,7 @@ import platform
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -97,8 +97,8 @@ def write_outcome(outcomes: Sequence[Outcome], output: Path, run: RunFacts) -> N
         "started_at": run.started.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    write_atomically(output / "outcome.json", _dump(outcome_document(outcomes, **about)))
-    write_atomically(output / "result.json", _dump(result_document(outcomes)))
+    ledger, summary = _dump(outcome_document(outcomes, **about)), _dump(result_document(outcomes))
+    write_atomically({output / "outcome.json": ledger, output / "result.json": summary})
 
 
 def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
@@ -115,14 +115,18 @@ def features_schema() -> str:
     return resources.files("operators").joinpath("features.schema.json").read_text(encoding="utf-8")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
+def write_atomically(contents: Mapping[Path, bytes]) -> None:
+    """Write files so that all are there whole, or none: temporary names, fsync, and renames when all have room.
 
     Raises:
         SeriesFailed: OUTPUT_UNWRITABLE, when the disk is full or the folder is not ours; nothing is left behind.
     """
-    with atomic_file(path) as file:
-        file.write(content)
+    with ExitStack() as files:
+        for path, content in contents.items():
+            file = files.enter_context(atomic_file(path))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from app import encode
 from app.__main__ import main
 from app.cli import main as ctvae
 from operators.read_sr import read_sr
+from operators.types import CtvaeError
 from operators.write_ct import affine_for, write_ct_series
 from operators.write_json import features_schema
 
@@ -292,6 +293,74 @@ def test_inspect_writes_nothing_and_says_what_would_become_of_each(mixed_ct, tmp
     assert code == 0 and not list(tmp_path.iterdir())
     status = {line["folder"]: line["status"] for line in inspected["series"]}
     assert status["good"] == "eligible" and status["gap"] == "rejected" and status["localizer"] == "skipped"
+
+
+def test_a_series_that_is_rejected_now_keeps_no_result_of_an_earlier_run(phantom_ct, tmp_path):
+    study, output = tmp_path / "study", tmp_path / "out"
+    shutil.copytree(phantom_ct, study)
+    assert run_loop(study, output).results
+    sorted(study.iterdir())[10].unlink()
+
+    again = run_loop(study, output)
+
+    assert again.code == 2 and [line["reason"] for line in again.outcomes] == ["MISSING_SLICE"]
+    assert sorted(path.name for path in output.iterdir()) == ["outcome.json", "result.json"]
+
+
+def test_a_disk_that_fills_up_leaves_neither_of_the_two_files(phantom_ct, tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("operators.write_json.os.fsync", full)
+    with pytest.raises(CtvaeError, match="No space left"):
+        list(encode(phantom_ct, output=tmp_path, on_outcome=raise_failure))
+
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def raise_failure(outcome):
+    if outcome.status == "failed":
+        raise CtvaeError(outcome.reason, outcome.message)
+
+
+def test_a_terminated_run_accounts_for_every_series_and_leaves_no_partial_file(mixed_ct, tmp_path):
+    slow = (
+        "import time, sys, operators.recipe as r; run = r.Recipe.run\n"
+        "def late(self, candidate): print('at', flush=True); time.sleep(60); return run(self, candidate)\n"
+        "r.Recipe.run = late; from app.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", slow, "encode", str(mixed_ct), "-o", str(tmp_path)]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
+        started.stdout.readline()
+        started.terminate()
+        code = started.wait(60)
+
+    assert code == 1
+    assert {line["reason"] for line in Run(code, tmp_path, "").outcomes} == {"LOST_SERIES", "UNREADABLE_FILE"}
+
+
+def test_nobody_without_a_home_can_run_the_graph_and_nothing_is_reported_to_anybody(phantom_ct, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+
+    run = run_program(tmp_path / "out", "-i", str(phantom_ct), "-o", str(tmp_path / "out"), HOME=str(home))
+
+    assert run.code == 0, run.stderr
+    assert not [path for path in home.rglob("*") if "onnxruntime" in str(path) or "Microsoft" in str(path)]
+    assert (
+        run_program(tmp_path / "again", "-i", str(phantom_ct), "-o", str(tmp_path / "again"), HOME="/proc/none").code
+        == 0
+    )
+
+
+def test_a_demo_that_could_not_start_shows_no_earlier_results(phantom_ct, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "outcome.json").write_text('{"series": []}')
+
+    code = ctvae(["demo", str(tmp_path / "none"), "-o", str(tmp_path)])
+
+    assert code == 3
+    assert "what happened" not in capsys.readouterr().out
 
 
 def test_an_interrupted_run_accounts_for_every_series(mixed_ct, tmp_path, monkeypatch):

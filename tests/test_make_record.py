@@ -14,8 +14,10 @@ import pytest
 
 from models.bundle import Bundle
 from operators.make_record import Disclosure, make_record
+from operators.read_header import read_instance
 from operators.write_json import features_document, features_json, features_schema
 from tests.records import PREPROCESSING, made_encoding, made_series
+from tests.tiny_ct import put, write_tiny_ct
 
 BUNDLE = Bundle(Path(), "made", "1.0", "ct_vae", {}, PREPROCESSING, (), "ab" * 32)
 
@@ -53,6 +55,7 @@ def test_no_identity_and_no_date_by_default():
 def test_identity_and_dates_when_they_are_asked_for():
     document = features_document(record_of(disclosure=Disclosure(identifiers=True, dates=True)))
 
+    assert document["subject"]["patient_name"] == "Doe^Jane"
     assert document["subject"]["patient_id"] == "ID-77" and document["subject"]["birth_date"] == "19700102"
     assert document["acquisition"]["study_date"] == "20200304"
     jsonschema.validate(document, json.loads(features_schema()))
@@ -97,3 +100,17 @@ def test_the_order_of_the_files_changes_nothing():
     turned = dataclasses.replace(series, instances=series.instances[::-1])
 
     assert features_json(record_of(turned)) == features_json(record_of(series))
+
+
+def test_without_instance_uids_the_job_key_follows_the_pixels_alone(tmp_path):
+    def job_key(**changed):
+        paths = write_tiny_ct(tmp_path, change=lambda dataset, d: put(dataset, **changed))
+        instances = tuple(read_instance(path) for path in paths)
+        for instance in instances:
+            instance.header.SOPInstanceUID = ""
+        return record_of(dataclasses.replace(made_series(), instances=instances)).job_key
+
+    plain = job_key()
+
+    assert job_key(PatientName="Another^Name") == plain
+    assert job_key(PixelData=bytes(8 * 6 * 2)) != plain

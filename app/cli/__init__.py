@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from app.usage import COULD_NOT_START
+from app.usage import COULD_NOT_START, tolerate_any_text
 
 COMMANDS = {
     "encode": "A folder of CT → features.json and features.sr.dcm for each series.",
@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code of the contract (3 for a wrong call).
     """
+    tolerate_any_text()
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in COMMANDS:
         return _run(arguments[0], arguments[1:])

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from app.settings import SETTINGS_FILE
+from app.settings import SETTINGS_FILE, starting
 from app.start import LogLevel, guarded
+from app.usage import COULD_NOT_START
 
 REAL_CT = SETTINGS_FILE.parent.parent / "shared" / "ct" / "crlm_1004"
 SHOWN_DIMENSIONS = 6
@@ -49,7 +50,8 @@ def _write_phantom(folder: Path) -> Path:
     shape, spacing_mm = (40, 256, 256), (5.0, 1.5, 1.5)
     hu = make_phantom(PhantomFactors(), shape=shape, spacing_mm=spacing_mm, seed=1)
     if not folder.exists():
-        write_ct_series(hu, affine_for(shape, spacing_mm), folder)
+        with starting():
+            write_ct_series(hu, affine_for(shape, spacing_mm), folder)
     return folder
 
 
@@ -63,7 +65,7 @@ def _show_run(title: str, source: Path, target: Path) -> int:
     console.print(f"$ python -m app -i {source} -o {target}")
     code = main(["--input", str(source), "--output", str(target)])
     ledger = target / "outcome.json"
-    if ledger.is_file():
+    if code != COULD_NOT_START and ledger.is_file():
         _show_results(console, target, json.loads(ledger.read_text(encoding="utf-8"))["series"])
     console.print(f"exit code {code}")
     return code
