@@ -66,9 +66,11 @@ def has_all_tiles(codestream: bytes) -> bool:
     if min(width, height) == 0 or right <= left or bottom <= top:
         return False
     tiles = -(-(right - left) // width) * -(-(bottom - top) // height)
+    if tiles > MAX_TILES:
+        return False
     met: set[int] = set()
     place = 2
-    while tiles <= MAX_TILES and place + 12 <= len(codestream):
+    while place + 12 <= len(codestream):
         marker, length = struct.unpack_from(">HH", codestream, place)
         if marker == _SOT:
             tile, part = struct.unpack_from(">HI", codestream, place + 4)

@@ -30,9 +30,14 @@ def is_dicom(first: bytes) -> bool:
     return any(_begins_with_elements(bytes_, order) for bytes_ in (first, first[132:]) for order in "<>")
 
 
-def is_named_as_dicom(name: str) -> bool:
-    """Whether a file's name says that it is a DICOM image."""
-    return name.lower().endswith((".dcm", ".dicom", ".ima"))
+def was_dicom(name: str, first: bytes) -> bool:
+    """Whether a file that is no DICOM has the name of one; or is empty, or zeros, and numbered as slices are.
+
+    Copies that were broken off and disks that were full leave such files.
+    """
+    if name.lower().endswith((".dcm", ".dicom", ".ima")):
+        return True
+    return name[-1:].isdigit() and not first.strip(b"\0")
 
 
 def inflate(file: BinaryIO) -> bytes:

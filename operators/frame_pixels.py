@@ -52,7 +52,8 @@ def locate_frames(instance: Instance, of_file: Dataset, frames: int) -> tuple[Fr
         raise _rejected(instance, "MISSING_PIXELS", "the file ends before its pixels, or never had any")
     syntax = str(instance.header.file_meta.get("TransferSyntaxUID") or "")
     if syntax not in NATIVE_SYNTAXES and syntax not in COMPRESSED_SYNTAXES:
-        name = UID(syntax, validation_mode=config.IGNORE).name or "no transfer syntax"
+        uid = UID(syntax, validation_mode=config.IGNORE)
+        name = uid.name if uid.is_valid else "no valid transfer syntax"
         raise _rejected(instance, "UNSUPPORTED_TRANSFER_SYNTAX", f"found {name}")
     with open_plain(instance) as file:
         size = file.seek(0, io.SEEK_END)

@@ -112,8 +112,8 @@ def _transfer_syntax(header: Dataset) -> str:
         return str(uid)
     raise SeriesRejected(
         "UNSUPPORTED_TRANSFER_SYNTAX",
-        f"found {uid.name or 'no transfer syntax'}; expected native, RLE, JPEG, JPEG-LS or JPEG 2000 pixels; "
-        "convert it",
+        f"found {uid.name if uid.is_valid else 'no valid transfer syntax'}; expected native, RLE, JPEG, JPEG-LS or "
+        "JPEG 2000 pixels; convert it",
     )
 
 

@@ -36,7 +36,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import TEXT_VR_DELIMS
 
-from operators.dicom_file import NUMBER_VRS, TEXT_VRS, inflate, is_dicom, is_named_as_dicom
+from operators.dicom_file import NUMBER_VRS, TEXT_VRS, inflate, is_dicom, was_dicom
 from operators.header import Header, own_element
 from operators.header_bytes import in_pieces, read_whole
 from operators.scan_elements import SCANNED_BYTES, Scanned, scan_elements
@@ -107,8 +107,8 @@ def read_instance(path: Path) -> Instance | None:
     with path.open("rb") as file:
         first = file.read(SCANNED_BYTES)
         if not is_dicom(first):
-            if is_named_as_dicom(path.name):
-                raise SeriesRejected("UNREADABLE_FILE", _broken(path, "its name says DICOM, its bytes do not"))
+            if was_dicom(path.name, first):
+                raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it is named as DICOM, and is none"))
             return None
         state = os.fstat(file.fileno())
         try:
@@ -129,6 +129,8 @@ def read_instance(path: Path) -> Instance | None:
         return None
     if not any(header.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality")):
         raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before it says what it is"))
+    if pixel_offset is None and not header.get("SeriesInstanceUID"):
+        raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before it says to which series it belongs"))
     return Instance(path, header, pixel_offset, stamp=(state.st_size, state.st_mtime_ns))
 
 
@@ -191,6 +193,7 @@ def read_nested(data: bytes, keywords: Sequence[str], take: Callable[[Dataset, P
             raise ValueError(type(error).__name__) from error
 
 
+_UNDEFINED: Final = 0xFFFFFFFF
 _SHARED_BYTES: Final = 256
 """Longer values are not kept for other files: 8192 of them are 2 MiB at the most."""
 
@@ -201,6 +204,8 @@ def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
         element: RawDataElement | DataElement = raw.get_item(tag)
         if isinstance(element, RawDataElement):
             value = element.value if isinstance(element.value, bytes) else b""
+            if len(value) < element.length != _UNDEFINED:
+                raise EOFError  # a UID that was cut short is the UID of another series
             yield _own(element.tag, element.VR or "UN", value, element.is_little_endian, charsets)
         elif element.VR != "SQ":
             yield element

@@ -76,7 +76,7 @@ def read_studies(
         elif met.image:
             images.append(image_series(met, places.folder(path)))
         else:
-            grouped[_group(met, places)].append(met)
+            grouped[_group(met)].append(met)
         if on_file:
             on_file(done, len(paths))
     logger.debug("%d files: %d not DICOM, %d unreadable", len(paths), not_dicom, len(unreadable))
@@ -109,10 +109,10 @@ def _read(path: Path, places: Places) -> Instance | Outcome | None:
         return not_opened(path, path.parent, places, error)
 
 
-def _group(instance: Instance, places: Places) -> tuple[str, str, str]:
+def _group(instance: Instance) -> tuple[str, str, str]:
     """(study, series, folder) as they stand in the file; the folder tells apart only where the series says nothing."""
     study, series = _uid(instance, "StudyInstanceUID"), _uid(instance, "SeriesInstanceUID")
-    return study, series, "" if series else places.folder(instance.path.parent)
+    return study, series, "" if series else str(instance.path.parent)
 
 
 def _series(

@@ -76,7 +76,8 @@ def _not_this_class(header: Dataset) -> _Reason | None:
     if f"{found}.".startswith(f"{SecondaryCaptureImageStorage}."):
         return "SECONDARY_CAPTURE", f"found {found.name}"
     if found not in (CTImageStorage, *ENHANCED_CT):
-        return "NOT_CT_IMAGE", f"found {found.name or 'no SOP class'}"
+        known = found.name if found.is_valid else "an invalid SOP class" if found else "no SOP class"
+        return "NOT_CT_IMAGE", f"found {known}"
     modality = str(header.get("Modality") or "").upper()
     if modality not in ("CT", ""):
         return "NOT_CT_IMAGE", f"found Modality {modality[:16]} in a CT Image"

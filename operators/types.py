@@ -32,6 +32,8 @@ class CtvaeError(Exception):
     """
 
     def __init__(self, reason: str, message: str) -> None:
+        # Some of it may come from a file, and would begin a line of its own in the log or steer a terminal.
+        message = "".join(one if one.isprintable() else "?" for one in message)
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message

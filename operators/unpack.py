@@ -6,11 +6,13 @@ not what it seems is refused, and so is what this program cannot unpack: half of
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -43,6 +45,11 @@ SPARE_BYTES: Final = 1 << 30
 """Left free on the disk that the temporary folder is on: others use it too."""
 
 _ARCHIVES: Final = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".7z", ".rar")
+# What zipfile raises on bytes that are not what they say: on a name of no characters it is an IndexError.
+_BROKEN: Final = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, IndexError, KeyError, TypeError),
+    *(AttributeError, RuntimeError, OverflowError, MemoryError, NotImplementedError),
+)
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MAX_NAME: Final = 1024
 _MAX_FOLDERS: Final = 32  # in one another
@@ -130,11 +137,13 @@ def _unpack(path: Path, folder: Path, left: int) -> int:
             for entry in entries:
                 _unpack_entry(archive, entry, folder)
             return size
-    except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError, ValueError, RuntimeError) as error:
+    except _BROKEN as error:
         what = f"the ZIP archive cannot be unpacked ({type(error).__name__}); get it again"
         raise SeriesRejected("UNREADABLE_FILE", what) from error
     except OSError as error:
         said = error.strerror or type(error).__name__
+        if error.errno in (None, errno.EINVAL):  # a place before the file's beginning: it is the archive's fault
+            raise SeriesRejected("UNREADABLE_FILE", "the ZIP archive is damaged; get it again") from error
         raise SeriesFailed("INPUT_OUTPUT_ERROR", f"the ZIP archive was not unpacked: {said}; check the disk") from error
 
 

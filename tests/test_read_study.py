@@ -19,9 +19,11 @@ from pydicom.uid import (
 )
 
 from operators import dicom_file, read_study
+from operators.build_volume import build_volume
 from operators.read_header import HEADER_TAGS, read_instance
 from operators.read_study import read_studies, uid_from_digest
-from operators.types import Series, StartError
+from operators.types import Series, SeriesRejected, StartError
+from operators.write_ct import affine_for, write_ct_series
 from tests.tiny_ct import SERIES, STUDY, put, save, slice_dataset, stored_values, write_tiny_ct
 
 DASHED = "0c6ba5f8-6b1c-4b0e-9f1e-1f2a3b4c5d6e"
@@ -322,3 +324,17 @@ def test_pixels_of_each_kind_are_found_where_they_begin(tmp_path):
     save(dataset, tmp_path / "b")
     stripped = read_instance(tmp_path / "b")
     assert stripped is not None and stripped.pixel_offset is None
+
+
+@pytest.mark.parametrize("cut", range(0, 1600, 37))
+def test_a_slice_cut_off_anywhere_before_its_pixels_is_never_lost_in_silence(tmp_path, cut):
+    path = write_ct_series(np.zeros((5, 8, 8), np.int16), affine_for((5, 8, 8), (5, 2, 2)), tmp_path)[-1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: min(cut, len(whole) - 200)])
+
+    reading = read_studies(tmp_path)
+
+    if not reading.unreadable:
+        ((series,),) = (study.series for study in reading.studies)
+        with pytest.raises(SeriesRejected):
+            build_volume(series)
