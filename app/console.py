@@ -74,4 +74,4 @@ def _escaped(text: str) -> str:
     """Text of a file's header is no markup, and its control characters do not reach the terminal."""
     from rich.markup import escape
 
-    return escape("".join(character if character.isprintable() or character == "\n" else "?" for character in text))
+    return escape("".join(character if character.isprintable() else "?" for character in text))

@@ -1,8 +1,8 @@
 """The bytes before the pixels, bounded: what may be read of them, and steps over sequences that nobody needs.
 
 pydicom makes an object of each element of a sequence of undefined length (PS3.5 7.5), wanted or not: 32 MB of empty
-ones took 18 s and 1.4 GB. Here they are stepped over, and counted. Measured on the public CT, RTSTRUCT and SR that the
-tests use: at most 560 elements at the top, 9,400 in sequences, and 34 bytes in a value that is read.
+ones took 18 s and 1.4 GB. Here they are stepped over, and counted. What real files need, measured on 2,167 of public
+CT, RTSTRUCT, MR, Secondary Capture and DICOMDIR: 353 reads, 179 elements stepped over, 128 bytes in a value.
 """
 
 from __future__ import annotations

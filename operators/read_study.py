@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -121,17 +122,49 @@ def _series(
     (study_uid, series_uid, _), instances = group
     folder = places.folder(min(instance.path for instance in instances).parent)
     instances = sorted(instances, key=lambda instance: (instance.sop_instance_uid, instance.path))
-    series = Series(series_uid, study_uid, folder, tuple(instances))
+    kept = _without_copies(instances)
+    series = Series(series_uid, study_uid, folder, kept)
     folders = {places.folder(instance.path.parent) for instance in instances}
     lost = sum(outcome.folder in folders for outcome in unreadable)
     if lost:
         detail = f"{lost} DICOM files in the same folder cannot be read; if they belong here, slices are lost"
         series = replace(series, findings=(Finding("UNREADABLE_NEIGHBOUR", detail),))
+    if len(kept) < len(instances):
+        detail = f"{len(instances) - len(kept)} files are byte for byte copies of others and were left out"
+        series = replace(series, findings=(*series.findings, Finding("IDENTICAL_COPIES", detail)))
     if not _valid(series_uid):
         series = _derived(series, "SeriesInstanceUID", "invalid" if series_uid else "missing")
     if not _valid(study_uid):
         series = _derived(series, "StudyInstanceUID", "invalid" if study_uid else "missing")
     return series
+
+
+def _without_copies(instances: list[Instance]) -> tuple[Instance, ...]:
+    """Each file once, of those that are the same byte for byte: folders are copied, and a copy is no second slice.
+
+    Files of one SOP Instance UID that differ all stay, for the gate to reject.
+    """
+    counts = Counter(instance.sop_instance_uid for instance in instances)
+    kept: list[Instance] = []
+    met: set[tuple[str, str]] = set()
+    for instance in instances:
+        uid = instance.sop_instance_uid
+        if uid and counts[uid] > 1:
+            content = uid, _digest_or_path(instance.path)
+            if content in met:
+                continue
+            met.add(content)
+        kept.append(instance)
+    return tuple(kept)
+
+
+def _digest_or_path(path: Path) -> str:
+    """Of a file that is gone by now its path, which no other has: the gate will meet it."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return os.fspath(path)
 
 
 def _derived(series: Series, keyword: str, was: str) -> Series:

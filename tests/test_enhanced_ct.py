@@ -387,10 +387,12 @@ def test_a_concatenation_without_its_last_file_is_rejected(tmp_path):
         volume(saved(tmp_path / "part", files[0]))
 
 
-def test_two_files_of_one_uid_are_duplicates(tmp_path):
-    file = enhanced_ct(slices())
+def test_two_different_files_of_one_uid_are_duplicates_and_a_copy_is_none(tmp_path):
+    file, other = enhanced_ct(slices()), enhanced_ct(slices())
+    other.SeriesDescription = "another"
     with pytest.raises(SeriesRejected, match="DUPLICATE_INSTANCES"):
-        volume(saved(tmp_path, file, file))
+        volume(saved(tmp_path / "different", file, other))
+    assert_is_the_phantom(volume(saved(tmp_path / "copies", file, file)))
 
 
 # Broken pixels

@@ -172,8 +172,9 @@ def test_a_jpeg_2000_slice_without_all_its_tiles_is_not_filled_up_in_silence(tmp
 def test_more_tiles_than_there_can_be_are_rejected_before_memory_is_taken_for_them():
     from operators.codestream import has_all_tiles
 
-    siz = b"\xff\x4f\xff\x51" + struct.pack(">HH8I", 41, 0, 8192, 8192, 0, 0, 8, 8, 0, 0)
-    assert MAX_TILES**0.5 < 8192 // 8 and not has_all_tiles(siz + bytes(100))
+    for side, tile in ((8192, 64), (1 << 31, 1)):
+        siz = b"\xff\x4f\xff\x51" + struct.pack(">HH8I", 41, 0, side, side, 0, 0, tile, tile, 0, 0)
+        assert (side // tile) ** 2 > MAX_TILES and not has_all_tiles(siz + bytes(100))
 
 
 def test_what_stands_in_a_jp2_header_is_not_what_is_decoded(tmp_path):

@@ -338,3 +338,23 @@ def test_a_slice_cut_off_anywhere_before_its_pixels_is_never_lost_in_silence(tmp
         ((series,),) = (study.series for study in reading.studies)
         with pytest.raises(SeriesRejected):
             build_volume(series)
+
+
+def test_a_folder_that_holds_its_files_twice_is_read_once(tmp_path):
+    for copy_of in ("a", "b"):
+        write_tiny_ct(tmp_path / copy_of)
+    once = only_series(tmp_path / "a")
+
+    twice = only_series(tmp_path)
+
+    assert codes(twice) == ["IDENTICAL_COPIES"]
+    assert [one.sop_instance_uid for one in twice.instances] == [one.sop_instance_uid for one in once.instances]
+    np.testing.assert_array_equal(build_volume(twice).voxels(), build_volume(once).voxels())
+
+
+def test_two_files_of_one_uid_that_differ_both_stay_for_the_gate_to_reject(tmp_path):
+    write_tiny_ct(tmp_path / "a")
+    write_tiny_ct(tmp_path / "b", change=lambda dataset, d: put(dataset, PatientID="P1", SeriesDescription="other"))
+
+    with pytest.raises(SeriesRejected, match="DUPLICATE"):
+        build_volume(only_series(tmp_path))
