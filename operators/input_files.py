@@ -11,14 +11,10 @@ from pathlib import Path
 
 from operators.read_image import is_image
 from operators.types import Outcome, SeriesError, StartError
+from operators.uids import uid_from_digest
 from operators.unpack import Archive, is_archive
 
 logger = logging.getLogger(__name__)
-
-
-def uid_from_digest(digest: str) -> str:
-    """A UID of the form `2.25.<number>` (PS3.5 B.2) from the first 128 bits of a hex digest."""
-    return f"2.25.{int(digest[:32], 16)}"
 
 
 @dataclass(frozen=True, slots=True)

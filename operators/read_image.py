@@ -36,6 +36,7 @@ from operators.types import (
     Shape,
     Volume,
 )
+from operators.uids import uid_from_digest
 
 MAX_VOXELS: Final = 1 << 31
 """2048 slices of 1024²; in int16 they take 4 GiB of temporary space, which a small packed file may ask for."""
@@ -72,7 +73,7 @@ def find_image(path: Path, root: Path) -> Instance | None:
     digest = _sha256(path)
     if voxels != path:
         digest = hashlib.sha256(f"{digest} {_sha256(voxels)}".encode()).hexdigest()
-    header.SOPInstanceUID = _uid(digest)
+    header.SOPInstanceUID = uid_from_digest(digest)
     return Instance(path, header, image=ImageFile(found, root, voxels, _stamp(voxels)))
 
 
@@ -84,7 +85,7 @@ def image_series(instance: Instance, folder: str) -> Series:
         folder: the file itself, relative to the input: one folder holds many such series.
     """
     uid = instance.sop_instance_uid
-    study = _uid(hashlib.sha256(f"StudyInstanceUID\n{uid}".encode()).hexdigest())
+    study = uid_from_digest(hashlib.sha256(f"StudyInstanceUID\n{uid}".encode()).hexdigest())
     what = instance.image.format if instance.image else ""
     finding = Finding("UID_DERIVED", f"{what} has no UIDs; those of study and series come from the SHA-256 of the file")
     derived = (("SeriesInstanceUID", ""), ("StudyInstanceUID", ""))
@@ -223,10 +224,6 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _uid(digest: str) -> str:
-    return f"2.25.{int(digest[:32], 16)}"
 
 
 def _bad_place(found: str, expected: str) -> SeriesRejected:

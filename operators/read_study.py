@@ -18,11 +18,12 @@ from pathlib import Path
 from pydicom import config
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from operators.input_files import Places, input_files, not_opened, uid_from_digest
+from operators.input_files import Places, input_files, not_opened
 from operators.read_header import read_instance
 from operators.read_image import find_image, image_series
 from operators.split_series import split_series
 from operators.types import Finding, Instance, Outcome, Series, SeriesRejected, Study
+from operators.uids import uid_from_digest
 from operators.unpack import Archive
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,8 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.uids import uid_from_digest
+
 SCHEME = "99CTVAE"
 SCHEME_NAME = "ctvae: features of CT by a variational autoencoder"
 MANUFACTURER = "ctvae"
@@ -75,5 +77,4 @@ def decimal(value: np.float32) -> str:
 
 def derived_uid(*parts: str | int | None) -> str:
     """A UID below 2.25 (PS3.5 B.2) from the SHA-256 of what it stands for: equal parts, equal UID."""
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+    return uid_from_digest(hashlib.sha256(json.dumps(parts).encode()).hexdigest())

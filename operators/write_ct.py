@@ -30,6 +30,8 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import DSfloat
 
+from operators.uids import uid_from_digest
+
 IMPLEMENTATION_UID = "2.25.318446287021764920348610543294175820461"
 
 
@@ -291,7 +293,7 @@ def digest_uid(*content: str | bytes | memoryview) -> UID:
         raw = memoryview(piece.encode() if isinstance(piece, str) else piece)
         digest.update(raw.nbytes.to_bytes(8, "big"))
         digest.update(raw)
-    return UID(f"2.25.{int.from_bytes(digest.digest()[:16], 'big')}")
+    return UID(uid_from_digest(digest.hexdigest()))
 
 
 def _decimal(value: float) -> DSfloat:

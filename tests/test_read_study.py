@@ -21,8 +21,9 @@ from pydicom.uid import (
 from operators import dicom_file, read_study
 from operators.build_volume import build_volume
 from operators.read_header import HEADER_TAGS, read_instance
-from operators.read_study import read_studies, uid_from_digest
+from operators.read_study import read_studies
 from operators.types import Series, SeriesRejected, StartError
+from operators.uids import uid_from_digest
 from operators.write_ct import affine_for, write_ct_series
 from tests.tiny_ct import SERIES, STUDY, put, save, slice_dataset, stored_values, write_tiny_ct
 

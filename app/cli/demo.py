@@ -48,8 +48,8 @@ def _write_phantom(folder: Path) -> Path:
     from operators.write_ct import affine_for, write_ct_series
 
     shape, spacing_mm = (40, 256, 256), (5.0, 1.5, 1.5)
-    hu = make_phantom(PhantomFactors(), shape=shape, spacing_mm=spacing_mm, seed=1)
     if not folder.exists():
+        hu = make_phantom(PhantomFactors(), shape=shape, spacing_mm=spacing_mm, seed=1)
         with starting():
             write_ct_series(hu, affine_for(shape, spacing_mm), folder)
     return folder
