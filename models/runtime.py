@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle, BundleError, read_weights
 
 if TYPE_CHECKING:
-    from models.vae import Vae
+    from models.network import Vae
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.losses import active_units, free_bits, gaussian_nll, kl_divergence
-from models.vae import Vae, build_vae
+from models.network import Vae
+from models.vae import build_vae
 
 logger = logging.getLogger(__name__)
 

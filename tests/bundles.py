@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from models.bundle import Bundle, Preprocessing, save_bundle
-from models.vae import build_vae, encoder_onnx, tap_specs
+from models.export import encoder_onnx, tap_specs
+from models.vae import build_vae
 
 SMALL_WINDOWS = Preprocessing("window", (8, 16, 16), (8.0, 16.0, 16.0), (-1000.0, 1000.0))
 SMALL_CT_VAE = {

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from models.bundle import BundleError
+from models.export import encoder_onnx, tap_specs
 from models.layers import Fold, SamePadConv3d, Unfold
 from models.losses import active_units, free_bits, gaussian_nll, kl_divergence
-from models.vae import ARCHITECTURES, Layer, Vae, all_parameters, build_vae, encoder_onnx, receptive_fields, tap_specs
+from models.network import Layer, Vae, receptive_fields
+from models.vae import ARCHITECTURES, all_parameters, build_vae
 
 SMALL = {
     "question": {"window_voxels": [8, 16, 24], "channels": [3, 4, 5], "dense": 7, "latents": 3},

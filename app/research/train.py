@@ -76,8 +76,9 @@ def train_bundle(
     """
     import torch
 
+    from models.export import encoder_onnx, tap_specs
     from models.training import evaluate, train
-    from models.vae import all_parameters, build_vae, encoder_onnx, tap_specs
+    from models.vae import all_parameters, build_vae
 
     parameters = all_parameters(
         settings.architecture, dict(settings.parameters) | {"window_voxels": preprocessing.window_voxels}

@@ -1,0 +1,67 @@
+"""A network as others see it: its taps described, its encoder as ONNX."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from models.bundle import TapSpec
+from models.network import Vae, receptive_fields
+
+ONNX_OPSET = 18
+
+
+def tap_specs(vae: Vae, spacing_mm: tuple[float, float, float] | None) -> tuple[TapSpec, ...]:
+    """What a bundle says of the network's taps; without a spacing no receptive field in mm is known."""
+    fields = receptive_fields(vae.layers)
+    with torch.no_grad():
+        values = vae.eval().taps(torch.zeros(1, 1, *vae.window_voxels), vae.tap_names)
+    specs = []
+    for name, value in values.items():
+        seen_mm = None
+        if spacing_mm is not None and name in fields:
+            seen = [min(voxels, size) for voxels, size in zip(fields[name], vae.window_voxels, strict=True)]
+            seen_mm = (seen[0] * spacing_mm[0], seen[1] * spacing_mm[1], seen[2] * spacing_mm[2])
+        specs.append(TapSpec(name, tuple(value.shape[1:]), "none" if value.ndim == 2 else "mean", seen_mm))
+    return tuple(specs)
+
+
+class _AllTaps(nn.Module):
+    """What is exported: window → every tap, in order."""
+
+    def __init__(self, vae: Vae) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.vae.taps(image, self.vae.tap_names).values())
+
+
+def encoder_onnx(vae: Vae) -> bytes:
+    """The encoder as ONNX: input `image` (1, 1, d, h, w), every tap an output by its name, weights inside.
+
+    One window a call: the same window then gives the same bits, whatever it is batched with.
+    """
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # no torchvision: fine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter copies objects that torch itself deprecates
+        program = torch.onnx.export(
+            _AllTaps(vae).eval(),
+            (torch.zeros(1, 1, *vae.window_voxels),),
+            input_names=["image"],
+            output_names=list(vae.tap_names),
+            opset_version=ONNX_OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    for described in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info):
+        del described.metadata_props[:]  # stack traces, with the paths of this machine
+    for function in proto.functions:
+        del function.metadata_props[:]
+    exported: bytes = proto.SerializeToString(deterministic=True)
+    return exported

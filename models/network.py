@@ -1,0 +1,90 @@
+"""What every network here is: named stages, two heads, a decoder; and what one value of a stage sees.
+
+An encoder is a row of named stages, each a tap, and two heads, mu and log-variance of the posterior q(z|x)
+(Kingma and Welling 2014, arXiv:1312.6114). Tensors are (n, channels, d, h, w), axes (z, y, x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What a receptive field needs to know of a layer: its kernel and stride (z, y, x), and the tap that it ends."""
+
+    kernel: Size
+    stride: Size
+    tap: str | None = None
+
+
+class Vae(nn.Module):
+    """Encoder with named taps, and decoder.
+
+    Attributes:
+        stages: name → module, one after the other; each name is a tap.
+        layers: of the convolutional part, for the receptive fields.
+        window_voxels: (d, h, w) that it takes.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        heads: tuple[nn.Module, nn.Module],
+        decoder: nn.Module,
+        *,
+        layers: Sequence[Layer],
+        window_voxels: Size,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(stages)
+        self.mu, self.logvar = heads
+        self.decoder = decoder
+        self.layers = tuple(layers)
+        self.window_voxels = window_voxels
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """All taps: `mu`, `sigma`, then the stages from input to heads."""
+        return ("mu", "sigma", *self.stages)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, log-variance), each (n, latents), of windows (n, 1, d, h, w) in [0, 1]."""
+        for stage in self.stages.values():
+            x = stage(x)
+        return self.mu(x), self.logvar(x)
+
+    def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named taps, all from one forward pass; sigma = exp(log-variance / 2)."""
+        found: dict[str, Tensor] = {}
+        for name, stage in self.stages.items():
+            found[name] = x = stage(x)
+        found["mu"] = self.mu(x)
+        found["sigma"] = torch.exp(0.5 * self.logvar(x))
+        return {name: found[name] for name in names}
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Windows (n, 1, d, h, w), not clipped, of latents (n, latents)."""
+        decoded: Tensor = self.decoder(z)
+        return decoded
+
+
+def receptive_fields(layers: Sequence[Layer]) -> dict[str, Size]:
+    """Tap → how many input voxels (z, y, x) one of its values sees through the convolutions.
+
+    By the recursion r ← r + (k - 1)·j, j ← j·s. Normalisation is left out of it: GroupNorm's mean and variance are
+    taken over the whole window.
+    """
+    field, jump, found = [1, 1, 1], [1, 1, 1], {}
+    for layer in layers:
+        field = [seen + (kernel - 1) * step for seen, kernel, step in zip(field, layer.kernel, jump, strict=True)]
+        jump = [step * stride for step, stride in zip(jump, layer.stride, strict=True)]
+        if layer.tap is not None:
+            found[layer.tap] = (field[0], field[1], field[2])
+    return found
