@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -186,7 +187,7 @@ def floor(prepared):
     import imagecodecs
 
     decode = {
-        "rle": lambda data: imagecodecs.dicomrle_decode(data, dtype="<u2"),
+        "rle": lambda data: packbits(data, rows * columns),
         "jpeg-lossless": imagecodecs.jpeg8_decode,
         "jpeg-ls": imagecodecs.jpegls_decode,
         "jpeg2000": imagecodecs.jpeg2k_decode,
@@ -204,6 +205,17 @@ def floor(prepared):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compressed, range(len(places))))
     return volume
+
+
+def packbits(data, count):
+    """DICOM's RLE of 16 bits: two segments of PackBits, the high bytes first (PS3.5 G)."""
+    import imagecodecs
+
+    _, high, low = struct.unpack_from("<3I", data)
+    stored = np.empty((count, 2), np.uint8)
+    for at, (start, end) in enumerate(((low, len(data)), (high, low))):
+        stored[:, at] = np.frombuffer(imagecodecs.packbits_decode(data[start:end]), np.uint8, count)
+    return stored.view("<u2")
 
 
 def sdk(folder):

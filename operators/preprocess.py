@@ -19,22 +19,33 @@ The definition, which training and inference share and which the bundle's digest
 
 `real_fraction` counts each voxel by the part of its volume that is inside of the scan.
 
-The volume at full resolution is never held: where slices get thicker, they are summed up into the one or two new
-slices that are open, and only those are resampled in plane; otherwise each is resampled in plane at once. All sums are
-element by element, in the order of the slices: the result is the same, bit for bit, on any number of threads.
+The volume at full resolution is never held: where slices get thicker, those of a few new slices are held and only their
+mean is resampled in plane; otherwise each is resampled in plane at once. All sums are made in an order that the weights
+give: the result is the same, bit for bit, on any number of threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from models.bundle import Preprocessing
+from operators.ahead import map_ahead
 from operators.types import Finding, SeriesFailed, Volume, Windows
 from operators.window_grid import AxisWeights, TargetAxis, target_axes, window_affine, window_starts
+
+THREADS = 2
+"""That resample. They only share out slices: the result does not depend on how many there are."""
+
+_OF_THREAD = threading.local()
+_NOTHING = np.empty(0, np.float32)
 
 
 def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
@@ -73,65 +84,99 @@ def _resample(
 ) -> tuple[NDArray[np.float32], list[tuple[Finding, ...]]]:
     """HU on the new grid, axes in the volume's order and each in its patient direction; and each slice's findings."""
     along, rows, columns = (axis.weights() for axis in axes)
-    thicker = axes[0].step > 1
     in_plane, region = _in_plane(rows, columns)
-    inner = rows.inner, columns.inner
     canvas = np.full([axis.n_target for axis in axes], air_hu, np.float32)
-    open_sums: dict[int, NDArray[np.float32]] = {}
-    part = np.empty((0, 0), np.float32)
-    met = []
-    for stored, contributions in zip(volume.slices(), _schedule(along, volume.shape[0]), strict=True):
+    met: list[tuple[Finding, ...]] = []
+    planes = _planes(volume, region, met)
+    if axes[0].step > 1:
+        made = map_ahead(lambda slab: (slab.target, in_plane(_mean(slab))), _slabs(planes, along), THREADS)
+    else:
+        made = ((slab.target, _mean(slab)) for slab in _slabs(map_ahead(in_plane, planes, THREADS), along))
+    for target, plane in made:
+        canvas[target][rows.inner, columns.inner] = plane
+    return canvas, met
+
+
+def _planes(volume: Volume, region: tuple[slice, slice], met: list[tuple[Finding, ...]]) -> Iterator[NDArray[np.int16]]:
+    """The part of each slice that is needed; its findings go to `met`."""
+    for stored in volume.slices():
         if stored.hu.shape != volume.shape[1:]:
             found = f"a slice is {stored.hu.shape}; expected {volume.shape[1:]}: read the series again"
             raise SeriesFailed("SLICE_SHAPE", found)
         met.append(stored.findings)
-        plane = stored.hu[region] if thicker or not contributions else in_plane(stored.hu[region])
-        for target, weight, last in contributions:
-            total = open_sums.pop(target, None)
-            if total is None:
-                total = plane * weight
-            else:
-                part = np.multiply(plane, weight, out=part) if part.shape == plane.shape else plane * weight
-                total += part
-            if not last:
-                open_sums[target] = total
-            else:
-                canvas[target][inner] = in_plane(total) if thicker else total
-    return canvas, met
+        yield stored.hu[region]
 
 
-def _schedule(along: AxisWeights, n_slices: int) -> list[list[tuple[int, np.float32, bool]]]:
-    """For each slice: to which new slices it goes, with what weight, and whether it is their last."""
-    steps: list[list[tuple[int, np.float32, bool]]] = [[] for _ in range(n_slices)]
+class _Slab(NamedTuple):
+    """A new slice, the old ones (int16 HU, or float32 once resampled) that it is made of, and their weights."""
+
+    target: int
+    planes: tuple[NDArray[Any], ...]
+    weights: tuple[np.float32, ...]
+
+
+def _slabs(planes: Iterable[NDArray[Any]], along: AxisWeights) -> Iterator[_Slab]:
+    """Each new slice as soon as the last of its old ones is there; old ones are held as long as one needs them."""
+    needs = []
     for target, (sources, weights) in enumerate(zip(along.source, along.weight, strict=True), start=along.begin):
-        given = [(int(source), weight) for source, weight in zip(sources, weights, strict=True) if weight > 0]
-        last = max(source for source, _ in given)
-        for source, weight in given:
-            steps[source].append((target, weight, source == last))
-    return steps
+        given = sorted((int(source), weight) for source, weight in zip(sources, weights, strict=True) if weight > 0)
+        needs.append((given[-1][0], given[0][0], target, tuple(weight for _, weight in given)))
+    needs.sort()
+    held: deque[NDArray[Any]] = deque()
+    oldest, at = 0, 0
+    for newest, plane in enumerate(planes):
+        held.append(plane)
+        while at < len(needs) and needs[at][0] == newest:
+            _, first, target, weights = needs[at]
+            while oldest < first:
+                held.popleft()
+                oldest += 1
+            yield _Slab(target, tuple(islice(held, len(weights))), weights)
+            at += 1
+
+
+def _mean(slab: _Slab) -> NDArray[np.float32]:
+    """Weighted sum of the planes, by ascending weight: a product for each weight, not for each plane.
+
+    What is returned is the thread's own array, until it calls again: new memory for each costs as much as the sum.
+    """
+    (first, before), *others = sorted(zip(slab.planes, slab.weights, strict=True), key=lambda one: one[1])
+    total: NDArray[np.float32] = getattr(_OF_THREAD, "total", _NOTHING)
+    if total.shape != first.shape:
+        total = _OF_THREAD.total = np.empty(first.shape, np.float32)
+    np.copyto(total, first)
+    for plane, weight in others:
+        if weight != before:
+            total *= before / weight
+        total += plane
+        before = weight
+    total *= before
+    return total
 
 
 def _in_plane(
     rows: AxisWeights, columns: AxisWeights
 ) -> tuple[Callable[[NDArray[Any]], NDArray[np.float32]], tuple[slice, slice]]:
-    """How a slice becomes a new one, and the part of it that this needs."""
+    """How a slice becomes a new one, and the part of it that this needs.
+
+    By sparse matrices: each sum in the order of the weights, and no BLAS whose order would depend on threads.
+    """
     region = slice(rows.source.min(), rows.source.max() + 1), slice(columns.source.min(), columns.source.max() + 1)
-    row_source, column_source = rows.source - region[0].start, columns.source - region[1].start
+    down, across = _matrix(rows, region[0]), _matrix(columns, region[1])
 
     def resample(plane: NDArray[Any]) -> NDArray[np.float32]:
-        across = _combine_rows(plane, row_source, rows.weight)
-        return _combine_rows(np.ascontiguousarray(across.T), column_source, columns.weight).T
+        return np.asarray((across @ (down @ plane).T).T)
 
     return resample, region
 
 
-def _combine_rows(plane: NDArray[Any], source: NDArray[np.intp], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weighted sums of whole rows, float32: contiguous reads, and no BLAS whose order would depend on threads."""
-    total = plane.take(source[:, 0], axis=0) * weight[:, :1]
-    part = np.empty_like(total)
-    for tap in range(1, source.shape[1]):
-        total += np.multiply(plane.take(source[:, tap], axis=0), weight[:, tap : tap + 1], out=part)
-    return np.asarray(total)
+def _matrix(weights: AxisWeights, region: slice) -> Any:
+    """The weights as a matrix, float32 (new voxels, old voxels of the region)."""
+    m, taps = weights.source.shape
+    content = weights.weight.ravel(), weights.source.ravel() - region.start, np.arange(m + 1) * taps
+    matrix = sparse.csr_array(content, shape=(m, region.stop - region.start))
+    matrix.eliminate_zeros()
+    return matrix
 
 
 def _scale(hu: NDArray[np.float32], window_hu: tuple[float, float]) -> None:

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from operators.ahead import map_ahead
+
 Status = Literal["written", "eligible", "rejected", "skipped", "failed"]
 Shape = tuple[int, int, int]
 Millimetres = tuple[float, float, float]
@@ -227,25 +229,17 @@ class Volume:
 
     def slices(self) -> Iterator[HuSlice]:
         """The slices in order of d, one after the other; with `decode_threads` 2, two are decoded ahead."""
-        if self.decode_threads == 1:
-            yield from map(self.read_slice, range(self.shape[0]))
-            return
-        from concurrent.futures import ThreadPoolExecutor
-
-        ahead = self.decode_threads
-        with ThreadPoolExecutor(ahead) as pool:
-            pending = [pool.submit(self.read_slice, d) for d in range(min(ahead, self.shape[0]))]
-            for d in range(self.shape[0]):
-                ready = pending.pop(0).result()
-                if d + ahead < self.shape[0]:
-                    pending.append(pool.submit(self.read_slice, d + ahead))
-                yield ready
+        return map_ahead(self.read_slice, range(self.shape[0]), self.decode_threads)
 
     def voxels(self) -> NDArray[np.int16]:
         """All slices gathered: int16 HU, (D, H, W)."""
         gathered = np.empty(self.shape, np.int16)
-        for d, ready in enumerate(self.slices()):
-            gathered[d] = ready.hu
+
+        def put(d: int) -> None:
+            gathered[d] = self.read_slice(d).hu
+
+        for _ in map_ahead(put, range(self.shape[0]), self.decode_threads):
+            pass
         return gathered
 
 
@@ -276,15 +270,18 @@ class TapValues:
 
     Attributes:
         name: `mu`, `sigma` or a named layer of the bundle.
-        pooling: how a layer's grid became a vector: `none` where it is a vector already, else `mean`, `max`, ….
-        values: float32 (length,), the series' vector.
+        pooling: how a layer's grid became a vector: `none` where it is a vector already, or is kept as the grid that it
+            is; else `mean`, `max`, `std` or `flatten`.
+        values: float32 (length,), the series' vector; a grid that is kept stands in it channels first, then z, y, x.
         windows: float32 (n, length), the same for each window.
+        shape: (channels, d, h, w) of a grid that is kept; None for what is a vector.
     """
 
     name: str
     pooling: str
     values: NDArray[np.float32]
     windows: NDArray[np.float32]
+    shape: tuple[int, ...] | None = None
 
     @property
     def length(self) -> int:
