@@ -1,11 +1,12 @@
-"""The graph: read study → select series → build volume → preprocess → VAE encoder → feature writer."""
+"""The graph: read study → select series → build volume → preprocess → VAE encoder → feature writer.
+
+`monai.deploy.core` only passes on `Application`, `Operator` and the rest from `holoscan.core` (a test holds them to be
+the same objects), and takes seconds to import MONAI and torch, of which nothing runs here: they are taken from there.
+"""
 
 from __future__ import annotations
 
-import atexit
-import os
 import resource
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,21 +21,10 @@ def _raise_stack_limit() -> None:
         resource.setrlimit(resource.RLIMIT_STACK, (HOLOSCAN_STACK_BYTES, hard))
 
 
-def _give_cupy_a_cache() -> None:
-    """The SDK imports cupy, and cupy makes a folder in the home at import: where it may not, it gets one of its own."""
-    home = os.environ.get("HOME")
-    if "CUPY_CACHE_DIR" in os.environ or (home and os.access(home, os.W_OK)):
-        return
-    folder = tempfile.TemporaryDirectory(prefix="ctvae-cupy-")
-    atexit.register(folder.cleanup)
-    os.environ["CUPY_CACHE_DIR"] = folder.name
-
-
 _raise_stack_limit()
-_give_cupy_a_cache()
 
-from holoscan.schedulers import EventBasedScheduler  # noqa: E402  the limit has to be raised before
-from monai.deploy.core import Application  # noqa: E402
+from holoscan.core import Application  # noqa: E402  the limit has to be raised before
+from holoscan.schedulers import EventBasedScheduler  # noqa: E402
 
 from operators.nodes import (  # noqa: E402
     BuildVolumeOperator,

@@ -1,7 +1,8 @@
 """The operators of the graph: each receives a job, calls one function, emits the job.
 
-Besides `app/application.py` the only file that imports the MONAI Deploy App SDK. A job that has ended travels on
-untouched, so that every series met arrives at the writer and its outcome is counted there.
+Besides `app/application.py`, which says why the SDK's classes come from `holoscan`, the only file that imports them.
+A job that has ended travels on untouched, so that every series met arrives at the writer and its outcome is counted
+there.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.deploy.conditions import BooleanCondition
-from monai.deploy.core import ExecutionContext, Fragment, InputContext, Operator, OperatorSpec, OutputContext
+from holoscan.conditions import BooleanCondition
+from holoscan.core import ExecutionContext, Fragment, InputContext, Operator, OperatorSpec, OutputContext
 
 from operators.job import Job
 from operators.read_study import Reading, read_studies

@@ -154,6 +154,22 @@ def test_inference_on_a_cpu_loads_neither_torch_nor_monai(phantom_ct: Path):
     assert heavy == ""
 
 
+def test_the_graph_loads_neither_torch_nor_monai(phantom_ct: Path, tmp_path: Path):
+    arguments = ["-i", str(phantom_ct), "-o", str(tmp_path), "-m", "models"]
+    assert loaded_after(f"from app.__main__ import main\nassert main({arguments!r}) == 0") == "holoscan"
+
+
+def test_the_graph_is_built_of_the_classes_that_the_sdk_names():
+    program = (
+        "import app.application as ours, operators.nodes as nodes, monai.deploy.core as sdk\n"
+        "names = [n for n in vars(sdk) if n in vars(nodes) or n in vars(ours)]\n"
+        "assert {'Application', 'Operator', 'Fragment', 'OperatorSpec', 'InputContext'} <= set(names), names\n"
+        "assert all(vars(sdk)[n] is (vars(nodes) | vars(ours))[n] for n in names if not n.startswith('_'))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_the_check_of_what_is_loaded_sees_torch():
     assert loaded_after("import torch.version") == "torch"
 

@@ -346,49 +346,6 @@ def test_no_message_names_the_patient_or_the_file(tmp_path):
 # Real CT
 
 
-def reference(folder: Path):
-    """SimpleITK's voxels and affine, in our order of axes (z, y, x) → LPS."""
-    import SimpleITK as sitk
-
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
-    image = reader.Execute()
-    affine = np.eye(4)
-    columns = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, :3], affine[:3, 3] = columns[:, ::-1], image.GetOrigin()
-    return sitk.GetArrayFromImage(image), affine
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cip_chest/ct64_dicom",
-        "crlm_1004/CT",
-        "4dlung_p113/CT",
-        "sts/STS_001/CT",
-        "sts/STS_042/CT",
-        "lidc_partial/LIDC-IDRI-0001",
-        "lidc_partial/LIDC-IDRI-0002",
-    ],
-)
-def test_real_series_are_read_as_simpleitk_reads_them(shared_ct, name):
-    folder = shared_ct(name)
-    expected, affine = reference(folder)
-    volume = volume_of(folder)
-    assert volume.shape == expected.shape
-    corners = np.array(
-        [
-            [d, h, w, 1]
-            for d in (0, expected.shape[0] - 1)
-            for h in (0, expected.shape[1] - 1)
-            for w in (0, expected.shape[2] - 1)
-        ],
-        float,
-    )
-    np.testing.assert_allclose(corners @ volume.affine_lps_mm.T, corners @ affine.T, atol=1e-3)
-    np.testing.assert_array_equal(volume.voxels(), np.where(expected < -1024, -1000, expected))
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
