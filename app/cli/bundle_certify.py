@@ -1,0 +1,88 @@
+"""`ctvae bundle certify`: what a bundle's features are good for, measured on scans and written into the bundle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.start import LogLevel, guarded, stoppable
+
+if TYPE_CHECKING:
+    from app.research.certify import Report
+
+
+def command(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Its folder; the certificate is written into it.")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA", help="Folder of DICOM and NIfTI, or a CSV: path, patient, split, source, labels."
+        ),
+    ],
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV: series_instance_uid, patient or path, then columns of labels.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that a list's paths are relative to.")] = None,
+    taps: Annotated[
+        str, typer.Option(help="Layers to measure, with commas: dense,block3:max; default: every one of the bundle.")
+    ] = "",
+    cache: Annotated[
+        Path | None, typer.Option(help="Keep changed windows here for the next time; they are images of patients.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Measure on patients that it was trained on, too.")] = False,
+    phantoms: Annotated[int, typer.Option(min=0, help="Phantoms for disentanglement; 0 for none.")] = 150,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise, folds, samples and phantoms.")] = 0,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Repeatability, information, identity, reconstruction and disentanglement of a bundle's features, into its card.
+
+    Patients that the bundle was trained or calibrated on are left out. Takes some seconds a scan, and a minute more.
+    """
+
+    def run() -> int:
+        from app.cli.bundle import bundle_errors, opened
+        from app.research.certify import certify_bundle, write_certificate
+        from operators.types import StartError
+
+        if 0 < phantoms < 30:
+            raise StartError("FEW_PHANTOMS", f"{phantoms} phantoms say nothing; give at least 30, or 0 for none")
+        bundle = opened(path)
+        asked = tuple(filter(None, (name.strip() for name in taps.split(","))))
+        with bundle_errors(), stoppable():
+            with _progress() as report:
+                certificate = certify_bundle(
+                    bundle,
+                    data,
+                    root=root,
+                    labels=labels,
+                    taps=asked,
+                    cache=cache,
+                    force=force,
+                    phantoms=phantoms,
+                    seed=seed,
+                    report=report,
+                )
+            write_certificate(bundle, certificate)
+        named = f"{bundle.name} {bundle.version}"
+        sys.stdout.write(f"{named} on {certificate['summary']}; see its docs/README.md\n")
+        return 0
+
+    return guarded(run, log_level)
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """A bar on a terminal, nothing elsewhere: the log is kept clean."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("finding scans", total=1.0)
+        yield lambda text, fraction: progress.update(task, description=text, completed=fraction)

@@ -1,0 +1,228 @@
+"""Certify a bundle: measure on scans that it was not trained on what its features are good for, and write it into it.
+
+`docs/certificate.md` says what each number means.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.research.certificate import certificate_markdown, summary, with_section
+from app.research.figures import figures_of_tap, figures_of_units, reconstruction_figures, rounded
+from app.research.measure import Decode, Measured, measure_scans
+from app.research.phantoms import phantom_figures
+from app.research.scans import Scan, find_scans, join_labels
+from models.bundle import Bundle, TapSpec, amend_bundle
+from models.patients import RESAMPLES
+from models.probes import FOLDS, INNER_FOLDS, SHUFFLES
+from models.runtime import Encoder, open_encoder
+from operators import __version__
+from operators.changes import DESCRIPTIONS
+from operators.encode import check_taps
+from operators.types import StartError
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[str, float], None]
+
+SCHEMA_VERSION = 1
+PHANTOMS = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Which scans are measured, and which only help: those that the bundle was made with.
+
+    Attributes:
+        measured: of patients that were neither trained nor calibrated on.
+        known: of the others. They are never scored: probes and the whitening learn from them, and they are in the
+            gallery, to be taken for someone else.
+    """
+
+    measured: tuple[Scan, ...]
+    known: tuple[Scan, ...]
+
+
+def certify_bundle(
+    bundle: Bundle,
+    data: Path,
+    *,
+    root: Path | None = None,
+    labels: Path | None = None,
+    taps: Sequence[str] = (),
+    cache: Path | None = None,
+    force: bool = False,
+    phantoms: int = PHANTOMS,
+    seed: int = 0,
+    report: Report = lambda text, fraction: None,
+) -> dict[str, Any]:
+    """Measure, and give the certificate as plain JSON values; equal calls give equal certificates.
+
+    Args:
+        bundle: as loaded. Nothing is written into it here.
+        data: a folder or a list, see `find_scans`.
+        root: the folder that a list's paths are relative to.
+        labels: a file of labels, see `join_labels`.
+        taps: as `check_taps` reads them; by default all of the bundle.
+        cache: where changed windows are kept; they are images of patients.
+        force: measure on patients that the bundle was trained on, too; the certificate then says so.
+        phantoms: how many to draw for disentanglement; 0 for none.
+        seed: of all that is drawn.
+        report: called with what is being done and how much of it is, 0 to 1.
+
+    Raises:
+        StartError: `ARRAYS_ONLY`, `UNKNOWN_TAP`, `NO_DATA`, `BAD_LIST`, `BAD_LABELS`, `TRAINED_ON`, `TOO_FEW_PATIENTS`.
+        BundleError: its encoder or decoder does not run.
+    """
+    if bundle.arrays_only:
+        text = f"bundle {bundle.name} does not say how a scan becomes a window; import it with its preprocessing"
+        raise StartError("ARRAYS_ONLY", text)
+    specs = check_taps(bundle, tuple(taps) or tuple(tap.name for tap in bundle.taps))
+    scans = find_scans(data, root)
+    roles = roles_of(join_labels(scans, labels) if labels else scans, bundle, force=force)
+    encoder = open_encoder(bundle, "cpu")
+    decode = open_decoder(bundle)
+    measured = measure_scans(
+        roles.measured,
+        bundle,
+        encoder,
+        specs,
+        decode=decode,
+        cache=cache,
+        seed=seed,
+        report=_part(report, 0.0, 0.75),
+    )
+    if measured is None or len(np.unique(measured.patients)) < 2:
+        count = 0 if measured is None else 1
+        raise StartError("TOO_FEW_PATIENTS", f"{count} patients could be read; expected at least two: add scans")
+    known = measure_scans(
+        roles.known, bundle, encoder, specs, names=(), cache=cache, seed=seed, report=_part(report, 0.75, 0.85)
+    )
+    certificate = {
+        "schema_version": SCHEMA_VERSION,
+        "bundle": {
+            "name": bundle.name,
+            "version": bundle.version,
+            "weights_sha256": bundle.weights_sha256,
+            "preprocessing_sha256": bundle.preprocessing.digest(),
+        },
+        "data": _data(roles, measured, known, force),
+        "settings": {
+            "seed": seed,
+            "resamples": RESAMPLES,
+            "folds": FOLDS,
+            "inner_folds": INNER_FOLDS,
+            "shuffles": SHUFFLES,
+        },
+        "versions": _versions(encoder),
+        "changes": {
+            name: {"what": DESCRIPTIONS[name], "moved_mm": moved.tolist()} for name, moved in measured.moved_mm.items()
+        },
+        **figures_of_units(measured),
+        "taps": _taps(measured, known, specs, seed, _part(report, 0.85, 0.9)),
+        "reconstruction": reconstruction_figures(measured, seed),
+        "phantom": phantom_figures(bundle, encoder, phantoms, seed, _part(report, 0.9, 1.0)) if phantoms else None,
+    }
+    found: dict[str, Any] = rounded(certificate)
+    return {**found, "summary": summary(found)}
+
+
+def write_certificate(bundle: Bundle, certificate: Mapping[str, Any]) -> Bundle:
+    """Put `docs/certificate.json` into the bundle, and its section into the card."""
+    card = bundle.path / "docs" / "README.md"
+    before = card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.name} {bundle.version}\n"
+    document = json.dumps(certificate, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    files = {
+        "docs/certificate.json": document.encode(),
+        "docs/README.md": with_section(before, certificate_markdown(certificate)).encode(),
+    }
+    return amend_bundle(bundle.path, files)
+
+
+def roles_of(scans: Sequence[Scan], bundle: Bundle, *, force: bool = False) -> Roles:
+    """Who is measured: patients of whom neither the bundle nor the list says that they were trained or calibrated on.
+
+    A patient is known by the name in the list or by any of its scans.
+
+    Raises:
+        StartError: `TRAINED_ON`: nobody is left.
+    """
+    made_with = [case for case in bundle.training.get("data", ()) if case.get("split") in ("train", "calibration")]
+    patients, keys = ({case.get(field) for case in made_with} - {None} for field in ("patient", "scan"))
+    known = {
+        scan.patient
+        for scan in scans
+        if scan.patient in patients or scan.key in keys or scan.split in ("train", "calibration")
+    }
+    if force:
+        return Roles(tuple(scans), ())
+    roles = Roles(
+        tuple(scan for scan in scans if scan.patient not in known),
+        tuple(scan for scan in scans if scan.patient in known),
+    )
+    if not roles.measured:
+        text = f"all {len(known)} patients are of the train or calibration split; give others, or --force to take them"
+        raise StartError("TRAINED_ON", text)
+    if known:
+        logger.warning("%d patients of the train and calibration splits are left out of all figures", len(known))
+    return roles
+
+
+def open_decoder(bundle: Bundle) -> Decode | None:
+    """`mu` → windows by torch, a window at a time; None for an encoder that came alone."""
+    import torch
+
+    from models.runtime import load_vae
+
+    vae = load_vae(bundle)
+    if vae.decoder is None:
+        return None
+
+    def decode(mu: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            made = [vae.decode(torch.from_numpy(one[None])).numpy() for one in mu]
+        return np.concatenate(made)
+
+    return decode
+
+
+def _taps(
+    measured: Measured, known: Measured | None, taps: Mapping[str, TapSpec], seed: int, report: Report
+) -> dict[str, Any]:
+    found = {}
+    for done, (name, spec) in enumerate(taps.items()):
+        report(f"figures of {name}", done / len(taps))
+        found[name] = figures_of_tap(measured, known, name, spec, seed)
+    return found
+
+
+def _data(roles: Roles, measured: Measured, known: Measured | None, force: bool) -> dict[str, Any]:
+    return {
+        "patients": len(np.unique(measured.patients)),
+        "scans": measured.scans,
+        "windows": len(measured.patients),
+        "unreadable_scans": len(roles.measured) - measured.scans,
+        "left_out_patients": len({scan.patient for scan in roles.known}),
+        "helping_patients": 0 if known is None else len(np.unique(known.patients)),
+        "helping_windows": 0 if known is None else len(known.patients),
+        "trained_on_included": force,
+        "sources": sorted({scan.source for scan in roles.measured if scan.source}),
+    }
+
+
+def _versions(encoder: Encoder) -> dict[str, str]:
+    named = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "scikit-learn", "imagecodecs")}
+    return {"ctvae": __version__, "runtime": encoder.runtime, **named}
+
+
+def _part(report: Report, begin: float, end: float) -> Report:
+    return lambda text, fraction: report(text, begin + (end - begin) * fraction)

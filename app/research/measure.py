@@ -1,0 +1,168 @@
+"""What a bundle makes of a scan, as it is and changed: features, targets and errors of each of its windows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.research.changed_windows import ORIGINAL, SeenScan, see_scan
+from app.research.scans import Scan
+from models.bundle import Bundle, TapSpec
+from models.image_error import absolute_errors, psnr, ssim
+from models.runtime import Encoder
+from operators.encode import pool
+from operators.quantities import window_quantities
+from operators.types import SeriesError, SeriesFailed
+
+logger = logging.getLogger(__name__)
+
+HEIGHT = "height_in_scan"
+
+Floats = NDArray[np.float64]
+Decode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The windows of many scans: arrays have a row a window.
+
+    Attributes:
+        features: change (or `original`) → tap → (n, length).
+        targets: what probes are to find: quantities of the voxels, and the place in the scan; NaN where there is none.
+        labels: label → text of each window's scan, empty where there is none.
+        errors: name → (n,): absolute error in HU over all voxels and by tissue, `psnr_db`, `ssim`; none without
+            a decoder.
+        patients: (n,), as the list or the folder calls them: not to be written anywhere.
+        scans: how many were read.
+        moved_mm: change → (z, y, x), mean over scans.
+    """
+
+    features: Mapping[str, Mapping[str, Floats]]
+    targets: Mapping[str, Floats]
+    labels: Mapping[str, NDArray[np.str_]]
+    errors: Mapping[str, Floats]
+    patients: NDArray[np.str_]
+    low_mm: Floats
+    high_mm: Floats
+    scans: int
+    moved_mm: Mapping[str, Floats]
+
+
+def measure_scans(
+    scans: Sequence[Scan],
+    bundle: Bundle,
+    encoder: Encoder,
+    taps: Mapping[str, TapSpec],
+    *,
+    decode: Decode | None = None,
+    names: Sequence[str] | None = None,
+    cache: Path | None = None,
+    seed: int = 0,
+    report: Callable[[str, float], None] = lambda text, fraction: None,
+) -> Measured | None:
+    """Read, change, encode and measure scans, one after the other; what cannot be read is logged and left out.
+
+    Args:
+        scans: to measure on.
+        bundle: whose preprocessing and decoder.
+        encoder: the bundle's, open.
+        taps: by the name they get here.
+        decode: `mu` (n, k) → windows (n, 1, d, h, w); None where the bundle has no decoder.
+        names: of changes; by default all.
+        cache: where changed windows are kept; they are images of patients.
+        seed: of noise and directions.
+        report: what is being done and how much of it is.
+
+    Returns:
+        None where no scan could be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for done, scan in enumerate(scans):
+        report(f"scan {done + 1} of {len(scans)}", done / len(scans))
+        try:
+            seen = see_scan(scan, bundle.preprocessing, names=names, cache=cache, seed=seed)
+            rows.append(_row(scan, seen, bundle, encoder, taps, decode))
+        except SeriesError as error:
+            logger.warning("a scan is left out: %s", error)
+    return _joined(rows) if rows else None
+
+
+def encode_windows(
+    voxels: NDArray[np.float32], encoder: Encoder, taps: Mapping[str, TapSpec]
+) -> dict[str, NDArray[np.float64]]:
+    """Each tap's vectors, (n, length), of windows (n, 1, d, h, w).
+
+    Raises:
+        SeriesFailed: `NON_FINITE_FEATURES`.
+    """
+    outputs = encoder.run(voxels, tuple(dict.fromkeys(spec.name for spec in taps.values())))
+    for layer, values in outputs.items():
+        if not np.isfinite(values).all():
+            text = f"tap {layer} has NaN or infinity; expected finite numbers: check the bundle"
+            raise SeriesFailed("NON_FINITE_FEATURES", text)
+    return {name: pool(outputs[spec.name], spec.pooling) for name, spec in taps.items()}
+
+
+def _row(
+    scan: Scan, seen: SeenScan, bundle: Bundle, encoder: Encoder, taps: Mapping[str, TapSpec], decode: Decode | None
+) -> dict[str, Any]:
+    """All that is measured on one scan; its voxels are not kept."""
+    low, high = bundle.preprocessing.window_hu
+    features = {name: encode_windows(voxels, encoder, taps) for name, voxels in seen.voxels.items()}
+    windows = seen.voxels[ORIGINAL]
+    hu = low + windows[:, 0].astype(np.float64) * (high - low)
+    quantities = [window_quantities(one, seen.spacing_mm) for one in hu]
+    targets = {name: np.array([one[name] for one in quantities]) for name in quantities[0]} | {HEIGHT: seen.height}
+    errors: dict[str, Floats] = {}
+    if decode is not None:
+        made = np.clip(decode(features[ORIGINAL]["mu"].astype(np.float32)), 0, 1)[:, 0]
+        errors = absolute_errors(hu, low + made.astype(np.float64) * (high - low))
+        errors |= {"psnr_db": psnr(windows[:, 0], made, 1.0), "ssim": ssim(windows[:, 0], made, 1.0)}
+    labels = ({"sex": seen.sex} if seen.sex else {}) | dict(scan.labels)
+    return {
+        "features": features,
+        "targets": targets,
+        "errors": errors,
+        "labels": labels,
+        "patients": np.full(len(windows), scan.patient),
+        "low_mm": seen.low_mm,
+        "high_mm": seen.high_mm,
+        "moved_mm": seen.moved_mm,
+    }
+
+
+def _joined(rows: Sequence[Mapping[str, Any]]) -> Measured:
+    def column(*path: str) -> Any:
+        found = []
+        for row in rows:
+            value: Any = row
+            for key in path:
+                value = value[key]
+            found.append(value)
+        return found
+
+    first = rows[0]
+    count = [len(row["patients"]) for row in rows]
+    named = dict.fromkeys(label for row in rows for label in row["labels"])
+    return Measured(
+        features={
+            change: {tap: np.concatenate(column("features", change, tap)) for tap in by_tap}
+            for change, by_tap in first["features"].items()
+        },
+        targets={name: np.concatenate(column("targets", name)) for name in first["targets"]},
+        labels={
+            label: np.repeat([str(row["labels"].get(label, "")) for row in rows], count) for label in sorted(named)
+        },
+        errors={name: np.concatenate(column("errors", name)) for name in first["errors"]},
+        patients=np.concatenate(column("patients")),
+        low_mm=np.concatenate(column("low_mm")),
+        high_mm=np.concatenate(column("high_mm")),
+        scans=len(rows),
+        moved_mm={name: np.mean(column("moved_mm", name), axis=0) for name in first["moved_mm"]},
+    )

@@ -1,0 +1,105 @@
+"""Whether features know a label of two classes, such as sex; by patient.
+
+As in `probes.py`: ridge on standardised features, its penalty chosen inside of the training part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from models.patients import RESAMPLES, interval, numbered, sample_counts
+from models.probes import SHUFFLES, Floats, Probe, best_penalty, ridge_path, spread
+
+PAIRS, CONTROL_PAIRS = 60, 10
+
+
+def label_probe(
+    features: NDArray[Any],
+    labels: Sequence[str],
+    patients: ArrayLike,
+    *,
+    scored: ArrayLike | None = None,
+    pairs: int = PAIRS,
+    shuffles: int = SHUFFLES,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Probe | None:
+    """A probe to a label of two classes, such as sex: area under the ROC curve, by patient.
+
+    Ridge regression to ±1 with both classes given the same weight. One patient of each class is left out at a time, and
+    it is asked which of the two has the higher mean score: leave-pair-out cross-validation (Airola et al. 2011, doi
+    10.1016/j.csda.2010.11.018). Scores that come from different folds must not be compared: of a class with one patient
+    less the classifier is a little more sure, and chance would be far below 0.5.
+
+    Args:
+        features: (n, k).
+        labels: (n,), empty where there is none.
+        patients: (n,).
+        scored: bool (n,), windows of the patients to be told apart; those of the others only help to learn.
+        pairs: of patients, at most; drawn where there are more.
+        shuffles: how many times labels are shuffled between patients, for the control.
+        resamples: bootstrap samples of patients.
+        seed: of all that is drawn.
+
+    Returns:
+        None where there are not two classes, with at least two patients to be told apart each.
+    """
+    named, everyone = np.asarray(labels), numbered(patients)
+    there = named != ""
+    asked = np.ones(len(named), bool) if scored is None else np.asarray(scored, bool)
+    classes = np.unique(named[there])
+    if len(classes) != 2 or min(len(np.unique(everyone[asked & (named == one)])) for one in classes) < 2:
+        return None
+    x, of = np.asarray(features, np.float64)[there], numbered(everyone[there])
+    y = np.where(named[there] == classes[1], 1.0, -1.0)
+    rng = np.random.default_rng(seed)
+    judged = asked[there]
+    drawn, right, score = _leave_pairs_out(x, y, of, judged, pairs, rng)
+    control = []
+    for _ in range(shuffles):
+        mixed = rng.permutation([y[of == one][0] for one in range(int(of.max()) + 1)])[of]
+        control.append(_leave_pairs_out(x, mixed, of, judged, CONTROL_PAIRS, rng)[1].mean())
+    who = np.unique(drawn)
+    weight = sample_counts(len(who), resamples, seed)[:, np.searchsorted(who, drawn)].prod(axis=2)
+    with np.errstate(invalid="ignore"):  # a sample without any of the pairs is NaN, and left out
+        sampled = (weight @ right) / weight.sum(axis=1)
+    return Probe(
+        score=interval(float(right.mean()), sampled),
+        shuffled=float(np.mean(control)) if control else float("nan"),
+        windows=int(judged.sum()),
+        patients=len(np.unique(of[judged])),
+        target=spread(np.where(judged, y, np.nan), there),
+        predicted=spread(score, there),
+        of=everyone,
+    )
+
+
+def _leave_pairs_out(
+    x: Floats, y: Floats, of: NDArray[np.intp], judged: NDArray[np.bool_], most: int, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], Floats, Floats]:
+    """Pairs of patients (p, 2), the last class's first; 1 where it scored higher, 0.5 for a tie; mean scores (n,)."""
+    lasts, firsts = np.unique(of[judged & (y > 0)]), np.unique(of[judged & (y < 0)])
+    pairs = np.array([(a, b) for a in lasts for b in firsts if a != b], np.intp)
+    pairs = pairs[np.sort(rng.permutation(len(pairs))[:most])]
+    right, total, times = np.empty(len(pairs)), np.zeros(len(x)), np.zeros(len(x))
+    for at, (last, first) in enumerate(pairs):
+        test = (of == last) | (of == first)
+        train = ~test
+        weight = _balanced(y[train])
+        best = best_penalty(x[train], y[train, None], of[train], weight, 0)[0]
+        score = ridge_path(x[train], y[train, None], weight, x[test])[best, :, 0]
+        gap = score[(of[test] == last) & (y[test] > 0)].mean() - score[(of[test] == first) & (y[test] < 0)].mean()
+        right[at] = 0.5 + 0.5 * np.sign(gap)
+        total[test] += score
+        times[test] += 1
+    return pairs, right, np.divide(total, times, out=np.full(len(x), np.nan), where=times > 0)
+
+
+def _balanced(y: Floats) -> Floats:
+    positive = y > 0
+    share = np.where(positive, 0.5 / max(positive.sum(), 1), 0.5 / max((~positive).sum(), 1))
+    return np.asarray(share * len(y), np.float64)
