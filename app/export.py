@@ -15,6 +15,7 @@ from operators.read_study import read_studies
 from operators.select_rules import candidates, take
 from operators.types import StartError, Volume
 from operators.unpack import unpacked
+from operators.window_grid import ARRAYS_ONLY
 from operators.write_features import series_folder
 from operators.write_nifti import write_volume_nifti, write_windows_nifti
 
@@ -64,6 +65,9 @@ def _exported(job: Job[Volume], output: Path, preprocessing: Preprocessing | Non
 
 def _preprocessing(models: Path | None, name: str | None) -> Preprocessing:
     try:
-        return load_bundle(find_bundle(models, name)).preprocessing
+        bundle = load_bundle(find_bundle(models, name))
     except BundleError as error:
         raise StartError("BUNDLE_INVALID", str(error)) from error
+    if bundle.arrays_only:
+        raise StartError("ARRAYS_ONLY", ARRAYS_ONLY)
+    return bundle.preprocessing

@@ -26,6 +26,7 @@ from operators.recipe import OnOutcome, Recipe
 from operators.select_rules import EVERY_CT, Selection, candidates, take
 from operators.types import FeatureRecord, Outcome, RunFailed, Series, SeriesFailed, StartError
 from operators.unpack import unpacked
+from operators.window_grid import ARRAYS_ONLY
 from operators.write_features import remove_features, series_folder
 from operators.write_json import RunFacts, write_outcome
 
@@ -50,7 +51,7 @@ def encode(
         folder: holds DICOM files, in any sub-folders, or ZIP archives, NIfTI, NRRD or MHA files; or is such a file.
             Archives are unpacked for as long as this runs: slices of their volumes cannot be read later.
         model: a bundle, or a folder that holds one; None for the one that is shipped.
-        taps: layers to read beside `mu` and `sigma`.
+        taps: layers to read beside `mu` and `sigma`, as `block3` or with another pooling as `block3:max`.
         device: `auto` takes the GPU where there is one.
         output: existing folder to write `features.json` and `features.sr.dcm` into; None writes nothing.
         selection: rules that say which CT series are encoded; by default every one is.
@@ -110,10 +111,12 @@ def open_recipe(
     """Find, check and open the model, and decide what is done to each series.
 
     Raises:
-        StartError: BUNDLE_INVALID or UNKNOWN_TAP.
+        StartError: BUNDLE_INVALID, ARRAYS_ONLY or UNKNOWN_TAP.
     """
     try:
         bundle = load_bundle(find_bundle(models, name))
+        if bundle.arrays_only:
+            raise StartError("ARRAYS_ONLY", ARRAYS_ONLY)
         encoder = open_encoder(bundle, device)
     except BundleError as error:
         raise StartError("BUNDLE_INVALID", str(error)) from error

@@ -32,7 +32,7 @@ class EncodeSettings:
 
     Attributes:
         model: name of the bundle in the models folder; None where that holds just one.
-        taps: layers to write beside mu and sigma.
+        taps: layers to write beside mu and sigma, as `block3` or with another pooling as `block3:max`.
         device: `auto` takes the GPU where there is one.
     """
 

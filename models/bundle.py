@@ -6,6 +6,8 @@ The layout is MONAI's (docs.monai.io, "MONAI Bundle Specification"):
       configs/metadata.json      MONAI's metadata, and under "ctvae" what this project reads
       models/model.safetensors   encoder and decoder; its SHA-256 is the identity of the model
       models/encoder.onnx        the encoder alone, every tap an output, for the CPU
+      configs/golden.json        what the encoder gives for a self-test input
+      configs/inference.json     for `python -m monai.bundle run`
       docs/README.md             the model card
       LICENSE                    of the weights, and of the data that they were trained on
 
@@ -17,16 +19,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spec import FORMAT_VERSION, Bundle, BundleError, Preprocessing, TapSpec, compose_metadata, parse_metadata
+from models.golden import GOLDEN, make_golden
+from models.monai_config import INFERENCE, inference_config, monai_defaults
+from models.spec import (
+    FORMAT_VERSION,
+    Bundle,
+    BundleError,
+    Preprocessing,
+    TapSpec,
+    arrays_only,
+    compose_metadata,
+    parse_metadata,
+)
 
 __all__ = [
     "FORMAT_VERSION",
@@ -34,6 +48,8 @@ __all__ = [
     "BundleError",
     "Preprocessing",
     "TapSpec",
+    "amend_bundle",
+    "arrays_only",
     "find_bundle",
     "load_bundle",
     "read_weights",
@@ -112,7 +128,7 @@ def save_bundle(
         onnx: the encoder, every tap an output.
         card: `docs/README.md`.
         licence: `LICENSE`.
-        monai: MONAI's descriptive keys, for the metadata.
+        monai: MONAI's descriptive keys, for the metadata; defaults stand for those that are not given.
 
     Raises:
         BundleError: something else than a bundle is in the way, or what was written does not load.
@@ -126,7 +142,8 @@ def save_bundle(
     described = replace(
         bundle, weights_sha256=hashlib.sha256(content).hexdigest(), onnx_sha256=hashlib.sha256(onnx).hexdigest()
     )
-    metadata = json.dumps(compose_metadata(described, monai), indent=2, allow_nan=False) + "\n"
+    described_to_monai = compose_metadata(described, {**monai_defaults(described), **monai})
+    metadata = json.dumps(described_to_monai, indent=2, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
         fresh = Path(temporary) / "new"
@@ -134,14 +151,48 @@ def save_bundle(
             (_METADATA.as_posix(), metadata.encode()),
             ("models/model.safetensors", content),
             ("models/encoder.onnx", onnx),
+            (INFERENCE, inference_config(described)),
             ("docs/README.md", card.encode()),
             ("LICENSE", licence.encode()),
         ):
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).write_bytes(data)
-        load_bundle(fresh)
+        (fresh / GOLDEN).write_bytes(make_golden(load_bundle(fresh)))
         _swap(fresh, path, Path(temporary) / "old")
     return load_bundle(bundle.path)
+
+
+def amend_bundle(path: Path, files: Mapping[str, bytes]) -> Bundle:
+    """Add files beside the weights of a bundle, or replace them: all of them, or none.
+
+    Args:
+        path: of the bundle.
+        files: content by the path inside of the bundle, such as `docs/certificate.json`. The metadata and what they
+            hold digests of, below `models/`, stay as they are.
+
+    Raises:
+        BundleError: the bundle does not load, or one of the files may not be there.
+    """
+    load_bundle(path)
+    for name in files:
+        inside = PurePosixPath(name)
+        plain = not inside.is_absolute() and bool(inside.parts) and not {"..", "."} & set(name.split("/"))
+        if not plain or inside.parts[0] == "models" or inside == PurePosixPath(_METADATA.as_posix()):
+            raise BundleError(f"{name!r} cannot be put into a bundle; expected a file in docs/ or configs/, or LICENSE")
+    whole = path.resolve()
+    with tempfile.TemporaryDirectory(prefix=f".{whole.name}-", dir=whole.parent) as temporary:
+        fresh = Path(temporary) / "new"
+        shutil.copytree(whole, fresh, symlinks=True)
+        for name, content in files.items():
+            target = fresh / name
+            if not target.parent.resolve().is_relative_to(fresh.resolve()):
+                raise BundleError(f"the folder of {name} is a link that leads out of the bundle; make it a folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            target.write_bytes(content)
+        load_bundle(fresh)
+        _swap(fresh, whole, Path(temporary) / "old")
+    return load_bundle(path)
 
 
 def read_weights(weights: bytes) -> dict[str, NDArray[np.float32]]:

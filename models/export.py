@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +46,41 @@ def encoder_onnx(vae: Vae) -> bytes:
 
     One window a call: the same window then gives the same bits, whatever it is batched with.
     """
+    return _onnx(_AllTaps(vae), torch.zeros(1, 1, *vae.window_voxels), "image", vae.tap_names)
+
+
+def decoder_onnx(vae: Vae) -> bytes:
+    """The decoder as ONNX: input `z` (1, latents), output `reconstruction` (1, 1, d, h, w), not clipped.
+
+    Raises:
+        BundleError: there is no decoder.
+    """
+    with torch.no_grad():
+        mu, _ = vae.encode(torch.zeros(1, 1, *vae.window_voxels))
+        vae.decode(mu)
+    return _onnx(_Decoder(vae), torch.zeros_like(mu), "z", ("reconstruction",))
+
+
+class _Decoder(nn.Module):
+    """What is exported: latents → window."""
+
+    def __init__(self, vae: Vae) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.vae.decode(z)
+
+
+def _onnx(module: nn.Module, example: Tensor, given: str, outputs: Sequence[str]) -> bytes:
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # no torchvision: fine
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's exporter copies objects that torch itself deprecates
         program = torch.onnx.export(
-            _AllTaps(vae).eval(),
-            (torch.zeros(1, 1, *vae.window_voxels),),
-            input_names=["image"],
-            output_names=list(vae.tap_names),
+            module.eval(),
+            (example,),
+            input_names=[given],
+            output_names=list(outputs),
             opset_version=ONNX_OPSET,
             dynamo=True,
             verbose=False,

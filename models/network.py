@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.spec import BundleError
+
 Size = tuple[int, int, int]
 
 
@@ -28,6 +30,7 @@ class Vae(nn.Module):
     """Encoder with named taps, and decoder.
 
     Attributes:
+        decoder: None for an encoder that came alone.
         stages: name → module, one after the other; each name is a tap.
         layers: of the convolutional part, for the receptive fields.
         window_voxels: (d, h, w) that it takes.
@@ -37,7 +40,7 @@ class Vae(nn.Module):
         self,
         stages: Mapping[str, nn.Module],
         heads: tuple[nn.Module, nn.Module],
-        decoder: nn.Module,
+        decoder: nn.Module | None,
         *,
         layers: Sequence[Layer],
         window_voxels: Size,
@@ -70,7 +73,13 @@ class Vae(nn.Module):
         return {name: found[name] for name in names}
 
     def decode(self, z: Tensor) -> Tensor:
-        """Windows (n, 1, d, h, w), not clipped, of latents (n, latents)."""
+        """Windows (n, 1, d, h, w), not clipped, of latents (n, latents).
+
+        Raises:
+            BundleError: there is no decoder.
+        """
+        if self.decoder is None:
+            raise BundleError("this network is an encoder that came without its decoder; it cannot reconstruct")
         decoded: Tensor = self.decoder(z)
         return decoded
 

@@ -1,4 +1,4 @@
-"""How a bundle's encoder runs: ONNX Runtime on the CPU, torch on a CUDA GPU.
+"""How a bundle's encoder runs: ONNX Runtime on the CPU, torch on a CUDA GPU, which falls back to the CPU.
 
 The same windows give the same bits, however many are given at once: they are run one at a time, on the CPU with a fixed
 number of threads, on the GPU with deterministic kernels and without TF32. torch is imported only where a GPU is found.
@@ -38,6 +38,11 @@ class Encoder(Protocol):
         """What computes: name, version and device, such as `onnxruntime 1.32.0 cpu`."""
         ...
 
+    @property
+    def fallback(self) -> str | None:
+        """Why it computes on the CPU though a GPU was meant; None where it computes where it should."""
+        ...
+
     def run(self, windows: NDArray[np.float32], taps: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The named taps, each float32 (n, *tap.shape), of windows float32 (n, 1, d, h, w) in [0, 1]."""
         ...
@@ -48,21 +53,30 @@ def open_encoder(bundle: Bundle, device: Device = "auto") -> Encoder:
 
     Args:
         bundle: as loaded, its digests checked.
-        device: `cpu`; `cuda`, or the CPU where there is no usable GPU, with a warning in the log; `auto`: the same
-            without the warning.
+        device: `cpu`; `cuda`, or the CPU where there is no usable GPU or not enough memory on it, with a warning in the
+            log and the reason in `Encoder.fallback`; `auto`: the same, but a machine without a GPU is no reason.
 
     Raises:
         BundleError: the weights or the ONNX graph are not what the metadata say.
     """
-    if device != "cpu" and cuda_devices() > 0:
-        import torch
+    if device == "cpu":
+        return OnnxEncoder(bundle)
+    if cuda_devices() == 0:
+        if device == "auto":  # the CPU is then what auto means
+            return OnnxEncoder(bundle)
+        return OnnxEncoder(bundle, fallback=_on_cpu("device 'cuda' was asked for and there is no usable GPU"))
+    import torch
 
-        if torch.cuda.is_available():
-            return TorchEncoder(bundle, "cuda")
-        logger.warning("there is a GPU, but this torch %s cannot use it; encoding on the CPU", torch.__version__)
-    elif device == "cuda":
-        logger.warning("device 'cuda' was asked for and there is no usable GPU; encoding on the CPU")
-    return OnnxEncoder(bundle)
+    if not torch.cuda.is_available():
+        reason = f"there is a GPU, but this torch {torch.__version__} cannot use it"
+        return OnnxEncoder(bundle, fallback=_on_cpu(reason))
+    return GpuEncoder(bundle)
+
+
+def _on_cpu(reason: str) -> str:
+    """The reason as it stands in the finding; it goes into the log as well."""
+    logger.warning("%s; encoding on the CPU", reason)
+    return f"{reason}; encoded on the CPU, which agrees with a GPU to 1e-4"
 
 
 def cuda_devices() -> int:
@@ -80,8 +94,10 @@ def cuda_devices() -> int:
 class OnnxEncoder:
     """ONNX Runtime on the CPU."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = CPU_THREADS) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int = CPU_THREADS, fallback: str | None = None) -> None:
         import onnxruntime
+
+        self.fallback = fallback
 
         graph = bundle.onnx_path.read_bytes()
         if _EXTERNAL_DATA in graph:
@@ -119,8 +135,49 @@ class OnnxEncoder:
                 )
 
 
+class GpuEncoder:
+    """torch on the GPU, until it runs out of memory: from then on ONNX Runtime on the CPU."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        import torch
+
+        self._bundle = bundle
+        self._out_of_memory = torch.cuda.OutOfMemoryError
+        self._encoder: TorchEncoder | OnnxEncoder
+        try:
+            self._encoder = TorchEncoder(bundle, "cuda")
+        except self._out_of_memory:
+            self._leave_gpu()
+
+    @property
+    def runtime(self) -> str:
+        """See `Encoder`."""
+        return self._encoder.runtime
+
+    @property
+    def fallback(self) -> str | None:
+        """See `Encoder`."""
+        return self._encoder.fallback
+
+    def run(self, windows: NDArray[np.float32], taps: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """See `Encoder`. All windows of a call are computed by one runtime."""
+        try:
+            return self._encoder.run(windows, taps)
+        except self._out_of_memory:
+            self._leave_gpu()
+        return self._encoder.run(windows, taps)
+
+    def _leave_gpu(self) -> None:
+        import torch
+
+        self._encoder = OnnxEncoder(self._bundle, fallback=_on_cpu("the GPU has not enough free memory"))
+        torch.cuda.empty_cache()
+
+
 class TorchEncoder:
     """torch, on a GPU; on the CPU for comparison only."""
+
+    fallback: str | None = None
 
     def __init__(self, bundle: Bundle, device: Literal["cpu", "cuda"]) -> None:
         import torch

@@ -13,10 +13,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 FORMAT_VERSION = 1
-POOLINGS = ("none", "mean")
+POOLINGS = ("none", "mean", "max", "std", "flatten")
+ARRAYS_ONLY: Final = "array"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _TAP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -35,26 +36,29 @@ class BundleError(Exception):
 class Preprocessing:
     """From HU on the scanner's grid to what the network was trained on. The same for training and inference.
 
+    A network whose preprocessing nobody recorded has fit `array` (`arrays_only(window_voxels)` makes it): it is given
+    arrays that are windows already, by `ctvae bundle run`, and `encode` refuses it.
+
     Attributes:
         fit: `window`: the scan is resampled to `spacing_mm` and covered by overlapping windows along z, centred in
-            plane; `resize`: the whole scan is resized to one window, whatever its extent.
+            plane; `resize`: the whole scan is resized to one window, whatever its extent; `array`: not known.
         window_voxels: (d, h, w) of a window; axes (z, y, x) towards head, back and left.
-        spacing_mm: (z, y, x) of a window's voxels; None with `resize`.
-        window_hu: (low, high): mapped to 0 and 1, clipped outside.
+        spacing_mm: (z, y, x) of a window's voxels; None but with `window`.
+        window_hu: (low, high): mapped to 0 and 1, clipped outside; with `array` it says nothing.
         overlap: part of a window that the next one along z covers too, 0 ≤ overlap < 1, at the least.
     """
 
-    fit: Literal["window", "resize"]
+    fit: Literal["window", "resize", "array"]
     window_voxels: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None
     window_hu: tuple[float, float]
     overlap: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.fit not in ("window", "resize"):
-            raise BundleError(f"preprocessing fit is {self.fit!r}; expected 'window' or 'resize'")
+        if self.fit not in ("window", "resize", ARRAYS_ONLY):
+            raise BundleError(f"preprocessing fit is {self.fit!r}; expected 'window', 'resize' or 'array'")
         if (self.fit == "window") != (self.spacing_mm is not None):
-            raise BundleError("preprocessing needs spacing_mm with fit 'window' and none with fit 'resize'")
+            raise BundleError(f"preprocessing needs spacing_mm with fit 'window' and none with fit {self.fit!r}")
         if len(self.window_voxels) != 3 or min(self.window_voxels) < 1:
             raise BundleError(f"preprocessing window_voxels is {self.window_voxels}; expected three positive integers")
         if self.spacing_mm is not None and (len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0):
@@ -73,6 +77,11 @@ class Preprocessing:
         return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
 
 
+def arrays_only(window_voxels: tuple[int, int, int]) -> Preprocessing:
+    """The preprocessing of a network of which just the size of its input is known."""
+    return Preprocessing(ARRAYS_ONLY, window_voxels, None, (0.0, 1.0), 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class TapSpec:
     """A place in the encoder from which features can be read.
@@ -80,7 +89,8 @@ class TapSpec:
     Attributes:
         name: `mu`, `sigma` or a layer; also the name of the ONNX output.
         shape: of its output for one window: (length,) or (channels, d, h, w).
-        pooling: how it becomes a vector: `none` for a vector, `mean` over the grid for a layer.
+        pooling: how it becomes a vector, where nothing else is asked for: `none` for a vector; for a grid `mean`, `max`
+            or `std` of each channel, `flatten` (all values, channels first), or `none`, which keeps the grid.
         receptive_field_mm: (z, y, x) that one value of it sees through the convolutions; None where that is the whole
             window, or where the bundle fixes no spacing.
     """
@@ -92,8 +102,8 @@ class TapSpec:
 
     @property
     def length(self) -> int:
-        """Length of the pooled vector."""
-        return self.shape[0]
+        """How many values it has when it is pooled."""
+        return math.prod(self.shape) if self.pooling in ("none", "flatten") else self.shape[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +128,13 @@ class Bundle:
     training: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def arrays_only(self) -> bool:
+        """Nobody recorded how a scan becomes a window for it: it takes arrays, and no scans."""
+        return self.preprocessing.fit == ARRAYS_ONLY
+
+    @property
     def weights_path(self) -> Path:
-        """Encoder and decoder, safetensors."""
+        """Encoder and decoder, safetensors; of an encoder that came alone, that."""
         return self.path / "models" / "model.safetensors"
 
     @property
@@ -179,11 +194,9 @@ def _parse_tap(own: Any) -> TapSpec:
     if not isinstance(own, dict):
         raise BundleError(f"metadata.json: a tap is {_short(own)}; expected name, shape, pooling, receptive_field_mm")
     shape, pooling = _integers(own, "shape", (1, 4)), own.get("pooling")
-    if pooling not in POOLINGS or (pooling == "none") != (len(shape) == 1):
-        raise BundleError(
-            f"metadata.json: a tap of shape {shape} has pooling {_short(pooling)}; "
-            "expected 'none' for a vector, 'mean' for a grid"
-        )
+    if pooling not in POOLINGS or (len(shape) == 1 and pooling != "none"):
+        expected = "'none', for it is a vector" if len(shape) == 1 else f"one of {', '.join(POOLINGS)}"
+        raise BundleError(f"metadata.json: a tap of shape {shape} has pooling {_short(pooling)}; expected {expected}")
     return TapSpec(_matching(own, "name", _TAP_NAME), shape, pooling, _millimetres(own, "receptive_field_mm"))
 
 
@@ -210,13 +223,13 @@ def compose_metadata(bundle: Bundle, monai: Mapping[str, Any]) -> dict[str, Any]
         "dtype": "float32",
         "value_range": [0, 1],
         "is_patch_data": bundle.preprocessing.fit == "window",
-        "channel_def": {"0": "HU, from window_hu to 0 and 1, clipped"},
+        "channel_def": {"0": "HU, from window_hu to 0 and 1, clipped" if not bundle.arrays_only else "as it comes"},
     }
     return {
         "schema": _MONAI_SCHEMA,
         "version": bundle.version,
         **monai,
-        "network_data_format": {"inputs": {"image": inputs}, "outputs": {t.name: _output(t) for t in bundle.taps}},
+        "network_data_format": {"inputs": {"image": inputs}, "outputs": _outputs(bundle.taps)},
         "ctvae": {
             "format_version": FORMAT_VERSION,
             "name": bundle.name,
@@ -230,16 +243,23 @@ def compose_metadata(bundle: Bundle, monai: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def _outputs(taps: tuple[TapSpec, ...]) -> dict[str, Any]:
+    """Each tap, and `pred`, which is what MONAI calls the output of a network: mu."""
+    named = {tap.name: _output(tap) for tap in taps}
+    return {"pred": named["mu"], **named}
+
+
 def _output(tap: TapSpec) -> dict[str, Any]:
     return {
-        "type": "feature",
-        "format": "vector" if len(tap.shape) == 1 else "grid",
+        "type": "tuples" if len(tap.shape) == 1 else "image",
+        "format": "latent",
+        "modality": "CT",
         "num_channels": tap.shape[0],
         "spatial_shape": list(tap.shape[1:]),
         "dtype": "float32",
         "value_range": [],
         "is_patch_data": False,
-        "channel_def": {},
+        "channel_def": {"0": f"value 0 of {tap.name}; the others are its other values, in order"},
     }
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, TapSpec
 from models.runtime import Encoder
-from operators.types import Encoding, SeriesFailed, StartError, TapValues, Windows
+from models.spec import POOLINGS
+from operators.types import Encoding, Finding, SeriesFailed, StartError, TapValues, Windows
 
 ALWAYS = ("mu", "sigma")
 
@@ -19,17 +21,24 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
 
     A layer's grid becomes a vector by its pooling, for each window. The series' vector is that of the equal mixture of
     its windows: for mu the mean; for sigma √(mean(sigma²) + variance(mu)), which matches moments; for other taps the
-    mean. Sums are made in float64, results are float32.
+    mean. Sums are made in float64, results are float32. An encoder that had to leave the GPU that was asked for says so
+    in the finding `ENCODED_ON_CPU`.
+
+    Args:
+        windows: of the series.
+        encoder: of the bundle, open.
+        bundle: names the taps.
+        taps: as `check_taps` reads them: `block3`, or `block3:max`.
 
     Raises:
         StartError: `UNKNOWN_TAP`.
         SeriesFailed: `NON_FINITE_FEATURES`.
     """
     specs = check_taps(bundle, taps)
-    outputs = encoder.run(windows.voxels, tuple(specs))
-    for name in specs:
-        _check_finite(name, outputs[name])
-    pooled = {name: pool(outputs[name], spec.pooling) for name, spec in specs.items()}
+    outputs = encoder.run(windows.voxels, tuple(dict.fromkeys(spec.name for spec in specs.values())))
+    for layer, output in outputs.items():
+        _check_finite(layer, output)
+    pooled = {name: pool(outputs[spec.name], spec.pooling) for name, spec in specs.items()}
     of_series = {name: values.mean(axis=0) for name, values in pooled.items()}
     of_series["sigma"] = mixture_sigma(pooled["mu"], pooled["sigma"])
     found: dict[str, TapValues] = {}
@@ -37,31 +46,59 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, which the check finds
             values, each = of_series[name].astype(np.float32), pooled[name].astype(np.float32)
         _check_finite(name, values)
-        found[name] = TapValues(name=name, pooling=spec.pooling, values=values, windows=each)
+        kept = spec.shape if spec.pooling == "none" and len(spec.shape) > 1 else None
+        found[name] = TapValues(name=name, pooling=spec.pooling, values=values, windows=each, shape=kept)
+    if encoder.fallback:
+        left = Finding("ENCODED_ON_CPU", encoder.fallback)
+        windows = replace(windows, findings=(*windows.findings, left))
     return Encoding(windows=windows, taps=found, runtime=encoder.runtime)
 
 
 def check_taps(bundle: Bundle, taps: Sequence[str] = ()) -> Mapping[str, TapSpec]:
-    """`mu`, `sigma` and the named taps, each once, by name; to be called before any series is read.
+    """`mu`, `sigma` and the taps that are asked for, each once; to be called before any series is read.
+
+    A tap is asked for by its name, or as `name:pooling` (`none`, `mean`, `max`, `std`, `flatten`). What has another
+    pooling than the bundle's own is another vector, and has a name of its own: `block3:max` is `block3.max`.
 
     Raises:
-        StartError: `UNKNOWN_TAP`: a name that the bundle does not have.
+        StartError: `UNKNOWN_TAP`: a name or a pooling that the bundle does not have.
     """
     known = {spec.name: spec for spec in bundle.taps}
-    for name in taps:
+    found = {name: known[name] for name in ALWAYS}
+    for asked in taps:
+        name, colon, pooling = asked.partition(":")
         if name not in known:
             raise StartError("UNKNOWN_TAP", f"bundle {bundle.name} has no tap {name!r}; it has {', '.join(known)}")
-    return {name: known[name] for name in dict.fromkeys((*ALWAYS, *taps))}
+        spec = known[name]
+        fitting = POOLINGS if len(spec.shape) > 1 else ("none",)
+        if colon and pooling not in fitting:
+            text = f"tap {name} of shape {spec.shape} cannot be pooled by {pooling!r}; it can by {', '.join(fitting)}"
+            raise StartError("UNKNOWN_TAP", text)
+        if colon and pooling != spec.pooling:
+            found[f"{name}.{pooling}"] = replace(spec, pooling=pooling)
+        else:
+            found[name] = spec
+    return found
 
 
 def pool(values: NDArray[np.float32], pooling: str) -> NDArray[np.float64]:
-    """Vectors (n, length) in float64: of (n, length) with `none`, of (n, length, d, h, w) with `mean`."""
-    if pooling == "none":
-        return values.astype(np.float64)
+    """Vectors in float64: (n, length) of what is a vector, of a grid (n, channels, d, h, w) as its pooling says.
+
+    `mean`, `max` and `std` (of the population) are over the grid, and give one value a channel. `flatten` and `none`
+    keep all of them, channels first, then z, y, x.
+    """
+    if pooling in ("none", "flatten"):
+        return values.reshape(len(values), -1).astype(np.float64)
+    over_grid = (2, 3, 4)
     if pooling == "mean":
-        pooled: NDArray[np.float64] = values.mean(axis=(2, 3, 4), dtype=np.float64)
-        return pooled
-    raise ValueError(f"pooling is {pooling!r}; expected 'none' or 'mean'")
+        pooled: NDArray[np.float64] = values.mean(axis=over_grid, dtype=np.float64)
+    elif pooling == "max":
+        pooled = values.max(axis=over_grid).astype(np.float64)
+    elif pooling == "std":
+        pooled = values.std(axis=over_grid, dtype=np.float64)
+    else:
+        raise ValueError(f"pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}")
+    return pooled
 
 
 def mixture_sigma(mu: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[np.float64]:

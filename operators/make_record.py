@@ -72,7 +72,10 @@ def configuration_digest(
     """SHA-256 over all settings that can change what is written; of the site's key its digest alone goes in."""
     key = hashlib.sha256(disclosure.site_key).hexdigest() if disclosure.site_key else None
     privacy = {"identifiers": disclosure.identifiers, "dates": disclosure.dates, "site_key_sha256": key}
-    chosen = {"taps": list(taps), "privacy": privacy, "geometry": asdict(policy)}
+    chosen: dict[str, Any] = {"taps": list(taps), "privacy": privacy, "geometry": asdict(policy)}
+    others = {tap.name: tap.pooling for tap in bundle.taps if tap.name in taps and tap.pooling not in ("none", "mean")}
+    if others:  # a bundle's own poolings are no part of its weights' digest
+        chosen["poolings"] = others
     return _sha256({"preprocessing": bundle.preprocessing.parameters()} | chosen)
 
 

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Preprocessing
-from operators.types import Volume
+from operators.types import StartError, Volume
+
+ARRAYS_ONLY = (
+    "the bundle does not say how a scan becomes its windows, so it runs on arrays alone (ctvae bundle run); "
+    "import it again with --spacing, --window-hu and --fit"
+)
 
 SLIVER = 0.01  # of a new voxel: what may stay uncovered at each end
 NOTHING = 1e-6  # of a new voxel: less than this inside of the scan is rounding
@@ -49,7 +54,13 @@ class TargetAxis:
 
 
 def target_axes(volume: Volume, settings: Preprocessing) -> tuple[TargetAxis, TargetAxis, TargetAxis]:
-    """The new grid along (z, y, x); along z it holds all windows."""
+    """The new grid along (z, y, x); along z it holds all windows.
+
+    Raises:
+        StartError: `ARRAYS_ONLY`: the bundle does not say how a scan becomes a window.
+    """
+    if settings.fit == "array":
+        raise StartError("ARRAYS_ONLY", ARRAYS_ONLY)
     spacing_mm = np.linalg.norm(volume.affine_lps_mm[:3, :3], axis=0)
     made = []
     for patient_axis, (volume_axis, flipped) in enumerate(patient_axes(volume.affine_lps_mm)):

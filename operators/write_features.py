@@ -1,20 +1,22 @@
-"""FeatureRecord → the two files of a series, each there whole or not at all; one, where it did not come as DICOM."""
+"""FeatureRecord → the files of a series, all there whole or none: JSON, SR where it came as DICOM, and long taps."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from operators.types import FeatureRecord, Outcome, Series, SeriesFailed
 from operators.write_json import features_json, write_atomically
+from operators.write_taps import TAP_FILES, tap_files
 
 FEATURES_JSON = "features.json"
 FEATURES_SR = "features.sr.dcm"
 
 
 def write_features(record: FeatureRecord, output: Path) -> FeatureRecord:
-    """Write `features.json` and `features.sr.dcm` of a series below the output folder.
+    """Write `features.json` and `features.sr.dcm` of a series below the output folder, and long taps beside them.
 
-    Both are made before either is written, so that a number that one of them cannot hold leaves no file. A series in a
+    All are made before any is written, so that a number that one of them cannot hold leaves no file. A series in a
     research format has no SR, for it has no patient and no study to be filed with; finding `RESEARCH_FORMAT` says so.
 
     Raises:
@@ -22,6 +24,7 @@ def write_features(record: FeatureRecord, output: Path) -> FeatureRecord:
     """
     folder = output / series_folder(record.series)
     contents = {folder / FEATURES_JSON: features_json(record)}
+    contents |= {folder / name: content for name, content in tap_files(record).items()}
     if not record.series.image:
         from operators.write_sr import sr_bytes  # highdicom takes half a second to import
 
@@ -32,6 +35,7 @@ def write_features(record: FeatureRecord, output: Path) -> FeatureRecord:
         text = f"cannot make a folder in the output folder ({error.strerror}); check space and permissions"
         raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
     write_atomically(contents)
+    _remove_taps(folder, keep=[path.name for path in contents])
     return record
 
 
@@ -47,8 +51,16 @@ def remove_features(output: Path, name: str) -> None:
         return
     for file in (FEATURES_JSON, FEATURES_SR):
         (folder / file).unlink(missing_ok=True)
+    _remove_taps(folder, keep=())
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _remove_taps(folder: Path, keep: Collection[str]) -> None:
+    """Take away files of taps that an earlier run was asked for."""
+    for file in folder.glob(TAP_FILES):
+        if file.name not in keep:
+            file.unlink()
 
 
 def series_folder(series: Series | Outcome) -> str:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from operators import __version__
 from operators.types import FeatureRecord, Finding, Outcome, SeriesFailed, TapValues
+from operators.write_taps import file_entry, has_file
 
 SCHEMA_VERSION = "1.0"
 NOTICE = "Not for diagnosis; computed by software, unverified."
@@ -196,12 +197,10 @@ def _geometry(record: FeatureRecord) -> dict[str, Any]:
 
 
 def _tap(tap: TapValues) -> dict[str, Any]:
-    return {
-        "length": tap.length,
-        "pooling": tap.pooling,
-        "values": floats(tap.values),
-        "windows": [floats(window) for window in tap.windows],
-    }
+    about: dict[str, Any] = {"length": tap.length, "pooling": tap.pooling}
+    if has_file(tap):
+        return about | {"file": file_entry(tap)}
+    return about | {"values": floats(tap.values), "windows": [floats(window) for window in tap.windows]}
 
 
 def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:

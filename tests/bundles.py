@@ -22,7 +22,7 @@ SMALL_CT_VAE = {
 
 
 def write_small_bundle(path: Path, *, seed: int = 0, version: str = "0.0.1") -> Bundle:
-    """An untrained `ct_vae` of 8 × 16 × 16 voxels, four latents; its taps: mu, sigma, stem, block1, block2, dense."""
+    """An untrained `ct_vae` of 8 × 16 × 16 voxels, four latents, with the taps of `ct_vae`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = build_vae("ct_vae", SMALL_CT_VAE).eval()

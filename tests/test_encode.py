@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydicom.dataset import Dataset
 from models.bundle import Bundle, Preprocessing, TapSpec
 from models.runtime import open_encoder
 from operators.encode import check_taps, encode, mixture_sigma
-from operators.types import HuSlice, Instance, Series, SeriesFailed, StartError, Volume, Windows
+from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, StartError, Volume, Windows
 from tests.bundles import write_small_bundle
 
 PREPROCESSING = Preprocessing("window", (4, 4, 4), (1.0, 1.0, 1.0), (-1000.0, 1000.0))
@@ -23,6 +24,7 @@ class Given:
     """An encoder that gives what it was given."""
 
     runtime = "made up"
+    fallback = None
 
     def __init__(self, **outputs):
         self.outputs = {name: np.asarray(values, np.float32) for name, values in outputs.items()}
@@ -68,6 +70,65 @@ def test_a_layers_grid_is_pooled_by_its_mean_and_then_over_the_windows():
     assert (tap.pooling, tap.length) == ("mean", 3)
     np.testing.assert_allclose(tap.windows, block.astype(np.float64).mean(axis=(2, 3, 4)), rtol=1e-7)
     np.testing.assert_allclose(tap.values, block.astype(np.float64).mean(axis=(0, 2, 3, 4)), rtol=1e-7)
+
+
+@pytest.mark.parametrize("pooling", ["max", "std", "flatten", "none"])
+def test_another_pooling_is_another_vector_with_a_name_of_its_own(pooling):
+    block = np.random.default_rng(1).standard_normal((2, 3, 2, 2, 2)).astype(np.float32)
+    given = Given(mu=np.zeros((2, 2)), sigma=np.ones((2, 2)), block1=block)
+    encoding = encode(windows_of(2), given, BUNDLE, [f"block1:{pooling}", "block1"])
+    assert list(encoding.taps) == ["mu", "sigma", f"block1.{pooling}", "block1"]
+    tap = encoding.taps[f"block1.{pooling}"]
+    flat = block.reshape(2, 3, 8).astype(np.float64)
+    expected = {"max": flat.max(axis=2), "std": flat.std(axis=2)}.get(pooling, block.reshape(2, -1))
+    np.testing.assert_allclose(tap.windows, expected, rtol=1e-6)
+    np.testing.assert_allclose(tap.values, np.mean(expected, axis=0), rtol=1e-5, atol=1e-7)
+    assert (tap.pooling, tap.length) == (pooling, expected.shape[1])
+
+
+def test_a_grid_that_is_kept_has_its_shape():
+    block = np.random.default_rng(1).random((1, 3, 2, 2, 2), np.float32)
+    given = Given(mu=[[0, 0]], sigma=[[1, 1]], block1=block)
+    taps = encode(windows_of(1), given, BUNDLE, ["block1:none", "block1:flatten"]).taps
+    assert np.array_equal(taps["block1.none"].values.reshape(taps["block1.none"].shape), block[0])
+    assert taps["block1.flatten"].shape is None
+    assert taps["mu"].shape is None
+
+
+def test_the_pooling_that_the_bundle_has_is_the_tap_itself():
+    assert check_taps(BUNDLE, ["block1:mean"]) == check_taps(BUNDLE, ["block1"])
+    assert list(check_taps(BUNDLE, ["mu:none"])) == ["mu", "sigma"]
+
+
+def test_the_default_pooling_is_the_bundles():
+    taps = (*TAPS[:2], replace(TAPS[2], pooling="max"))
+    given = Given(mu=[[0, 0]], sigma=[[1, 1]], block1=np.arange(24).reshape(1, 3, 2, 2, 2))
+    tap = encode(windows_of(1), given, replace(BUNDLE, taps=taps), ["block1"]).taps["block1"]
+    assert tap.values.tolist() == [7, 15, 23]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("block1:median", "cannot be pooled by 'median'; it can by none, mean, max, std, flatten"),
+        ("block1:", "cannot be pooled by ''"),
+        ("mu:max", "cannot be pooled by 'max'; it can by none"),
+        ("block9:max", "no tap 'block9'"),
+    ],
+)
+def test_a_pooling_that_cannot_be_is_one_line(asked, says):
+    with pytest.raises(StartError) as caught:
+        check_taps(BUNDLE, [asked])
+    assert caught.value.reason == "UNKNOWN_TAP"
+    assert says in caught.value.message
+
+
+def test_an_encoder_that_left_the_gpu_is_a_finding():
+    given = Given(mu=[[0, 0]], sigma=[[1, 1]])
+    assert encode(windows_of(1), given, BUNDLE).windows.findings == ()
+    given.fallback = "the GPU has not enough free memory; encoded on the CPU"
+    findings = encode(windows_of(1), given, BUNDLE).windows.findings
+    assert findings == (Finding("ENCODED_ON_CPU", given.fallback),)
 
 
 def test_sums_are_made_in_double_precision():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from models import runtime
 from models.bundle import BundleError, TapSpec, find_bundle, load_bundle
@@ -31,27 +32,27 @@ def windows(n: int, bundle, seed: int = 0) -> np.ndarray:
 
 
 def test_every_tap_has_the_shape_that_the_bundle_names(bundle):
-    got = open_encoder(bundle, "cpu").run(windows(3, bundle), ALL)
+    got = open_encoder(bundle, "cpu").run(windows(3, bundle), [tap.name for tap in bundle.taps])
     assert {name: (values.shape, values.dtype) for name, values in got.items()} == {
         tap.name: ((3, *tap.shape), np.float32) for tap in bundle.taps
     }
 
 
 def test_onnx_runtime_and_torch_agree(bundle):
-    cpu, torch = OnnxEncoder(bundle), TorchEncoder(bundle, "cpu")
+    cpu, other = OnnxEncoder(bundle), TorchEncoder(bundle, "cpu")
     for name, values in cpu.run(windows(4, bundle), ALL).items():
-        np.testing.assert_allclose(values, torch.run(windows(4, bundle), [name])[name], atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(values, other.run(windows(4, bundle), [name])[name], atol=1e-4, err_msg=name)
 
 
 def test_onnx_runtime_and_torch_agree_on_the_shipped_bundle():
     shipped = load_bundle(find_bundle())
     for made in (windows(1, shipped), np.zeros_like(windows(1, shipped)), np.ones_like(windows(1, shipped))):
-        cpu, torch = (
+        cpu, other = (
             OnnxEncoder(shipped).run(made, ["mu", "sigma"]),
             TorchEncoder(shipped, "cpu").run(made, ["mu", "sigma"]),
         )
-        np.testing.assert_allclose(cpu["mu"], torch["mu"], atol=1e-4)
-        np.testing.assert_allclose(cpu["sigma"], torch["sigma"], atol=1e-4)
+        np.testing.assert_allclose(cpu["mu"], other["mu"], atol=1e-4)
+        np.testing.assert_allclose(cpu["sigma"], other["sigma"], atol=1e-4)
 
 
 @pytest.mark.parametrize("encoder", [OnnxEncoder, lambda bundle: TorchEncoder(bundle, "cpu")], ids=["onnx", "torch"])
@@ -102,12 +103,83 @@ def test_encoding_on_the_cpu_does_not_import_torch(bundle):
 def test_without_a_gpu_auto_is_the_cpu(bundle, monkeypatch):
     monkeypatch.setattr(runtime, "cuda_devices", lambda: 0)
     assert isinstance(open_encoder(bundle), OnnxEncoder)
+    assert open_encoder(bundle).fallback is None
+    assert open_encoder(bundle, "cpu").fallback is None
 
 
-def test_a_gpu_that_was_asked_for_and_is_not_there_is_logged(bundle, monkeypatch, caplog):
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(bundle, monkeypatch, caplog):
     monkeypatch.setattr(runtime, "cuda_devices", lambda: 0)
-    assert isinstance(open_encoder(bundle, "cuda"), OnnxEncoder)
+    encoder = open_encoder(bundle, "cuda")
+    assert isinstance(encoder, OnnxEncoder)
+    assert "'cuda' was asked for and there is no usable GPU; encoded on the CPU" in encoder.fallback
     assert "encoding on the CPU" in caplog.text
+
+
+class Gpu:
+    """A GPU that this machine need not have: torch on its CPU in its place, with so much memory."""
+
+    def __init__(self, bundle, device, *, runs: int = 10**9):
+        self.encoder, self.left = TorchEncoder(bundle, "cpu"), runs
+        self.runtime, self.fallback = "torch on a made-up GPU", None
+
+    def run(self, made, taps):
+        if self.left == 0:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.left -= 1
+        return self.encoder.run(made, taps)
+
+
+@pytest.fixture
+def with_gpu(monkeypatch):
+    monkeypatch.setattr(runtime, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return monkeypatch
+
+
+def test_a_gpu_that_is_there_is_used_and_nothing_is_said(bundle, with_gpu):
+    with_gpu.setattr(runtime, "TorchEncoder", Gpu)
+    encoder = open_encoder(bundle)
+    encoder.run(windows(1, bundle), ["mu"])
+    assert (encoder.runtime, encoder.fallback) == ("torch on a made-up GPU", None)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_that_runs_out_of_memory_leaves_the_rest_to_the_cpu(bundle, with_gpu, caplog, device):
+    with_gpu.setattr(runtime, "TorchEncoder", lambda bundle, device: Gpu(bundle, device, runs=1))
+    encoder = open_encoder(bundle, device)
+    made = windows(2, bundle)
+    encoder.run(made, ["mu"])
+    assert encoder.fallback is None
+    left = encoder.run(made, ["mu"])["mu"]
+    assert np.array_equal(left, OnnxEncoder(bundle).run(made, ["mu"])["mu"])
+    assert "not enough free memory; encoded on the CPU" in encoder.fallback
+    assert encoder.runtime.startswith("onnxruntime")
+    assert "not enough free memory" in caplog.text
+
+
+def test_a_gpu_without_memory_for_the_weights_leaves_all_to_the_cpu(bundle, with_gpu):
+    def full(bundle, device):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    with_gpu.setattr(runtime, "TorchEncoder", full)
+    encoder = open_encoder(bundle)
+    assert "not enough free memory" in encoder.fallback
+    assert encoder.run(windows(1, bundle), ["mu"])["mu"].shape == (1, 4)
+
+
+def test_any_other_error_of_a_gpu_is_an_error(bundle, with_gpu):
+    class Broken(Gpu):
+        def run(self, made, taps):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with_gpu.setattr(runtime, "TorchEncoder", Broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        open_encoder(bundle).run(windows(1, bundle), ["mu"])
+
+
+def test_a_gpu_that_torch_cannot_use_is_said(bundle, with_gpu):
+    with_gpu.setattr(torch.cuda, "is_available", lambda: False)
+    assert "cannot use it; encoded on the CPU" in open_encoder(bundle).fallback
 
 
 def test_a_machine_without_the_driver_has_no_gpus(monkeypatch):

@@ -12,6 +12,9 @@ COMMANDS = {
     "inspect": "What is in a folder: series, geometry, verdict and reason. Writes nothing.",
     "export": "Each CT volume that is read, and the windows that the encoder sees, as NIfTI to look at.",
     "demo": "The main job on a phantom, on real CT where there is some, or on your own folder, and what comes out.",
+    "train": "A folder or a list of CT → a bundle: a VAE trained on your own scans, with its model card.",
+    "bundle": "Look into a bundle, check, certify, export or run it; make one of a Keras or MONAI checkpoint.",
+    "doctor": "Is everything here that encoding needs, and does this machine reproduce the bundle's numbers?",
     "schema": "Print the JSON Schema of features.json.",
 }
 
@@ -27,8 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     """
     tolerate_any_text()
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] == "bundle":
+        from app.cli import bundle
+
+        return bundle.main(arguments[1:])
     if arguments and arguments[0] in COMMANDS:
-        return _run(arguments[0], arguments[1:])
+        return run_command(arguments[0], f"app.cli.{arguments[0]}", arguments[1:])
     if arguments and arguments[0] == "--version":
         from operators import __version__
 
@@ -42,12 +49,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if asked else COULD_NOT_START
 
 
-def _run(name: str, arguments: list[str]) -> int:
+def run_command(name: str, module: str, arguments: list[str]) -> int:
+    """Run the `command` of a module, imported only now, with these arguments; the exit code of the contract."""
     import typer
     from typer._click.exceptions import ClickException  # not exported; typer is pinned
 
     command = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    command.command(name)(import_module(f"app.cli.{name}").command)
+    command.command(name)(import_module(module).command)
     try:
         return int(typer.main.get_command(command)(arguments, prog_name=f"ctvae {name}", standalone_mode=False) or 0)
     except ClickException as error:

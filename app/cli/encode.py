@@ -12,6 +12,11 @@ import typer
 from app.start import LogLevel, guarded
 
 
+def split_taps(given: list[str]) -> tuple[str, ...]:
+    """What was given with commas, or again and again, one by one."""
+    return tuple(tap.strip() for words in given for tap in words.split(",") if tap.strip())
+
+
 class DeviceName(StrEnum):
     """Where the encoder runs."""
 
@@ -27,7 +32,13 @@ def command(
         Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: the shipped one.")
     ] = None,
     taps: Annotated[
-        list[str] | None, typer.Option("--tap", help="Layer to write beside mu and sigma; may be given again.")
+        list[str] | None,
+        typer.Option(
+            "--taps",
+            "--tap",
+            help="Layers to write beside mu and sigma, pooled as the bundle says or as asked for: dense,block3:max "
+            "(none, mean, max, std, flatten). May be given again.",
+        ),
     ] = None,
     device: Annotated[DeviceName | None, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = None,
     with_identifiers: Annotated[bool, typer.Option(help="Write name, ID and birth date into features.json.")] = False,
@@ -46,7 +57,7 @@ def command(
         settings = dataclasses.replace(
             settings,
             encode=dataclasses.replace(
-                asked, taps=tuple(taps) if taps else asked.taps, device=device.value if device else asked.device
+                asked, taps=split_taps(taps) if taps else asked.taps, device=device.value if device else asked.device
             ),
             privacy=dataclasses.replace(
                 settings.privacy,

@@ -1,0 +1,177 @@
+"""`ctvae bundle`: a group of commands about a bundle, each a module, imported only when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.usage import COULD_NOT_START
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from models.check import Verdict
+    from models.spec import Bundle, Preprocessing
+
+COMMANDS = {
+    "show": "What a bundle is: architecture, preprocessing, taps, training, certificate.",
+    "check": "Is it whole, does it give the numbers that it should, are its units active?",
+    "run": "Its encoder alone on an array that is a window already: one array a tap.",
+    "export": "Encoder and decoder as ONNX, compared with torch.",
+    "certify": "Measure on your own scans what its features are good for, and write that into it.",
+    "import-keras": "Make one of a Keras encoder: .keras, .h5 or .weights.h5.",
+    "import-torch": "Make one of a checkpoint of MONAI's AutoencoderKL or MAISI's autoencoder.",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command of the group.
+
+    Args:
+        arguments: those after `bundle`.
+
+    Returns:
+        The exit code of the contract (3 for a wrong call).
+    """
+    if arguments and arguments[0] in COMMANDS:
+        from app.cli import run_command
+
+        module = f"app.cli.bundle_{arguments[0].replace('-', '_')}"
+        return run_command(f"bundle {arguments[0]}", module, arguments[1:])
+    asked = bool(arguments) and arguments[0] in ("-h", "--help")
+    if arguments and not asked:
+        sys.stderr.write(f"USAGE: no command {arguments[0]!r} of bundle; expected one of {', '.join(COMMANDS)}\n")
+        return COULD_NOT_START
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    text = "\n".join(["usage: ctvae bundle COMMAND …", "", *lines, "", "ctvae bundle COMMAND --help says more.", ""])
+    (sys.stdout if asked else sys.stderr).write(text)
+    return 0 if asked else COULD_NOT_START
+
+
+@contextmanager
+def bundle_errors() -> Iterator[None]:
+    """What is wrong with a bundle is wrong with the call: one line, exit code 3."""
+    from models.spec import BundleError
+    from operators.types import StartError
+
+    try:
+        yield
+    except BundleError as error:
+        raise StartError("BUNDLE_INVALID", str(error)) from error
+
+
+def opened(path: Path | None) -> Bundle:
+    """The bundle in a folder, or the shipped one, loaded and checked against its digests.
+
+    Raises:
+        StartError: `BUNDLE_INVALID`.
+    """
+    from models.bundle import find_bundle, load_bundle
+
+    with bundle_errors():
+        return load_bundle(find_bundle(path))
+
+
+def preprocessing_of(window_voxels: object, spacing: str, window_hu: str, fit: str, overlap: float) -> Preprocessing:
+    """What the options of an import say of how a scan becomes a window.
+
+    Args:
+        window_voxels: `z,y,x`, or three numbers.
+        spacing: `z,y,x` in mm, or empty.
+        window_hu: `low,high`, or empty.
+        fit: `window` or `resize`.
+        overlap: of windows.
+
+    Returns:
+        Arrays only, where neither spacing nor window_hu is given.
+
+    Raises:
+        BundleError: they do not go together.
+    """
+    from models.spec import BundleError, Preprocessing, arrays_only
+
+    depth, height, width = (int(value) for value in numbers("--window-voxels", window_voxels, 3, whole=True))
+    size = depth, height, width
+    if not spacing and not window_hu:
+        return arrays_only(size)
+    if not window_hu:
+        raise BundleError("--spacing is given and --window-hu is not; give both, or neither for arrays alone")
+    low, high = numbers("--window-hu", window_hu, 2)
+    if fit == "resize":
+        if spacing:
+            raise BundleError("--spacing is given with --fit resize, which takes scans of any; leave one of them out")
+        return Preprocessing("resize", size, None, (low, high), overlap)
+    if fit != "window":
+        raise BundleError(f"--fit is {fit!r}; expected window or resize")
+    if not spacing:
+        raise BundleError("--window-hu is given and --spacing is not; give it, or --fit resize")
+    z, y, x = numbers("--spacing", spacing, 3)
+    return Preprocessing("window", size, (z, y, x), (low, high), overlap)
+
+
+def numbers(option: str, given: object, count: int, *, whole: bool = False) -> list[float]:
+    """So many numbers of `1,2,3`, or of a list.
+
+    Raises:
+        BundleError: something else.
+    """
+    from math import isfinite
+
+    from models.spec import BundleError
+
+    words = given.replace("x", ",").split(",") if isinstance(given, str) else given
+    try:
+        found = [float(word) for word in words] if isinstance(words, (list, tuple)) else []
+    except (TypeError, ValueError):
+        found = []
+    good = len(found) == count and all(isfinite(value) and (not whole or value == int(value)) for value in found)
+    if not good:
+        example = "32,96,96" if whole else "4,4,4" if count == 3 else "-1000,1000"
+        raise BundleError(f"{option} is {given!r}; expected {count} numbers, such as {example}")
+    return found
+
+
+def verdict_lines(verdicts: Sequence[Verdict]) -> str:
+    """One line a verdict: good, BAD, or not known."""
+    words = {True: "good", False: "BAD", None: "-"}
+    width = max(len(one.question) for one in verdicts)
+    return "".join(f"{words[one.good]:<5} {one.question:<{width}}  {one.detail}\n" for one in verdicts)
+
+
+def saved_arrays(file: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write NumPy's .npz, whole or not at all.
+
+    Raises:
+        StartError: `OUTPUT_UNWRITABLE`.
+    """
+    from io import BytesIO
+
+    import numpy as np
+
+    buffer = BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_whole({file: buffer.getvalue()})
+
+
+def write_whole(contents: Mapping[Path, bytes]) -> None:
+    """Write files, all of them whole or none; folders are made.
+
+    Raises:
+        StartError: `OUTPUT_UNWRITABLE`.
+    """
+    from operators.types import SeriesFailed, StartError
+    from operators.write_json import write_atomically
+
+    try:
+        for file in contents:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(contents)
+    except OSError as error:
+        raise StartError("OUTPUT_UNWRITABLE", f"cannot make the output folder ({error.strerror})") from error
+    except SeriesFailed as error:
+        raise StartError(error.reason, error.message) from error

@@ -1,0 +1,48 @@
+"""`ctvae bundle check`: is a bundle whole, does it give the numbers that it should, are its units active?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.start import LogLevel, guarded
+
+
+def command(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="Its folder; default: the shipped one.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Accept a bundle with fewer than half of its units active.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """One line a question. Exit code 0: usable; 3: it is not, and the last line says why."""
+
+    def run() -> int:
+        from app.cli.bundle import bundle_errors, opened, verdict_lines
+        from models.check import check_bundle
+        from operators.types import StartError
+
+        bundle = opened(path)
+        with bundle_errors():
+            verdicts = list(check_bundle(bundle))
+        if as_json:
+            document = {"name": bundle.name, "version": bundle.version, "verdicts": [asdict(one) for one in verdicts]}
+            sys.stdout.write(json.dumps(document, indent=1) + "\n")
+        else:
+            sys.stdout.write(verdict_lines(verdicts))
+        bad = [one for one in verdicts if one.good is False and not (force and one.question == "active units")]
+        if bad:
+            found = "; ".join(f"{one.question}: {one.detail}" for one in bad)
+            hint = "; --force accepts it" if [one.question for one in bad] == ["active units"] else ""
+            raise StartError("BUNDLE_REFUSED", f"{bundle.name} {bundle.version}: {found}{hint}")
+        return 0
+
+    return guarded(run, log_level)

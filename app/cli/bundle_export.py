@@ -1,0 +1,58 @@
+"""`ctvae bundle export`: encoder and decoder as ONNX files, compared with torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.start import LogLevel, guarded
+
+if TYPE_CHECKING:
+    from models.spec import Bundle
+
+logger = logging.getLogger(__name__)
+
+
+def command(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files; created where missing.")],
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Write encoder.onnx, with every tap an output, and decoder.onnx; each is compared with torch on a self-test input.
+
+    Without torch encoder.onnx alone is written, as it stands in the bundle. Exit code 1: they differ.
+    """
+
+    def run() -> int:
+        from app.cli.bundle import bundle_errors, opened, verdict_lines, write_whole
+        from models.check import check_decoder, check_torch
+        from models.runtime import OnnxEncoder
+
+        bundle = opened(path)
+        with bundle_errors():
+            verdicts = list(check_torch(bundle, OnnxEncoder(bundle)))
+            files = {output / "encoder.onnx": bundle.onnx_path.read_bytes()}
+            if importlib.util.find_spec("torch") is not None:
+                decoder = _decoder(bundle)
+                if decoder is not None:
+                    files[output / "decoder.onnx"] = decoder
+                    verdicts[-1] = check_decoder(bundle, decoder)
+        write_whole(files)
+        sys.stdout.write(verdict_lines(verdicts))
+        sys.stdout.write("".join(f"{file.name}: {len(content):,} bytes\n" for file, content in files.items()))
+        return 1 if any(one.good is False for one in verdicts) else 0
+
+    return guarded(run, log_level)
+
+
+def _decoder(bundle: Bundle) -> bytes | None:
+    from models.export import decoder_onnx
+    from models.runtime import load_vae
+
+    vae = load_vae(bundle)
+    return None if vae.decoder is None else decoder_onnx(vae)

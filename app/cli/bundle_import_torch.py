@@ -1,0 +1,116 @@
+"""`ctvae bundle import-torch`: a checkpoint of MONAI's AutoencoderKL or MAISI's autoencoder → a bundle."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.start import LogLevel, guarded
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle, Preprocessing
+
+logger = logging.getLogger(__name__)
+
+CARD = """# {name}
+
+The autoencoder of a checkpoint (SHA-256 `{sha256}`), architecture `{architecture}`, read at its posterior mean:
+`latent` is the grid, `mu` its mean over the grid for each channel. Imported by ctvae; what it was trained on, and under
+which licence its weights may be used, its maker says.
+
+Not for clinical use. Nothing was measured yet: `ctvae bundle certify` does.
+"""
+LICENCE = (
+    "The weights come from a checkpoint that was imported; their maker says under which licence they may be used.\n"
+)
+
+
+def command(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="State dict: .pt, .pth or .safetensors.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder; a bundle there is replaced.")],
+    parameters: Annotated[Path, typer.Option("--params", help="JSON: the network's arguments, as MONAI names them.")],
+    architecture: Annotated[str, typer.Option("--arch", help="autoencoder_kl or autoencoder_kl_maisi.")],
+    window_voxels: Annotated[str, typer.Option(help="Of the input: z,y,x.")] = "",
+    spacing: Annotated[str, typer.Option(help="Of its voxels, mm: z,y,x; with --fit window.")] = "",
+    window_hu: Annotated[str, typer.Option(help="LOW,HIGH: what it knows as 0 and 1.")] = "",
+    fit: Annotated[str, typer.Option(help="window, or resize: the whole scan to one window.")] = "window",
+    overlap: Annotated[float, typer.Option(help="Of windows along z.")] = 0.5,
+    axes: Annotated[
+        str, typer.Option(help="Of the arrays that it was trained on: SPL as ctvae's, RAS as MONAI's Orientation.")
+    ] = "",
+    version: Annotated[str, typer.Option(help="Of the bundle.")] = "0.1.0",
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Make a bundle of a checkpoint; the file is read without executing anything in it.
+
+    Without --spacing, --window-hu (and --fit) nobody knows how a scan becomes a window: the bundle then takes arrays
+    (ctvae bundle run), and encode refuses it.
+    """
+
+    def run() -> int:
+        from app.cli.bundle import bundle_errors, preprocessing_of
+        from models.torch_checkpoint import read_parameters
+
+        with bundle_errors():
+            given = read_parameters(parameters, architecture)
+            if window_voxels:
+                given["window_voxels"] = window_voxels
+            settings = preprocessing_of(given.get("window_voxels"), spacing, window_hu, fit, overlap)
+            given["window_voxels"] = list(settings.window_voxels)
+            if axes:
+                given["axes"] = axes
+            elif settings.fit != "array":
+                text = (
+                    "taken for a network of arrays (z, y, x) towards head, back and left; if its training had MONAI's "
+                )
+                logger.warning("%sOrientation(axcodes='RAS'), import it again with --axes RAS", text)
+            bundle = imported(checkpoint, output, architecture, given, settings, version)
+        sys.stdout.write(f"{bundle.name} {bundle.version}: {', '.join(tap.name for tap in bundle.taps)}\n")
+        return 0
+
+    return guarded(run, log_level)
+
+
+def imported(
+    checkpoint: Path,
+    output: Path,
+    architecture: str,
+    parameters: dict[str, Any],
+    settings: Preprocessing,
+    version: str,
+) -> Bundle:
+    """The bundle of a checkpoint, written to `output`.
+
+    Raises:
+        BundleError: the checkpoint, the parameters or the output will not do.
+    """
+    from models.bundle import Bundle, save_bundle
+    from models.export import encoder_onnx, tap_specs
+    from models.torch_checkpoint import import_checkpoint
+    from models.vae import all_parameters
+
+    vae, sha256 = import_checkpoint(checkpoint, architecture, parameters)
+    name = output.resolve().name
+    bundle = Bundle(
+        path=output,
+        name=name,
+        version=version,
+        architecture=architecture,
+        architecture_parameters=all_parameters(architecture, parameters),
+        preprocessing=settings,
+        taps=tap_specs(vae, settings.spacing_mm),
+        weights_sha256="",
+        training={"imported": {"from": "torch", "sha256": sha256}},
+    )
+    return save_bundle(
+        bundle,
+        weights={key: tensor.numpy() for key, tensor in vae.state_dict().items()},
+        onnx=encoder_onnx(vae),
+        card=CARD.format(name=name, sha256=sha256, architecture=architecture),
+        licence=LICENCE,
+        monai={},
+    )

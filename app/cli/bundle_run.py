@@ -1,0 +1,49 @@
+"""`ctvae bundle run`: the encoder alone on an array that is a window already, to compare it with other frameworks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.encode import DeviceName, split_taps
+from app.start import LogLevel, guarded
+
+
+def command(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
+    windows: Annotated[
+        Path,
+        typer.Argument(metavar="WINDOW.npy", help="float32 (d, h, w) or (n, 1, d, h, w), as the network takes it."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File for the taps, .npz, one array each.")],
+    taps: Annotated[
+        list[str] | None, typer.Option("--taps", "--tap", help="dense,block3:max; default: every tap, not pooled.")
+    ] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = DeviceName.cpu,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Run a bundle's encoder on windows that are scaled already; nothing is resampled.
+
+    Writes one float32 array a tap, by the tap's name, windows first: (n, length), or (n, channels, d, h, w) for a layer
+    that is not pooled.
+    """
+
+    def run() -> int:
+        from app.cli.bundle import bundle_errors, opened, saved_arrays
+        from app.windows_file import pooled_taps, read_windows
+        from models.runtime import open_encoder
+
+        bundle = opened(path)
+        made = read_windows(windows, bundle.preprocessing.window_voxels)
+        with bundle_errors():
+            encoder = open_encoder(bundle, device.value)
+        found = pooled_taps(bundle, encoder, made, split_taps(taps or []))
+        saved_arrays(output, found)
+        shapes = ", ".join(f"{name} {values.shape}" for name, values in found.items())
+        sys.stdout.write(f"{encoder.runtime}: {shapes}\n")
+        return 0
+
+    return guarded(run, log_level)

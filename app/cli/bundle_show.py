@@ -1,0 +1,149 @@
+"""`ctvae bundle show`: what a bundle is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.start import LogLevel, guarded
+
+if TYPE_CHECKING:
+    from models.spec import Bundle, Preprocessing
+
+
+def command(
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="Its folder; default: the shipped one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Name and version, architecture, preprocessing, taps, and in short how it was trained and what is certified."""
+
+    def run() -> int:
+        from app.cli.bundle import bundle_errors, opened
+        from models.check import read_certificate
+
+        bundle = opened(path)
+        with bundle_errors():
+            described = describe(bundle, read_certificate(bundle))
+        lines = json.dumps(described, indent=1) if as_json else "\n".join(_lines(bundle, described))
+        sys.stdout.write(lines + "\n")
+        return 0
+
+    return guarded(run, log_level)
+
+
+def describe(bundle: Bundle, certificate: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All that is shown, as plain JSON values."""
+    from models.bundle import read_weights
+    from models.check import check_active
+
+    weights = read_weights(bundle.weights_path.read_bytes())
+    counts = {
+        part: sum(w.size for name, w in weights.items() if _part(name) == part) for part in ("encoder", "decoder")
+    }
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "weights_sha256": bundle.weights_sha256,
+        "architecture": {"name": bundle.architecture, "parameters": dict(bundle.architecture_parameters)},
+        "weights": counts,
+        "preprocessing": None if bundle.arrays_only else bundle.preprocessing.parameters(),
+        "window_voxels": list(bundle.preprocessing.window_voxels),
+        "taps": [
+            {
+                "name": tap.name,
+                "shape": list(tap.shape),
+                "pooling": tap.pooling,
+                "length": tap.length,
+                "receptive_field_mm": list(tap.receptive_field_mm) if tap.receptive_field_mm else None,
+            }
+            for tap in bundle.taps
+        ],
+        "active_units": check_active(bundle).detail,
+        "training": _training(bundle.training),
+        "certificate": certificate,
+    }
+
+
+def _part(name: str) -> str:
+    """Of a weight: `decoder` is all that the encoder does without."""
+    return "decoder" if name.startswith(("decoder.", "describer.")) else "encoder"
+
+
+def _training(training: Mapping[str, Any]) -> dict[str, Any]:
+    """What fits on some lines: patients by split, steps, time, reconstruction, origin."""
+    found = {key: training[key] for key in ("command", "steps", "elapsed_s", "imported") if key in training}
+    cases = [case for case in training.get("data") or () if isinstance(case, dict)]
+    splits = {str(case.get("split")) for case in cases}
+    patients = {name: len({c.get("patient") for c in cases if c.get("split") == name}) for name in sorted(splits)}
+    if patients:
+        found["patients"] = patients
+    figures = training.get("figures")
+    if isinstance(figures, dict):
+        found["figures"] = {key: figures[key] for key in ("windows", "mae_hu", "mae_body_hu") if key in figures}
+    return found
+
+
+def _lines(bundle: Bundle, described: Mapping[str, Any]) -> Iterator[str]:
+    counts = described["weights"]
+    yield f"{bundle.name} {bundle.version}, weights {bundle.weights_sha256[:12]}…"
+    decoder = f"{counts['decoder']:,} in its decoder" if counts["decoder"] else "no decoder"
+    yield f"architecture   {bundle.architecture}, {counts['encoder']:,} weights in its encoder, {decoder}"
+    plain = {key: value for key, value in bundle.architecture_parameters.items() if not _nested(value)}
+    if plain:
+        yield f"parameters     {', '.join(f'{key} {_short(value)}' for key, value in plain.items())}"
+    yield f"preprocessing  {_preprocessing(bundle.preprocessing)}"
+    yield "taps           name, length, pooling, shape, receptive field (z, y, x)"
+    width = max(len(tap.name) for tap in bundle.taps)
+    for tap in bundle.taps:
+        seen = tap.receptive_field_mm
+        field = f"{_short(seen)} mm" if seen else "the whole window, or not known"
+        shape = " × ".join(map(str, tap.shape))
+        yield f"               {tap.name:<{width}}  {tap.length:>7}  {tap.pooling:<7}  {shape:<20}  {field}"
+    yield f"active units   {described['active_units']}"
+    for key, value in described["training"].items():
+        yield f"{'training':<14} {key} {_short(value)}"
+    yield f"certificate    {_certified(described['certificate'])}"
+
+
+def _certified(certificate: Mapping[str, Any] | None) -> str:
+    from app.research.certificate import summary
+
+    if certificate is None:
+        return "none; ctvae bundle certify makes one"
+    try:
+        return summary(certificate)
+    except (KeyError, TypeError, ValueError, AttributeError):  # of another version, or by another hand
+        return f"docs/certificate.json is not as this ctvae writes it: {_short(certificate)}"
+
+
+def _preprocessing(settings: Preprocessing) -> str:
+    window = " × ".join(map(str, settings.window_voxels))
+    low, high = settings.window_hu
+    if settings.fit == "array":
+        return f"not known: it takes arrays of {window} (ctvae bundle run), and no scans"
+    if settings.spacing_mm is None:
+        return f"the whole scan resized to {window} voxels, {low:g} to {high:g} HU"
+    spacing = " × ".join(f"{value:g}" for value in settings.spacing_mm)
+    return f"windows of {window} voxels of {spacing} mm, overlap {settings.overlap:g}, {low:g} to {high:g} HU"
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(isinstance(one, (dict, list)) for one in value)
+
+
+def _short(value: Any) -> str:
+    """A value in one line; of a long object what is plain in it."""
+    if isinstance(value, Mapping):
+        plain = {key: one for key, one in value.items() if not isinstance(one, (Mapping, list, tuple))}
+        return ", ".join(f"{key} {_short(one)}" for key, one in plain.items())
+    if isinstance(value, (list, tuple)):
+        return " × ".join(_short(one) for one in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,143 @@
+"""`ctvae doctor`: what encoding needs, whether it is here, and whether this machine reproduces the bundle's numbers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.encode import DeviceName
+from app.start import LogLevel, guarded
+
+if TYPE_CHECKING:
+    from models.check import Verdict
+    from models.runtime import Encoder
+    from models.spec import Bundle
+
+PACKAGES = ("numpy", "onnxruntime", "pydicom", "highdicom", "imagecodecs", "safetensors", "torch", "monai")
+NEEDED = ("numpy", "onnxruntime", "pydicom", "highdicom", "imagecodecs", "safetensors")
+RUNS = 5
+
+
+def command(
+    models: Annotated[
+        Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: the shipped one.")
+    ] = None,
+    device: Annotated[DeviceName, typer.Option(help="Where the encoder is tried; auto takes a GPU.")] = DeviceName.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.ERROR,
+) -> int:
+    """One line a question, nothing is written. Exit code 0: all is well; 1: something is not; 3: could not start."""
+
+    def run() -> int:
+        from app.cli.bundle import verdict_lines
+
+        verdicts = list(examine(models, device.value))
+        if as_json:
+            sys.stdout.write(json.dumps({"verdicts": [asdict(one) for one in verdicts]}, indent=1) + "\n")
+        else:
+            sys.stdout.write(verdict_lines(verdicts))
+        return 1 if any(one.good is False for one in verdicts) else 0
+
+    return guarded(run, log_level)
+
+
+def examine(models: Path | None, device: str) -> Iterator[Verdict]:
+    """Every verdict: of the machine, of the bundle, of both together."""
+    from models.bundle import find_bundle, load_bundle
+    from models.check import Verdict, check_golden, check_torch
+    from models.runtime import open_encoder
+    from models.spec import BundleError
+
+    yield from _machine()
+    try:
+        bundle = load_bundle(find_bundle(models))
+        yield Verdict("bundle", True, f"{bundle.name} {bundle.version}: digests fit, no NaN, no infinity")
+        encoder = open_encoder(bundle, "cpu" if device == "cpu" else "cuda" if device == "cuda" else "auto")
+        yield Verdict("runtime", encoder.fallback is None or device != "cuda", encoder.fallback or encoder.runtime)
+        golden = check_golden(bundle, encoder)
+        yield golden
+        if golden.good is None:
+            yield from (one for one in check_torch(bundle, encoder) if one.question == "torch")
+        yield _speed(bundle, encoder)
+    except BundleError as error:
+        yield Verdict("bundle", False, str(error))
+
+
+def _machine() -> Iterator[Verdict]:
+    from models.check import Verdict
+    from models.runtime import cuda_devices
+    from operators import __version__
+
+    yield Verdict("ctvae", True, f"{__version__}, Python {platform.python_version()}, {platform.platform(terse=True)}")
+    versions = {package: _version(package) for package in PACKAGES}
+    missing = [package for package in NEEDED if versions[package] is None]
+    found = ", ".join(f"{package} {version or 'not there'}" for package, version in versions.items())
+    yield Verdict("packages", not missing, f"missing {', '.join(missing)}; {found}" if missing else found)
+    yield Verdict("CPU", True, f"{_processor()}, {len(os.sched_getaffinity(0))} cores for this process")
+    total, free = _memory_gib()
+    yield Verdict("memory", None if free is None else True, f"{_gib(total)} in all, {_gib(free)} free")
+    gpus = cuda_devices()
+    yield Verdict("GPU", None if gpus == 0 else True, f"{gpus} found" if gpus else "none found; the CPU is used")
+
+
+def _speed(bundle: Bundle, encoder: Encoder) -> Verdict:
+    """Time of one window, the median of some, after one that does not count; and this process's largest memory."""
+    import resource
+
+    from models.check import Verdict
+    from models.golden import golden_input
+
+    windows = golden_input(bundle.preprocessing.window_voxels)
+    seconds = []
+    for _ in range(RUNS + 1):
+        started = time.perf_counter()
+        encoder.run(windows, ("mu", "sigma"))
+        seconds.append(time.perf_counter() - started)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    median_ms = 1000 * statistics.median(seconds[1:])
+    text = f"{median_ms:.1f} ms a window (median of {RUNS}), {peak_mib:.0f} MiB at most in this process"
+    return Verdict("speed", True, f"{text}, {encoder.runtime}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """The CPU's name, where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def _memory_gib() -> tuple[float | None, float | None]:
+    """(in all, free for new processes), as Linux says it."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None, None
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.split()}
+    total, free = kib.get("MemTotal"), kib.get("MemAvailable")
+    return (None if total is None else total / 2**20), (None if free is None else free / 2**20)
+
+
+def _gib(value: float | None) -> str:
+    return "an unknown amount" if value is None else f"{value:.1f} GiB"

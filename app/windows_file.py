@@ -1,0 +1,64 @@
+"""Windows from a .npy file → the taps of a bundle, for `ctvae bundle run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.runtime import Encoder
+from operators.encode import check_taps, pool
+from operators.types import Shape, StartError
+
+Floats = NDArray[np.float32]
+
+
+def read_windows(file: Path, window_voxels: Shape) -> Floats:
+    """float32 (n, 1, d, h, w) of a .npy file that holds (d, h, w), (n, d, h, w), (n, 1, d, h, w) or (n, d, h, w, 1).
+
+    The last is how Keras has windows. For a window whose own sizes leave two of these open, the earlier one is meant.
+
+    Raises:
+        StartError: `BAD_WINDOW`: not there, no .npy file, another shape or type, or not finite.
+    """
+    voxels = ", ".join(map(str, window_voxels))
+    expected = f"float32 ({voxels}), (n, {voxels}), (n, 1, {voxels}) or (n, {voxels}, 1)"
+    try:
+        made = np.load(file, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise StartError("BAD_WINDOW", f"cannot read the window ({error.strerror}); expected a .npy file") from error
+    except (ValueError, EOFError) as error:
+        raise StartError("BAD_WINDOW", f"the window is no .npy file of numbers; expected {expected}") from error
+    if not isinstance(made, np.ndarray):
+        raise StartError("BAD_WINDOW", f"the file holds several arrays; expected one, {expected}, saved by numpy.save")
+    of_each = (window_voxels, (1, *window_voxels), (*window_voxels, 1))
+    good = made.shape == window_voxels or (made.size > 0 and made.shape[1:] in of_each)
+    if made.dtype != np.float32 or not good:
+        raise StartError("BAD_WINDOW", f"the window is {made.dtype} {made.shape}; expected {expected}")
+    windows: Floats = np.array(made, np.float32).reshape(-1, 1, *window_voxels)
+    if not np.isfinite(windows).all():
+        raise StartError("BAD_WINDOW", "the window has NaN or infinity; expected finite numbers")
+    return windows
+
+
+def pooled_taps(bundle: Bundle, encoder: Encoder, windows: Floats, asked: Sequence[str]) -> dict[str, Floats]:
+    """Name → float32 with one row a window: every tap as it is, or `mu`, `sigma` and those that were asked for.
+
+    What is asked for is pooled, but a grid that is kept (`block3:none`) is a grid.
+
+    Raises:
+        StartError: `UNKNOWN_TAP`.
+    """
+    if not asked:
+        return encoder.run(windows, [tap.name for tap in bundle.taps])
+    specs = check_taps(bundle, asked)
+    outputs = encoder.run(windows, tuple(dict.fromkeys(spec.name for spec in specs.values())))
+    return {
+        name: outputs[spec.name]
+        if spec.pooling == "none"
+        else pool(outputs[spec.name], spec.pooling).astype(np.float32)
+        for name, spec in specs.items()
+    }

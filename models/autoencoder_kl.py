@@ -1,0 +1,281 @@
+"""MONAI's AutoencoderKL and MAISI's autoencoder as architectures, read at their posterior mean.
+
+Autoencoders of latent diffusion (Rombach et al. 2022, arXiv:2112.10752; Pinaya et al. 2022, arXiv:2209.07162; MAISI:
+Guo et al. 2024, arXiv:2409.11169). Their latent is dense: a grid of a few channels. To train, it is flattened, and each
+of its values is a latent. To be read:
+
+- `latent` and `latent_sigma` are the grid's posterior mean and standard deviation, MONAI's `encode()`;
+- `mu` is the mean of `latent` over the grid, one number a channel, and `sigma` the standard deviation of the equal
+  mixture of the grid's posteriors, √(mean(sigma²) + variance(mu)): as windows become a series, places become a window.
+
+MONAI's own `forward` and `encode_stage_2_inputs` draw a sample; neither is used here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.network import Layer, Size, Vae
+from models.spec import BundleError
+
+NATIVE_AXES = "SPL"
+"""Of this project's windows: (z, y, x) towards the head (superior), the back (posterior) and the left."""
+
+_SIDES = {"S": (0, False), "I": (0, True), "P": (1, False), "A": (1, True), "L": (2, False), "R": (2, True)}
+
+
+def autoencoder_kl(
+    *,
+    window_voxels: Size = (32, 96, 96),
+    channels: tuple[int, ...] = (32, 64, 64, 64),
+    num_res_blocks: tuple[int, ...] = (2, 2, 2, 2),
+    attention_levels: tuple[bool, ...] = (False, False, True, True),
+    latent_channels: int = 3,
+    norm_num_groups: int = 32,
+    norm_eps: float = 1e-6,
+    with_encoder_nonlocal_attn: bool = True,
+    with_decoder_nonlocal_attn: bool = True,
+    use_convtranspose: bool = False,
+    include_fc: bool = True,
+    use_combined_linear: bool = False,
+    axes: str = NATIVE_AXES,
+) -> DenseVae:
+    """`monai.networks.nets.AutoencoderKL` in 3D with one channel; parameters and defaults are MONAI's.
+
+    Our own is `axes`: the axes of the arrays that it was trained on, in MONAI's letters. `SPL` are this project's,
+    `RAS` those that `Orientationd(axcodes="RAS")` makes.
+    """
+    from monai.networks.nets.autoencoderkl import AutoencoderKL
+
+    _check_levels(window_voxels, channels, num_res_blocks, attention_levels)
+    net = AutoencoderKL(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1,
+        channels=channels,
+        num_res_blocks=num_res_blocks,
+        attention_levels=attention_levels,
+        latent_channels=latent_channels,
+        norm_num_groups=norm_num_groups,
+        norm_eps=norm_eps,
+        with_encoder_nonlocal_attn=with_encoder_nonlocal_attn,
+        with_decoder_nonlocal_attn=with_decoder_nonlocal_attn,
+        use_convtranspose=use_convtranspose,
+        include_fc=include_fc,
+        use_combined_linear=use_combined_linear,
+    )
+    return _dense_vae(net, window_voxels, latent_channels, num_res_blocks, attention_levels, axes)
+
+
+def autoencoder_kl_maisi(
+    *,
+    window_voxels: Size = (64, 128, 128),
+    num_channels: tuple[int, ...] = (64, 128, 256),
+    num_res_blocks: tuple[int, ...] = (2, 2, 2),
+    attention_levels: tuple[bool, ...] = (False, False, False),
+    latent_channels: int = 4,
+    norm_num_groups: int = 32,
+    norm_eps: float = 1e-6,
+    with_encoder_nonlocal_attn: bool = False,
+    with_decoder_nonlocal_attn: bool = False,
+    use_convtranspose: bool = False,
+    include_fc: bool = False,
+    use_combined_linear: bool = False,
+    axes: str = NATIVE_AXES,
+) -> DenseVae:
+    """`AutoencoderKlMaisi` of `monai.apps.generation.maisi`, one channel; defaults are those of MAISI's CT model.
+
+    It is not cut into pieces to save memory (`num_splits`), and its norms are not rounded to half precision
+    (`norm_float16`): both are about where it runs, and the latter changes its numbers.
+    """
+    from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+
+    _check_levels(window_voxels, num_channels, num_res_blocks, attention_levels)
+    net = AutoencoderKlMaisi(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1,
+        num_channels=num_channels,
+        num_res_blocks=num_res_blocks,
+        attention_levels=attention_levels,
+        latent_channels=latent_channels,
+        norm_num_groups=norm_num_groups,
+        norm_eps=norm_eps,
+        with_encoder_nonlocal_attn=with_encoder_nonlocal_attn,
+        with_decoder_nonlocal_attn=with_decoder_nonlocal_attn,
+        use_convtranspose=use_convtranspose,
+        include_fc=include_fc,
+        use_combined_linear=use_combined_linear,
+        num_splits=1,
+        save_mem=False,
+    )
+    return _dense_vae(net, window_voxels, latent_channels, num_res_blocks, attention_levels, axes)
+
+
+class DenseVae(Vae):
+    """A VAE whose latent is a grid.
+
+    Attributes:
+        latent_shape: (channels, d, h, w), in the order of the network's own axes.
+        axes: of the arrays that the network takes, in MONAI's letters; windows are turned to them and back.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        heads: tuple[nn.Module, nn.Module],
+        decoder: nn.Module,
+        *,
+        layers: Sequence[Layer],
+        window_voxels: Size,
+        latent_shape: tuple[int, int, int, int],
+        axes: str,
+    ) -> None:
+        super().__init__(stages, heads, decoder, layers=layers, window_voxels=window_voxels)
+        self.latent_shape = latent_shape
+        self.axes = axes
+        self._order, self._flipped = _turn(axes)
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """All taps: `mu`, `sigma`, `latent`, `latent_sigma`, then the stages from input to latent."""
+        return ("mu", "sigma", "latent", "latent_sigma", *self.stages)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, log-variance) of the dense latent, flattened: each (n, channels × d × h × w)."""
+        x = self._to_network(x)
+        for stage in self.stages.values():
+            x = stage(x)
+        return self.mu(x).flatten(1), self.logvar(x).flatten(1)
+
+    def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named taps, all from one forward pass; see the module for what they are."""
+        found: dict[str, Tensor] = {}
+        x = self._to_network(x)
+        for name, stage in self.stages.items():
+            found[name] = x = stage(x)
+        mean, sigma = self.mu(x), torch.exp(0.5 * self.logvar(x))
+        over_grid = (2, 3, 4)
+        pooled = mean.mean(dim=over_grid, keepdim=True)
+        variance = (sigma.square() + (mean - pooled).square()).mean(dim=over_grid)
+        found |= {"latent": mean, "latent_sigma": sigma, "mu": pooled.flatten(1), "sigma": variance.sqrt()}
+        return {name: found[name] for name in names}
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Windows (n, 1, d, h, w), not clipped, of latents that are flattened as `encode` does it."""
+        decoded = super().decode(z.reshape(len(z), *self.latent_shape))
+        back = [self._order.index(axis) + 2 for axis in range(3)]
+        return decoded.flip([axis + 2 for axis in self._flipped]).permute(0, 1, *back)
+
+    def _to_network(self, x: Tensor) -> Tensor:
+        turned = x.permute(0, 1, *(axis + 2 for axis in self._order))
+        return turned.flip([axis + 2 for axis in self._flipped]) if self._flipped else turned
+
+
+def monai_state(net_state: Mapping[str, Tensor], vae: DenseVae) -> dict[str, Tensor]:
+    """A state of MONAI's network by the names that the same weights have in the `DenseVae` that was made of one.
+
+    Raises:
+        BundleError: keys are missing or left over, or a tensor has another shape.
+    """
+    names = _monai_names(vae)
+    missing, unexpected = sorted(set(names) - set(net_state)), sorted(set(net_state) - set(names))
+    if missing or unexpected:
+        raise BundleError(
+            f"the checkpoint lacks {_some(missing)} and has {_some(unexpected)} beyond the architecture; "
+            "give the parameters that it was trained with"
+        )
+    own = vae.state_dict()
+    for key, name in names.items():
+        if own[name].shape != net_state[key].shape:
+            raise BundleError(
+                f"the checkpoint's {key} is {tuple(net_state[key].shape)}, the architecture's "
+                f"{tuple(own[name].shape)}; give the parameters that it was trained with"
+            )
+    return {name: net_state[key] for key, name in names.items()}
+
+
+def _monai_names(vae: DenseVae) -> dict[str, str]:
+    """MONAI's name of each tensor → its name here."""
+    found: dict[str, str] = {}
+    block = 0
+    for stage, modules in vae.stages.items():
+        assert isinstance(modules, nn.Sequential)
+        for place, module in enumerate(modules):
+            found |= {f"encoder.blocks.{block}.{key}": f"stages.{stage}.{place}.{key}" for key in module.state_dict()}
+            block += 1
+    for ours, theirs in (
+        ("mu", "quant_conv_mu"),
+        ("logvar.0", "quant_conv_log_sigma"),
+        ("decoder.0", "post_quant_conv"),
+        ("decoder.1", "decoder"),
+    ):
+        found |= {f"{theirs}.{key}": f"{ours}.{key}" for key in vae.get_submodule(ours).state_dict()}
+    return found
+
+
+def _dense_vae(
+    net: Any,
+    window_voxels: Size,
+    latent_channels: int,
+    num_res_blocks: tuple[int, ...],
+    attention_levels: tuple[bool, ...],
+    axes: str,
+) -> DenseVae:
+    """MONAI's network, its encoder cut into stages: a level each (`block1` …), what follows the last is the `neck`."""
+    blocks = list(net.encoder.blocks)
+    stages: dict[str, nn.Module] = {}
+    layers = [Layer((3, 3, 3), (1, 1, 1))]
+    at, local, levels = 0, True, len(num_res_blocks)
+    for level, (count, attention) in enumerate(zip(num_res_blocks, attention_levels, strict=True), 1):
+        last = level == levels
+        end = max(at, 1) + count * (2 if attention else 1) + (not last)
+        stages[f"block{level}"] = nn.Sequential(*blocks[at:end])
+        at, local = end, local and not attention
+        seen = [Layer((3, 3, 3), (1, 1, 1))] * (2 * count) + [Layer((3, 3, 3), (2, 2, 2))] * (not last)
+        if local:  # from an attention on, each value sees the whole window
+            layers += [*seen[:-1], Layer(seen[-1].kernel, seen[-1].stride, f"block{level}")]
+    stages["neck"] = nn.Sequential(*blocks[at:])
+    order, _ = _turn(axes)
+    step = 2 ** (levels - 1)
+    grid = [window_voxels[axis] // step for axis in order]
+    return DenseVae(
+        stages,
+        (net.quant_conv_mu, nn.Sequential(net.quant_conv_log_sigma, nn.Hardtanh(-30.0, 20.0))),
+        nn.Sequential(net.post_quant_conv, net.decoder),
+        layers=layers,
+        window_voxels=window_voxels,
+        latent_shape=(latent_channels, grid[0], grid[1], grid[2]),
+        axes=axes,
+    )
+
+
+def _check_levels(
+    window_voxels: Size, channels: tuple[int, ...], num_res_blocks: tuple[int, ...], attention: tuple[bool, ...]
+) -> None:
+    if not len(channels) == len(num_res_blocks) == len(attention):
+        raise BundleError(
+            f"channels {channels}, num_res_blocks {num_res_blocks} and attention_levels {attention} have different "
+            "lengths; expected one of each a level"
+        )
+    step = 2 ** (len(channels) - 1)
+    if any(size % step for size in window_voxels):
+        raise BundleError(f"a window of {window_voxels} is no multiple of {step}, which {len(channels)} levels need")
+
+
+def _turn(axes: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """For each axis of the network: which of (z, y, x) it is; and which of them then go the other way."""
+    sides = [_SIDES.get(letter) for letter in axes]
+    known = [side for side in sides if side is not None]
+    if len(axes) != 3 or sorted(axis for axis, _ in known) != [0, 1, 2]:
+        raise BundleError(f"axes are {axes!r}; expected three of R/L, A/P and S/I, such as SPL or RAS")
+    return tuple(axis for axis, _ in known), tuple(at for at, (_, flipped) in enumerate(known) if flipped)
+
+
+def _some(keys: Sequence[str]) -> str:
+    named = ", ".join(keys[:2]) + (" …" if len(keys) > 2 else "")
+    return f"{len(keys)} keys ({named})" if keys else "nothing"

@@ -1,0 +1,187 @@
+"""Is a bundle what it should be, on this machine: one verdict a question. torch is asked where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.golden import TOLERANCE, golden_input, read_golden
+from models.monai_config import missing_keys
+from models.spec import Bundle, BundleError
+
+if TYPE_CHECKING:
+    from models.runtime import Encoder
+
+CERTIFICATE = Path("docs", "certificate.json")
+
+_CERTIFICATE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one question.
+
+    Attributes:
+        question: what was asked, two or three words.
+        good: None where it cannot be told.
+        detail: what was found, one line.
+    """
+
+    question: str
+    good: bool | None
+    detail: str
+
+
+def check_bundle(bundle: Bundle) -> Iterator[Verdict]:
+    """All verdicts on a bundle that was loaded, so whose digests fit and whose weights are finite.
+
+    Raises:
+        BundleError: it cannot be run at all.
+    """
+    from models.runtime import OnnxEncoder
+
+    yield Verdict("files", True, "digests of weights and ONNX are those of the metadata; no NaN, no infinity")
+    encoder = OnnxEncoder(bundle)
+    yield Verdict("encoder", True, f"encoder.onnx gives its {len(bundle.taps)} taps in the shapes that are named")
+    yield check_golden(bundle, encoder)
+    yield from check_torch(bundle, encoder)
+    yield _check_metadata(bundle)
+    yield check_active(bundle)
+
+
+def check_golden(bundle: Bundle, encoder: Encoder) -> Verdict:
+    """Does this machine reproduce mu and sigma of the self-test input?"""
+    try:
+        golden = read_golden(bundle)
+    except BundleError as error:
+        return Verdict("golden values", False, str(error))
+    if golden is None:
+        return Verdict("golden values", None, "the bundle has none: it was written before there were any")
+    given = encoder.run(golden_input(bundle.preprocessing.window_voxels), ("mu", "sigma"))
+    difference = golden.difference(given["mu"][0], given["sigma"][0])
+    by = f"made by {golden.runtime}, here {encoder.runtime}"
+    detail = f"largest difference of mu and sigma {difference:.2g}, tolerated {golden.tolerance:.2g}; {by}"
+    return Verdict("golden values", difference <= golden.tolerance, detail)
+
+
+def check_torch(bundle: Bundle, encoder: Encoder) -> Iterator[Verdict]:
+    """Do torch and this encoder agree in every tap, and does the decoder give windows?"""
+    if importlib.util.find_spec("torch") is None:
+        yield Verdict("torch", None, "torch is not installed; ONNX Runtime was not compared with it")
+        return
+    import torch
+
+    from models.runtime import load_vae
+
+    windows = golden_input(bundle.preprocessing.window_voxels)
+    names = tuple(tap.name for tap in bundle.taps)
+    given = encoder.run(windows, names)
+    try:
+        vae = load_vae(bundle)
+    except BundleError as error:
+        yield Verdict("torch", False, str(error))
+        return
+    with torch.inference_mode():
+        expected = {name: values.numpy() for name, values in vae.taps(torch.from_numpy(windows), names).items()}
+        mu, _ = vae.encode(torch.from_numpy(windows))
+        decoded = vae.decode(mu).numpy() if vae.decoder is not None else None
+    worst = max(names, key=lambda name: _relative(given[name], expected[name]))
+    furthest = _relative(given[worst], expected[worst])
+    detail = f"largest difference from ONNX Runtime in {len(names)} taps {furthest:.2g} (in {worst})"
+    yield Verdict("torch", furthest <= TOLERANCE, f"{detail}, tolerated {TOLERANCE:g} of the largest value above 1")
+    if decoded is None:
+        yield Verdict("decoder", None, "there is none: the encoder came alone")
+        return
+    good = decoded.shape == windows.shape and bool(np.isfinite(decoded).all())
+    yield Verdict("decoder", good, f"gives {decoded.shape[1:]} for a window of {windows.shape[1:]}, all finite: {good}")
+
+
+def check_decoder(bundle: Bundle, onnx: bytes) -> Verdict:
+    """Do torch and a decoder that was exported agree on the latents of the self-test input?"""
+    import onnxruntime
+    import torch
+
+    from models.runtime import load_vae
+
+    vae = load_vae(bundle)
+    with torch.inference_mode():
+        z, _ = vae.encode(torch.from_numpy(golden_input(bundle.preprocessing.window_voxels)))
+        expected = vae.decode(z).numpy()
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    difference = _relative(session.run(None, {"z": z.numpy()})[0], expected)
+    detail = f"largest difference of ONNX Runtime and torch {difference:.2g}, tolerated {TOLERANCE:g}"
+    return Verdict("decoder", difference <= TOLERANCE, detail)
+
+
+def check_active(bundle: Bundle) -> Verdict:
+    """Are at least half of the units active (variance of mu above 0.01, Burda et al. 2016, arXiv:1509.00519)?"""
+    for source, found in (("certificate", _certified(bundle)), ("training", bundle.training.get("figures"))):
+        counted = _active_of(found)
+        if counted is not None:
+            active, units = counted
+            detail = f"{active} of {units} units are active, says its {source}"
+            if 2 * active < units:
+                return Verdict("active units", False, f"{detail}; expected half of them: the posterior has collapsed")
+            return Verdict("active units", True, detail)
+    return Verdict("active units", None, "not measured: neither training figures nor a certificate say how many")
+
+
+def read_certificate(bundle: Bundle) -> dict[str, Any] | None:
+    """`docs/certificate.json`; None where there is none.
+
+    Raises:
+        BundleError: it is no JSON object.
+    """
+    file = bundle.path / CERTIFICATE
+    if not file.is_file():
+        return None
+    try:
+        if file.stat().st_size > _CERTIFICATE_BYTES:
+            raise ValueError("too large")
+        document = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{CERTIFICATE.as_posix()} is not JSON; certify the bundle again") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"{CERTIFICATE.as_posix()} is no object; certify the bundle again")
+    return document
+
+
+def _certified(bundle: Bundle) -> Any:
+    try:
+        return read_certificate(bundle)
+    except BundleError:
+        return None
+
+
+def _active_of(found: Any) -> tuple[int, int] | None:
+    """(active, all) of what training or certifying measured."""
+    if not isinstance(found, dict):
+        return None
+    active = found.get("active", found.get("active_units"))
+    units = found.get("kl", found.get("kl_by_dimension"))
+    if type(active) is not int or not isinstance(units, (list, tuple)) or not 0 <= active <= len(units):
+        return None
+    return active, len(units)
+
+
+def _check_metadata(bundle: Bundle) -> Verdict:
+    metadata = json.loads((bundle.path / "configs" / "metadata.json").read_bytes())
+    missing = missing_keys(metadata)
+    if missing:
+        some = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        return Verdict("MONAI metadata", None, f"not for MONAI's own tools: they lack {len(missing)} keys ({some})")
+    return Verdict("MONAI metadata", True, "have every key that MONAI's bundle specification makes mandatory")
+
+
+def _relative(given: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Largest difference, over the largest absolute value where that is above 1; infinite for what is not finite."""
+    if not (np.isfinite(given).all() and np.isfinite(expected).all()):
+        return float("inf")
+    return float(np.abs(given - expected).max() / max(1.0, float(np.abs(expected).max())))

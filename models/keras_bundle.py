@@ -1,0 +1,127 @@
+"""A bundle of an encoder from Keras: its card says where it came from, and what is not known of it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle, Preprocessing, save_bundle
+from models.export import encoder_onnx, tap_specs
+from models.golden import golden_input
+from models.keras_bridge import KerasImport, head_warnings
+from models.network import Size, Vae
+from models.phantom import PhantomFactors, phantom_slices
+
+LICENCE = "The weights came from a Keras file; their licence is that of whoever trained them, and of the data.\n"
+
+_FIELD_MM = (300.0, 360.0, 360.0)
+_PHANTOMS = (
+    PhantomFactors(),
+    PhantomFactors(body_width_mm=290.0, fat_mm=4.0, lung_scale=0.8, noise_hu=40.0),
+    PhantomFactors(body_width_mm=380.0, fat_mm=30.0, emphysema_fraction=0.4, contrast_hu=0.0),
+    PhantomFactors(lung_scale=1.1, nodule_diameter_mm=30.0, spine_offset_mm=20.0, noise_hu=5.0, table=False),
+)
+
+
+def write_keras_bundle(
+    imported: KerasImport, output: Path, preprocessing: Preprocessing, *, source: Path, version: str = "0.1.0"
+) -> tuple[Bundle, tuple[str, ...]]:
+    """Write it to `output`, whose name becomes the bundle's.
+
+    Args:
+        imported: what `read_keras` gave.
+        output: the bundle's folder; a bundle that is there already is replaced.
+        preprocessing: how a scan becomes a window, or `arrays_only(…)` where nobody knows.
+        source: the Keras file, for its SHA-256.
+        version: of the bundle.
+
+    Returns:
+        The bundle, and what whoever uses it must know, a sentence each.
+
+    Raises:
+        BundleError: weights that do not fit, or a folder that cannot be written.
+    """
+    vae = imported.vae()
+    warnings = (*imported.warnings, *_measured_warnings(imported, vae, preprocessing))
+    count = sum(array.size for array in imported.weights.values())
+    bundle = Bundle(
+        path=output,
+        name=output.resolve().name,
+        version=version,
+        architecture=imported.architecture,
+        architecture_parameters=imported.parameters,
+        preprocessing=preprocessing,
+        taps=tap_specs(vae, preprocessing.spacing_mm),
+        weights_sha256="",
+        training={
+            "command": "ctvae bundle import-keras",
+            "imported_from": {"format": "keras", "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+            "encoder_parameters": int(count),
+            "warnings": list(warnings),
+        },
+    )
+    monai = {"description": "Encoder of a VAE that was trained in Keras, with its own weights."}
+    card = _card(bundle, warnings, count)
+    weights = {name: np.ascontiguousarray(array) for name, array in imported.weights.items()}
+    written = save_bundle(bundle, weights=weights, onnx=encoder_onnx(vae), card=card, licence=LICENCE, monai=monai)
+    return written, warnings
+
+
+def probe_windows(window_voxels: Size, window_hu: tuple[float, float]) -> NDArray[np.float32]:
+    """Windows to see the heads on, float32 (5, 1, d, h, w) in [0, 1]: four chest phantoms and the self-test input."""
+    depth, height, width = window_voxels
+    spacing = _FIELD_MM[0] / depth, _FIELD_MM[1] / height, _FIELD_MM[2] / width
+    low, high = window_hu
+    windows = [golden_input(window_voxels)[0, 0]]
+    for factors in _PHANTOMS:
+        hu = np.stack(list(phantom_slices(factors, window_voxels, spacing)))
+        windows.append(np.clip((hu - low) / (high - low), 0.0, 1.0).astype(np.float32))
+    return np.stack(windows)[:, None]
+
+
+def _measured_warnings(imported: KerasImport, vae: Vae, preprocessing: Preprocessing) -> tuple[str, ...]:
+    if not any(imported.relu_heads):
+        return ()
+    import torch
+
+    window_hu = (-1000.0, 1000.0) if preprocessing.fit == "array" else preprocessing.window_hu
+    with torch.inference_mode():
+        windows = probe_windows(preprocessing.window_voxels, window_hu)
+        mu = torch.cat([vae.encode(torch.from_numpy(window[None]))[0] for window in windows]).numpy()
+    return head_warnings(imported, mu, "four chest phantoms and the self-test input")
+
+
+def _card(bundle: Bundle, warnings: tuple[str, ...], parameters: int) -> str:
+    """`docs/README.md`."""
+    settings = bundle.preprocessing
+    grid = " × ".join(map(str, settings.window_voxels))
+    if bundle.arrays_only:
+        given = (
+            "How a scan became one is not recorded: it runs on arrays (`ctvae bundle run`), and `encode` refuses it."
+        )
+    else:
+        low, high = settings.window_hu
+        how = "the whole scan resized" if settings.spacing_mm is None else f"{settings.spacing_mm} mm a voxel"
+        given = f"As whoever imported it says: {how}, HU from {low:g} to {high:g} scaled to 0 to 1."
+    taps = "\n".join(f"| `{tap.name}` | {' × '.join(map(str, tap.shape))} | {tap.pooling} |" for tap in bundle.taps)
+    limits = "".join(f"- {warning}.\n" for warning in warnings)
+    return f"""\
+# {bundle.name} {bundle.version}
+
+The encoder of a variational autoencoder, trained in Keras by others, with its own weights: {parameters} parameters,
+architecture `{bundle.architecture}`, no decoder.
+**For research only. Not for clinical use; not validated for any task.**
+
+It takes a window of {grid} voxels (z, y, x) in [0, 1]. {given}
+
+| tap | shape | pooling |
+|---|---|---|
+{taps}
+
+## Limits
+
+- What it was trained on is not known to this project, and nothing was measured of its features.
+{limits}"""

@@ -1,0 +1,130 @@
+"""What stands in a file that Keras wrote: its architecture as JSON, its weights as arrays. Nothing in it is executed.
+
+Three layouts: `.keras` (Keras 3 and late Keras 2: a ZIP with config.json and model.weights.h5), `.h5` with the
+architecture in the attribute `model_config`, and weights alone. TensorFlow is not needed, and no code from the file is
+looked at: a Lambda's stays the text that it is. Which layout it is, is seen from the content, not from the name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import BundleError
+from models.keras_hdf5 import CONFIG_BYTES, FILE_BYTES, read_hdf5_apart
+
+_DEPTH = 64
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True)
+class KerasFile:
+    """A file of Keras, read.
+
+    Attributes:
+        config: the model's architecture, as JSON; None in a file of weights alone.
+        arrays: path in the file → float32 weights: `layers/conv3d/vars/0`, or `conv3d/conv3d/kernel` (without `:0`).
+        names: path of a group of weights → the layer's own name, where the file says it.
+        by_index: weights are numbered within a layer (`vars/0`), and layers by their class; else both are named.
+        order: the layers as the model has them, where weights are named and the file says it.
+    """
+
+    config: Mapping[str, Any] | None
+    arrays: Mapping[str, NDArray[np.float32]]
+    names: Mapping[str, str]
+    by_index: bool
+    order: tuple[str, ...] = ()
+
+
+def read_keras_file(path: Path) -> KerasFile:
+    """Read `.keras`, `.h5` or `.weights.h5`.
+
+    Raises:
+        BundleError: no such file, none of these, damaged, or larger than the bounds above.
+    """
+    if not path.is_file():
+        raise BundleError("there is no such Keras file; give an encoder.keras, .h5 or .weights.h5")
+    if path.stat().st_size > FILE_BYTES:
+        raise BundleError(f"the Keras file has {path.stat().st_size} bytes; expected at most {FILE_BYTES}")
+    content = path.read_bytes()
+    if content.startswith(b"PK"):
+        return _read_archive(content)
+    if content.startswith(_HDF5):
+        return _read_hdf5(content)
+    raise BundleError(
+        "neither a .keras archive nor HDF5; expected a model saved by Keras as .keras, .h5 or .weights.h5"
+    )
+
+
+def _read_archive(content: bytes) -> KerasFile:
+    """A `.keras`: nothing is unpacked to the disk, and only two of its members are looked at."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            config = parse_json(_member(archive, "config.json", CONFIG_BYTES))
+            weights = _member(archive, "model.weights.h5", FILE_BYTES)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise BundleError(f"the .keras archive is damaged: {_first_line(error)}; save the model again") from error
+    if not weights.startswith(_HDF5):
+        raise BundleError("model.weights.h5 in the .keras archive is not HDF5; save the model again")
+    held = _read_hdf5(weights)
+    return KerasFile(config, held.arrays, held.names, held.by_index)
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """One member's bytes, at most `limit` of them, whatever its header claims."""
+    found = [info for info in archive.infolist() if info.filename == name]
+    if len(found) != 1 or found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BundleError(f"the .keras archive has {len(found)} readable {name}; expected one, as Keras saves it")
+    with archive.open(found[0]) as member:
+        content = member.read(limit + 1)
+    if len(content) > limit:
+        raise BundleError(f"{name} in the .keras archive has more than {limit} bytes unpacked; that is no encoder")
+    return content
+
+
+def parse_json(text: bytes | str) -> Mapping[str, Any]:
+    """A model's configuration: an object, nested no deeper than any model is.
+
+    Raises:
+        BundleError: not JSON, no object, or nested too deep.
+    """
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            f"the model's configuration is not JSON: {_first_line(error)}; save the model again"
+        ) from error
+    level, depth = [config], 0
+    while level:
+        depth += 1
+        if depth > _DEPTH:
+            raise BundleError(f"the model's configuration is nested deeper than {_DEPTH}; that is no encoder")
+        level = [child for value in level for child in _children(value)]
+    if not isinstance(config, dict):
+        raise BundleError("the model's configuration is no JSON object; save the model again")
+    return config
+
+
+def _children(value: Any) -> list[Any]:
+    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [child for child in nested if isinstance(child, (dict, list))]
+
+
+def _read_hdf5(content: bytes) -> KerasFile:
+    held = read_hdf5_apart(content)
+    config = None if held.config is None else parse_json(held.config)
+    by_index = config is None and any("/vars/" in path for path in held.arrays)
+    return KerasFile(config, held.arrays, held.names, by_index, held.order)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

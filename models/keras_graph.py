@@ -1,0 +1,252 @@
+"""A Keras model's configuration as a graph: which layer takes what from which, and where mu and log-variance come out.
+
+Functional and Sequential models, nested ones too, as Keras 2 and Keras 3 write them. Layers of somebody's own have a
+place in the graph and no meaning: they may stand after the heads, not before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.bundle import BundleError
+
+MU_NAMES = ("zmean", "meanz", "mu", "zmu", "latentmean", "latentmu")
+LOGVAR_NAMES = ("zlogvar", "logvarz", "logvar", "zlogvariance", "logvariance", "latentlogvar", "latentlogvariance")
+
+_MODELS = ("Functional", "Model", "Sequential")
+_JOINING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot", "Operation",
+            "Attention", "AdditiveAttention", "MultiHeadAttention", "TFOpLambda", "SlicingOpLambda")  # fmt: skip
+"""Keras' own layers that take two tensors and are no sampling layer."""
+
+_LAYERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One layer of the graph.
+
+    Attributes:
+        name: its own, after those of the models that it is nested in: `backbone/conv3d`.
+        kind: its class, such as `Conv3D`.
+        own: a class of Keras itself, as far as the file says.
+        config: of the layer.
+        inputs: names of the nodes whose outputs it takes.
+        address: its place in a weights file that numbers layers by class: `layers/conv3d_1`.
+        calls: how often the model uses it.
+    """
+
+    name: str
+    kind: str
+    own: bool
+    config: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    address: str
+    calls: int = 1
+
+
+def parse_graph(config: Mapping[str, Any]) -> tuple[Node, ...]:
+    """The layers of a model, each after those that it takes its input from.
+
+    Raises:
+        BundleError: no Functional or Sequential model, or a configuration that makes no sense.
+    """
+    if config.get("class_name") not in _MODELS or not isinstance(_config(config).get("layers"), list):
+        raise BundleError(
+            f"the model is a {_short(config.get('class_name'))}, whose configuration does not say how its layers are "
+            "joined; save the encoder itself, a Functional or Sequential model"
+        )
+    nodes, _ = _expand(config, "", "", None)
+    names = [node.name for node in nodes]
+    if len(set(names)) != len(names) or len(names) > _LAYERS:
+        raise BundleError(
+            f"the model has {len(names)} layers, or two of one name; expected at most {_LAYERS}, each its own"
+        )
+    return tuple(nodes)
+
+
+def _expand(
+    model: Mapping[str, Any], prefix: str, address: str, feeds: Sequence[str] | None
+) -> tuple[list[Node], list[str]]:
+    """A model's nodes and the names of its outputs; `feeds` are what a nested one is given."""
+    config = _config(model)
+    layers = [_checked(entry) for entry in config.get("layers") or ()]
+    sequential = model["class_name"] == "Sequential"
+    given = [name for name, _ in _references(config.get("input_layers"))]
+    nodes: list[Node] = []
+    outputs: dict[tuple[str, int], str] = {}
+    counts: dict[str, int] = {}
+    last = feeds[0] if feeds else ""
+    if sequential and not feeds and not (layers and layers[0]["class_name"] == "InputLayer"):
+        nodes.append(_first_input(config, layers, prefix))
+        last = nodes[0].name
+    for entry in layers:
+        kind, own_name = entry["class_name"], _layer_name(entry)
+        place = f"{address}layers/{_numbered(_snake_case(kind), counts)}"
+        calls = [] if sequential else _calls(entry)
+        first_call = calls[0] if calls else []
+        taken = [last] if sequential else [outputs.get(key, f"{prefix}{key[0]}:{key[1]}") for key in first_call]
+        if kind == "InputLayer" and feeds is not None:
+            at = given.index(own_name) if own_name in given else 0
+            outputs[own_name, 0] = last = feeds[min(at, len(feeds) - 1)]
+            continue
+        if kind in _MODELS and isinstance(_config(entry).get("layers"), list) and len(calls) <= 1:
+            inner, ends = _expand(entry, f"{prefix}{own_name}/", f"{place}/", taken or [""])
+            nodes += inner
+            outputs.update({(own_name, number): end for number, end in enumerate(ends)})
+            last = ends[0] if ends else ""
+            continue
+        inputs = () if kind == "InputLayer" else tuple(taken)
+        node = Node(f"{prefix}{own_name}", kind, _is_keras(entry), _config(entry), inputs, place, max(1, len(calls)))
+        nodes.append(node)
+        outputs[own_name, 0] = last = node.name
+    ends = [outputs.get(key, f"{prefix}{key[0]}:{key[1]}") for key in _references(config.get("output_layers"))]
+    return nodes, [last] if sequential else ends
+
+
+def _first_input(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], prefix: str) -> Node:
+    """The input that a Sequential model does not list."""
+    first = _config(layers[0]) if layers else {}
+    shape = first.get("batch_input_shape") or first.get("batch_shape") or config.get("build_input_shape")
+    return Node(f"{prefix}input", "InputLayer", True, {"batch_shape": shape}, (), "")
+
+
+def _calls(entry: Mapping[str, Any]) -> list[list[tuple[str, int]]]:
+    """For each time that a layer is used, the tensors that it is given."""
+    nodes = entry.get("inbound_nodes") or []
+    if not isinstance(nodes, list):
+        raise BundleError(f"layer {_layer_name(entry)!r} has inbound_nodes that are no list; save the model again")
+    return [_references(node) for node in nodes]
+
+
+def _references(value: Any) -> list[tuple[str, int]]:
+    """(layer, which of its outputs) of each tensor in a piece of a configuration, in order.
+
+    Keras 3: {"class_name": "__keras_tensor__", "config": {"keras_history": [layer, call, output]}}; Keras 2, and the
+    ends of a model: [layer, call, output] or [layer, call, output, {}].
+    """
+    if isinstance(value, dict):
+        if value.get("class_name") == "__keras_tensor__":
+            return _references(_config(value).get("keras_history"))
+        return [found for key in value for found in _references(value[key])]
+    if not isinstance(value, list):
+        return []
+    if 3 <= len(value) <= 4 and isinstance(value[0], str) and type(value[1]) is int and type(value[2]) is int:
+        return [(value[0], value[2])]
+    return [found for inner in value for found in _references(inner)]
+
+
+def find_heads(nodes: Sequence[Node], mu: str | None, logvar: str | None) -> tuple[str, str]:
+    """The layers whose outputs are mu and log-variance.
+
+    As given; else by their names; else what the sampling layer takes: a Lambda or an unknown class that is given two.
+    Names and a sampling layer that contradict each other tell nothing.
+
+    Raises:
+        BundleError: they cannot be told.
+    """
+    chosen = _named(nodes, mu, MU_NAMES), _named(nodes, logvar, LOGVAR_NAMES)
+    sampled = {node.inputs for node in nodes if node.kind not in _JOINING and len(node.inputs) == 2}
+    if mu is None and logvar is None and len(sampled) == 1:
+        first, second = sampled.pop()
+        if None in chosen:
+            # A second input called sigma or std is perhaps no log-variance: to be said, not guessed.
+            sure = not re.search(r"sigma|std|dev|scale", second.lower().rpartition("/")[2])
+            chosen = (first, second) if sure else (None, None)
+        elif set(chosen) != {first, second}:
+            chosen = (None, None)
+    if chosen[0] is None or chosen[1] is None or chosen[0] == chosen[1]:
+        last = ", ".join(node.name for node in nodes if node.kind == "Dense")[-160:]
+        raise BundleError(
+            f"which layers give mu and log-variance cannot be told; say --mu NAME --logvar NAME (Dense layers: {last})"
+        )
+    return chosen[0], chosen[1]
+
+
+def _named(nodes: Sequence[Node], wanted: str | None, usual: Sequence[str]) -> str | None:
+    """The one node of that name, or of a name that is usual for it."""
+    if wanted is not None:
+        found = [node.name for node in nodes if wanted in (node.name, node.name.rpartition("/")[2])]
+        if len(found) != 1:
+            known = ", ".join(node.name for node in nodes)[-200:]
+            raise BundleError(f"{len(found)} layers are called {_short(wanted)}; expected one of … {known}")
+        return found[0]
+    found = [node.name for node in nodes if re.sub(r"[^a-z]", "", node.name.rpartition("/")[2].lower()) in usual]
+    return found[0] if len(found) == 1 else None
+
+
+def on_the_way(nodes: Sequence[Node], ends: Sequence[str]) -> tuple[Node, ...]:
+    """The nodes that `ends` depend on, in order; branches that lead nowhere are left out.
+
+    Raises:
+        BundleError: a layer takes what no layer before it gives, or is used more than once.
+    """
+    by_name = {node.name: (number, node) for number, node in enumerate(nodes)}
+    needed: dict[str, int] = {}
+    stack = list(ends)
+    while stack:
+        name = stack.pop()
+        if name in needed:
+            continue
+        if name not in by_name:
+            raise BundleError(f"the model takes {_short(name)} from no layer that it has before; save the model again")
+        number, node = by_name[name]
+        if any(by_name.get(source, (-1, None))[0] >= number for source in node.inputs):
+            raise BundleError(f"layer {_short(name)} takes its input from a layer after it; save the model again")
+        if node.calls > 1:
+            raise BundleError(f"layer {_short(name)} is used {node.calls} times; expected a layer for each use")
+        needed[name] = number
+        stack += node.inputs
+    return tuple(node for node in nodes if node.name in needed)
+
+
+def _checked(entry: Any) -> Mapping[str, Any]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
+        raise BundleError(f"the model lists {_short(entry)} as a layer; save the model again")
+    return entry
+
+
+def _layer_name(entry: Mapping[str, Any]) -> str:
+    name = entry.get("name") or _config(entry).get("name")
+    if not isinstance(name, str) or not 0 < len(name) <= 200:
+        raise BundleError(f"a layer of class {_short(entry['class_name'])} has no name; save the model again")
+    return name
+
+
+def _is_keras(entry: Mapping[str, Any]) -> bool:
+    """Not of somebody's own making, as far as the file tells; one of these has a module or a registered name."""
+    module, registered = entry.get("module"), entry.get("registered_name")
+    of_keras = module is None or (
+        isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras", "tensorflow")
+    )
+    return of_keras and registered is None and ">" not in entry["class_name"]
+
+
+def _config(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    config = entry.get("config")
+    return config if isinstance(config, dict) else {}
+
+
+def _numbered(name: str, counts: dict[str, int]) -> str:
+    """`conv3d`, `conv3d_1`, …: how Keras tells layers of one class apart in a weights file."""
+    number = counts[name] = counts.get(name, -1) + 1
+    return f"{name}_{number}" if number else name
+
+
+def _snake_case(name: str) -> str:
+    """`MaxPooling3D` → `max_pooling3d`, by the rule of `keras.src.utils.naming.to_snake_case`."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]
+
+
+def shapes_of_inputs(nodes: Sequence[Node]) -> Iterator[tuple[Node, Any]]:
+    """Each input and the shape that it says, the batch's size first."""
+    for node in nodes:
+        if node.kind == "InputLayer":
+            yield node, node.config.get("batch_shape") or node.config.get("batch_input_shape")

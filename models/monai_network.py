@@ -1,0 +1,77 @@
+"""A bundle's encoder as MONAI's configurations use one: for `configs/inference.json` and `monai.bundle`'s checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.bundle import load_bundle
+from models.network import Vae
+from models.runtime import load_vae
+
+
+class PosteriorMean(nn.Module):
+    """Windows (n, 1, d, h, w) in [0, 1] → mu (n, length)."""
+
+    def __init__(self, vae: Vae) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The posterior mean; no sample is drawn."""
+        return self.vae.taps(x, ("mu",))["mu"]
+
+
+def posterior_mean(bundle_root: str) -> PosteriorMean:
+    """The encoder of the bundle in this folder, with its weights, in eval mode.
+
+    Raises:
+        BundleError: it does not load.
+    """
+    return PosteriorMean(load_vae(load_bundle(Path(bundle_root)))).eval()
+
+
+def series_mu(network: nn.Module, image: Tensor, window_voxels: Sequence[int], overlap: float) -> NDArray[np.float32]:
+    """Mean of mu over the windows of a scan that is on the bundle's grid.
+
+    Args:
+        network: gives mu of windows.
+        image: (1, z, y, x) in [0, 1]; cut, or filled up with air, to a window's height and width about its centre;
+            along z it is covered by evenly spread windows.
+        window_voxels: (d, h, w).
+        overlap: of windows along z, at the least.
+
+    Returns:
+        float32 (length,).
+    """
+    depth = window_voxels[0]
+    volume = image.as_tensor() if hasattr(image, "as_tensor") else image
+    volume = _centred(volume.to(torch.float32), (max(depth, volume.shape[1]), *window_voxels[1:]))
+    room = volume.shape[1] - depth
+    gaps = -(-room // max(1, depth - math.ceil(overlap * depth - 1e-9)))
+    starts = [(2 * at * room + gaps) // (2 * gaps) for at in range(gaps + 1)] if gaps else [0]
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        each = [network(volume[None, :, start : start + depth].to(device)) for start in starts]
+    mean: NDArray[np.float32] = torch.cat(each).double().mean(dim=0).float().cpu().numpy()
+    return mean
+
+
+def _centred(volume: Tensor, size: Sequence[int]) -> Tensor:
+    """Cut or filled up with 0, air, to (z, y, x) about the centre."""
+    for axis, wanted in enumerate(size, 1):
+        extra = volume.shape[axis] - wanted
+        if extra > 0:
+            volume = volume.narrow(axis, extra // 2, wanted)
+        elif extra < 0:
+            pads = [0] * 6
+            pads[2 * (3 - axis)], pads[2 * (3 - axis) + 1] = -extra // 2, -extra - (-extra // 2)
+            volume = functional.pad(volume, pads)
+    return volume

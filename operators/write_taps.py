@@ -1,0 +1,50 @@
+"""Long taps → files of their own beside features.json, which names them; short ones stand in it."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+
+from operators.types import FeatureRecord, TapValues
+
+LISTED_VALUES = 4096
+"""A longer vector, or a grid that is kept, is not listed in features.json."""
+
+ALWAYS_LISTED = ("mu", "sigma")
+TAP_FILES = "features.*.npz"
+
+
+def tap_files(record: FeatureRecord) -> dict[str, bytes]:
+    """File name → content of each tap that has one: NumPy's .npz, float32.
+
+    Its arrays are `values`, of the series, and `windows`, with one more axis in front; a grid that is kept has its
+    shape (channels, d, h, w) in them. The same values give the same bytes.
+    """
+    return {tap_file_name(tap): _npz(tap) for tap in record.taps.values() if has_file(tap)}
+
+
+def has_file(tap: TapValues) -> bool:
+    """Whether the tap is too long to be listed in features.json."""
+    return tap.name not in ALWAYS_LISTED and (tap.shape is not None or tap.length > LISTED_VALUES)
+
+
+def tap_file_name(tap: TapValues) -> str:
+    """The name of its file; that of the tap was checked when the bundle was read."""
+    return f"features.{tap.name}.npz"
+
+
+def file_entry(tap: TapValues) -> dict[str, Any]:
+    """What features.json says of the file; the digest is that of the series' values, as the SR names it."""
+    digest = hashlib.sha256(tap.values.astype("<f4").tobytes()).hexdigest()
+    return {"name": tap_file_name(tap), "shape": list(tap.shape or (tap.length,)), "values_sha256": digest}
+
+
+def _npz(tap: TapValues) -> bytes:
+    shape = tap.shape or (tap.length,)
+    buffer = BytesIO()
+    values, windows = tap.values.reshape(shape), tap.windows.reshape(-1, *shape)
+    np.savez(buffer, allow_pickle=False, values=values.astype("<f4"), windows=windows.astype("<f4"))
+    return buffer.getvalue()
