@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
+from app.research.scans import SPLITS
 from models.bundle import Bundle
 
 LICENCE = """\
@@ -18,15 +20,29 @@ attributions:
 """
 
 
+_LISTED_DIMENSIONS = 256
+
+
 def licence_text(training: Mapping[str, Any]) -> str:
     """`LICENSE` of the bundle, the origins of the training data included."""
     return LICENCE + "".join(f"- {source}\n" for source in _sources(training))
 
 
-def model_card(bundle: Bundle, notes: str = "") -> str:
-    """The card, from what the bundle says of itself and of its training; `notes` are more limits, a Markdown list."""
+def model_card(bundle: Bundle, notes: str = "", certificate: str = "") -> str:
+    """The card, from what the bundle says of itself and of its training.
+
+    Args:
+        bundle: one that `ctvae train` made.
+        notes: more limits, a Markdown list; else those that it was trained with.
+        certificate: what was measured afterwards, a Markdown section, put behind the figures.
+    """
     training, preprocessing = bundle.training, bundle.preprocessing
     figures, low, high = training["figures"], *preprocessing.window_hu
+    limits = [
+        _UNSEEN,
+        *([] if certificate else [_UNPROVEN]),
+        *filter(None, [(notes or training.get("notes", "")).strip()]),
+    ]
     taps = "\n".join(
         f"| `{tap.name}` | {' × '.join(map(str, tap.shape))} | {tap.pooling} | {_millimetres(tap.receptive_field_mm)} |"
         for tap in bundle.taps
@@ -54,41 +70,95 @@ A window of {grid} voxels (z, y, x; {spacing}), HU from {low:g} to {high:g} scal
 
 {_data_table(training)}
 
-{_sources_list(training)}
-Volumes are counted. Patients were split before anything was trained; no patient is in both parts. Every case is named
-in `configs/metadata.json`.
+{_sources_list(training)}{_SPLIT_FIRST}
 
 ## How
 
     {training["command"]}
 
-{training["steps"]} steps of {training["settings"]["batch"]} windows in {training["elapsed_s"] / 60:.1f} minutes, seed \
-{training["settings"]["seed"]}, torch {training["torch"]} on the CPU with {training["settings"]["threads"]} threads. \
-Reading and preprocessing
-are those of inference. Gaussian likelihood with a learned scale (arXiv:2006.13202), KL with warm-up and free bits;
-windows cut at a random shift, with slight noise and gain.
+{_course(training)}
 
-## Measured on the held-out patients
+## Measured on the test patients
 
 {_figures_table(figures)}
 
-KL by dimension, nats: {", ".join(f"{kl:.2f}" for kl in figures["kl"])}.
-
+KL by dimension, nats: {_by_dimension(figures["kl"])}.
+{_section(certificate)}
 ## Limits
 
-- What the features say of other scans, scanners, ages and diseases than those above was not measured.
-- Whether `mu` predicts anything, how well it repeats under noise, kernel or position, and how it compares with simpler
-  features, was not measured here.
-{notes.strip()}
+{chr(10).join(limits)}
 """
 
 
+_SPLIT_FIRST = """\
+Volumes are counted. Patients were split before anything was trained: those of `train` were learned from, `calibration`
+was looked at while training, `test` once, at the end. No patient is in two of them. Every case is named in
+`configs/metadata.json`."""
+_UNSEEN = "- What the features say of other scans, scanners, ages and diseases than those above was not measured."
+_UNPROVEN = """\
+- Whether `mu` predicts anything, how well it repeats under noise, kernel or position, and how it compares with simpler
+  features, was not measured here; `ctvae bundle certify` measures it."""
+
+
+def _section(certificate: str) -> str:
+    return f"\n{certificate.strip()}\n" if certificate.strip() else ""
+
+
+def _course(training: Mapping[str, Any]) -> str:
+    settings = training["settings"]
+    ended = ", ended early: the calibration windows got no better" if training.get("ended") == "early" else ""
+    lines = [
+        f"{training['steps']} steps of {settings['batch'] * settings['accumulate']} windows in "
+        f"{training['elapsed_s'] / 60:.1f} minutes{ended}, seed {settings['seed']}, torch {training['torch']}. "
+        "Reading and preprocessing are those of inference.",
+        f"- {_likelihood(settings)}; KL with weight {settings['beta']:g} after a warm-up over "
+        f"{settings['kl_warmup']:.0%} of the training, free bits {settings['free_bits_nats']:g} nats a dimension."
+        f"{_terms(settings)}",
+        f"- What the encoder saw was changed at random: {_augmentation(settings)}.",
+    ]
+    if settings["ema"]:
+        lines.append(f"- The weights are a moving average over steps, decay {settings['ema']:g}.")
+    parent = training.get("init")
+    if parent:
+        name = f"{parent['name']} {parent['version']}"
+        lines.append(f"- Fine-tuned from {name}, weights SHA-256 `{parent['weights_sha256']}`.")
+    wrapped = [fill(line, 120, subsequent_indent="  ", break_on_hyphens=False) for line in lines[1:]]
+    return "\n".join([fill(lines[0], 120), "", *wrapped])
+
+
+def _likelihood(settings: Mapping[str, Any]) -> str:
+    named = {"gaussian": "Gaussian", "laplace": "Laplace"}[settings["likelihood"]]
+    if settings["scale"] == "learned":
+        return f"{named} likelihood with a learned scale (arXiv:2006.13202)"
+    return f"{named} likelihood of scale {settings['scale']:g}"
+
+
+def _terms(settings: Mapping[str, Any]) -> str:
+    """What else was made small."""
+    penalties = {"beta_tc": "β-TC (arXiv:1802.04942)", "dip_ii": "DIP-VAE-II (arXiv:1711.00848)"}
+    penalties["mmd"] = "MMD, InfoVAE (arXiv:1706.02262)"
+    said = []
+    if settings["penalty"] != "none":
+        said.append(f"{penalties[settings['penalty']]} with weight {settings['penalty_weight']:g}")
+    if settings.get("invariance"):
+        said.append(f"the difference of mu between two views of a window, with weight {settings['invariance']:g}")
+    if settings.get("feature_weight"):
+        said.append(f"block-wise statistics of the voxels, with weight {settings['feature_weight']:g}")
+    return f" Beside them {', '.join(said)}." if said else ""
+
+
+def _augmentation(settings: Mapping[str, Any]) -> str:
+    drawn = ("noise", "gain", "blur", "sharpen", "shift", "thickness", "field_of_view")
+    used = [f"{name.replace('_', ' ')} up to {settings[name]:g}" for name in drawn if settings.get(name)]
+    return "; ".join(["windows cut at a random place", *used])
+
+
 def _data_table(training: Mapping[str, Any]) -> str:
-    rows = ["| part | patients | volumes | windows |", "|---|---|---|---|"]
-    for split, label in (("train", "training"), ("held_out", "held out")):
+    rows = ["| split | patients | volumes | windows |", "|---|---|---|---|"]
+    for split in SPLITS:
         cases = [case for case in training["data"] if case["split"] == split]
         patients, windows = len({case["patient"] for case in cases}), sum(case["windows"] for case in cases)
-        rows.append(f"| {label} | {patients} | {len(cases)} | {windows} |")
+        rows.append(f"| {split} | {patients} | {len(cases)} | {windows} |")
     return "\n".join(rows)
 
 
@@ -98,10 +168,24 @@ def _sources(training: Mapping[str, Any]) -> list[str]:
 
 def _sources_list(training: Mapping[str, Any]) -> str:
     volumes = Counter((case["source"], case["split"]) for case in training["data"])
-    return "".join(
-        f"- {source}: {volumes[source, 'train']} for training, {volumes[source, 'held_out']} held out\n"
+    listed = "".join(
+        f"- {source}: {_counted({split: volumes[source, split] for split in SPLITS})}\n"
         for source in _sources(training)
     )
+    return f"{listed}\n" if listed else ""
+
+
+def _by_dimension(kl: Sequence[float]) -> str:
+    """Each of them; of a dense latent's thousands, how they are spread."""
+    if len(kl) <= _LISTED_DIMENSIONS:
+        return ", ".join(f"{one:.2f}" for one in kl)
+    at = [sorted(kl)[round(part * (len(kl) - 1))] for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    least, low, middle, high, most = (f"{one:.2f}" for one in at)
+    return f"least {least}, quartiles {low}, {middle}, {high}, most {most}, of {len(kl)} dimensions"
+
+
+def _counted(volumes: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {split}" for split, count in volumes.items() if count)
 
 
 def _figures_table(figures: Mapping[str, Any]) -> str:

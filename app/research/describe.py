@@ -1,0 +1,196 @@
+"""What a trained network becomes: measured on the test patients, described, written as a bundle with its card."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.research.card import licence_text, model_card
+from app.research.recipe import Plan
+from app.research.scans import SPLITS, Scan, Split
+from app.research.window_cache import ScanWindows
+from models.bundle import Bundle, TapSpec, save_bundle
+from models.spec import compose_metadata, parse_metadata
+
+if TYPE_CHECKING:
+    from models.network import Vae
+    from models.training import Figures, Trained
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What the card is to say beside what was measured: version, command, and limits as a Markdown list."""
+
+    version: str = "0.1.0"
+    command: str = ""
+    notes: str = ""
+
+
+UNSAID = Wording()
+
+
+def all_cases(bundle: Bundle, split: Split) -> list[Mapping[str, Any]]:
+    """What a bundle has on record about the scans of one split: patient, scan (its key), source, windows."""
+    return [case for case in bundle.training.get("data", ()) if case.get("split") == split]
+
+
+def check_describable(output: Path, plan: Plan, vae: Vae, wording: Wording) -> None:
+    """Whether the metadata of the bundle to come will be read back: better known before hours of training.
+
+    Raises:
+        BundleError: a name, version or tap that a bundle cannot have.
+    """
+    from models.export import tap_specs
+
+    draft = _bundle(output, plan, tap_specs(vae, plan.preprocessing.spacing_mm), wording, {})
+    digests = replace(draft, weights_sha256="0" * 64, onnx_sha256="0" * 64)
+    parse_metadata(output, json.loads(json.dumps(compose_metadata(digests, {}))))
+
+
+def describe(
+    output: Path,
+    plan: Plan,
+    parts: Mapping[Split, Sequence[Scan]],
+    windows: Mapping[str, ScanWindows],
+    trained: Trained,
+    wording: Wording,
+) -> Bundle:
+    """What the bundle says of itself, the figures on the test patients included; not written yet.
+
+    Args:
+        output: the bundle's folder.
+        plan: how it was trained.
+        parts: the scans by split.
+        windows: by the scan's key; of those that could be read.
+        trained: what came out.
+        wording: for the card.
+    """
+    import torch
+
+    from models.export import tap_specs
+    from models.training import evaluate
+
+    # One window after the other: all of them at once may be more than memory holds.
+    tested: Any = chain.from_iterable(windows[scan.key].voxels for scan in parts["test"] if scan.key in windows)
+    figures = evaluate(trained.vae, tested, plan.preprocessing.window_hu, threads=plan.training.threads)
+    _warn_of_collapse(figures)
+    parent = plan.start and {
+        "name": plan.start.name,
+        "version": plan.start.version,
+        "weights_sha256": plan.start.weights_sha256,
+    }
+    training = {
+        "command": wording.command,
+        "notes": wording.notes.strip(),
+        "torch": torch.__version__,
+        "init": parent,
+        "splits": {key: value for key, value in asdict(plan.data).items() if key != "root"},
+        "labels": dict(Counter(name for scans in parts.values() for scan in scans for name in scan.labels)),
+        "data": [
+            _case(scan, split, windows[scan.key]) for split in SPLITS for scan in parts[split] if scan.key in windows
+        ],
+        **_course(trained, plan),
+        "figures": asdict(figures),
+    }
+    return _bundle(output, plan, tap_specs(trained.vae, plan.preprocessing.spacing_mm), wording, training)
+
+
+def write(bundle: Bundle, vae: Vae) -> Bundle:
+    """Write it, with weights, ONNX, card and licence, and read it back."""
+    from models.export import encoder_onnx
+
+    return save_bundle(
+        bundle,
+        weights={name: tensor.numpy() for name, tensor in vae.state_dict().items()},
+        onnx=encoder_onnx(vae),
+        card=model_card(bundle),
+        licence=licence_text(bundle.training),
+        monai=_monai_keys(bundle),
+    )
+
+
+def _warn_of_collapse(figures: Figures) -> None:
+    units = len(figures.kl)
+    if 2 * figures.active < units:
+        few = f" (few for {units} units; give more test patients)" if figures.windows < 2 * units else ""
+        logger.warning(
+            "posterior collapse: %d of %d units are active on %d windows of test patients%s; train longer, with more "
+            "free bits, a smaller beta or fewer latents: `ctvae bundle check` refuses this bundle",
+            *(figures.active, units, figures.windows, few),
+        )
+
+
+def _course(trained: Trained, plan: Plan) -> dict[str, Any]:
+    """How the training went: its settings, and some thirty lines of its log."""
+    every = max(1, len(trained.history) // 30)
+    kept = [*trained.history[:-1:every], *trained.history[-1:]]
+    named = ("step", "fraction", "elapsed_s", "loss", "rmse", "kl", "active", "calibration")
+    return {
+        "settings": {
+            key: dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(plan.training).items()
+        },
+        "steps": trained.steps,
+        "elapsed_s": round(trained.elapsed_s, 1),
+        "ended": trained.ended,
+        "history": [{key: _rounded(getattr(at, key)) for key in named} for at in kept],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)
+
+
+def _case(scan: Scan, split: str, windows: ScanWindows) -> dict[str, Any]:
+    return {
+        "patient": scan.patient,
+        "split": split,
+        "source": scan.source,
+        "scan": scan.key,
+        "windows": len(windows),
+    }
+
+
+def _monai_keys(bundle: Bundle) -> dict[str, Any]:
+    """What MONAI's metadata schema wants beside the data format."""
+    installed = {name: importlib.metadata.version(name) for name in ("monai", "torch", "numpy", "onnxruntime")}
+    return {
+        "changelog": {bundle.version: "trained"},
+        "monai_version": installed["monai"],
+        "pytorch_version": installed["torch"].partition("+")[0],
+        "numpy_version": installed["numpy"],
+        "required_packages_version": {"onnxruntime": installed["onnxruntime"]},
+        "name": bundle.name,
+        "task": "Features of CT by a variational autoencoder",
+        "description": "Encoder and decoder of a VAE; the posterior mean describes a window of a CT scan.",
+        "authors": "the ctvae project",
+        "copyright": "Apache-2.0; see LICENSE for the origins of the training data",
+        "data_source": "; ".join(sorted({case["source"] for case in bundle.training["data"] if case["source"]})),
+        "data_type": "dicom, nifti",
+        "intended_use": "Research only. Not for clinical use.",
+    }
+
+
+def _bundle(
+    output: Path, plan: Plan, taps: tuple[TapSpec, ...], wording: Wording, training: Mapping[str, Any]
+) -> Bundle:
+    return Bundle(
+        path=output,
+        name=output.resolve().name,
+        version=wording.version,
+        architecture=plan.training.architecture,
+        architecture_parameters=plan.training.parameters,
+        preprocessing=plan.preprocessing,
+        taps=taps,
+        weights_sha256="",
+        training=training,
+    )

@@ -1,0 +1,242 @@
+"""How to train, from `train.yaml` and the command line: sections `training`, `preprocessing` and `data`.
+
+The keys are the fields of `TrainingSettings`, `Preprocessing` and `DataSettings`; what is not given has its default.
+The command line goes before the file, and a bundle that is fine-tuned before both: what contradicts it is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from models.bundle import Bundle, BundleError, Preprocessing
+from models.training_settings import TrainingSettings
+from operators.types import StartError
+
+DEFAULT_ARCHITECTURE = "ct_vae"
+DEFAULT_MINUTES = 20.0
+
+PREPROCESSING: Mapping[str, Preprocessing] = {
+    "ct_vae": Preprocessing("window", (32, 96, 96), (4.0, 4.0, 4.0), (-1000.0, 1000.0)),
+    "question": Preprocessing("resize", (32, 256, 256), None, (-1000.0, 1000.0)),
+}
+"""What each architecture is given where nothing else is asked for; others are given `ct_vae`'s."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Which scans, and who is in which split.
+
+    Attributes:
+        root: folder that a list's paths are relative to, itself relative to where the command runs.
+        calibration: part of the patients whose split no list fixes.
+        test: likewise.
+        seed: of the draw of patients; not the training's, so that trainings of several seeds have the same splits.
+    """
+
+    root: str | None = None
+    calibration: float = 0.1
+    test: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.calibration >= 0 and self.test >= 0 and self.calibration + self.test < 1):
+            raise ValueError(f"calibration {self.calibration:g} and test {self.test:g} leave nothing to train on")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a file asks for: the given keys alone, of the right types.
+
+    Attributes:
+        training: of `TrainingSettings`.
+        preprocessing: of `Preprocessing`.
+        data: of `DataSettings`.
+    """
+
+    training: Mapping[str, Any] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that a training is told, complete."""
+
+    training: TrainingSettings
+    preprocessing: Preprocessing
+    data: DataSettings
+    start: Bundle | None = None
+
+    def as_yaml(self) -> str:
+        """A `train.yaml` that asks for exactly this."""
+        training = {key: value for key, value in asdict(self.training).items() if value is not None}
+        data = {key: value for key, value in asdict(self.data).items() if value is not None}
+        preprocessing = {key: value for key, value in self.preprocessing.parameters().items() if value is not None}
+        plain = json.loads(json.dumps({"training": training, "preprocessing": preprocessing, "data": data}))
+        return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=120)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a `train.yaml`.
+
+    Raises:
+        StartError: `BAD_RECIPE`: not YAML, an unknown key, or a value of a wrong type.
+    """
+    try:
+        parsed = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - it is a SafeLoader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where, why = f" at line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or "expected YAML"
+        raise StartError("BAD_RECIPE", f"cannot read {path.name}{where}: {why}") from error
+    return parse_recipe({} if parsed is None else parsed, path.name)
+
+
+def parse_recipe(parsed: object, name: str = "train.yaml") -> Recipe:
+    """The same from what YAML made of it.
+
+    Raises:
+        StartError: `BAD_RECIPE`.
+    """
+    from pydantic import ValidationError
+
+    if isinstance(parsed, Mapping):  # a section whose keys are all commented out is an empty one
+        parsed = {
+            key: {} if value is None and key in Recipe.__dataclass_fields__ else value for key, value in parsed.items()
+        }
+    try:
+        as_json = json.dumps(parsed)
+        checked = _model().model_validate_json(as_json, strict=True)
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            raise StartError("BAD_RECIPE", f"{name} holds what is no text, number, list or section") from error
+        raise StartError("BAD_RECIPE", f"{name}: {_said(error.errors())}") from error
+    given = checked.model_dump(exclude_unset=True)
+    return Recipe(*(given.get(section, {}) for section in ("training", "preprocessing", "data")))
+
+
+def make_plan(
+    recipe: Recipe, *, training: Mapping[str, Any], data: Mapping[str, Any], start: Bundle | None = None
+) -> Plan:
+    """Recipe, command line and the bundle to start from, put together.
+
+    Args:
+        recipe: of the file.
+        training: keys of `TrainingSettings` from the command line; None where one was not given.
+        data: likewise of `DataSettings`.
+        start: the bundle that is fine-tuned.
+
+    Raises:
+        StartError: `BAD_RECIPE`, or `INIT_CONFLICT` where the bundle is another than what is asked for.
+    """
+    asked = dict(recipe.training) | (given := {key: value for key, value in training.items() if value is not None})
+    for one, other in (("minutes", "steps"), ("steps", "minutes")):
+        if one in given and other not in given:
+            asked.pop(other, None)
+    if asked.get("minutes") is None and asked.get("steps") is None:
+        asked["minutes"] = DEFAULT_MINUTES
+    try:
+        preprocessing = _preprocessing(asked, recipe.preprocessing, start)
+        whole = DataSettings(**dict(recipe.data) | {key: value for key, value in data.items() if value is not None})
+        asked["parameters"] = _parameters(asked, preprocessing, start)
+        return Plan(TrainingSettings(**asked), preprocessing, whole, start)
+    except (ValueError, TypeError, BundleError) as error:
+        raise StartError("BAD_RECIPE", str(error)) from error
+
+
+def _preprocessing(asked: dict[str, Any], given: Mapping[str, Any], start: Bundle | None) -> Preprocessing:
+    """Of the architecture, which is settled here too, with what is given in its place."""
+    if start is None:
+        asked.setdefault("architecture", DEFAULT_ARCHITECTURE)
+        default = PREPROCESSING.get(asked["architecture"], PREPROCESSING[DEFAULT_ARCHITECTURE])
+        merged = default.parameters() | dict(given)
+        if merged["fit"] != default.fit and merged["fit"] == "resize":
+            merged["spacing_mm"] = given.get("spacing_mm")
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in merged.items()}
+        return Preprocessing(**plain)
+    if start.arrays_only:
+        raise StartError("INIT_CONFLICT", f"{start.name} has no preprocessing on record; scans cannot be read for it")
+    if asked.setdefault("architecture", start.architecture) != start.architecture:
+        _conflict("the architecture", start.architecture, asked["architecture"])
+    merged = start.preprocessing.parameters()
+    for key, value in given.items():
+        if _plain(value) != merged[key]:
+            _conflict(f"preprocessing.{key}", merged[key], value)
+    return start.preprocessing
+
+
+def _parameters(asked: Mapping[str, Any], preprocessing: Preprocessing, start: Bundle | None) -> dict[str, Any]:
+    """Of the network; its windows are those of the preprocessing."""
+    given = dict(asked.get("parameters", {}))
+    wanted = list(preprocessing.window_voxels)
+    if _plain(given.setdefault("window_voxels", wanted)) != wanted:
+        raise ValueError(f"parameters.window_voxels is {given['window_voxels']}, preprocessing.window_voxels {wanted}")
+    if start is None:
+        return given
+    for key, value in given.items():
+        if _plain(value) != _plain(start.architecture_parameters.get(key)):
+            _conflict(f"parameters.{key}", start.architecture_parameters.get(key), value)
+    return dict(start.architecture_parameters)
+
+
+def _conflict(what: str, has: object, asked: object) -> None:
+    text = (
+        f"{what} of the bundle to start from is {has!r}; {asked!r} was asked for: take it out, or train from the start"
+    )
+    raise StartError("INIT_CONFLICT", text)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+@cache
+def _model() -> Any:
+    """Pydantic's model of the file. The dataclasses themselves are made last, when all of their values are there."""
+    from pydantic import ConfigDict, create_model
+
+    config = ConfigDict(extra="forbid")
+    sections = {}
+    for name, of in (("training", TrainingSettings), ("preprocessing", Preprocessing), ("data", DataSettings)):
+        hints = get_type_hints(of)
+        keys = {one.name: (hints[one.name], None) for one in fields(of)}
+        sections[name] = (create_model(name, __config__=config, **keys), None)  # type: ignore[call-overload]
+    return create_model("train.yaml", __config__=config, **sections)  # type: ignore[call-overload]
+
+
+def _said(errors: list[Any]) -> str:
+    """The first thing that is wrong, with its key; of several readings of one value, the one that got farthest."""
+    found = errors[0]
+    where = ".".join(str(part) for part in found["loc"] if part not in ("float", "int", "str")) or "the file"
+    if found["type"] == "extra_forbidden":
+        *section, key = found["loc"]
+        return f"unknown key {'.'.join(map(str, (*section, key)))}; known are {', '.join(_known(section))}"
+    return f"{where} is {str(found.get('input'))[:60]!r}: {found['msg'][0].lower()}{found['msg'][1:]}"
+
+
+def _known(section: list[Any]) -> list[str]:
+    model = _model()
+    return list(model.model_fields[section[0]].annotation.model_fields if section else model.model_fields)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, with 1e-3 a number as in YAML 1.2, and a key that stands twice an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
