@@ -1,4 +1,8 @@
-"""What a VAE is trained to make small, and what is watched meanwhile. All of it in nats a window."""
+"""What a VAE is trained to make small, and what is watched meanwhile. All of it in nats a window, where not said.
+
+Each is a function of the whole batch. What enters from single windows is one row each (an error a window, mu, log-
+variance), so that many processes gather the rows, compute the same loss, and agree with one process.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +11,52 @@ import math
 import torch
 from torch import Tensor
 
+from models.training_settings import Likelihood, Penalty
 
-def gaussian_nll(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Negative log-likelihood of the targets (n, 1, d, h, w) under a Gaussian of learned scale, mean over the batch.
+_SMALLEST_ERROR = {"gaussian": 1e-8, "laplace": 1e-4}
+_SMALLEST_VARIANCE = 1e-4
 
-    The one scale of all voxels is the one that fits the batch best, σ² = mean squared error, and is differentiated
-    through: the σ-VAE of Rybkin et al. 2021 (arXiv:2006.13202). It needs no weight against the KL.
+
+def voxel_error(reconstruction: Tensor, target: Tensor, likelihood: Likelihood) -> Tensor:
+    """(n,): mean over a window's voxels of the squared (Gaussian) or absolute (Laplace) difference."""
+    difference = (reconstruction - target).flatten(1)
+    return difference.square().mean(1) if likelihood == "gaussian" else difference.abs().mean(1)
+
+
+def likelihood_nll(error: Tensor, voxels: int, likelihood: Likelihood, scale: float | None = None) -> Tensor:
+    """Negative log-likelihood of a window, mean over the batch, from its errors (n,) of `voxel_error`.
+
+    Args:
+        error: of each window.
+        voxels: in a window.
+        likelihood: `gaussian`, or `laplace`: -log p = |x - x̂| / b + log 2b a voxel.
+        scale: σ or b. None learns the one scale of all voxels as the one that fits the batch best, σ² = mean squared
+            error or b = mean absolute error, and differentiates through it: the σ-VAE of Rybkin et al. 2021
+            (arXiv:2006.13202, "optimal σ-VAE"). It needs no weight against the KL.
     """
-    mse = (reconstruction - target).square().mean().clamp_min(1e-8)
-    voxels = target[0].numel()
-    return 0.5 * voxels * (mse.log() + 1 + math.log(2 * math.pi))
+    mean = error.mean()
+    if likelihood == "gaussian":
+        variance = mean.clamp_min(_SMALLEST_ERROR[likelihood]) if scale is None else mean.new_tensor(scale * scale)
+        return 0.5 * voxels * (mean / variance + variance.log() + math.log(2 * math.pi))
+    width = mean.clamp_min(_SMALLEST_ERROR[likelihood]) if scale is None else mean.new_tensor(scale)
+    return voxels * (mean / width + (2 * width).log())
+
+
+def gaussian_nll(reconstruction: Tensor, target: Tensor, scale: float | None = None) -> Tensor:
+    """Negative log-likelihood of the targets (n, 1, d, h, w) under a Gaussian of fixed or (None) learned scale."""
+    return likelihood_nll(voxel_error(reconstruction, target, "gaussian"), target[0].numel(), "gaussian", scale)
+
+
+def laplace_nll(reconstruction: Tensor, target: Tensor, scale: float | None = None) -> Tensor:
+    """Negative log-likelihood of the targets (n, 1, d, h, w) under a Laplace of fixed or (None) learned scale."""
+    return likelihood_nll(voxel_error(reconstruction, target, "laplace"), target[0].numel(), "laplace", scale)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(q(z|x) ‖ N(0, 1)) of each window and dimension, (n, latents): Kingma and Welling 2014, appendix B."""
+    """KL(q(z|x) ‖ N(0, 1)) of each window and dimension, (n, latents): Kingma and Welling 2014, appendix B.
+
+    Its weight other than 1 is β of the β-VAE: Higgins et al. 2017 (ICLR, "beta-VAE").
+    """
     return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
 
 
@@ -30,6 +66,92 @@ def free_bits(kl: Tensor, nats: float) -> Tensor:
     A dimension that carries less is not pushed further down, so that it may come to be used.
     """
     return kl.mean(0).clamp_min(nats).sum()
+
+
+def kl_warmup(fraction: float, over: float, beta: float = 1.0) -> float:
+    """The KL's weight, from 0 linearly to `beta` over the first part `over` of the training: Sønderby et al. 2016.
+
+    arXiv:1602.02282. Without it, dimensions are pushed to the prior before the decoder has learned to use them.
+    """
+    return beta if over <= 0 else beta * min(1.0, fraction / over)
+
+
+def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, dataset: int) -> Tensor:
+    """KL(q(z) ‖ Π q(z_k)) of the aggregate posterior: the term that β-TC-VAE weighs with β (its β - 1 more than once).
+
+    Estimated by minibatch-weighted sampling: Chen et al. 2018 (arXiv:1802.04942), appendix C:
+    log q(z_i) ≈ log Σ_j q(z_i | x_j) - log(dataset · n), and so for each dimension of its own. It is biased, below 0
+    for small batches, and meant as a gradient.
+
+    Args:
+        z: drawn from the posteriors of the batch, (n, latents).
+        mu: of them.
+        logvar: of them.
+        dataset: windows in all.
+    """
+    deviation = z[:, None] - mu[None]
+    density = -0.5 * (deviation.square() * (-logvar).exp()[None] + logvar[None] + math.log(2 * math.pi))
+    weight = math.log(dataset * len(z))
+    joint = density.sum(2).logsumexp(1) - weight
+    product = (density.logsumexp(1) - weight).sum(1)
+    return (joint - product).mean()
+
+
+def dip_ii(mu: Tensor, logvar: Tensor) -> Tensor:
+    """Squared distance of the aggregate posterior's covariance from the identity: DIP-VAE-II.
+
+    Kumar et al. 2018 (arXiv:1711.00848), with λ_od = λ_d: Cov q(z) = E[diag σ²] + Cov[mu].
+    """
+    centred = mu - mu.mean(0)
+    covariance = centred.T @ centred / len(mu) + torch.diag(logvar.exp().mean(0))
+    return (covariance - torch.eye(mu.shape[1], device=mu.device)).square().sum()
+
+
+def mmd(z: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy between the z (n, latents) and N(0, 1): InfoVAE, Zhao et al. 2017.
+
+    arXiv:1706.02262, with the Gaussian kernel exp(-‖z - z'‖² / (2 · latents)). The expectations over the prior
+    are exact (Rustamov 2019, arXiv:1901.03227), that over pairs of z leaves out i = j and is unbiased.
+    """
+    n, latents = z.shape
+    width = float(latents)
+    apart = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square() if n > 1 else z.new_zeros(1, 1)
+    within = ((-apart / (2 * width)).exp().sum() - n) / max(n * (n - 1), 1)
+    across = (width / (width + 1)) ** (latents / 2) * (-z.square().sum(1) / (2 * (width + 1))).exp().mean()
+    squared: Tensor = within - 2 * across + (width / (width + 2)) ** (latents / 2)
+    return squared
+
+
+def penalty(name: Penalty, z: Tensor, mu: Tensor, logvar: Tensor, dataset: int) -> Tensor:
+    """The penalty on the aggregate posterior that the settings name, before its weight."""
+    if name == "beta_tc":
+        return total_correlation(z, mu, logvar, dataset)
+    if name == "dip_ii":
+        return dip_ii(mu, logvar)
+    return mmd(z) if name == "mmd" else mu.new_zeros(())
+
+
+def pair_distance(mu: Tensor, other: Tensor, logvar: Tensor, other_logvar: Tensor) -> Tensor:
+    """How far two views of a window lie apart: squared difference of mu over the posterior's variance, mean over all.
+
+    The variance is that of both views' mean, detached: else the network would make it larger instead of mu steadier.
+    It is floored at 1e-4, so that a dimension of hardly any variance does not swallow the gradient.
+    """
+    variance = (0.5 * (logvar.exp() + other_logvar.exp())).detach().clamp_min(_SMALLEST_VARIANCE)
+    return ((mu - other).square() / variance).mean()
+
+
+def pair_ratio(mu: Tensor, other: Tensor) -> Tensor:
+    """How far two views of a window lie apart against how far windows do: half the log of that, mean over dimensions.
+
+    Of a dimension: the mean squared difference of the views over the variance between the windows of the batch, both
+    differentiated through, plus 0.001. That is nearly 1 - ICC, which no change of a dimension's scale moves, and so not
+    one that shrinks mu; as a log it weighs the last half of the difference as much as the first. The scale is as in
+    `likelihood_nll`: it fits best. (n, k) each, n > 1.
+    """
+    between = 0.5 * (torch.var(mu, dim=0) + torch.var(other, dim=0))
+    ratio = (mu - other).square().mean(0) / between.clamp_min(_SMALLEST_VARIANCE)
+    return 0.5 * (ratio + 1e-3).log().mean()
 
 
 def active_units(mu: Tensor, threshold: float = 0.01) -> int:

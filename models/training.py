@@ -1,112 +1,71 @@
-"""Training a VAE on windows: the loop, and what is measured on held-out windows. Knows arrays, not DICOM."""
+"""Training a VAE on windows: the loop, on one processor or many machines. Knows arrays, not DICOM."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
-import math
+import signal
+import sys
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from models.losses import active_units, free_bits, gaussian_nll, kl_divergence
+from models.checkpoint import CheckpointError, load_checkpoint
+from models.figures import Figures, evaluate, threads_and_seed
 from models.network import Vae
-from models.vae import build_vae
+from models.training_run import TrainingRun, learning_rate, over_all
+from models.training_settings import TrainingSettings
+from models.training_state import restore
+from models.watch import Progress, Watch
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = [
+    "CheckpointError",
+    "Figures",
+    "Progress",
+    "Trained",
+    "TrainingInterrupted",
+    "TrainingSettings",
+    "evaluate",
+    "learning_rate",
+    "train",
+]
 
 WindowArray = NDArray[np.floating[Any]]
 
-BODY_FROM_HU = -500.0
-_WATCHED_WINDOWS = 512
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """How a network is trained.
-
-    Attributes:
-        architecture: one of `models.vae.ARCHITECTURES`.
-        parameters: of that architecture, where they are not its defaults.
-        minutes: of wall-clock time; or else
-        steps: of the optimiser. The learning rate and the KL's weight follow whichever of the two is given.
-        kl_warmup: part of the training over which the KL's weight rises from 0 to 1.
-        free_bits_nats: a dimension's KL is not pushed below it.
-        noise: standard deviation, at most, of the noise added to the input (not to the target), of the [0, 1] range.
-        gain: the input and the target are scaled by 1 ± at most this.
-        bfloat16: run the network in bfloat16, its weights and the losses stay in float32: faster on CPUs with AMX.
-        threads: of torch on the CPU.
-    """
-
-    architecture: str = "ct_vae"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    minutes: float | None = None
-    steps: int | None = None
-    batch: int = 16
-    learning_rate: float = 2e-3
-    kl_warmup: float = 0.1
-    free_bits_nats: float = 0.05
-    noise: float = 0.02
-    gain: float = 0.02
-    bfloat16: bool = False
-    threads: int = 2
-
-    def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.steps is None):
-            raise ValueError("training needs either minutes or steps")
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where the training stands: means over the steps since the last report, KL and rmse a window."""
-
-    step: int
-    fraction: float
-    elapsed_s: float
-    loss: float
-    rmse: float
-    kl: float
-    active: int
-    latents: int
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The network, in eval mode, and how it got there."""
+    """The network, in eval mode and on the CPU, and how it got there.
+
+    Attributes:
+        ended: `finished`, or `early` where the calibration windows got no better. With patience, the network is that
+            of the best check in either case.
+        rank: of this process; only that of rank 0 should write.
+    """
 
     vae: Vae
     steps: int
     elapsed_s: float
     history: tuple[Progress, ...]
+    ended: Literal["finished", "early"] = "finished"
+    rank: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What was measured on windows that training did not see.
-
-    Attributes:
-        windows: how many.
-        mae_hu: mean absolute error of the reconstruction from mu, over all voxels, the padding's air too.
-        mae_body_hu: the same over the voxels above -500 HU.
-        active: dimensions whose mu varies by more than 0.01 over these windows.
-        kl: mean KL by dimension, nats.
-        mu_variance: variance of mu by dimension.
-    """
-
-    windows: int
-    mae_hu: float
-    mae_body_hu: float
-    active: int
-    kl: tuple[float, ...]
-    mu_variance: tuple[float, ...]
+class TrainingInterrupted(Exception):
+    """SIGTERM or Ctrl-C came; the message is one line and says where the training stands."""
 
 
 def train(
@@ -115,153 +74,135 @@ def train(
     report: Callable[[Progress], None] = lambda _: None,
     *,
     report_every_s: float = 5.0,
+    calibration: Sequence[WindowArray] = (),
+    start: Vae | None = None,
+    pictures: Callable[[Vae, int], None] = lambda vae, step: None,
+    pictures_every_s: float = 300.0,
+    checkpoint: Path | None = None,
+    checkpoint_every_s: float = 300.0,
 ) -> Trained:
     """Train a network from its seed.
+
+    With more than one device or node, Fabric starts this same command once more for each further device of a machine;
+    each process must come here with the same arguments. `torchrun` and SLURM are understood too.
 
     Args:
         scans: windows in [0, 1], (n, D, H, W) each; at least as large as the network's, which is cut out of them at a
             random place: the augmentation by a shift. They may be memory-mapped.
         settings: how.
-        report: called with the progress every few seconds and at the end.
+        report: called with the progress every few seconds and at the end, in the process of rank 0.
         report_every_s: how many.
+        calibration: windows of the network's own size, (n, d, h, w) each, that training does not see: measured 50
+            times in a training, 128 of them at most, for the early stop and in `Progress.calibration`.
+        start: a network to go on from (fine-tuning), which is not changed; else one is made from the seed.
+        pictures: called every so often and at the end, in the process of rank 0, with a copy of the network as it
+            would be returned, and the step; for plots of reconstructions and latents.
+        pictures_every_s: how often.
+        checkpoint: a file; where it exists, training goes on from it exactly. Written every so often, at SIGTERM, at
+            Ctrl-C and at the end; the caller removes it when its bundle is written.
+        checkpoint_every_s: how often.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+        TrainingInterrupted: by SIGTERM or Ctrl-C, after the checkpoint was written.
+        CheckpointError: the checkpoint is damaged or of another training.
+        ValueError: windows smaller than the network's; patience without calibration windows.
     """
-    with _threads_and_seed(settings):
-        vae = build_vae(settings.architecture, settings.parameters).train()
-        optimiser = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
-        batches = _batches(scans, vae.window_voxels, settings)
-        watch = _Watch(report, report_every_s)
-        start, step, fraction = time.monotonic(), 0, 0.0
-        while fraction < 1:
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(fraction, settings.learning_rate)
-            weight = min(1.0, fraction / settings.kl_warmup) if settings.kl_warmup > 0 else 1.0
-            watch.add(*_step(vae, optimiser, *next(batches), weight, settings))
-            step, elapsed = step + 1, time.monotonic() - start
-            fraction = step / settings.steps if settings.steps else elapsed / (60 * (settings.minutes or 0) or 1e-9)
-            watch.tick(step, min(fraction, 1.0), elapsed)
-        return Trained(vae.eval(), step, time.monotonic() - start, tuple(watch.history))
+    if settings.patience and not any(len(windows) for windows in calibration):
+        raise ValueError(f"patience is {settings.patience} without calibration windows; give some, or 0")
+    keep_freed_memory()
+    fabric = _fabric(settings)
+    first = fabric.global_rank == 0
+    with threads_and_seed(settings.threads, settings.seed), _stop_signals() as stopped:
+        watch = Watch(report if first else lambda _: None, report_every_s)
+        run = TrainingRun(fabric, scans, settings, calibration, start, watch)
+        if checkpoint is not None:
+            _resume(run, checkpoint)
+        began = time.monotonic() - run.elapsed_s
+        saved_s = drawn_s = run.elapsed_s
+        with closing(run.batches()) as batches:
+            while run.fraction < 1 and run.ended != "early":
+                run.advance(batches)
+                stop = run.tick(time.monotonic() - began, stopped())
+                if checkpoint is not None and (stop or run.elapsed_s - saved_s > checkpoint_every_s):
+                    run.save(checkpoint)
+                    saved_s = run.elapsed_s
+                if stop:
+                    then = "start again with its checkpoint to go on" if checkpoint else "it kept no checkpoint"
+                    raise TrainingInterrupted(f"training was interrupted after step {run.step}; {then}")
+                if first and run.elapsed_s - drawn_s > pictures_every_s:
+                    pictures(run.result(), run.step)
+                    drawn_s = run.elapsed_s
+        if checkpoint is not None:
+            run.save(checkpoint)
+        if first:
+            pictures(run.result(), run.step)
+        return Trained(run.result(), run.step, run.elapsed_s, tuple(watch.history), run.ended, fabric.global_rank)
 
 
-def learning_rate(fraction: float, peak: float) -> float:
-    """Up linearly over the first twentieth of the training, then down along a cosine to a hundredth of the peak."""
-    if fraction < 0.05:
-        return peak * (0.01 + 0.99 * fraction / 0.05)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - 0.05) / 0.95))))
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep large blocks for the next step, for as long as the process lives.
+
+    It gives each back to the kernel, which clears every page of the next anew: 22 to 32 thousand page faults a step of
+    the `ct_vae`, and 5 % of its time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # other C libraries have none
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def evaluate(vae: Vae, windows: WindowArray, window_hu: tuple[float, float], *, threads: int = 2) -> Figures:
-    """Measure a network on windows (n, d, h, w) of its own size, one after the other, from mu, without noise."""
-    low, high = window_hu
-    mus, kls, error, body_error, body_voxels = [], [], 0.0, 0.0, 0
-    with torch.no_grad(), _threads_and_seed(TrainingSettings(steps=1, threads=threads)):
-        for window in windows:
-            x = torch.from_numpy(np.asarray(window, np.float32))[None, None]
-            mu, logvar = vae.eval().encode(x)
-            difference = (vae.decode(mu).clamp(0, 1) - x).abs().double() * (high - low)
-            body = x * (high - low) + low > BODY_FROM_HU
-            error += float(difference.mean())
-            body_error, body_voxels = body_error + float(difference[body].sum()), body_voxels + int(body.sum())
-            mus.append(mu)
-            kls.append(kl_divergence(mu, logvar))
-    mu = torch.cat(mus)
-    return Figures(
-        windows=len(mus),
-        mae_hu=error / len(mus),
-        mae_body_hu=body_error / max(body_voxels, 1),
-        active=active_units(mu),
-        kl=tuple(torch.cat(kls).mean(0).tolist()),
-        mu_variance=tuple(torch.var(mu, dim=0, correction=0).tolist()),
+def _fabric(settings: TrainingSettings) -> Fabric:
+    """Fabric, with its processes started. Importing it takes seconds, which only training pays."""
+    from lightning.fabric import Fabric
+
+    for package in ("lightning.fabric", "lightning.pytorch"):  # the latter logs for both once it is imported
+        logging.getLogger(package).setLevel(logging.WARNING)
+    accelerator = settings.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if accelerator == "cuda" and torch.cuda.device_count() < settings.devices:
+        raise ValueError(f"{settings.devices} GPUs were asked for; torch finds {torch.cuda.device_count()} here")
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        # A part of a network that this loss does not use, such as a description without a weight, has no gradient.
+        strategy="ddp_find_unused_parameters_true" if settings.devices * settings.nodes > 1 else "auto",
+        precision=settings.precision,
     )
+    fabric.launch()
+    return fabric
 
 
-def _step(
-    vae: Vae,
-    optimiser: torch.optim.Optimizer,
-    seen: Tensor,
-    target: Tensor,
-    kl_weight: float,
-    settings: TrainingSettings,
-) -> tuple[float, float, float, Tensor]:
-    """One step; (loss, rmse, KL, mu)."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-        mu, logvar = (head.float() for head in vae.encode(seen))
-        reconstruction = vae.decode(mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)).float()
-    kl = kl_divergence(mu, logvar)
-    voxels = target[0].numel()
-    loss = (gaussian_nll(reconstruction, target) + kl_weight * free_bits(kl, settings.free_bits_nats)) / voxels
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-    optimiser.step()
-    with torch.no_grad():
-        rmse = (reconstruction - target).square().mean().sqrt()
-        return loss.item(), rmse.item(), kl.sum(1).mean().item(), mu.detach()
-
-
-def _batches(
-    scans: Sequence[WindowArray], size: tuple[int, int, int], settings: TrainingSettings
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (input, target), (batch, 1, d, h, w): each window once an epoch, cut at a random place."""
-    rng = np.random.default_rng(settings.seed)
-    places = [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
-    queue: list[int] = []
-    while True:
-        while len(queue) < settings.batch:
-            queue += rng.permutation(len(places)).tolist()
-        chosen, queue = queue[: settings.batch], queue[settings.batch :]
-        target = np.empty((settings.batch, 1, *size), np.float32)
-        for row, index in enumerate(chosen):
-            scan, window = places[index]
-            whole = scans[scan][window]
-            z, y, x = (int(rng.integers(0, have - want + 1)) for have, want in zip(whole.shape, size, strict=True))
-            target[row, 0] = whole[z : z + size[0], y : y + size[1], x : x + size[2]]
-        target *= rng.uniform(1 - settings.gain, 1 + settings.gain, (settings.batch, 1, 1, 1, 1)).astype(np.float32)
-        np.clip(target, 0, 1, out=target)
-        spread = torch.from_numpy(rng.uniform(0, settings.noise, (settings.batch, 1, 1, 1, 1)).astype(np.float32))
-        clean = torch.from_numpy(target)
-        yield (clean + spread * torch.randn_like(clean)).clamp_(0, 1), clean
-
-
-class _Watch:
-    """Means since the last report, and an eye on collapse."""
-
-    def __init__(self, report: Callable[[Progress], None], every_s: float) -> None:
-        self.history: list[Progress] = []
-        self._report, self._every_s, self._last_s, self._warned = report, every_s, 0.0, False
-        self._sums: list[tuple[float, float, float]] = []
-        self._mus: deque[Tensor] = deque()
-
-    def add(self, loss: float, rmse: float, kl: float, mu: Tensor) -> None:
-        if not math.isfinite(loss):
-            raise FloatingPointError("training diverged: the loss is not finite; lower the learning rate")
-        self._sums.append((loss, rmse, kl))
-        self._mus.append(mu)
-        while sum(map(len, self._mus)) > _WATCHED_WINDOWS:
-            self._mus.popleft()
-
-    def tick(self, step: int, fraction: float, elapsed_s: float) -> None:
-        if elapsed_s - self._last_s < self._every_s and fraction < 1:
-            return
-        mu = torch.cat(tuple(self._mus))
-        loss, rmse, kl = np.mean(self._sums, axis=0).tolist()
-        now = Progress(step, fraction, elapsed_s, loss, rmse, kl, active_units(mu), mu.shape[1])
-        self.history.append(now)
-        self._sums.clear()
-        self._last_s = elapsed_s
-        if fraction > 0.2 and 2 * now.active < now.latents and not self._warned:
-            self._warned = True
-            logger.warning("posterior collapse: %d of %d units active after step %d", now.active, now.latents, step)
-        self._report(now)
+def _resume(run: TrainingRun, checkpoint: Path) -> None:
+    there = checkpoint.is_file()
+    if run.fabric.world_size > 1:
+        seen = torch.tensor(float(there), device=run.fabric.device)
+        if over_all(run.fabric, seen, "mean").item() not in (0.0, 1.0):
+            raise CheckpointError("not every process sees the checkpoint; put it where all machines do")
+    if there:
+        restore(run, *load_checkpoint(checkpoint))
 
 
 @contextmanager
-def _threads_and_seed(settings: TrainingSettings) -> Iterator[None]:
-    """Torch's random state and threads as the settings say, and as they were before when it ends."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        torch.set_num_threads(settings.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM or Ctrl-C came; a second one ends at once. Only the main thread may listen to them."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _: object) -> None:
+        came.append(number)
+        for listened, handler in before.items():
+            signal.signal(listened, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

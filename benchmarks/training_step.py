@@ -1,0 +1,191 @@
+"""One training step of the question's network (forward, loss, backward, optimiser): ours beside Keras/TensorFlow.
+
+    python benchmarks/training_step.py --keras-python PATH [--batch N] [--runs N] [--threads N] [--json FILE]
+
+PATH is a Python that has TensorFlow. The same layers, batch, loss (a Gaussian of learned scale, the KL, in one sum) and
+optimiser (AdamW) in both; each contender in a process of its own, the processes interleaved; medians. Without
+--keras-python only ours is timed. --device cuda times ours on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WINDOW = (32, 256, 256)
+CHANNELS = (16, 32, 64, 32, 16)
+DENSE, LATENTS = 256, 32
+BAR = 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keras-python", type=Path, help="a Python with TensorFlow")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of ours")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contender:
+        contend(args)
+        return
+    names = [name for name in CONTENDERS if args.keras_python or not name.startswith("Keras")]
+    report(race(names, args), args)
+
+
+def race(names: list[str], args) -> dict[str, list[dict]]:
+    given = ["--batch", str(args.batch), "--threads", str(args.threads), "--device", args.device]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    quiet = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
+    runners = {}
+    for name in names:
+        python = args.keras_python if name.startswith("Keras") else sys.executable
+        command = [str(python), __file__, "--contender", name, *given]
+        runners[name] = subprocess.Popen(command, env=quiet, **pipes)
+    measured = {name: [] for name in names}
+    for _ in range(args.runs + 2):
+        for name, runner in runners.items():
+            runner.stdin.write("run\n")
+            runner.stdin.flush()
+            measured[name].append(json.loads(runner.stdout.readline()))
+    for runner in runners.values():
+        runner.stdin.close()
+        runner.wait()
+    return {name: runs[2:] for name, runs in measured.items()}  # the first two compile and allocate
+
+
+def contend(args) -> None:
+    out, sys.stdout = sys.stdout, sys.stderr
+    step, parameters = CONTENDERS[args.contender](args)
+    for _ in sys.stdin:
+        start, processor = time.perf_counter(), time.process_time()
+        loss = step()
+        took = {"seconds": time.perf_counter() - start, "processor_s": time.process_time() - processor}
+        print(json.dumps({**took, "loss": loss, "parameters": parameters}), file=out, flush=True)
+
+
+def ours(precision: str):
+    """The step of `models.training`, without its windows: what Fabric, the losses and the optimiser cost is in it."""
+
+    def make(args):
+        sys.path.insert(0, str(ROOT))
+        import torch
+        from lightning.fabric import Fabric
+
+        from models.objective import Pass, make_rows, objective
+        from models.training import keep_freed_memory
+        from models.training_settings import TrainingSettings
+        from models.vae import build_vae
+
+        keep_freed_memory()
+        torch.set_num_threads(args.threads)
+        torch.manual_seed(0)
+        settings = TrainingSettings("question", steps=1, batch=args.batch, free_bits_nats=0.0)
+        vae = build_vae("question", {}).train()
+        fabric = Fabric(accelerator=args.device, devices=1, precision=precision)
+        if args.device == "cuda":
+            vae = vae.to(memory_format=torch.channels_last_3d)
+        optimiser = torch.optim.AdamW(vae.parameters(), lr=1e-4, weight_decay=1e-4)
+        network, optimiser = fabric.setup(Pass(vae), optimiser)
+        windows = torch.rand(args.batch, 1, *WINDOW, device=fabric.device)
+
+        def step() -> float:
+            epsilon = torch.randn(args.batch, LATENTS, device=fabric.device)
+            rows = make_rows(network(windows, epsilon), windows, settings)
+            parts = objective(rows, settings, voxels=windows[0].numel(), kl_weight=1.0, dataset=100)
+            optimiser.zero_grad(set_to_none=True)
+            fabric.backward(parts.loss)
+            optimiser.step()
+            return parts.loss.item()
+
+        return step, sum(weight.numel() for weight in vae.parameters())
+
+    return make
+
+
+def keras(policy: str):
+    def make(args):
+        import math
+
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+        layers = tf.keras.layers
+        tf.keras.utils.set_random_seed(0)
+        tf.keras.mixed_precision.set_global_policy(policy)
+        image = x = tf.keras.Input((*WINDOW, 1))
+        for channels in CHANNELS:
+            x = layers.MaxPooling3D(2)(layers.Conv3D(channels, 2, padding="same", activation="relu")(x))
+        grid = x.shape[1:]
+        x = layers.Dense(DENSE, activation="relu")(layers.Flatten()(x))
+        encoder = tf.keras.Model(image, [layers.Dense(LATENTS)(x), layers.Dense(LATENTS)(x)])
+        z = y = tf.keras.Input((LATENTS,))
+        y = layers.Dense(math.prod(grid))(layers.Dense(DENSE, activation="relu")(y))
+        y = layers.Reshape(grid)(y)
+        for channels in (*CHANNELS[-2::-1], 1):
+            y = layers.Conv3DTranspose(channels, 2, strides=2)(layers.ReLU()(y))
+        decoder = tf.keras.Model(z, y)
+        weights = encoder.trainable_weights + decoder.trainable_weights
+        optimiser = tf.keras.optimizers.AdamW(1e-4, weight_decay=1e-4)
+        optimiser.build(weights)
+        windows = tf.random.uniform((args.batch, *WINDOW, 1))
+        voxels = float(math.prod(WINDOW))
+
+        @tf.function
+        def train_step():
+            with tf.GradientTape() as tape:
+                mu, logvar = (tf.cast(head, tf.float32) for head in encoder(windows, training=True))
+                drawn = mu + tf.exp(0.5 * logvar) * tf.random.normal((args.batch, LATENTS))
+                made = tf.cast(decoder(drawn, training=True), tf.float32)
+                error = tf.reduce_mean(tf.square(made - windows))
+                kl = tf.reduce_mean(tf.reduce_sum(0.5 * (mu**2 + tf.exp(logvar) - logvar - 1), 1))
+                loss = 0.5 * (tf.math.log(error) + 1 + math.log(2 * math.pi)) + kl / voxels
+            optimiser.apply_gradients(zip(tape.gradient(loss, weights), weights))  # noqa: B905
+            return loss
+
+        return lambda: float(train_step()), int(sum(math.prod(weight.shape) for weight in weights))
+
+    return make
+
+
+CONTENDERS = {
+    "Keras, float32": keras("float32"),
+    "Keras, bfloat16": keras("mixed_bfloat16"),
+    "ours, float32": ours("32-true"),
+    "ours, bfloat16": ours("bf16-mixed"),
+}
+
+
+def report(measured: dict[str, list[dict]], args) -> None:
+    counts = {runs[0]["parameters"] for runs in measured.values()}
+    if len(counts) != 1:
+        sys.exit(f"the networks are not the same: {counts} parameters")
+    medians = {name: statistics.median(run["seconds"] for run in runs) for name, runs in measured.items()}
+    processor = {name: statistics.median(run["processor_s"] for run in runs) for name, runs in measured.items()}
+    print(f"one step, batch {args.batch}, {WINDOW}, {counts.pop():,} parameters, {args.runs} runs, median")
+    for name, seconds in medians.items():
+        loss = measured[name][-1]["loss"]
+        print(f"  {name:16}  {seconds:7.3f} s  processor {processor[name]:7.3f} s  loss {loss:.4f}")
+    ratios = {}
+    for kind in ("float32", "bfloat16"):
+        if f"Keras, {kind}" in medians:
+            ratios[kind] = medians[f"ours, {kind}"] / medians[f"Keras, {kind}"]
+            print(f"  ours / Keras, {kind}: {ratios[kind]:.2f} (bar {BAR})")
+    if args.json:
+        told = {"batch": args.batch, "window": WINDOW, "threads": args.threads, "device": args.device}
+        told |= {"seconds": medians, "processor_s": processor, "ratio": ratios, "runs": measured}
+        args.json.write_text(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""A training under way: its steps, its checks, and its state in a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.augment import Draw, cut, draw, halo, make_views
+from models.checkpoint import digest_of, save_checkpoint
+from models.losses import kl_warmup
+from models.network import Vae
+from models.objective import Parts, Pass, Rows, decoded, make_rows, objective
+from models.training_settings import TrainingSettings
+from models.training_state import state_of
+from models.vae import build_vae
+from models.watch import Watch
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+WindowArray = NDArray[np.floating[Any]]
+
+_CHECKS = 50
+_CALIBRATION_WINDOWS = 128
+
+
+class TrainingRun:
+    """What a step needs, and what it changes.
+
+    Attributes:
+        vae: under training, on the device.
+        measured: the same, or the moving average of its weights.
+        fraction: of the training that is done.
+        ended: whether the calibration windows ended it.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        scans: Sequence[WindowArray],
+        settings: TrainingSettings,
+        calibration: Sequence[WindowArray],
+        start: Vae | None,
+        watch: Watch,
+    ) -> None:
+        self.fabric, self.settings, self.scans, self.watch = fabric, settings, scans, watch
+        vae = build_vae(settings.architecture, settings.parameters) if start is None else copy.deepcopy(start)
+        self.size = vae.window_voxels
+        _check_sizes(scans, calibration, self.size)
+        with torch.no_grad():
+            self.latents = vae.eval().encode(torch.zeros(1, 1, *self.size))[0].numel()
+        self.identity = {
+            "settings": json.loads(json.dumps(asdict(settings))),
+            "data": digest_of(scans, start.state_dict() if start is not None else None),
+            "torch": torch.__version__,
+        }
+        self.places = [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
+        self.checked = _evenly(calibration, _CALIBRATION_WINDOWS)
+        if fabric.device.type == "cuda":
+            # What cuDNN's bfloat16 convolutions want; on a CPU oneDNN reorders by itself.
+            vae = vae.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.vae = vae.train()
+        optimiser = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+        self.network, self.optimiser = fabric.setup(Pass(vae, describe=settings.feature_weight > 0), optimiser)
+        self.measured = copy.deepcopy(vae).requires_grad_(False) if settings.ema else vae
+        self.step, self.elapsed_s, self.fraction = 0, 0.0, 0.0
+        self.ended: Literal["finished", "early"] = "finished"
+        self.calibrated: float | None = None
+        self.best: dict[str, Tensor] = {}
+        self.best_loss, self.worse = math.inf, 0
+
+    def batches(self) -> Generator[tuple[list[Draw], Tensor]]:
+        """This process's part of each batch from here on; the next is read while the network works on one."""
+        batch, share = self.settings.batch, self.settings.batch // self.fabric.world_size
+        first = self.step * self.settings.accumulate * batch + self.fabric.global_rank * share
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(self._read, first, share)
+            while True:
+                first += batch
+                ready, ahead = ahead, reader.submit(self._read, first, share)
+                yield ready.result()
+
+    def advance(self, batches: Iterator[tuple[list[Draw], Tensor]]) -> None:
+        """One step of the optimiser."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.fraction, self.settings.learning_rate)
+        passes = self.settings.accumulate
+        self.optimiser.zero_grad(set_to_none=True)
+        summed = torch.zeros((), device=self.fabric.device)
+        for turn in range(passes):
+            with self.fabric.no_backward_sync(self.network, enabled=turn + 1 < passes):
+                rows, parts = self._pass(*next(batches))
+                self.fabric.backward(parts.loss / passes)
+            flat = torch.cat([torch.stack(parts[:-1]).detach(), parts.kl_by_dimension.detach()])
+            summed = summed + flat / passes
+        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0, error_if_nonfinite=False)
+        self.optimiser.step()
+        self.step += 1
+        if self.measured is not self.vae:
+            self._average()
+        self.watch.add(summed, rows.mu.detach())
+        if self.fabric.device.type == "cpu":
+            self.watch.check()
+
+    def tick(self, elapsed_s: float, interrupted: bool) -> bool:
+        """Take the time, check on the calibration windows and report, where it is time; whether any process must stop.
+
+        All processes take the longest of their times, and stop together.
+        """
+        if self.fabric.world_size > 1:
+            told = torch.tensor([elapsed_s, float(interrupted)], dtype=torch.float64, device=self.fabric.device)
+            elapsed_s, stop = over_all(self.fabric, told, "max").tolist()
+            interrupted = stop > 0
+        before, self.elapsed_s = self.fraction, elapsed_s
+        minutes, steps = self.settings.minutes, self.settings.steps
+        self.fraction = min(1.0, self.step / steps if steps else elapsed_s / (60 * (minutes or 0)))
+        if self.checked is not None and math.floor(before * _CHECKS) < math.floor(self.fraction * _CHECKS):
+            self._calibrate()
+        self.watch.tick(
+            self.step,
+            self.fraction,
+            elapsed_s,
+            kl_weight=self._kl_weight(),
+            learning_rate=self.optimiser.param_groups[0]["lr"],
+            calibration=self.calibrated,
+            last=self.fraction >= 1 or self.ended == "early",
+        )
+        return interrupted
+
+    def result(self) -> Vae:
+        """A copy of the network as it would be returned now: averaged or best where so asked, eval mode, on the CPU."""
+        vae = copy.deepcopy(self.measured)
+        if self.best and (self.fraction >= 1 or self.ended == "early"):
+            vae.load_state_dict(self.best)
+        return vae.cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(True)  # type: ignore[call-overload, no-any-return]
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint, in the process of rank 0.
+
+        Raises:
+            FloatingPointError: a weight is not finite.
+        """
+        self.watch.check()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.vae.state_dict().values()):
+            raise FloatingPointError("training diverged: a weight is not finite; lower the learning rate")
+        if self.fabric.global_rank == 0:
+            save_checkpoint(path, *state_of(self))
+
+    def _read(self, first: int, share: int) -> tuple[list[Draw], Tensor]:
+        numbers = range(first, first + share)
+        draws = [draw(self.settings, self.size, self.latents, len(self.places), number) for number in numbers]
+        return draws, cut(self.scans, self.places, draws, self.size, halo(self.settings))
+
+    def _pass(self, draws: list[Draw], cut_out: Tensor) -> tuple[Rows, Parts]:
+        device = self.fabric.device
+        if device.type == "cuda":
+            cut_out = cut_out.pin_memory()
+        seen, target = make_views(cut_out.to(device, non_blocking=True), draws, self.size, self.settings)
+        epsilon = torch.from_numpy(np.stack([drawn.epsilon for drawn in draws])).to(device, non_blocking=True)
+        rows = self._gathered(make_rows(self.network(seen, epsilon), target, self.settings, self.vae))
+        return rows, self._objective(rows, self.settings, self._kl_weight())
+
+    def _objective(self, rows: Rows, settings: TrainingSettings, kl_weight: float) -> Parts:
+        voxels, dataset = math.prod(self.size), len(self.places)
+        return objective(rows, settings, voxels=voxels, kl_weight=kl_weight, dataset=dataset)
+
+    def _gathered(self, rows: Rows) -> Rows:
+        """The rows of all processes.
+
+        Each process then has the same loss, and a gradient that is `world_size` times its own part of it, of which
+        DistributedDataParallel takes the mean: together the gradient that one process has.
+        """
+        if self.fabric.world_size == 1:
+            return rows
+        packed, widths = rows.packed()
+        gathered = self.fabric.all_gather(packed, sync_grads=True)
+        assert isinstance(gathered, Tensor)
+        return Rows.unpacked(gathered.flatten(0, 1), widths)
+
+    def _kl_weight(self) -> float:
+        return kl_warmup(self.fraction, self.settings.kl_warmup, self.settings.beta)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
+        pairs = zip(self.measured.state_dict().values(), self.vae.state_dict().values(), strict=True)
+        for average, now in pairs:
+            average.lerp_(now, 1 - decay) if average.is_floating_point() else average.copy_(now)
+
+    @torch.no_grad()
+    def _calibrate(self) -> None:
+        """The loss on the calibration windows, from mu, with the KL's full weight."""
+        assert self.checked is not None
+        plain = replace(self.settings, penalty="none", penalty_weight=0.0, invariance=0.0)
+        rows = []
+        self.measured.eval()
+        for windows in torch.split(self.checked, 16):
+            target = windows[:, None].to(self.fabric.device, torch.float32)
+            with self.fabric.autocast():
+                mu, logvar = self.measured.encode(target)
+                passed = mu, logvar, mu, *decoded(self.measured, mu)
+            rows.append(make_rows(passed, target, plain, self.measured).packed())
+        self.vae.train()
+        whole = Rows.unpacked(torch.cat([packed for packed, _ in rows]), rows[0][1])
+        loss = self._objective(whole, plain, self.settings.beta).loss.item()
+        self.calibrated = float(self.fabric.broadcast(loss)) if self.fabric.world_size > 1 else loss
+        if not self.settings.patience or self.fraction < self.settings.kl_warmup:
+            return
+        if self.calibrated < self.best_loss:
+            self.best_loss, self.worse = self.calibrated, 0
+            self.best = {name: tensor.cpu().clone() for name, tensor in self.measured.state_dict().items()}
+        else:
+            self.worse += 1
+        if self.worse >= self.settings.patience:
+            self.ended = "early"
+
+
+def over_all(fabric: Fabric, values: Tensor, how: Literal["max", "mean"]) -> Tensor:
+    """Element by element, over all processes."""
+    reduced = fabric.all_reduce(values, reduce_op=how)
+    assert isinstance(reduced, Tensor)
+    return reduced
+
+
+def learning_rate(fraction: float, peak: float) -> float:
+    """Up linearly over the first twentieth of the training, then down along a cosine to a hundredth of the peak."""
+    if fraction < 0.05:
+        return peak * (0.01 + 0.99 * fraction / 0.05)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - 0.05) / 0.95))))
+
+
+def _check_sizes(scans: Sequence[WindowArray], calibration: Sequence[WindowArray], size: tuple[int, int, int]) -> None:
+    if not any(len(windows) for windows in scans):
+        raise ValueError("there is no window to train on")
+    for windows in scans:
+        if windows.ndim != 4 or any(have < want for have, want in zip(windows.shape[1:], size, strict=True)):
+            raise ValueError(f"windows of {windows.shape[1:]} voxels; expected at least the network's {size}")
+    for windows in calibration:
+        if windows.shape[1:] != size:
+            raise ValueError(f"calibration windows of {windows.shape[1:]} voxels; expected the network's {size}")
+
+
+def _evenly(scans: Sequence[WindowArray], most: int) -> Tensor | None:
+    """(n, d, h, w): at most so many windows, at even distances over all; None where there is none."""
+    places = [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
+    if not places:
+        return None
+    chosen = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)
+    return torch.from_numpy(np.stack([scans[places[i][0]][places[i][1]] for i in chosen]))

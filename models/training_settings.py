@@ -1,0 +1,179 @@
+"""How a network is trained: plain values, checked when made. Knows no torch, so that a recipe is checked at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Likelihood = Literal["gaussian", "laplace"]
+Penalty = Literal["none", "beta_tc", "dip_ii", "mmd"]
+InvarianceScale = Literal["posterior", "between"]
+Precision = Literal["32-true", "bf16-mixed"]
+Accelerator = Literal["auto", "cpu", "cuda"]
+
+FEATURE_BINS = (0.0, 0.05, 0.2, 0.45, 0.525, 0.575, 0.7, 1.0)
+"""Of the range -1000 to 1000 HU: air, emphysema, lung, fat, soft tissue, contrast and spongy bone, bone, metal."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How a network is trained.
+
+    What augmentation draws, it draws anew for each window, each view of it and each step; 0 switches it off. Where a
+    window of the training data is larger than the network's, that is cut out at a random place.
+
+    Attributes:
+        architecture: one of `models.vae.ARCHITECTURES`.
+        parameters: of that architecture, where they are not its defaults.
+        seed: of the weights, of the order of the windows, of every draw.
+        minutes: of training by the clock, a resumed training's earlier part counted; or else
+        steps: of the optimiser. The learning rate and the KL's weight follow whichever of the two is given.
+        batch: windows in one pass, over all processes together.
+        accumulate: passes whose gradients are averaged for one step of the optimiser.
+        learning_rate: at its peak.
+        kl_warmup: part of the training over which the KL's weight rises from 0 to `beta`.
+        free_bits_nats: a dimension's KL is not pushed below it.
+        beta: weight of the KL (Higgins et al. 2017); 1 is the VAE.
+        likelihood: of the voxels.
+        scale: of the likelihood, of the [0, 1] range: standard deviation, or b of Laplace; `learned` fits it best.
+        penalty: on the aggregate posterior, in addition to the KL.
+        penalty_weight: of it: β - 1 of β-TC, λ of DIP-VAE-II, α + λ - 1 of InfoVAE (whose 1 - α is `beta`).
+        invariance: weight of the squared difference of mu between two views of a window over the posterior variance,
+            mean over dimensions, beside a likelihood a voxel. Above 0 each window is seen twice.
+        invariance_scale: `posterior`; or `between`: over the variance between the windows of the batch, half the log of
+            that, so that neither mu nor the posterior's variance can shrink to please it.
+        feature_weight: weight of the likelihood of block-wise statistics, a value, beside a likelihood a voxel: those
+            that the network describes from z (`models.pooled`), or else the reconstruction's.
+        feature_block: edge of those blocks, voxels; what a window's edge leaves over is not counted.
+        feature_bins: centres of the soft histogram's bins, of the [0, 1] range, ascending.
+        noise: standard deviation at most, of the [0, 1] range, of the noise added to what the encoder sees.
+        gain: all views and the target of a window are scaled by 1 ± at most this.
+        blur: standard deviation at most, voxels, of a Gaussian that smooths what the encoder sees.
+        sharpen: amount at most of unsharp masking along each axis of what the encoder sees; instead of a blur.
+        shift: voxels at most, on each axis, by which the second view lies beside the first.
+        thickness: voxels at most over which slices are averaged along z in what the encoder sees.
+        field_of_view: part at most of height and width of what is not air that the encoder's view lacks (air is put
+            there).
+        crop: part of the windows of which only a third to all of the plane is taken and brought to the middle, for all
+            views and the target: as a scan of a smaller field of view would be. Gives few patients more variety.
+        zoom: all views and the target of a window are magnified in plane by 1 + at most this, or the inverse.
+        precision: `bf16-mixed`: the network runs in bfloat16, its weights and the losses stay in float32; faster on
+            GPUs and on CPUs with AMX.
+        ema: decay of the moving average of the weights, which is then what is measured and returned; 0: none.
+        patience: checks on the calibration windows (50 in a training) without a better one before it ends; 0: no end.
+        threads: of torch on the CPU, for each process.
+        devices: processes on this machine, a GPU each where there are GPUs.
+        nodes: machines.
+        accelerator: `auto` takes a GPU where there is one.
+    """
+
+    architecture: str = "ct_vae"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    minutes: float | None = None
+    steps: int | None = None
+    batch: int = 16
+    accumulate: int = 1
+    learning_rate: float = 2e-3
+    kl_warmup: float = 0.1
+    free_bits_nats: float = 0.05
+    beta: float = 1.0
+    likelihood: Likelihood = "gaussian"
+    scale: float | Literal["learned"] = "learned"
+    penalty: Penalty = "none"
+    penalty_weight: float = 0.0
+    invariance: float = 0.0
+    invariance_scale: InvarianceScale = "posterior"
+    feature_weight: float = 0.0
+    feature_block: int = 8
+    feature_bins: tuple[float, ...] = FEATURE_BINS
+    noise: float = 0.02
+    gain: float = 0.02
+    blur: float = 0.0
+    sharpen: float = 0.0
+    shift: float = 0.0
+    thickness: float = 0.0
+    field_of_view: float = 0.0
+    crop: float = 0.0
+    zoom: float = 0.0
+    precision: Precision = "32-true"
+    ema: float = 0.0
+    patience: int = 0
+    threads: int = 2
+    devices: int = 1
+    nodes: int = 1
+    accelerator: Accelerator = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("training needs either minutes or steps")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not least <= value < 2**63):
+                raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more")
+        for name, (low, high) in _REAL.items():
+            value = getattr(self, name)
+            if value is not None and not _between(value, low, high):
+                raise ValueError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}")
+        if self.scale != "learned" and not (_between(self.scale, 1e-4, 1.0)):
+            raise ValueError(f"scale is {self.scale!r}; expected 'learned' or a number from 0.0001 to 1")
+        if (self.penalty == "none") != (self.penalty_weight == 0):
+            raise ValueError(f"penalty {self.penalty} has the weight {self.penalty_weight:g}; give both or neither")
+        object.__setattr__(self, "feature_bins", tuple(self.feature_bins))
+        bins = self.feature_bins
+        if not (2 <= len(bins) <= 32 and all(_between(b, 0, 1) for b in bins) and list(bins) == sorted(set(bins))):
+            raise ValueError(f"feature_bins are {bins!r}; expected 2 to 32 ascending numbers from 0 to 1")
+        if (self.batch % (self.devices * self.nodes)) != 0:
+            raise ValueError(
+                f"a batch of {self.batch} cannot be shared by {self.devices} devices on {self.nodes} nodes"
+            )
+
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "likelihood": ("gaussian", "laplace"),
+    "penalty": ("none", "beta_tc", "dip_ii", "mmd"),
+    "invariance_scale": ("posterior", "between"),
+    "precision": ("32-true", "bf16-mixed"),
+    "accelerator": ("auto", "cpu", "cuda"),
+}
+_WHOLE: Mapping[str, int] = {
+    "seed": 0,
+    "steps": 1,
+    "batch": 1,
+    "accumulate": 1,
+    "feature_block": 2,
+    "patience": 0,
+    "threads": 1,
+    "devices": 1,
+    "nodes": 1,
+}
+_REAL: Mapping[str, tuple[float, float]] = {
+    "minutes": (1e-4, 1e6),
+    "learning_rate": (1e-8, 1.0),
+    "kl_warmup": (0.0, 1.0),
+    "free_bits_nats": (0.0, 100.0),
+    "beta": (0.0, 1e4),
+    "penalty_weight": (0.0, 1e6),
+    "invariance": (0.0, 1e6),
+    "feature_weight": (0.0, 1e6),
+    "noise": (0.0, 1.0),
+    "gain": (0.0, 0.5),
+    "blur": (0.0, 8.0),
+    "sharpen": (0.0, 4.0),
+    "shift": (0.0, 16.0),
+    "thickness": (0.0, 16.0),
+    "field_of_view": (0.0, 0.9),
+    "crop": (0.0, 1.0),
+    "zoom": (0.0, 1.0),
+    "ema": (0.0, 0.99999),
+}
+
+
+def _between(value: Any, low: float, high: float) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value <= high

@@ -1,0 +1,128 @@
+"""Where a training stands, and an eye on posterior collapse and divergence while it goes on."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.losses import active_units
+
+logger = logging.getLogger(__name__)
+
+_WATCHED_WINDOWS = 512
+_MOST_LATENTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the training stands: means over the steps since the last report, each a window where not said otherwise.
+
+    Attributes:
+        loss: what is made small, a voxel.
+        nll: negative log-likelihood of the voxels, nats.
+        rmse: of the reconstruction, of the [0, 1] range.
+        kl: nats, its sum over the dimensions.
+        kl_by_dimension: nats; empty for a latent of more than 1024 dimensions.
+        penalty: as the settings name it, before its weight.
+        invariance: the pair term before its weight.
+        features: the block statistics' likelihood before its weight, nats a value.
+        active: dimensions whose mu varies over the last windows by more than 0.01.
+        calibration: the loss on the calibration windows at the last check of them, a voxel.
+    """
+
+    step: int
+    fraction: float
+    elapsed_s: float
+    loss: float
+    rmse: float
+    kl: float
+    active: int
+    latents: int
+    nll: float = 0.0
+    penalty: float = 0.0
+    invariance: float = 0.0
+    features: float = 0.0
+    kl_weight: float = 1.0
+    learning_rate: float = 0.0
+    calibration: float | None = None
+    kl_by_dimension: tuple[float, ...] = ()
+
+
+class Watch:
+    """Means since the last report, and an eye on collapse."""
+
+    def __init__(self, report: Callable[[Progress], None], every_s: float) -> None:
+        self.history: list[Progress] = []
+        self._report, self._every_s, self._warned = report, every_s, False
+        self._last_s = 0.0
+        self._parts: list[Tensor] = []
+        self._mus: deque[Tensor] = deque()
+
+    def resume(self, history: list[Progress]) -> None:
+        """Go on after what an earlier part of the training reported."""
+        self.history = history
+        self._last_s = history[-1].elapsed_s if history else 0.0
+
+    def add(self, parts: Tensor, mu: Tensor) -> None:
+        """A step's parts (7 + latents,) of the loss, in the order of `models.objective.Parts`, and its mu; detached."""
+        self._parts.append(parts)
+        self._mus.append(mu)
+        while sum(map(len, self._mus)) > _WATCHED_WINDOWS:
+            self._mus.popleft()
+
+    def check(self) -> None:
+        """Look whether the last step's loss is finite; on a GPU that waits for the step.
+
+        Raises:
+            FloatingPointError: it is not.
+        """
+        if self._parts and not math.isfinite(self._parts[-1][0].item()):
+            raise FloatingPointError("training diverged: the loss is not finite; lower the learning rate")
+
+    def tick(
+        self,
+        step: int,
+        fraction: float,
+        elapsed_s: float,
+        *,
+        kl_weight: float,
+        learning_rate: float,
+        calibration: float | None,
+        last: bool,
+    ) -> None:
+        """Report, where it is time or this is the last."""
+        if not self._parts or (elapsed_s - self._last_s < self._every_s and not last):
+            return
+        self.check()
+        loss, nll, rmse, kl, penalty, pairs, features, *by_dimension = torch.stack(self._parts).mean(0).tolist()
+        now = Progress(
+            step=step,
+            fraction=fraction,
+            elapsed_s=elapsed_s,
+            loss=loss,
+            rmse=rmse,
+            kl=kl,
+            active=active_units(torch.cat(tuple(self._mus))),
+            latents=len(by_dimension),
+            nll=nll,
+            penalty=penalty,
+            invariance=pairs,
+            features=features,
+            kl_weight=kl_weight,
+            learning_rate=learning_rate,
+            calibration=calibration,
+            kl_by_dimension=tuple(by_dimension) if len(by_dimension) <= _MOST_LATENTS else (),
+        )
+        self.history.append(now)
+        self._parts.clear()
+        self._last_s = elapsed_s
+        if fraction > 0.2 and 2 * now.active < now.latents and not self._warned:
+            self._warned = True
+            logger.warning("posterior collapse: %d of %d units active after step %d", now.active, now.latents, step)
+        self._report(now)
