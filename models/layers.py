@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,6 +74,42 @@ class Unfold(nn.Module):
         (pz, py, px), (_, _, d, h, w) = self.patch, x.shape
         patches = x.reshape(x.shape[0], pz, py, px, d, h, w).permute(0, 4, 1, 5, 2, 6, 3)
         return patches.reshape(x.shape[0], 1, d * pz, h * py, w * px)
+
+
+class PatchStatistics(nn.Module):
+    """(n, patch voxels, d, h, w), folded windows in [0, 1] → (n, levels + 1, d, h, w): what a patch holds, wherever.
+
+    The first channels are how much of each range between two levels the voxels of a patch fill, as a mean over them: a
+    cumulative histogram with soft edges, whose differences are the parts of the patch in each range. Then the mean
+    length of the gradient a voxel, by differences within the patch, and the patch's standard deviation, both times 10
+    to be of the size of the others. Nothing here is learned.
+    """
+
+    def __init__(self, patch: Size, levels: Sequence[float]) -> None:
+        super().__init__()
+        self.patch, self.levels = patch, tuple(levels)
+        self.channels = len(self.levels) + 1
+
+    def forward(self, folded: Tensor) -> Tensor:
+        # The order matters for what follows, which looks at small differences: means of 0 and 1 are exact everywhere.
+        filled = [((folded - low) / (high - low)).clamp(0.0, 1.0).mean(1) for low, high in pairwise(self.levels)]
+        spread = ((folded - folded.mean(1, keepdim=True)).square().mean(1) + 1e-6).sqrt()
+        return torch.stack([*filled, 10 * self._gradient(folded), 10 * spread], 1)
+
+    def _gradient(self, folded: Tensor) -> Tensor:
+        grid = folded.reshape(folded.shape[0], *self.patch, *folded.shape[2:])
+        corner = grid[:, :-1, :-1, :-1]
+        squares = (grid[:, 1:, :-1, :-1] - corner).square()
+        squares = squares + (grid[:, :-1, 1:, :-1] - corner).square() + (grid[:, :-1, :-1, 1:] - corner).square()
+        return (squares + 1e-6).sqrt().mean((1, 2, 3))
+
+
+def mean_and_spread(x: Tensor) -> Tensor:
+    """(n, c, d, h, w) → (n, 2c): mean and standard deviation of each channel over the window."""
+    flat = x.flatten(2)
+    mean = flat.mean(2)
+    spread = ((flat - mean[:, :, None]).square().mean(2) + 1e-6).sqrt()
+    return torch.cat([mean, spread], 1)
 
 
 class ResidualBlock(nn.Module):

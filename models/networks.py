@@ -8,8 +8,18 @@ from itertools import pairwise
 from torch import nn
 
 from models.bundle import BundleError
-from models.layers import ChannelsLastFlatten, Fold, Grid, ResidualBlock, SamePadConv3d, SoftBound, Unfold
+from models.conv_pool import ConvReluPool, LastUp
+from models.layers import (
+    ChannelsLastFlatten,
+    Fold,
+    Grid,
+    PatchStatistics,
+    ResidualBlock,
+    SoftBound,
+    Unfold,
+)
 from models.network import Layer, Size, Vae
+from models.pooled import PooledVae, Reading, composed
 
 
 def question(
@@ -18,16 +28,22 @@ def question(
     channels: tuple[int, ...] = (16, 32, 64, 32, 16),
     dense: int = 256,
     latents: int = 32,
+    heads: str = "linear",
+    decoder: bool = True,
 ) -> Vae:
     """The network of the question that started this project; 320,096 parameters in its encoder as it stands.
 
-    Conv3D 2×2×2 `same` ReLU, each followed by a MaxPool of 2; flattened channels last; Dense ReLU; two linear heads.
+    Conv3D 2×2×2 `same` ReLU, each followed by a MaxPool of 2; flattened channels last; Dense ReLU; two heads, linear or
+    with a ReLU. That is a common mistake, kept for weights that were trained with it: mu cannot be below 0 then, and
+    sigma not below 1. Without a decoder it is an encoder that came alone, from Keras.
     """
+    if heads not in ("linear", "relu"):
+        raise BundleError(f"question heads are {heads!r}; expected 'linear' or 'relu'")
     stages: dict[str, nn.Module] = {}
     layers: list[Layer] = []
     before = 1
     for number, after in enumerate(channels, 1):
-        stages[f"block{number}"] = nn.Sequential(SamePadConv3d(before, after, 2), nn.ReLU(), nn.MaxPool3d(2))
+        stages[f"block{number}"] = ConvReluPool(before, after)
         layers += [Layer((2, 2, 2), (1, 1, 1)), Layer((2, 2, 2), (2, 2, 2), f"block{number}")]
         before = after
     grid = _halved(window_voxels, len(channels))
@@ -35,21 +51,32 @@ def question(
     stages["dense"] = nn.Sequential(ChannelsLastFlatten(), nn.Linear(flat, dense), nn.ReLU())
     up: list[nn.Module] = [nn.Linear(latents, dense), nn.ReLU(), nn.Linear(dense, flat), Grid(channels[-1], grid)]
     for before, after in zip(channels[::-1], (*channels[-2::-1], 1), strict=True):
-        up += [nn.ReLU(), nn.ConvTranspose3d(before, after, 2, 2)]
-    heads = nn.Linear(dense, latents), nn.Linear(dense, latents)
-    return Vae(stages, heads, nn.Sequential(*up), layers=layers, window_voxels=window_voxels)
+        up += [nn.ReLU(inplace=True), LastUp(before) if after == 1 else nn.ConvTranspose3d(before, after, 2, 2)]
+    mu, logvar = (nn.Linear(dense, latents) for _ in ("mu", "log-variance"))
+    ends = (mu, logvar) if heads == "linear" else (nn.Sequential(mu, nn.ReLU()), nn.Sequential(logvar, nn.ReLU()))
+    back = nn.Sequential(*up) if decoder else None
+    return Vae(stages, ends, back, layers=layers, window_voxels=window_voxels)
+
+
+LEVELS = (0.025, 0.075, 0.2, 0.375, 0.45, 0.485, 0.525, 0.575, 0.7)
+"""Between what a patch's voxels are counted, of the range -1000 to 1000 HU: -950, -850, -600, -250, -100, -30, 50, 150
+and 400. Edges of air, lung, fat, soft tissue, contrast and bone, as they lie on the way; 0 and 1 come to them."""
 
 
 def ct_vae(
     *,
     window_voxels: Size = (32, 96, 96),
-    fold: Size = (4, 4, 4),
-    channels: tuple[int, ...] = (32, 64, 80),
-    neck: int = 16,
+    fold: Size = (4, 8, 8),
+    channels: tuple[int, ...] = (48, 64, 64),
+    neck: int = 32,
     dense: int = 256,
     latents: int = 32,
+    levels: tuple[float, ...] = LEVELS,
 ) -> Vae:
-    """Patches of voxels folded into channels, then residual blocks, each after the first at half the grid.
+    """Patches of voxels folded into channels beside their statistics, then residual blocks at ever coarser grids.
+
+    Where things are comes to the heads from the last grid, flattened; how much there is of them, from what is pooled
+    over the window, which a shift hardly moves and few patients are enough to learn.
 
     Channels in multiples of 16 and a folding stem are what makes 3D convolutions fast on a CPU.
     """
@@ -57,25 +84,39 @@ def ct_vae(
         raise BundleError(f"ct_vae channels are {channels}; expected multiples of 8 (of 16 for speed)")
     if any(size % patch for size, patch in zip(window_voxels, fold, strict=True)):
         raise BundleError(f"ct_vae window {window_voxels} is no multiple of its fold {fold}; choose another of them")
-    patch = math.prod(fold)
+    if not all(low < high for low, high in pairwise((0.0, *levels, 1.0))):
+        raise BundleError(f"ct_vae levels are {levels}; expected ascending numbers between 0 and 1")
+    statistics = PatchStatistics(fold, (0.0, *levels, 1.0))
     folded = (window_voxels[0] // fold[0], window_voxels[1] // fold[1], window_voxels[2] // fold[2])
     grid = _halved(folded, len(channels) - 1)
-    stages: dict[str, nn.Module] = {"stem": nn.Sequential(Fold(fold), nn.Conv3d(patch, channels[0], 1))}
+    patch, last, flat = math.prod(fold), channels[-1], neck * math.prod(grid)
+    stages: dict[str, nn.Module] = {"stem": nn.Conv3d(patch + statistics.channels, channels[0], 1)}
     stages["block1"] = ResidualBlock(channels[0])
     layers = [Layer(fold, fold, "stem"), *_residual("block1")]
     for number, (before, after) in enumerate(pairwise(channels), 2):
         stages[f"block{number}"] = nn.Sequential(nn.Conv3d(before, after, 2, 2), ResidualBlock(after))
         layers += [Layer((2, 2, 2), (2, 2, 2)), *_residual(f"block{number}")]
-    last, flat = channels[-1], neck * math.prod(grid)
     squeeze = nn.Sequential(nn.GroupNorm(8, last), nn.SiLU(), nn.Conv3d(last, neck, 1), ChannelsLastFlatten())
-    stages["dense"] = nn.Sequential(squeeze, nn.Linear(flat, dense), nn.SiLU())
+    pooled = composed(statistics.channels) + 2 * sum(channels)
     up: list[nn.Module] = [nn.Linear(latents, dense), nn.SiLU(), nn.Linear(dense, flat), Grid(neck, grid)]
     up.append(nn.Conv3d(neck, last, 1))
     for before, after in pairwise(channels[::-1]):
         up += [nn.ConvTranspose3d(before, after, 2, 2), ResidualBlock(after)]
     up += [nn.Conv3d(channels[0], patch, 1), Unfold(fold)]
-    heads = nn.Linear(dense, latents), nn.Sequential(nn.Linear(dense, latents), SoftBound(16.0))
-    return Vae(stages, heads, nn.Sequential(*up), layers=layers, window_voxels=window_voxels)
+    together = nn.Sequential(nn.Linear(flat + pooled, dense), nn.SiLU())
+    seen = dense + pooled
+    mu, logvar = nn.Linear(seen, latents), nn.Sequential(nn.Linear(seen, latents), SoftBound(16.0))
+    # mu begins as projections of the composition, of about the prior's variance; the rest is learned beside that.
+    nn.init.normal_(mu.weight[:, dense : dense + composed(statistics.channels)], std=0.3)
+    return PooledVae(
+        stages,
+        (mu, logvar),
+        nn.Sequential(*up),
+        reading=Reading(Fold(fold), statistics, squeeze, together),
+        describer=nn.Linear(latents, composed(statistics.channels)),
+        layers=layers,
+        window_voxels=window_voxels,
+    )
 
 
 def _residual(tap: str) -> tuple[Layer, Layer]:

@@ -8,12 +8,15 @@ are descriptive, contrast agent and noise move them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from operators.texture import glcm_contrast, gradient_hu_per_mm, local_sd_hu
 from operators.types import Windows
 
 BODY_ABOVE_HU = -300.0
@@ -24,6 +27,13 @@ RANGES_HU: Mapping[str, tuple[float, float]] = {
     "soft_tissue_fraction": (-29.0, 150.0),
     "bone_fraction": (150.0, np.inf),
 }
+SHAPES = ("local_sd_hu", "gradient_hu_per_mm", "glcm_contrast", "outline_compactness", "lung_pieces")
+QUANTITIES = ("mean_hu", "body_area_cm2", *RANGES_HU, *SHAPES)
+
+LUNG_PIECE_CM3 = 10.0
+"""What is smaller is a bubble in the bowel or an airway that lost its lung."""
+
+_Spacing = tuple[float, float, float]
 
 
 def measure_quantities(windows: Windows, window_hu: tuple[float, float]) -> dict[str, float | None]:
@@ -36,22 +46,24 @@ def measure_quantities(windows: Windows, window_hu: tuple[float, float]) -> dict
     Returns:
         `mean_hu` (of the body, clipped to the bundle's HU range), `body_area_cm2` (mean over the slices that hold body)
         and, as fractions of the body's voxels, `lung_fraction`, `fat_fraction`, `soft_tissue_fraction`,
-        `bone_fraction`; `emphysema_fraction` is the part of the lung below -950 HU. All None where there is no body.
+        `bone_fraction`; `emphysema_fraction` is the part of the lung below -950 HU; and the `SHAPES` of
+        `window_quantities`. All None where there is no body.
     """
     low, high = window_hu
     sums: dict[str, float] = dict.fromkeys(("hu", "slices", *RANGES_HU), 0.0)
+    shapes: dict[str, list[tuple[float, int]]] = {name: [] for name in SHAPES}
     voxels = 0
     for window in windows.voxels[:, 0]:
         hu = low + window.astype(np.float64) * (high - low)
         body = body_mask(hu)
-        inside = hu[body]
-        voxels += inside.size
-        sums["hu"] += float(inside.sum())
-        sums["slices"] += int(body.any(axis=(1, 2)).sum())
-        for name, (above, below) in RANGES_HU.items():
-            sums[name] += int(np.count_nonzero((inside >= above) & (inside < below)))
+        counted = _counts(hu, body)
+        voxels += int(body.sum())
+        for name in sums:
+            sums[name] += counted[name]
+        for name, value in _shapes(hu, body, windows.spacing_mm).items():
+            shapes[name].append((value, int(body.sum())))
     if voxels == 0:
-        return dict.fromkeys(("mean_hu", "body_area_cm2", *RANGES_HU))
+        return dict.fromkeys(QUANTITIES)
     pixel_cm2 = windows.spacing_mm[1] * windows.spacing_mm[2] / 100.0
     quantities: dict[str, float | None] = {
         "mean_hu": sums["hu"] / voxels,
@@ -61,7 +73,41 @@ def measure_quantities(windows: Windows, window_hu: tuple[float, float]) -> dict
         whole = sums["lung_fraction"] if name == "emphysema_fraction" else voxels
         visible = low < below and high > above
         quantities[name] = sums[name] / whole if visible and whole else None
+    quantities |= {name: _weighted(values) for name, values in shapes.items()}
+    if low >= RANGES_HU["lung_fraction"][1]:
+        quantities["lung_pieces"] = None
     return {name: None if value is None else float(np.float32(value)) for name, value in quantities.items()}
+
+
+def window_quantities(hu: NDArray[np.floating[Any]], spacing_mm: _Spacing) -> dict[str, float]:
+    """All `QUANTITIES` of one window; NaN where one cannot be measured, all of them where there is no body.
+
+    Args:
+        hu: float HU (d, h, w), as the encoder sees it.
+        spacing_mm: (z, y, x).
+
+    Returns:
+        As `measure_quantities`, and:
+        `local_sd_hu`, `gradient_hu_per_mm`, `glcm_contrast`: see `operators.texture`.
+        `outline_compactness`: 4π · area / perimeter² of the body in a slice, mean over the slices that hold body: 1 for
+        a disc, less for what is long, ragged or in pieces.
+        `lung_pieces`: separate pieces of lung (below -500 HU in the body, joined over faces) of at least 10 cm³.
+        `emphysema_fraction` is NaN where there is no such piece.
+    """
+    hu64: NDArray[np.float64] = np.asarray(hu, np.float64)
+    body = body_mask(hu64)
+    voxels = int(body.sum())
+    if voxels == 0:
+        return dict.fromkeys(QUANTITIES, math.nan)
+    counted, shapes = _counts(hu64, body), _shapes(hu64, body, spacing_mm)
+    lung = counted["lung_fraction"] if shapes["lung_pieces"] else math.nan
+    wholes = {name: lung if name == "emphysema_fraction" else voxels for name in RANGES_HU}
+    return {
+        "mean_hu": counted["hu"] / voxels,
+        "body_area_cm2": voxels * spacing_mm[1] * spacing_mm[2] / 100.0 / counted["slices"],
+        **{name: counted[name] / whole for name, whole in wholes.items()},
+        **shapes,
+    }
 
 
 def body_mask(hu: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -74,3 +120,61 @@ def body_mask(hu: NDArray[np.float64]) -> NDArray[np.bool_]:
     body = pieces == sizes.argmax()
     filled = np.stack([ndimage.binary_fill_holes(axial) for axial in body])
     return np.asarray(filled, bool)
+
+
+def outline_compactness(body: NDArray[np.bool_], spacing_mm: _Spacing) -> float:
+    """4π · area / perimeter², mean over the slices that hold body; NaN where none does.
+
+    The perimeter by Crofton's formula in four directions: ½ Σ π/4 · (distance between the lines) · (crossings).
+    """
+    _, row_mm, column_mm = spacing_mm
+    framed = np.pad(body, ((0, 0), (1, 1), (1, 1)))
+    diagonal_mm = row_mm * column_mm / math.hypot(row_mm, column_mm)
+    lines = (
+        (framed[:, 1:] != framed[:, :-1], column_mm),
+        (framed[:, :, 1:] != framed[:, :, :-1], row_mm),
+        (framed[:, 1:, 1:] != framed[:, :-1, :-1], diagonal_mm),
+        (framed[:, 1:, :-1] != framed[:, :-1, 1:], diagonal_mm),
+    )
+    perimeter_mm = sum(crossed.sum(axis=(1, 2)) * apart for crossed, apart in lines) * math.pi / 8
+    area_mm2 = body.sum(axis=(1, 2)) * row_mm * column_mm
+    held = area_mm2 > 0
+    return float((4 * math.pi * area_mm2[held] / perimeter_mm[held] ** 2).mean()) if held.any() else math.nan
+
+
+def lung_pieces(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _Spacing) -> int:
+    """Separate pieces of lung, joined over faces, of at least `LUNG_PIECE_CM3`."""
+    pieces, _ = ndimage.label((hu < RANGES_HU["lung_fraction"][1]) & body)
+    sizes_cm3 = np.bincount(pieces.ravel())[1:] * math.prod(spacing_mm) / 1000.0
+    return int(np.count_nonzero(sizes_cm3 >= LUNG_PIECE_CM3))
+
+
+def _counts(hu: NDArray[np.float64], body: NDArray[np.bool_]) -> dict[str, float]:
+    """Sum of the HU in the body, its slices, and its voxels in each range."""
+    inside = hu[body]
+    counted = {"hu": float(inside.sum()), "slices": float(body.any(axis=(1, 2)).sum())}
+    for name, (above, below) in RANGES_HU.items():
+        counted[name] = float(np.count_nonzero((inside >= above) & (inside < below)))
+    return counted
+
+
+def _shapes(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _Spacing) -> dict[str, float]:
+    """The `SHAPES`; NaN without a body. Only the body's box, and one voxel around it, is looked at."""
+    if not body.any():
+        return dict.fromkeys(SHAPES, math.nan)
+    box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in ndimage.find_objects(body.astype(np.int8))[0])
+    hu32, inside = hu[box].astype(np.float32), body[box]
+    return {
+        "local_sd_hu": local_sd_hu(hu32, inside),
+        "gradient_hu_per_mm": gradient_hu_per_mm(hu32, inside, spacing_mm),
+        "glcm_contrast": glcm_contrast(hu32, inside),
+        "outline_compactness": outline_compactness(inside, spacing_mm),
+        "lung_pieces": float(lung_pieces(hu[box], inside, spacing_mm)),
+    }
+
+
+def _weighted(values: list[tuple[float, int]]) -> float | None:
+    """Mean over the windows where it could be measured, by their voxels of body."""
+    known = [(value, weight) for value, weight in values if not math.isnan(value)]
+    whole = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / whole if whole else None

@@ -1,0 +1,114 @@
+"""A VAE whose heads also see every stage pooled over the window, and which describes as well as reconstructs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.layers import Fold, PatchStatistics, mean_and_spread
+from models.network import Layer, Size, Vae
+
+
+class Reading(NamedTuple):
+    """How the heads get to see the stages.
+
+    Attributes:
+        fold: patches of voxels → channels, for the first stage.
+        statistics: of the folded patches, beside them in the first stage.
+        squeeze: the last stage → (n, values), with its places.
+        dense: those and what was pooled → (n, dense).
+    """
+
+    fold: Fold
+    statistics: PatchStatistics
+    squeeze: nn.Module
+    dense: nn.Module
+
+
+class PooledVae(Vae):
+    """Stages as in `Vae`, the first on folded patches and their statistics; then two taps more.
+
+    `pooled` is the window's `composition`, and mean and standard deviation over it of each stage but the first; `dense`
+    is made of the last stage's grid and of `pooled`. The heads are linear in both.
+
+    A decoder reconstructs the window. A second one, linear and used in training alone, describes it: from z it predicts
+    `composition`. Both are likelihoods of one generative model, p(x | z) · p(composition of x | z).
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, nn.Module],
+        heads: tuple[nn.Module, nn.Module],
+        decoder: nn.Module,
+        *,
+        reading: Reading,
+        describer: nn.Module,
+        layers: Sequence[Layer],
+        window_voxels: Size,
+    ) -> None:
+        super().__init__(stages, heads, decoder, layers=layers, window_voxels=window_voxels)
+        self.fold, self.patches, self.squeeze, self.dense = reading
+        self.describer = describer
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """All taps: `mu`, `sigma`, the stages from input on, `pooled`, `dense`."""
+        return (*super().tap_names, "pooled", "dense")
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, log-variance), each (n, latents), of windows (n, 1, d, h, w) in [0, 1]."""
+        seen = self._seen(x)
+        both = torch.cat([seen["dense"], seen["pooled"]], 1)
+        return self.mu(both), self.logvar(both)
+
+    def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named taps, all from one forward pass; sigma = exp(log-variance / 2)."""
+        found = self._seen(x)
+        both = torch.cat([found["dense"], found["pooled"]], 1)
+        found |= {"mu": self.mu(both), "sigma": torch.exp(0.5 * self.logvar(both))}
+        return {name: found[name] for name in names}
+
+    def describe(self, z: Tensor) -> Tensor:
+        """The composition that z stands for, (n, values)."""
+        described: Tensor = self.describer(z)
+        return described
+
+    def describable(self, x: Tensor) -> Tensor:
+        """What `describe` is to predict of windows (n, 1, d, h, w): their composition, (n, values)."""
+        return composition(self.patches(self.fold(x)))
+
+    def _seen(self, x: Tensor) -> dict[str, Tensor]:
+        folded = self.fold(x)
+        statistics = self.patches(folded)
+        h, pooled = torch.cat([folded, statistics], 1), [composition(statistics)]
+        found: dict[str, Tensor] = {}
+        for name, stage in self.stages.items():
+            found[name] = h = stage(h)
+            if name != "stem":
+                pooled.append(mean_and_spread(functional.silu(h)))
+        found["pooled"] = torch.cat(pooled, 1)
+        found["dense"] = self.dense(torch.cat([self.squeeze(h), found["pooled"]], 1))
+        return found
+
+
+def composition(statistics: Tensor) -> Tensor:
+    """What a window holds, (n, composed(c)), from its patches' `PatchStatistics` (n, c, d, h, w).
+
+    First the square root of the part of the window around each level (the triangular bins of a soft histogram, which
+    add up to 1): distances between square roots of parts are Hellinger's, for which a little bone among much air counts
+    as it should. Then mean and standard deviation over the patches of gradient and standard deviation. All are scaled
+    to vary between windows by about as much as a latent.
+    """
+    filled, texture = statistics[:, :-2], statistics[:, -2:]
+    one, none = torch.ones_like(filled[:, :1]), torch.zeros_like(filled[:, :1])
+    parts = (torch.cat([one, filled], 1) - torch.cat([filled, none], 1)).mean((2, 3, 4))
+    return torch.cat([10 * (parts.clamp_min(0.0) + 1e-3).sqrt(), 4 * mean_and_spread(texture)], 1)
+
+
+def composed(channels: int) -> int:
+    """How many values a composition has, from the channels of the statistics."""
+    return channels - 1 + 4
