@@ -20,6 +20,7 @@ from operators.sr_codes import Code
 from operators.types import FeatureRecord, Finding, SeriesFailed, TapValues
 
 QUANTITY_UNITS = {
+    "hu_per_mm": ("[hnsf'U]/mm", "Hounsfield unit per millimeter"),
     "hu": ("[hnsf'U]", "Hounsfield unit"),
     "cm2": ("cm2", "square centimeter"),
     "mm": ("mm", "millimeter"),
@@ -202,8 +203,9 @@ def _observation_context(record: FeatureRecord) -> hd.sr.ObservationContext:
 
 
 def _unit(quantity: str) -> CodedConcept:
-    """The unit that the last part of a quantity's name says; `1` where it says none."""
-    value, meaning = QUANTITY_UNITS.get(quantity.rsplit("_", 1)[-1], ("1", "no units"))
+    """The unit that the end of a quantity's name says, the longest first; `1` where it says none."""
+    said = (unit for end, unit in QUANTITY_UNITS.items() if quantity.endswith(f"_{end}"))
+    value, meaning = next(said, ("1", "no units"))
     return CodedConcept(value, "UCUM", meaning)
 
 

@@ -176,7 +176,13 @@ def test_highdicom_reads_every_number_by_its_group_concept_and_derivation():
 
 def test_quantities_have_a_group_with_units_and_leave_out_what_could_not_be_measured():
     record = made_record(
-        quantities={"mean_hu": -101.7, "body_area_cm2": 612.3, "soft_tissue_fraction": 0.4, "x_fraction": None}
+        quantities={
+            "mean_hu": -101.7,
+            "gradient_hu_per_mm": 7.5,
+            "body_area_cm2": 612.3,
+            "soft_tissue_fraction": 0.4,
+            "x_fraction": None,
+        }
     )
     document = hd.sr.srread(BytesIO(sr_bytes(record)))
     group = next(
@@ -185,6 +191,7 @@ def test_quantities_have_a_group_with_units_and_leave_out_what_could_not_be_meas
     found = {one.name.value: (np.float32(one.value), one.unit.value) for one in group.get_measurements()}
     assert found == {
         "mean_hu": (np.float32(-101.7), "[hnsf'U]"),
+        "gradient_hu_per_mm": (np.float32(7.5), "[hnsf'U]/mm"),
         "body_area_cm2": (np.float32(612.3), "cm2"),
         "soft_tissue_fraction": (np.float32(0.4), "1"),
     }
