@@ -49,7 +49,7 @@ def test_the_figures_are_those_of_this_machine(made, capsys):
     assert code == 0
     assert "onnxruntime" in found["runtime"]["detail"]
     assert " ms a window (median of 5)" in found["speed"]["detail"]
-    assert found["golden values"]["detail"].startswith("largest difference of mu and sigma 0, tolerated 0.0001")
+    assert found["golden values"]["detail"].startswith("largest difference of mu and sigma 0, tolerated 0.000")
 
 
 def test_a_machine_that_gives_other_numbers_is_not_well(bundle, capsys):
