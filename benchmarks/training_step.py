@@ -3,7 +3,8 @@
     python benchmarks/training_step.py --keras-python PATH [--batch N] [--runs N] [--threads N] [--json FILE]
 
 PATH is a Python that has TensorFlow. The same layers, batch, loss (a Gaussian of learned scale, the KL, in one sum) and
-optimiser (AdamW) in both; each contender in a process of its own, the processes interleaved; medians. Without
+optimiser (AdamW) in both; TensorFlow as it comes on this processor, and with TF_ENABLE_ONEDNN_OPTS=0, which is what it
+does on processors that it does not optimise for. Each contender in a process of its own, the processes interleaved; medians. Without
 --keras-python only ours is timed. --device cuda times ours on a GPU.
 """
 
@@ -23,6 +24,7 @@ WINDOW = (32, 256, 256)
 CHANNELS = (16, 32, 64, 32, 16)
 DENSE, LATENTS = 256, 32
 BAR = 0.5
+PLAIN = "no oneDNN"
 
 
 def main() -> None:
@@ -50,7 +52,8 @@ def race(names: list[str], args) -> dict[str, list[dict]]:
     for name in names:
         python = args.keras_python if name.startswith("Keras") else sys.executable
         command = [str(python), __file__, "--contender", name, *given]
-        runners[name] = subprocess.Popen(command, env=quiet, **pipes)
+        plain = {"TF_ENABLE_ONEDNN_OPTS": "0"} if name.endswith(PLAIN) else {}
+        runners[name] = subprocess.Popen(command, env=quiet | plain, **pipes)
     measured = {name: [] for name in names}
     for _ in range(args.runs + 2):
         for name, runner in runners.items():
@@ -161,6 +164,7 @@ def keras(policy: str):
 CONTENDERS = {
     "Keras, float32": keras("float32"),
     "Keras, bfloat16": keras("mixed_bfloat16"),
+    f"Keras, float32, {PLAIN}": keras("float32"),
     "ours, float32": ours("32-true"),
     "ours, bfloat16": ours("bf16-mixed"),
 }
@@ -175,11 +179,11 @@ def report(measured: dict[str, list[dict]], args) -> None:
     print(f"one step, batch {args.batch}, {WINDOW}, {counts.pop():,} parameters, {args.runs} runs, median")
     for name, seconds in medians.items():
         loss = measured[name][-1]["loss"]
-        print(f"  {name:16}  {seconds:7.3f} s  processor {processor[name]:7.3f} s  loss {loss:.4f}")
+        print(f"  {name:26}  {seconds:7.3f} s  processor {processor[name]:7.3f} s  loss {loss:.4f}")
     ratios = {}
-    for kind in ("float32", "bfloat16"):
+    for kind in ("float32", "bfloat16", f"float32, {PLAIN}"):
         if f"Keras, {kind}" in medians:
-            ratios[kind] = medians[f"ours, {kind}"] / medians[f"Keras, {kind}"]
+            ratios[kind] = medians[f"ours, {kind.removesuffix(f', {PLAIN}')}"] / medians[f"Keras, {kind}"]
             print(f"  ours / Keras, {kind}: {ratios[kind]:.2f} (bar {BAR})")
     if args.json:
         told = {"batch": args.batch, "window": WINDOW, "threads": args.threads, "device": args.device}
