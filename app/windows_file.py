@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from models.runtime import Encoder
 from operators.encode import check_taps, pool
 from operators.types import Shape, StartError
 
+logger = logging.getLogger(__name__)
+
 Floats = NDArray[np.float32]
+_ROUNDING = 0.01
 
 
 def read_windows(file: Path, window_voxels: Shape) -> Floats:
@@ -41,6 +45,9 @@ def read_windows(file: Path, window_voxels: Shape) -> Floats:
     windows: Floats = np.array(made, np.float32).reshape(-1, 1, *window_voxels)
     if not np.isfinite(windows).all():
         raise StartError("BAD_WINDOW", "the window has NaN or infinity; expected finite numbers")
+    low, high = float(windows.min()), float(windows.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        logger.warning("the window goes from %g to %g; networks here take HU scaled to [0, 1]", low, high)
     return windows
 
 

@@ -30,7 +30,7 @@ from app.research.changed_windows import ORIGINAL, see_scan  # noqa: E402
 from app.research.recipe import load_recipe, make_plan  # noqa: E402
 from app.research.scans import cached_windows, find_scans, with_margin  # noqa: E402
 from models.bundle import load_bundle  # noqa: E402
-from models.certify import METRICS, found_again, non_overlapping, repeatability, whiten  # noqa: E402
+from models.certify import ACTIVE_VARIANCE, METRICS, found_again, non_overlapping, repeatability, whiten  # noqa: E402
 from models.patients import mean_interval  # noqa: E402
 from models.probes import mean_score, ridge_probes, score_difference  # noqa: E402
 from operators.quantities import QUANTITIES, window_quantities  # noqa: E402
@@ -238,7 +238,10 @@ def show(args: argparse.Namespace) -> None:
     for name in ("shipped", OURS, *QUESTION, PCA, UNTRAINED, TEXTURE):
         for file in sorted(args.folder.glob(f"{name.replace(' ', '_').replace(',', '')}-*.npz")):
             methods.setdefault(name, []).append(dict(np.load(file, allow_pickle=False)))
-    measured = {name: [measure(features, about) for features in seeds] for name, seeds in methods.items()}
+    measured = {
+        name: [measure(features, about, name not in (PCA, TEXTURE)) for features in seeds]
+        for name, seeds in methods.items()
+    }
     first = next(iter(measured))
     rows = {name: row(name, measured, first, about) for name in measured}
     test = about["test"]
@@ -257,13 +260,18 @@ def show(args: argparse.Namespace) -> None:
         args.markdown.write_text(text + "\n")
 
 
-def measure(features: Arrays, about: Arrays) -> dict:
-    """Of one method and seed: probes, ICC by dimension, and which windows were found again under which change."""
+def measure(features: Arrays, about: Arrays, posterior: bool) -> dict:
+    """Of one method and seed: probes, ICC by dimension, and which windows were found again under which change.
+
+    Of a posterior mean, dead units count as 0 in the ICC.
+    """
     test, patient = about["test"], about["patient"]
     targets = {name.removeprefix("target "): values for name, values in about.items() if name.startswith("target ")}
     changed = {name: values for name, values in features.items() if name != ORIGINAL}
     original = features[ORIGINAL]
-    repeats = repeatability(original[test], {n: v[test] for n, v in changed.items()}, patient[test], resamples=0)
+    dead = ACTIVE_VARIANCE if posterior else 0.0
+    pairs = {name: values[test] for name, values in changed.items()}
+    repeats = repeatability(original[test], pairs, patient[test], resamples=0, dead_variance=dead)
     metric = max(METRICS, key=lambda metric: np.mean([hits.mean() for hits in again(features, about, metric, False)]))
     return {
         "probes": ridge_probes(original, targets, patient, scored=test),

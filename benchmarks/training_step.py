@@ -4,8 +4,8 @@
 
 PATH is a Python that has TensorFlow. The same layers, batch, loss (a Gaussian of learned scale, the KL, in one sum) and
 optimiser (AdamW) in both; TensorFlow as it comes on this processor, and with TF_ENABLE_ONEDNN_OPTS=0, which is what it
-does on processors that it does not optimise for. Each contender in a process of its own, the processes interleaved; medians. Without
---keras-python only ours is timed. --device cuda times ours on a GPU.
+does on processors that it does not optimise for. Each contender is a process of its own, the processes interleaved;
+medians. Without --keras-python only ours is timed. --device cuda times ours on a GPU.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import math
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def read_hdf5_apart(content: bytes) -> Hdf5:
     damaged = "the HDF5 file is damaged: HDF5 {}; save the model again"
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, and the file on its stdin
-            [sys.executable, "-c", code],
+            [sys.executable, "-P", "-c", code],  # -P: a models.py in the current folder is not ours
             input=content,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -70,11 +71,14 @@ def read_hdf5_apart(content: bytes) -> Hdf5:
         raise BundleError(damaged.format(f"did not come to an end in {TIME_LIMIT_S:g} s")) from error
     if done.returncode != 0:
         raise BundleError(damaged.format(f"ended with {done.returncode}"))
-    with np.load(io.BytesIO(done.stdout), allow_pickle=False) as held:
-        said = json.loads(held["said"].tobytes())
-        if "error" in said:
-            raise BundleError(said["error"])
-        arrays = {path: held[f"array{number}"] for number, path in enumerate(said["paths"])}
+    try:
+        with np.load(io.BytesIO(done.stdout), allow_pickle=False) as held:
+            said = json.loads(held["said"].tobytes())
+            arrays = {path: held[f"array{number}"] for number, path in enumerate(said.get("paths", ()))}
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(damaged.format("gave no answer")) from error
+    if "error" in said:
+        raise BundleError(said["error"])
     return Hdf5(said["config"], arrays, said["names"], tuple(said["order"]))
 
 

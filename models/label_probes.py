@@ -61,7 +61,7 @@ def label_probe(
     drawn, right, score = _leave_pairs_out(x, y, of, judged, pairs, rng)
     control = []
     for _ in range(shuffles):
-        mixed = rng.permutation([y[of == one][0] for one in range(int(of.max()) + 1)])[of]
+        mixed = _shuffled(y, of, judged, rng)
         control.append(_leave_pairs_out(x, mixed, of, judged, CONTROL_PAIRS, rng)[1].mean())
     who = np.unique(drawn)
     weight = sample_counts(len(who), resamples, seed)[:, np.searchsorted(who, drawn)].prod(axis=2)
@@ -76,6 +76,15 @@ def label_probe(
         predicted=spread(score, there),
         of=everyone,
     )
+
+
+def _shuffled(y: Floats, of: NDArray[np.intp], judged: NDArray[np.bool_], rng: np.random.Generator) -> Floats:
+    """Labels given to other patients, among those to be told apart and among the others: so both classes remain."""
+    by_patient = np.array([y[of == one][0] for one in range(int(of.max()) + 1)])
+    told_apart = np.isin(np.arange(len(by_patient)), of[judged])
+    for group in (told_apart, ~told_apart):
+        by_patient[group] = rng.permutation(by_patient[group])
+    return np.asarray(by_patient[of], np.float64)
 
 
 def _leave_pairs_out(

@@ -39,6 +39,10 @@ PENALTIES = np.logspace(-4, 4, 17)
 
 FOLDS, INNER_FOLDS, SHUFFLES = 10, 5, 10
 
+STEADY = 0.05
+"""Of a quantity's standard deviation over all windows: where the scored ones vary by less, there is nothing to predict,
+and an R² would divide by next to nothing. It is left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -203,7 +207,7 @@ def _by_presence(
     for name, y in targets.items():
         there = np.isfinite(y)
         judged = there & scored
-        if len(np.unique(of[there])) >= 2 and judged.any() and np.ptp(y[judged]) > 0:
+        if len(np.unique(of[there])) >= 2 and judged.any() and y[judged].std() > STEADY * y[there].std():
             groups.setdefault(there.tobytes(), (there, []))[1].append(name)
     yield from groups.values()
 

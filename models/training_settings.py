@@ -108,7 +108,8 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
-            raise ValueError("training needs either minutes or steps")
+            both = "both were given" if self.steps is not None else "neither was given"
+            raise ValueError(f"training needs either minutes or steps; {both}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(allowed)}")
@@ -120,6 +121,8 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not _between(value, low, high):
                 raise ValueError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}")
+        if self.invariance and self.invariance_scale == "between" and self.batch < 2:
+            raise ValueError("invariance_scale is 'between' and batch 1; expected two windows a batch or more")
         if self.scale != "learned" and not (_between(self.scale, 1e-4, 1.0)):
             raise ValueError(f"scale is {self.scale!r}; expected 'learned' or a number from 0.0001 to 1")
         if (self.penalty == "none") != (self.penalty_weight == 0):

@@ -73,7 +73,7 @@ class Watch:
         """A step's parts (7 + latents,) of the loss, in the order of `models.objective.Parts`, and its mu; detached."""
         self._parts.append(parts)
         self._mus.append(mu)
-        while sum(map(len, self._mus)) > _WATCHED_WINDOWS:
+        while len(self._mus) > 1 and sum(map(len, self._mus)) > _WATCHED_WINDOWS:
             self._mus.popleft()
 
     def check(self) -> None:

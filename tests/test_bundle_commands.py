@@ -101,6 +101,12 @@ def test_run_takes_windows_as_torch_and_as_keras_have_them(made, tmp_path, shape
     assert np.array_equal(np.load(tmp_path / "x.npz")["mu"], expected)
 
 
+def test_hounsfield_units_in_the_place_of_a_scaled_window_are_warned_of(made, tmp_path, capsys):
+    np.save(tmp_path / "window.npy", 2000 * WINDOW - 1000)
+    assert ctvae("bundle", "run", made.path, tmp_path / "window.npy", "-o", tmp_path / "x.npz", "--taps", "dense") == 0
+    assert "networks here take HU scaled to [0, 1]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("array", "says"),
     [

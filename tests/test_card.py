@@ -69,6 +69,14 @@ def test_the_card_says_what_was_made_small(bundle):
     assert "learned scale" not in card
 
 
+def test_the_card_names_every_view_that_is_drawn(bundle):
+    drawn = dict.fromkeys(("noise", "gain", "blur", "sharpen", "shift", "thickness", "field_of_view", "zoom"), 0.5)
+    card = model_card(replace(bundle, training=dict(bundle.training) | {"settings": SETTINGS | drawn | {"crop": 0.25}}))
+    for name in drawn:
+        assert f"{name.replace('_', ' ')} up to 0.5" in " ".join(card.split()), name
+    assert "in 25% of the windows" in " ".join(card.split())
+
+
 def test_the_card_names_the_bundle_that_was_fine_tuned(bundle):
     parent = {"name": "parent", "version": "0.1.0", "weights_sha256": "ab" * 32}
     card = model_card(replace(bundle, training=dict(bundle.training) | {"init": parent}))

@@ -215,6 +215,12 @@ def test_a_bundle_for_arrays_alone_cannot_be_certified(bundle, cohort):
         certify_bundle(replace(bundle, preprocessing=arrays_only((8, 16, 16))), cohort)
 
 
+def test_a_layer_that_is_too_long_to_hold_is_refused(bundle, cohort, monkeypatch):
+    monkeypatch.setattr("app.research.certify.LONGEST", 16)
+    with pytest.raises(StartError, match=r"TAP_TOO_LONG: taps of more than 16 values: block1.flatten;"):
+        certify_bundle(bundle, cohort / "list.csv", taps=["block1:flatten"])
+
+
 def test_an_unknown_layer_is_said_before_anything_is_read(bundle):
     with pytest.raises(StartError, match="UNKNOWN_TAP"):
         certify_bundle(bundle, Path("nowhere"), taps=["block9"])

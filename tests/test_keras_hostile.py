@@ -257,6 +257,19 @@ def test_hdf5_that_never_ends_is_given_up(tmp_path, monkeypatch):
     refused(DATA / "keras_question.h5", "did not come to an end in 0.01 s")
 
 
+def test_a_module_in_the_current_folder_is_not_run(tmp_path, monkeypatch):
+    for name in ("models", "h5py", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    read_keras(DATA / "keras_question.h5")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_process_that_says_something_else_is_an_error_like_any_other(monkeypatch):
+    monkeypatch.setattr(keras_hdf5.sys, "executable", "echo")
+    refused(DATA / "keras_question.h5", "gave no answer")
+
+
 def test_a_crash_of_hdf5_is_an_error_like_any_other(monkeypatch):
     monkeypatch.setattr(keras_hdf5.sys, "executable", "false")
     refused(DATA / "keras_question.h5", "ended with 1")

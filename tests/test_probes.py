@@ -209,6 +209,19 @@ def test_a_label_is_told_of_the_scored_patients_alone():
     assert label_probe(x, sex, PATIENTS, scored=numbered(PATIENTS) < 3) is None
 
 
+def test_what_hardly_varies_where_it_is_scored_is_no_target(features, target):
+    scored = numbered(PATIENTS) < 6
+    steady = np.where(scored, 1e-3 * target, target)
+    assert list(ridge_probes(features, {"t": target, "steady": steady}, PATIENTS, scored=scored)) == ["t"]
+
+
+def test_a_shuffled_label_has_both_classes_among_the_few_that_are_told_apart():
+    sex = np.where(numbered(PATIENTS) % 2, "M", "F")
+    for seed in range(10):
+        probe = label_probe(np.eye(108, 4), sex, PATIENTS, scored=numbered(PATIENTS) < 4, seed=seed)
+        assert 0 <= probe.shuffled <= 1
+
+
 def test_the_interval_of_r2_is_that_of_the_error_over_the_variance_of_all_windows(features, target):
     """Against the plain way, patient by patient."""
     probe = ridge_probes(features, {"t": target}, PATIENTS, resamples=300)["t"]

@@ -10,6 +10,7 @@ import torch
 
 from models.training import Progress, TrainingSettings, evaluate, learning_rate, train
 from models.vae import build_vae
+from models.watch import Watch
 from tests.bundles import SMALL_CT_VAE
 
 SETTINGS = TrainingSettings("ct_vae", SMALL_CT_VAE, steps=4, batch=4, threads=1, accelerator="cpu")
@@ -197,6 +198,22 @@ def test_training_takes_as_long_as_it_was_given():
 def test_settings_need_a_time_or_a_number_of_steps():
     with pytest.raises(ValueError, match="minutes or steps"):
         TrainingSettings()
+
+
+def test_settings_that_cannot_be_trained_with_say_why():
+    with pytest.raises(ValueError, match="both were given"):
+        TrainingSettings(steps=1, minutes=1)
+    with pytest.raises(ValueError, match="two windows a batch"):
+        TrainingSettings(steps=1, batch=1, invariance=0.1, invariance_scale="between")
+
+
+def test_a_batch_larger_than_what_is_watched_is_watched_alone():
+    reports = []
+    watch = Watch(reports.append, 0)
+    mu = torch.randn(1000, 4)
+    watch.add(torch.zeros(11), mu)
+    watch.tick(1, 1.0, 1.0, kl_weight=1.0, learning_rate=1e-3, calibration=None, last=True)
+    assert reports[0].active == 4
 
 
 def test_the_learning_rate_rises_and_falls():

@@ -16,7 +16,9 @@ def command(
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
     windows: Annotated[
         Path,
-        typer.Argument(metavar="WINDOW.npy", help="float32 (d, h, w) or (n, 1, d, h, w), as the network takes it."),
+        typer.Argument(
+            metavar="WINDOW.npy", help="float32 (d, h, w), (n, 1, d, h, w) or (n, d, h, w, 1), scaled to [0, 1]."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File for the taps, .npz, one array each.")],
     taps: Annotated[

@@ -143,13 +143,16 @@ def _terms(settings: Mapping[str, Any]) -> str:
     if settings.get("invariance"):
         said.append(f"the difference of mu between two views of a window, with weight {settings['invariance']:g}")
     if settings.get("feature_weight"):
-        said.append(f"block-wise statistics of the voxels, with weight {settings['feature_weight']:g}")
+        what = "the likelihood of what a window holds, a soft histogram of HU, gradient and local standard deviation"
+        said.append(f"{what}, with weight {settings['feature_weight']:g}")
     return f" Beside them {', '.join(said)}." if said else ""
 
 
 def _augmentation(settings: Mapping[str, Any]) -> str:
-    drawn = ("noise", "gain", "blur", "sharpen", "shift", "thickness", "field_of_view")
+    drawn = ("noise", "gain", "blur", "sharpen", "shift", "thickness", "field_of_view", "zoom")
     used = [f"{name.replace('_', ' ')} up to {settings[name]:g}" for name in drawn if settings.get(name)]
+    if settings.get("crop"):
+        used.append(f"a part of the plane instead of all of it in {settings['crop']:.0%} of the windows")
     return "; ".join(["windows cut at a random place", *used])
 
 

@@ -59,6 +59,7 @@ def summary(certificate: Mapping[str, Any]) -> str:
         f"mean ICC {_number(mu['repeatability']['mean_icc']['value'])}, "
         f"found again by {_number(lowest)} under the worst change, "
         f"{certificate['active_units']} of {len(certificate['kl_by_dimension'])} units active"
+        + (", patients that it was trained on included" if data["trained_on_included"] else "")
     )
 
 

@@ -20,7 +20,7 @@ from models.bundle import Preprocessing
 from operators import __version__
 from operators.changes import changes_for
 from operators.preprocess import preprocess
-from operators.types import HuSlice, Volume
+from operators.types import HuSlice, SeriesFailed, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +80,11 @@ def _see(volume: Volume, key: str, chosen: Mapping[str, Any], settings: Preproce
     up = affines[:, :3, 0] / np.linalg.norm(affines[:, :3, 0], axis=1, keepdims=True)
     low = ((affines @ [-0.5, *((count - 1) / 2 for count in original.voxels.shape[3:]), 1.0])[:, :3] * up).sum(axis=1)
     voxels, moved = {ORIGINAL: original.voxels}, {}
-    for number, (name, change) in enumerate(chosen.items()):
+    for name, change in chosen.items():
         own = int.from_bytes(hashlib.sha256(f"{key} {name}".encode()).digest()[:8], "big")
         windows = preprocess(change(volume, np.random.default_rng((seed, own))), settings)
         if windows.voxels.shape != original.voxels.shape:
-            raise RuntimeError(f"change {number}, {name}, gave other windows; they cannot be compared")
+            raise SeriesFailed("CHANGE_MISPLACED", f"{name} gave other windows than the scan has; it is left out")
         voxels[name] = windows.voxels
         along = np.linalg.solve(affines[:, :3, :3] / _lengths(affines), (windows.affines_lps_mm - affines)[:, :3, 3:])
         moved[name] = np.abs(along[:, :, 0]).max(axis=0)
@@ -116,9 +116,10 @@ def _store(file: Path, seen: SeenScan) -> None:
     arrays |= {f"moved {name}": np.asarray(moved) for name, moved in seen.moved_mm.items()}
     places = {"height": seen.height, "low_mm": seen.low_mm, "high_mm": seen.high_mm}
     rest = {"spacing_mm": np.array(seen.spacing_mm), "sex": np.array(seen.sex)}
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".changed-", delete=False) as unfinished:
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".changed-") as folder:
+        unfinished = Path(folder, "windows.npz")
         np.savez(unfinished, **arrays, **places, **rest)  # type: ignore[arg-type]
-    Path(unfinished.name).replace(file)
+        unfinished.replace(file)
 
 
 def _load(file: Path, names: Iterable[str]) -> SeenScan | None:
