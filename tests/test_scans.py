@@ -22,7 +22,7 @@ from app.research.window_cache import window_heights
 from operators.preprocess import preprocess
 from operators.types import StartError
 from tests.bundles import SMALL_WINDOWS
-from tests.cohorts import write_list, write_nifti, write_patient
+from tests.cohorts import write_cohort, write_list, write_nifti, write_patient
 
 
 def scan(patient: str, split=None, **more) -> Scan:
@@ -58,6 +58,53 @@ def test_two_series_of_one_patient_id_are_one_patient(tmp_path):
     write_patient(tmp_path / "a", 1, "P", series_number=1)
     write_patient(tmp_path / "b", 2, "P", series_number=2)
     assert [len(found := find_scans(tmp_path)), len(patients(found))] == [2, 1]
+
+
+def test_two_rows_of_one_patient_id_are_one_patient(tmp_path):
+    for number in (1, 2):
+        write_patient(tmp_path / f"p{number}", number, "P", series_number=number)
+    write_patient(tmp_path / "q", 3, "Q")
+    found = find_scans(write_list(tmp_path / "list.csv", ("path",), ("p1",), ("p2",), ("q",)))
+    assert [one.patient == found[0].patient for one in found] == [True, True, False]
+    assert patients(found) == patients(find_scans(tmp_path))
+
+
+@pytest.fixture
+def same_id(tmp_path):
+    for number in (1, 2):
+        write_patient(tmp_path / f"p{number}", number, "SECRET", series_number=number)
+    return tmp_path
+
+
+def test_one_patient_id_with_a_name_and_without_is_refused(same_id):
+    listed = write_list(same_id / "list.csv", ("path", "patient"), ("p1", "a"), ("p2", ""))
+    with pytest.raises(StartError, match=r"BAD_SPLIT: one PatientID .* a and without a name; give it one") as met:
+        find_scans(listed)
+    assert "SECRET" not in met.value.message
+
+
+def test_one_patient_id_under_two_names_is_two_patients_with_a_warning(same_id, caplog):
+    listed = write_list(same_id / "list.csv", ("path", "patient"), ("p1", "a"), ("p2", "b"))
+    assert [scan.patient for scan in find_scans(listed)] == ["a", "b"]
+    assert "1 PatientIDs of DICOM stand under several names" in caplog.text and "SECRET" not in caplog.text
+
+
+@pytest.mark.parametrize("row", [None, "p0"])
+def test_a_nifti_beside_its_dicom_is_of_the_same_patient(tmp_path, row):
+    write_patient(tmp_path / "p0" / "dicom", 1)
+    write_nifti(tmp_path / "p0" / "copy.nii.gz", 1)
+    found = find_scans(write_list(tmp_path / "list.csv", ("path",), (row,)) if row else tmp_path)
+    assert [len(found), len(patients(found))] == [2, 1]
+    assert [one.known_as["patient"] for one in found] == ["SECRET1", "SECRET1"]
+
+
+def test_a_nifti_beside_dicom_of_two_patients_has_to_be_listed(tmp_path):
+    write_cohort(tmp_path / "both", 2)
+    write_nifti(tmp_path / "both" / "copy.nii.gz", 1)
+    with pytest.raises(StartError, match=r"BAD_SPLIT: a volume lies with DICOM of 2 patients.*; give a list"):
+        find_scans(tmp_path)
+    rows = [("path", "patient"), ("both/p1", "a"), ("both/p2", "b"), ("both/copy.nii.gz", "a")]
+    assert [one.patient for one in find_scans(write_list(tmp_path / "list.csv", *rows))] == ["a", "b", "a"]
 
 
 def test_no_patient_is_in_two_splits():
@@ -140,7 +187,7 @@ def test_a_line_that_cannot_be_used_is_named(cohort, tmp_path, row, says):
 
 def test_one_scan_under_two_patients_is_refused(cohort, tmp_path):
     listed = write_list(
-        tmp_path / "l.csv", ("path", "patient", "split"), ("dicom1", "a", "train"), ("dicom1", "b", "test")
+        tmp_path / "l.csv", ("path", "patient", "split"), ("case3.nii.gz", "a", "train"), ("case3.nii.gz", "b", "test")
     )
     with pytest.raises(StartError, match="BAD_SPLIT: one scan is listed for patient a and for b"):
         find_scans(listed, root=cohort)

@@ -8,15 +8,20 @@ import signal
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import models.training
 from app.cli import main
+from app.research import plots
 from app.research import scans as research_scans
+from app.research.certify import roles_of
 from app.research.recipe import Recipe, _Loader, load_recipe, make_plan, parse_recipe
 from app.research.scans import find_scans
 from app.research.train import Places, train_bundle
@@ -140,6 +145,20 @@ def test_an_interrupted_training_that_goes_on_ends_where_an_uninterrupted_one_do
     assert not places.checkpoint.exists()
 
 
+def test_a_training_that_begins_anew_keeps_nothing_of_an_older_log(trained, tmp_path, monkeypatch):
+    places = replace(trained[0], output=tmp_path / "tiny")
+    engine = models.training.train
+    monkeypatch.setattr(models.training, "train", partial(engine, report_every_s=0.0))
+    train_bundle(places, plan())
+    old = set(places.log.glob("events.out.*"))
+    monkeypatch.setattr(models.training, "train", partial(engine, report_every_s=1e9))  # one line, at the last step
+    train_bundle(places, plan(steps=6), resume=True)  # and no checkpoint to go on from
+    lines = (places.log / "progress.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [6]
+    assert old
+    assert not old & set(places.log.glob("events.out.*"))
+
+
 def test_a_checkpoint_of_other_settings_is_one_clear_line(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(models.training, "train", partial(models.training.train, report_every_s=0.0))
     places = replace(trained[0], output=tmp_path / "tiny")
@@ -185,15 +204,51 @@ def test_what_contradicts_the_bundle_to_start_from_is_an_error(tmp_path, asked, 
 
 def test_whom_the_parent_learned_from_is_not_measured_with(trained, tmp_path):
     places, parent = trained
-    learned = next(case["scan"] for case in parent.training["data"] if case["split"] == "train")
+    by_split = {case["split"]: case["scan"] for case in parent.training["data"]}
+    now = {by_split["train"]: "test", by_split["test"]: "calibration"}
     rows = [("path", "patient", "split")]
     for number, one in enumerate(find_scans(places.data)):
-        split = "test" if one.key == learned else ("train", "calibration", "train", "train")[number]
+        split = now.get(one.key, "train")
         rows.append((one.known_as["path"], f"new {number}", split))
     listed = write_list(tmp_path / "list.csv", *rows)
     again = Places(listed, tmp_path / "tuned", root=places.data, cache=places.cache)
-    with pytest.raises(StartError, match=r"BAD_SPLIT: tiny was trained on patient new ., who is in test now"):
+    with pytest.raises(
+        StartError, match=r"BAD_SPLIT: tiny was trained or calibrated on patient new ., who is in test now"
+    ):
         train_bundle(again, make_plan(Recipe(), training={"steps": 1}, data={}, start=parent))
+
+
+def test_whom_a_grandparent_learned_from_is_never_measured_with(trained, tmp_path):
+    places, first = trained
+    more = write_cohort(tmp_path / "more", 8)  # p1 to p4 are the first one's, too
+
+    def tune(name: str, parent, **splits: str):
+        rows = [(path, f"new {path}", split) for path, split in splits.items()]
+        listed = write_list(tmp_path / f"{name}.csv", ("path", "patient", "split"), *rows)
+        made = make_plan(Recipe(), training={"steps": 1, "threads": 1}, data={}, start=parent)
+        return train_bundle(Places(listed, tmp_path / name, root=more, cache=places.cache), made)
+
+    second = tune("second", first, p5="train", p6="calibration", p7="test")
+    third = tune("third", second, p5="train", p7="calibration", p8="test")
+    learned = [case["scan"] for case in first.training["data"] if case["split"] != "test"]
+    before = third.training["learned_before"]
+    assert first.training["learned_before"] == []
+    assert [case["scan"] for case in before[:3]] == learned
+    assert before[3:] == [
+        {"patient": case["patient"], "scan": case["scan"], "split": case["split"]}
+        for case in second.training["data"]
+        if case["split"] != "test"
+    ]
+    for path in ("p6", next(one.known_as["path"] for one in find_scans(more) if one.key == learned[0])):
+        for split in ("calibration", "test"):
+            splits = {"p7": "train", "p8": "test" if split == "calibration" else "calibration", path: split}
+            with pytest.raises(StartError, match=f"third was trained or calibrated on patient new {path}, who is in"):
+                tune("fourth", third, **splits)
+    measured = {scan.key for scan in roles_of(find_scans(more), third).measured}
+    assert measured == {one.key for one in find_scans(more)} - set(learned) - {
+        case["scan"] for made in (second, third) for case in made.training["data"] if case["split"] != "test"
+    }
+    assert len(measured) == 2
 
 
 def test_a_list_with_labels_of_its_own_and_of_a_file_is_trained_on(call, cohort, tmp_path):
@@ -216,7 +271,7 @@ def test_a_list_with_labels_of_its_own_and_of_a_file_is_trained_on(call, cohort,
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--arch", "resnet"], "BUNDLE_INVALID: architecture is 'resnet'; known are"),
+        (["--arch", "resnet"], "BAD_RECIPE: architecture is 'resnet'; known are"),
         (["--steps", "0"], "BAD_RECIPE: steps is 0"),
         (["--init", "nowhere"], "BUNDLE_INVALID: no models folder"),
         (["--config", "nowhere.yaml"], "BAD_RECIPE: cannot read nowhere.yaml"),
@@ -230,7 +285,15 @@ def test_a_call_that_cannot_start_is_one_clear_line_and_exit_code_3(call, tmp_pa
     assert code == 3
     assert says in err
     assert "Traceback" not in err
-    assert not (tmp_path / "tiny").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["train.yaml"]
+
+
+def test_a_window_that_makes_no_network_is_the_recipes_fault(call, tmp_path):
+    (tmp_path / "odd.yaml").write_text("preprocessing: {window_voxels: [9, 97, 97]}")
+    code, _, err = call(config="odd.yaml")
+    assert code == 3
+    assert "BAD_RECIPE: ct_vae window (9, 97, 97)" in err
+    assert not (tmp_path / "tiny.log").exists()
 
 
 def test_something_else_in_the_outputs_place_is_found_before_anything_is_read(cohort, tmp_path):
@@ -281,6 +344,20 @@ def test_the_command_line_goes_before_the_file():
     recipe = parse_recipe({"training": {"minutes": 5, "batch": 8, "seed": 1}})
     made = make_plan(recipe, training={"steps": 7, "batch": 2, "seed": None}, data={}).training
     assert (made.steps, made.minutes, made.batch, made.seed) == (7, None, 2, 1)
+
+
+@pytest.mark.parametrize("part", ["calibration", "test"])
+def test_a_split_cannot_be_asked_to_be_empty(part):
+    with pytest.raises(StartError, match=r"BAD_RECIPE: .* both must be above 0"):
+        make_plan(parse_recipe({"data": {part: 0}}), training={}, data={})
+
+
+def test_a_curve_of_one_report_is_seen(tmp_path):
+    figures = {"loss": 1.0, "rmse": 0.1, "kl": 2.0, "active": 3, "latents": 4, "calibration": None}
+    plots.plot_curve(tmp_path / "one.png", [SimpleNamespace(step=5, **figures)], (-1000, 1000), title="")
+    picture = imread(tmp_path / "one.png")[..., :3]
+    drawn = np.abs(picture - to_rgb(plots.USED)).max(axis=-1) < 0.02
+    assert drawn.sum() > 4 * 10  # four dots
 
 
 def test_parts_that_leave_nothing_to_train_on_are_refused():

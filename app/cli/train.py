@@ -32,7 +32,14 @@ def command(
             metavar="DATA", help="Folder of DICOM and NIfTI, or a CSV: path, patient, split, source, labels."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder; its name is the bundle's.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The bundle's folder; its name is the bundle's. A bundle there is replaced, certificate and all.",
+        ),
+    ],
     arch: Annotated[str | None, typer.Option(help="question, ct_vae or another architecture; default: ct_vae.")] = None,
     init: Annotated[Path | None, typer.Option(help="A bundle to go on from, for a small cohort (fine-tuning).")] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="train.yaml; see docs/training.md.")] = None,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.research.certificate import certificate_markdown, summary, with_section
+from app.research.describe import learned_cases
 from app.research.figures import figures_of_tap, figures_of_units, reconstruction_figures, rounded
 from app.research.measure import Decode, Measured, measure_scans
 from app.research.phantoms import phantom_figures
@@ -36,6 +37,7 @@ Report = Callable[[str, float], None]
 
 SCHEMA_VERSION = 1
 PHANTOMS = 150
+LONGEST = 4096  # values of a tap: all changes of all windows are held at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,10 @@ def certify_bundle(
         text = f"bundle {bundle.name} does not say how a scan becomes a window; import it with its preprocessing"
         raise StartError("ARRAYS_ONLY", text)
     specs = check_taps(bundle, tuple(taps) or tuple(tap.name for tap in bundle.taps))
+    long = sorted(name for name, spec in specs.items() if spec.length > LONGEST)
+    if long:
+        text = f"taps of more than {LONGEST} values: {', '.join(long)}; take another pooling, such as mean"
+        raise StartError("TAP_TOO_LONG", text)
     scans = find_scans(data, root)
     roles = roles_of(join_labels(scans, labels) if labels else scans, bundle, force=force)
     encoder = open_encoder(bundle, "cpu")
@@ -151,12 +157,13 @@ def write_certificate(bundle: Bundle, certificate: Mapping[str, Any]) -> Bundle:
 def roles_of(scans: Sequence[Scan], bundle: Bundle, *, force: bool = False) -> Roles:
     """Who is measured: patients of whom neither the bundle nor the list says that they were trained or calibrated on.
 
-    A patient is known by the name in the list or by any of its scans.
+    What the bundle was fine-tuned from counts as the bundle does. A patient is known by the name in the list or by any
+    of its scans.
 
     Raises:
         StartError: `TRAINED_ON`: nobody is left.
     """
-    made_with = [case for case in bundle.training.get("data", ()) if case.get("split") in ("train", "calibration")]
+    made_with = learned_cases(bundle)
     patients, keys = ({case.get(field) for case in made_with} - {None} for field in ("patient", "scan"))
     known = {
         scan.patient

@@ -38,9 +38,19 @@ class Wording:
 UNSAID = Wording()
 
 
-def all_cases(bundle: Bundle, split: Split) -> list[Mapping[str, Any]]:
-    """What a bundle has on record about the scans of one split: patient, scan (its key), source, windows."""
-    return [case for case in bundle.training.get("data", ()) if case.get("split") == split]
+def learned_cases(bundle: Bundle | None) -> list[Mapping[str, Any]]:
+    """Whom a bundle, or any that it was fine-tuned from, has learned from: patient, scan (its key) and split of each.
+
+    Calibration patients too: an early stop chose the weights by them.
+    """
+    if bundle is None:
+        return []
+    own = [case for case in bundle.training.get("data", ()) if case.get("split") in ("train", "calibration")]
+    found = [
+        {key: case.get(key) for key in ("patient", "scan", "split")}
+        for case in (*bundle.training.get("learned_before", ()), *own)
+    ]
+    return list({(str(case["patient"]), str(case["scan"])): case for case in found}.values())
 
 
 def check_describable(output: Path, plan: Plan, vae: Vae, wording: Wording) -> None:
@@ -93,6 +103,7 @@ def describe(
         "notes": wording.notes.strip(),
         "torch": torch.__version__,
         "init": parent,
+        "learned_before": learned_cases(plan.start),
         "splits": {key: value for key, value in asdict(plan.data).items() if key != "root"},
         "labels": dict(Counter(name for scans in parts.values() for scan in scans for name in scan.labels)),
         "data": [

@@ -38,15 +38,23 @@ _LISTED_DIMENSIONS = 1024
 class Monitor:
     """Takes the reports and the pictures of one training, in the process of rank 0."""
 
-    def __init__(self, folder: Path, plan: Plan, windows: Mapping[str, Sequence[NDArray[np.floating[Any]]]]) -> None:
-        """Begin, or go on where the folder's last line comes before the first report.
+    def __init__(
+        self,
+        folder: Path,
+        plan: Plan,
+        windows: Mapping[str, Sequence[NDArray[np.floating[Any]]]],
+        *,
+        resumed: bool = False,
+    ) -> None:
+        """Begin, or go on with what the folder holds from before the first report.
 
         Args:
             folder: of the log; made where it is missing.
             plan: what the training was told.
             windows: of the calibration patients, (n, d, h, w) for each of their scans.
+            resumed: from a checkpoint; otherwise what another training left in the folder is removed.
         """
-        self._folder, self._plan = folder, plan
+        self._folder, self._plan, self._resumed = folder, plan, resumed
         self._patients, self._windows = _spread(windows)
         self._history: list[Progress] = []
         self._writer: Any = None
@@ -107,13 +115,13 @@ class Monitor:
             self._writer.close()
 
     def _begin(self, step: int) -> None:
-        """Drop what an interrupted training wrote beyond the step from which it goes on."""
+        """Drop what an interrupted training wrote beyond the step from which it goes on, and all that another wrote."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "train.yaml").write_text(self._plan.as_yaml(), encoding="utf-8")
         file = self._folder / "progress.jsonl"
-        if step > 1 and file.is_file():
+        if self._resumed and file.is_file():
             self._history = [at for at in _read(file) if at.step < step]
         file.write_text("".join(map(_line, self._history)), encoding="utf-8")
         if not self._history:
@@ -132,10 +140,14 @@ class Monitor:
 
 @contextmanager
 def monitored(
-    folder: Path, plan: Plan, windows: Mapping[str, Sequence[NDArray[np.floating[Any]]]]
+    folder: Path,
+    plan: Plan,
+    windows: Mapping[str, Sequence[NDArray[np.floating[Any]]]],
+    *,
+    resumed: bool = False,
 ) -> Iterator[Monitor]:
     """A monitor for as long as the block runs."""
-    monitor = Monitor(folder, plan, windows)
+    monitor = Monitor(folder, plan, windows, resumed=resumed)
     try:
         yield monitor
     finally:

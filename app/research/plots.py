@@ -23,6 +23,7 @@ ACTIVE_VARIANCE = 0.01
 USED, UNUSED, LINE, SECOND = "#2b6ca3", "#c9c9c9", "#b3403a", "#c77c11"
 _DPI = 110
 _SMOOTH = 30
+_MARKED = 3
 _MOST_BARS = 512
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -143,7 +144,8 @@ def plot_curve(file: Path, history: Sequence[Any], window_hu: tuple[float, float
         figure.suptitle(title, fontsize=11, ha="left", x=0.01)
         for axis, (what, values) in zip(figure.subplots(2, 2, sharex=True).ravel(), panels, strict=True):
             smooth = len(values) >= 2 * _SMOOTH and what != "active units"
-            axis.plot(steps, values, color=USED, lw=0.8 if smooth else 1.4, alpha=0.35 if smooth else 1)
+            width, alpha = (0.8, 0.35) if smooth else (1.4, 1.0)
+            axis.plot(steps, values, color=USED, lw=width, alpha=alpha, marker=_marker(values))
             if smooth:
                 kernel = np.ones(_SMOOTH) / _SMOOTH
                 middle = steps[_SMOOTH // 2 : len(steps) - _SMOOTH + 1 + _SMOOTH // 2]
@@ -153,7 +155,8 @@ def plot_curve(file: Path, history: Sequence[Any], window_hu: tuple[float, float
             _robust_limits(axis, values)
             measured = [(at.step, at.calibration) for at in history if at.calibration is not None]
             if measured and what.startswith("loss"):
-                axis.plot(*zip(*measured, strict=True), color=SECOND, lw=1.4, label="calibration patients")
+                style: dict[str, Any] = {"color": SECOND, "lw": 1.4, "marker": _marker(measured)}
+                axis.plot(*zip(*measured, strict=True), **style, label="calibration patients")
                 axis.legend(loc="upper right")
             if what == "active units":
                 axis.set_ylim(0, history[-1].latents * 1.08)
@@ -162,6 +165,11 @@ def plot_curve(file: Path, history: Sequence[Any], window_hu: tuple[float, float
         for axis in figure.axes[2:]:
             axis.set_xlabel("step")
         _save(figure, file)
+
+
+def _marker(points: Sequence[Any]) -> str:
+    """A line through one point cannot be seen."""
+    return "o" if len(points) < _MARKED else ""
 
 
 def _show(axis: Axes, view: Floats, shown_hu: tuple[float, float], *, difference: bool) -> AxesImage:

@@ -36,7 +36,7 @@ class DataSettings:
 
     Attributes:
         root: folder that a list's paths are relative to, itself relative to where the command runs.
-        calibration: part of the patients whose split no list fixes.
+        calibration: part of the patients whose split no list fixes, above 0: a bundle is watched and measured.
         test: likewise.
         seed: of the draw of patients; not the training's, so that trainings of several seeds have the same splits.
     """
@@ -47,8 +47,11 @@ class DataSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (self.calibration >= 0 and self.test >= 0 and self.calibration + self.test < 1):
-            raise ValueError(f"calibration {self.calibration:g} and test {self.test:g} leave nothing to train on")
+        parts = f"calibration {self.calibration:g} and test {self.test:g}"
+        if not (self.calibration > 0 and self.test > 0):
+            raise ValueError(f"{parts}: both must be above 0; without such patients there is no bundle to trust")
+        if not self.calibration + self.test < 1:
+            raise ValueError(f"{parts} leave nothing to train on")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from app.research.window_cache import ScanWindows, stamp_of, stored_windows
 from models.bundle import Preprocessing
@@ -61,6 +62,23 @@ class Scan:
     known_as: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A series that passed selection.
+
+    Attributes:
+        series: as selected.
+        place: the first folder below the data, or else the file; of a list the row's path.
+        dicom: its PatientID, or StudyInstanceUID without one; empty for research formats.
+        row: of the list.
+    """
+
+    series: Series
+    place: str
+    dicom: str
+    row: Mapping[str, str] = field(default_factory=dict)
+
+
 def find_scans(data: Path, root: Path | None = None) -> tuple[Scan, ...]:
     """All CT that a folder (DICOM and research formats) or a list holds; what is not CT is logged and left out.
 
@@ -69,16 +87,18 @@ def find_scans(data: Path, root: Path | None = None) -> tuple[Scan, ...]:
             wanted, `patient`, `split` (`train`, `calibration` or `test`), `source`, and labels.
         root: the folder that a list's paths are relative to; by default the list's own.
 
-    In a folder, DICOM is told apart by PatientID; files in research formats by the first folder below `data`, or else
-    by the file's name: a list says it better.
+    Without a list's `patient`, DICOM is told apart by PatientID. A file in a research format is of the patient whose
+    DICOM lies below the same first folder of `data` (in a list: the same row's path); without any DICOM there, it is
+    told apart by that folder or path, or else by its name. A list with the column `patient` says it better.
 
     Raises:
-        StartError: `NO_DATA`, `BAD_LIST`.
+        StartError: `NO_DATA`, `BAD_LIST`, `BAD_SPLIT`: one PatientID of DICOM with and without a name in a list, one
+            scan under two names, or DICOM of several patients beside a file in a research format.
     """
     if data.is_dir():
-        scans = _scans(data)
+        scans = _scans(_passed(data))
     elif data.is_file():
-        scans = _listed_once(_listed_scans(data, root or data.parent))
+        scans = _listed_once(_scans(list(_listed_series(data, root or data.parent))))
     else:
         raise StartError("NO_DATA", "the data are neither a folder nor a list; give one of them")
     if not scans:
@@ -187,7 +207,7 @@ def _rows(file: Path, reason: str) -> list[dict[str, str]]:
     return [{(name or "").strip(): value.strip() for name, value in row.items()} for row in rows]
 
 
-def _listed_once(listed: Iterator[Scan]) -> list[Scan]:
+def _listed_once(listed: Sequence[Scan]) -> list[Scan]:
     """Each scan once; the same one under two patients would be in two splits, and nobody would see it."""
     found: dict[str, Scan] = {}
     for scan in listed:
@@ -198,7 +218,7 @@ def _listed_once(listed: Iterator[Scan]) -> list[Scan]:
     return list(found.values())
 
 
-def _listed_scans(listed: Path, root: Path) -> Iterator[Scan]:
+def _listed_series(listed: Path, root: Path) -> Iterator[_Found]:
     for number, row in enumerate(_rows(listed, "BAD_LIST"), 2):
         split = row.get("split") or None
         if split not in (None, *SPLITS):
@@ -207,29 +227,15 @@ def _listed_scans(listed: Path, root: Path) -> Iterator[Scan]:
         path = root / row.get("path", "")
         if not row.get("path") or not path.exists():
             raise StartError("BAD_LIST", f"line {number} has no path that exists below the list's folder or --root")
-        found = [] if path.is_file() and not is_image(path) else _scans(path)
+        found = [] if path.is_file() and not is_image(path) else _passed(path)
         if not found:
             raise StartError("BAD_LIST", f"line {number} names no CT; take it off the list")
-        labels = _filled({name: value for name, value in row.items() if name not in COLUMNS})
-        for scan in found:
-            patient = row.get("patient") or (_digest(row["path"]) if path.is_file() else scan.patient)
-            known_as = {**scan.known_as, "path": row["path"], "patient": patient}
-            yield replace(
-                scan,
-                patient=patient,
-                split=split,
-                source=row.get("source", ""),
-                labels=labels,
-                known_as=known_as,
-            )
+        yield from (replace(one, place=row["path"], row=row) for one in found)
 
 
-def _scans(source: Path) -> list[Scan]:
-    """Every series that passes selection, those in research formats first.
-
-    A patient of DICOM is a digest of the UIDs of all that PatientID's series.
-    """
-    passed: list[tuple[str, Series]] = []
+def _passed(source: Path) -> list[_Found]:
+    """Every series that passes selection, those in research formats first."""
+    passed: list[_Found] = []
     for study in read_studies(source).studies:
         for series in study.series:
             try:
@@ -239,22 +245,62 @@ def _scans(source: Path) -> list[Scan]:
             except SeriesError as error:
                 logger.info("series %s left out: %s", series.series_instance_uid, error)
                 continue
-            patient = str(series.first.get("PatientID", "")) or study.study_instance_uid
-            passed.append((Path(series.folder).parts[0] if series.image else patient, selected))
-    passed.sort(key=lambda one: one[1].folder if one[1].image else "\U0010ffff")
-    uids = {key: sorted(s.series_instance_uid for k, s in passed if k == key) for key, _ in passed}
-    return [_scan(key, series, uids[key]) for key, series in passed]
+            dicom = "" if series.image else str(series.first.get("PatientID", "")) or study.study_instance_uid
+            passed.append(_Found(selected, next(iter(Path(series.folder).parts), "."), dicom))
+    return sorted(passed, key=lambda one: one.series.folder if one.series.image else "\U0010ffff")
 
 
-def _scan(patient: str, series: Series, uids: Sequence[str]) -> Scan:
+def _scans(found: Sequence[_Found]) -> list[Scan]:
+    """With each one's patient: the list's name, or else a digest.
+
+    Of DICOM it is a digest of the UIDs of all that PatientID's series, wherever they lie; of an image in a research
+    format that of the DICOM at its place, of which it is a copy, and without any of the place itself.
+    """
+    uids, at = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for one in found:
+        if one.dicom and not one.row.get("patient"):
+            uids[one.dicom].add(one.series.series_instance_uid)
+            at[one.place].add(one.dicom)
+    digests = {dicom: _digest(*sorted(of)) for dicom, of in uids.items()}
+    scans, names = [], defaultdict[str, set[str]](set)
+    for one in found:
+        dicom = one.dicom
+        if not dicom and not one.row.get("patient") and at[one.place]:
+            if len(at[one.place]) > 1:
+                text = f"a volume lies with DICOM of {len(at[one.place])} patients, and nobody can tell whose it is"
+                raise StartError("BAD_SPLIT", f"{text}; give a list with a patient for each path")
+            (dicom,) = at[one.place]
+        patient = one.row.get("patient") or (digests[dicom] if dicom else _digest(one.place))
+        scans.append(_scan(one, dicom or one.place, patient))
+        if dicom:
+            names[dicom].add(patient)
+    several = {dicom: of for dicom, of in names.items() if len(of) > 1}
+    for dicom, of in several.items():
+        if digests.get(dicom) in of:
+            text = f"one PatientID of DICOM is patient {' and '.join(sorted(of - {digests[dicom]}))} and without a name"
+            raise StartError("BAD_SPLIT", f"{text}; give it one name in the list")
+    if several:  # as where everybody was made anonymous under one ID: whose name it is, the list knows better
+        text = "%d PatientIDs of DICOM stand under several names of the list; they are taken for different patients"
+        logger.warning(text, len(several))
+    return scans
+
+
+def _scan(found: _Found, known_as: str, patient: str) -> Scan:
+    series, row = found.series, found.row
+    split: Any = row.get("split") or None
     return Scan(
-        patient=_digest(patient) if series.image else _digest(*uids),
-        split=None,
-        source="",
+        patient=patient,
+        split=split,
+        source=row.get("source", ""),
         key=_digest(series.series_instance_uid, *sorted(map(_name, series.instances))),
         open=lambda: build_volume(series),
+        labels=_filled({name: value for name, value in row.items() if name not in COLUMNS}),
         stamp=stamp_of([instance.stamp for instance in series.files]),
-        known_as={"series_instance_uid": series.series_instance_uid, "patient": patient, "path": series.folder},
+        known_as={
+            "series_instance_uid": series.series_instance_uid,
+            "patient": row.get("patient") or known_as,
+            "path": row.get("path") or series.folder,
+        },
     )
 
 

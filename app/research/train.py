@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.describe import UNSAID, Wording, all_cases, check_describable, describe, write
+from app.research.describe import UNSAID, Wording, check_describable, describe, learned_cases, write
 from app.research.recipe import Plan
 from app.research.scans import (
     Scan,
@@ -24,7 +25,7 @@ from app.research.scans import (
     with_margin,
 )
 from app.research.window_cache import ScanWindows
-from models.bundle import Bundle, Preprocessing
+from models.bundle import Bundle, BundleError, Preprocessing
 from operators.types import RunFailed, SeriesError, StartError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Places:
 
     Attributes:
         data: a folder, or a list (see `find_scans`), with its paths relative to `root`.
-        output: the bundle's folder, whose name becomes the bundle's.
+        output: the bundle's folder, whose name becomes the bundle's. A bundle there is replaced, certificate and all.
         root: see `data`.
         cache: where the windows are kept; they are images of patients.
         labels: see `join_labels`.
@@ -88,7 +89,7 @@ def train_bundle(
         The bundle; None in a process of another rank than 0.
 
     Raises:
-        StartError: no data, no such split, or an output or checkpoint that is in the way.
+        StartError: no data, no such split, a network that cannot be built, or an output or checkpoint in the way.
         RunFailed: `DIVERGED`, or `INTERRUPTED` with what to do next.
         BundleError: the bundle could not be written.
     """
@@ -121,19 +122,23 @@ def _check_output(places: Places, resume: bool) -> None:
     if checkpoint.exists() and not resume:
         text = f"{checkpoint.name} is an unfinished training: go on with --resume, or delete it to begin anew"
         raise StartError("CHECKPOINT_EXISTS", text)
-    try:
-        places.log.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartError("OUTPUT_UNWRITABLE", f"cannot write beside {output.name} ({error.strerror})") from error
+    there = next(one for one in (places.log, *output.absolute().parents) if one.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise StartError("OUTPUT_UNWRITABLE", f"cannot write beside {output.name}; choose another place with -o")
 
 
 def _whole(output: Path, plan: Plan, wording: Wording) -> Plan:
     """The plan with all of the network's parameters, once it is known that the network can be built and described."""
     from models.vae import all_parameters, build_vae
 
-    parameters = all_parameters(plan.training.architecture, plan.training.parameters)
+    try:
+        parameters = all_parameters(plan.training.architecture, plan.training.parameters)
+        vae = build_vae(plan.training.architecture, parameters)
+    except BundleError as error:
+        if plan.start is not None:
+            raise
+        raise StartError("BAD_RECIPE", str(error)) from error
     plan = replace(plan, training=replace(plan.training, parameters=parameters))
-    vae = build_vae(plan.training.architecture, parameters)
     check_describable(output, plan, vae, wording)
     return plan
 
@@ -152,14 +157,14 @@ def _start(plan: Plan) -> Vae | None:
 
 
 def _check_parent(parts: Mapping[Split, Sequence[Scan]], parent: Bundle | None) -> None:
-    """Whom the parent has learned from cannot be measured with."""
+    """Whom the parent, or its own parents, learned from cannot be measured with."""
     if parent is None:
         return
-    learned = {str(case.get(key)) for case in all_cases(parent, "train") for key in ("patient", "scan")}
+    learned = {str(case.get(key)) for case in learned_cases(parent) for key in ("patient", "scan")}
     for split in ("calibration", "test"):
         seen = sorted({scan.patient for scan in parts[split] if {scan.patient, scan.key} & learned})
         if seen:
-            text = f"{parent.name} was trained on patient {seen[0]}, who is in {split} now"
+            text = f"{parent.name} was trained or calibrated on patient {seen[0]}, who is in {split} now"
             raise StartError("BAD_SPLIT", f"{text}; put that patient into train (or name another patient otherwise)")
 
 
@@ -199,7 +204,7 @@ def _train(
     for scan in parts["calibration"]:
         if scan.key in windows:
             calibration[scan.patient].append(windows[scan.key].voxels)
-    with monitored(places.log, plan, calibration) as monitor:
+    with monitored(places.log, plan, calibration, resumed=places.checkpoint.is_file()) as monitor:
 
         def reported(at: Any) -> None:
             monitor.report(at)
