@@ -109,7 +109,7 @@ def test_header_and_bytes_are_what_they_should_be(tmp_path):
 
 
 def test_a_bright_voxel_is_at_its_place_in_the_windows(tmp_path):
-    shape, spacing = (40, 96, 96), (4.0, 4.0, 4.0)
+    shape, spacing = (40, 96, 96), load_bundle(find_bundle()).preprocessing.spacing_mm
     affine = affine_for(shape, spacing, (7.0, -5.0, 100.0))
     hu = np.full(shape, -1000, np.int16)
     hu[33, 60, 20:23] = 900, 1000, 900  # along x, so that left and right differ

@@ -145,5 +145,5 @@ def _short(value: Any) -> str:
         plain = {key: one for key, one in value.items() if not isinstance(one, (Mapping, list, tuple))}
         return ", ".join(f"{key} {_short(one)}" for key, one in plain.items())
     if isinstance(value, (list, tuple)):
-        return " × ".join(_short(one) for one in value)
+        return (" × " if all(type(one) is int for one in value) else ", ").join(_short(one) for one in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
