@@ -130,7 +130,7 @@ def repeatability(
         seed: of the samples.
     """
     reference = np.asarray(reference, np.float64)
-    dead = reference.var(axis=0) <= max(dead_variance, 1e-12 * float(np.square(reference).mean()))
+    dead = reference.var(axis=0) <= np.maximum(dead_variance, 1e-12 * np.square(reference).mean(axis=0))
     pairs = np.stack([np.stack([reference, np.asarray(one, np.float64)], axis=1) for one in changed.values()], axis=2)
 
     def by_change(chosen: NDArray[Any]) -> Floats:

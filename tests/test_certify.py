@@ -235,3 +235,9 @@ def test_errors_are_counted_by_the_tissue_of_the_original():
 
 def test_a_tissue_that_is_not_there_has_no_error():
     assert np.isnan(absolute_errors(np.zeros((1, 2, 2, 2)), np.ones((1, 2, 2, 2)))["bone"]).all()
+
+
+def test_a_dimension_is_dead_by_its_own_scale_and_not_by_that_of_others():
+    reference = np.random.default_rng(0).standard_normal((24, 2)) * (1e-3, 1e9)
+    found = repeatability(reference, {"none": reference}, np.arange(24) // 2, resamples=0)
+    assert not found.dead.any() and found.icc["none"] == pytest.approx([1, 1])
