@@ -16,12 +16,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from race import race
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -46,13 +46,11 @@ def main() -> None:
     if args.contender:
         contend(args.contender, args.threads)
         return
-    report(race(args), args)
+    report(timed(args), args)
 
 
-def race(args):
-    """Start one process a contender; let each run once in turn."""
-    own = [__file__, "--threads", str(args.threads)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+def timed(args):
+    """What each contender is, and its times."""
     keras_python = args.keras_python
     interpreters = {
         "question": sys.executable,
@@ -60,30 +58,16 @@ def race(args):
         "keras_plain": keras_python,
         "shipped": sys.executable,
     }
-    runners = {
-        name: subprocess.Popen([str(python), *own, "--contender", name], **pipes)
-        for name, python in interpreters.items()
-        if python is not None
-    }
-    try:
-        facts = {name: json.loads(runner.stdout.readline()) for name, runner in runners.items()}
-        times = {name: [] for name in runners}
-        for _ in range(args.runs):
-            for name, runner in runners.items():
-                runner.stdin.write("run\n")
-                runner.stdin.flush()
-                times[name].append(json.loads(runner.stdout.readline()))
-    finally:
-        for runner in runners.values():
-            runner.stdin.close()
-            runner.wait()
+    own = [__file__, "--threads", args.threads, "--contender"]
+    commands = {name: [python, *own, name] for name, python in interpreters.items() if python is not None}
+    said = race(commands, args.runs, greeting=True, quiet=False)
     return {
         name: {
-            **facts[name],
-            "seconds": [run[0] for run in times[name]],
-            "cpu_seconds": [run[1] for run in times[name]],
+            **facts,
+            "seconds": [run[0] for run in runs],
+            "cpu_seconds": [run[1] for run in runs],
         }
-        for name in runners
+        for name, (facts, *runs) in said.items()
     }
 
 

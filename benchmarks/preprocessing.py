@@ -13,13 +13,13 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from race import race
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -42,7 +42,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         volume = Path(folder) / "volume.npy"
         np.save(volume, phantom(tuple(args.shape)))
-        measured = race(volume, args)
+        own = [sys.executable, __file__, "--volume", volume, "--window", *args.window, "--contender"]
+        measured = race({name: [*own, name] for name in CONTENDERS}, args.runs + 1, quiet=False)
     report(measured, args)
 
 
@@ -58,25 +59,6 @@ def phantom(shape):
 def spacing_for(shape):
     """300 mm × 360 mm × 360 mm, whatever the grid."""
     return (300 / shape[0], 360 / shape[1], 360 / shape[2])
-
-
-def race(volume, args):
-    """Start one process a contender; let each run once in turn."""
-    own = [sys.executable, __file__, "--volume", str(volume), "--window", *map(str, args.window)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    runners = {name: subprocess.Popen([*own, "--contender", name], **pipes) for name in CONTENDERS}
-    try:
-        measured = {name: [] for name in CONTENDERS}
-        for _ in range(args.runs + 1):
-            for name, runner in runners.items():
-                runner.stdin.write("run\n")
-                runner.stdin.flush()
-                measured[name].append(json.loads(runner.stdout.readline()))
-    finally:
-        for runner in runners.values():
-            runner.stdin.close()
-            runner.wait()
-    return measured
 
 
 def contend(name, hu, window):

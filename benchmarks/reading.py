@@ -27,6 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from race import race
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -59,7 +60,7 @@ def main() -> None:
     for syntax in args.syntax:
         with tempfile.TemporaryDirectory() as folder:
             truth = write_series(Path(folder), args.shape, SYNTAXES[syntax])
-            results[syntax] = report(syntax, race(Path(folder), args), truth, args)
+            results[syntax] = report(syntax, read_by_all(Path(folder), args), truth, args)
     if args.json:
         about = {"shape": args.shape, "runs": args.runs, "cores": os.cpu_count()}
         args.json.write_text(json.dumps({**about, "results": results}, indent=2) + "\n")
@@ -82,26 +83,10 @@ def fingerprint(hu):
     return [int(sums.sum()), int((sums * np.arange(1, len(hu) + 1)).sum())]
 
 
-def race(folder: Path, args):
-    """Start one process a contender; let each run once in turn."""
-    own = [sys.executable, "-W", "ignore", __file__, "--folder", str(folder / "ct")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    runners = {name: subprocess.Popen([*own, "--contender", name], **pipes) for name in args.only if available(name)}
-    measured = {name: [] for name in runners}
-    try:
-        for _ in range(args.runs + 1):
-            for name, runner in runners.items():
-                if runner.poll() is None:
-                    runner.stdin.write("run\n")
-                    runner.stdin.flush()
-                    line = runner.stdout.readline()
-                    if line:
-                        measured[name].append(json.loads(line))
-    finally:
-        for runner in runners.values():
-            runner.stdin.close()
-            runner.wait()
-    return measured
+def read_by_all(folder: Path, args):
+    """What each contender that is installed said of its runs; one that cannot read these files drops out."""
+    own = [sys.executable, "-W", "ignore", __file__, "--folder", folder / "ct", "--contender"]
+    return race({name: [*own, name] for name in args.only if available(name)}, args.runs + 1, may_fail=True)
 
 
 def available(name: str) -> bool:

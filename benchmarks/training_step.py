@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
+
+from race import race
 
 ROOT = Path(__file__).resolve().parents[1]
 WINDOW = (32, 256, 256)
@@ -41,29 +41,21 @@ def main() -> None:
         contend(args)
         return
     names = [name for name in CONTENDERS if args.keras_python or not name.startswith("Keras")]
-    report(race(names, args), args)
+    report(timed(names, args), args)
 
 
-def race(names: list[str], args) -> dict[str, list[dict]]:
-    given = ["--batch", str(args.batch), "--threads", str(args.threads), "--device", args.device]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    quiet = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-    runners = {}
-    for name in names:
-        python = args.keras_python if name.startswith("Keras") else sys.executable
-        command = [str(python), __file__, "--contender", name, *given]
-        plain = {"TF_ENABLE_ONEDNN_OPTS": "0"} if name.endswith(PLAIN) else {}
-        runners[name] = subprocess.Popen(command, env=quiet | plain, **pipes)
-    measured = {name: [] for name in names}
-    for _ in range(args.runs + 2):
-        for name, runner in runners.items():
-            runner.stdin.write("run\n")
-            runner.stdin.flush()
-            measured[name].append(json.loads(runner.stdout.readline()))
-    for runner in runners.values():
-        runner.stdin.close()
-        runner.wait()
-    return {name: runs[2:] for name, runs in measured.items()}  # the first two compile and allocate
+def timed(names: list[str], args) -> dict[str, list[dict]]:
+    """What each contender said of its runs, without the first two, which compile and allocate."""
+    given = ["--batch", args.batch, "--threads", args.threads, "--device", args.device]
+    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
+    plain = quiet | {"TF_ENABLE_ONEDNN_OPTS": "0"}
+    pythons = {name: args.keras_python if name.startswith("Keras") else sys.executable for name in names}
+    measured = race(
+        {name: [python, __file__, "--contender", name, *given] for name, python in pythons.items()},
+        args.runs + 2,
+        environments={name: plain if name.endswith(PLAIN) else quiet for name in names},
+    )
+    return {name: runs[2:] for name, runs in measured.items()}
 
 
 def contend(args) -> None:

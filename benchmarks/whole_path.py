@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from race import race
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -42,24 +42,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         write_series(Path(folder), args.shape, SYNTAXES["native"])
-        measured = race(Path(folder) / "ct", args.runs)
+        own = [sys.executable, "-W", "ignore", __file__, "--folder"]
+        measured = race({name: [*own, Path(folder, "ct"), "--contender", name] for name in CONTENDERS}, args.runs + 1)
     report(measured, args)
-
-
-def race(folder: Path, runs: int):
-    own = [sys.executable, "-W", "ignore", __file__, "--folder", str(folder)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    runners = {name: subprocess.Popen([*own, "--contender", name], **pipes) for name in CONTENDERS}
-    measured = {name: [] for name in runners}
-    for _ in range(runs + 1):
-        for name, runner in runners.items():
-            runner.stdin.write("run\n")
-            runner.stdin.flush()
-            measured[name].append(json.loads(runner.stdout.readline()))
-    for runner in runners.values():
-        runner.stdin.close()
-        runner.wait()
-    return measured
 
 
 def contend(run, folder: Path) -> None:

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from models.certify import ACTIVE_VARIANCE
 from models.training_settings import Likelihood, Penalty
 
 _SMALLEST_ERROR = {"gaussian": 1e-8, "laplace": 1e-4}
@@ -154,7 +155,7 @@ def pair_ratio(mu: Tensor, other: Tensor) -> Tensor:
     return 0.5 * (ratio + 1e-3).log().mean()
 
 
-def active_units(mu: Tensor, threshold: float = 0.01) -> int:
+def active_units(mu: Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
     """How many dimensions of mu (n, latents) vary over the data by more than `threshold`: Burda et al. 2016, §5.2.
 
     Few mean posterior collapse: the decoder has learned to do without z.

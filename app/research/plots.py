@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from models.certify import ACTIVE_VARIANCE
+
 Floats = NDArray[np.floating[Any]]
 
 SHOWN_HU = (-1000.0, 500.0)
 DIFFERENCE_HU = 300.0
-ACTIVE_VARIANCE = 0.01
-"""Of mu over windows: a unit below it is not active (Burda et al. 2016, arXiv:1509.00519)."""
 
 USED, UNUSED, LINE, SECOND = "#2b6ca3", "#c9c9c9", "#b3403a", "#c77c11"
 _DPI = 110
