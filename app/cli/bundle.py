@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from models.check import Verdict
     from models.spec import Bundle, Preprocessing
+    from operators.types import Shape
 
 COMMANDS = {
     "show": "What a bundle is: architecture, preprocessing, taps, training, certificate.",
@@ -77,13 +78,15 @@ def opened(path: Path | None) -> Bundle:
         return load_bundle(find_bundle(path))
 
 
-def preprocessing_of(window_voxels: object, spacing: str, window_hu: str, fit: str, overlap: float) -> Preprocessing:
+def preprocessing_of(
+    window_voxels: object, spacing: str | None, window_hu: str | None, fit: str, overlap: float = 0.5
+) -> Preprocessing:
     """What the options of an import say of how a scan becomes a window.
 
     Args:
         window_voxels: `z,y,x`, or three numbers.
-        spacing: `z,y,x` in mm, or empty.
-        window_hu: `low,high`, or empty.
+        spacing: `z,y,x` in mm, or None.
+        window_hu: `low,high`, or None.
         fit: `window` or `resize`.
         overlap: of windows.
 
@@ -95,23 +98,41 @@ def preprocessing_of(window_voxels: object, spacing: str, window_hu: str, fit: s
     """
     from models.spec import BundleError, Preprocessing, arrays_only
 
-    depth, height, width = (int(value) for value in numbers("--window-voxels", window_voxels, 3, whole=True))
-    size = depth, height, width
-    if not spacing and not window_hu:
+    size = voxels("--window-voxels", window_voxels)
+    if spacing is None and window_hu is None:
         return arrays_only(size)
-    if not window_hu:
-        raise BundleError("--spacing is given and --window-hu is not; give both, or neither for arrays alone")
+    if window_hu is None:
+        raise BundleError(
+            "--spacing is given and --window-hu is not; say --window-hu LOW,HIGH too, or neither for arrays alone"
+        )
     low, high = numbers("--window-hu", window_hu, 2)
-    if fit == "resize":
-        if spacing:
-            raise BundleError("--spacing is given with --fit resize, which takes scans of any; leave one of them out")
-        return Preprocessing("resize", size, None, (low, high), overlap)
-    if fit != "window":
+    if fit not in ("window", "resize"):
         raise BundleError(f"--fit is {fit!r}; expected window or resize")
-    if not spacing:
-        raise BundleError("--window-hu is given and --spacing is not; give it, or --fit resize")
+    if spacing is not None and fit == "resize":
+        raise BundleError("--spacing is given with --fit resize; --fit resize goes without: leave one of them out")
+    if fit == "resize":
+        return Preprocessing("resize", size, None, (low, high), overlap)
+    if spacing is None:
+        raise BundleError(
+            "--window-hu is given and --spacing is not; --fit window needs --spacing: "
+            "say --spacing Z,Y,X or --fit resize"
+        )
     z, y, x = numbers("--spacing", spacing, 3)
     return Preprocessing("window", size, (z, y, x), (low, high), overlap)
+
+
+def voxels(option: str, given: object) -> Shape:
+    """Three positive integers of `1,2,3`, or of a list.
+
+    Raises:
+        BundleError: something else.
+    """
+    from models.spec import BundleError
+
+    depth, height, width = (int(value) for value in numbers(option, given, 3, whole=True))
+    if min(depth, height, width) < 1:
+        raise BundleError(f"{option} is {str(given)[:60]!r}; expected three positive integers")
+    return depth, height, width
 
 
 def numbers(option: str, given: object, count: int, *, whole: bool = False) -> list[float]:
@@ -132,7 +153,7 @@ def numbers(option: str, given: object, count: int, *, whole: bool = False) -> l
     good = len(found) == count and all(isfinite(value) and (not whole or value == int(value)) for value in found)
     if not good:
         example = "32,96,96" if whole else "4,4,4" if count == 3 else "-1000,1000"
-        raise BundleError(f"{option} is {given!r}; expected {count} numbers, such as {example}")
+        raise BundleError(f"{option} is {str(given)[:60]!r}; expected {count} numbers, such as {example}")
     return found
 
 

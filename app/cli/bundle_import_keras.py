@@ -6,15 +6,11 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from app.start import LogLevel, guarded
-
-if TYPE_CHECKING:
-    from models.bundle import Preprocessing
-    from models.network import Size
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +52,19 @@ def command(
     """
 
     def run() -> int:
+        from app.cli.bundle import bundle_errors, preprocessing_of, voxels
         from models.bundle import BundleError
         from models.keras_bridge import read_keras
         from models.keras_bundle import write_keras_bundle
-        from operators.types import StartError
 
-        try:
-            size = None if window_voxels is None else _voxels(window_voxels)
-            imported = read_keras(source, heads=heads, mu=mu, logvar=logvar, window_voxels=size)
-            depth, height, width = imported.parameters["window_voxels"]
-            preprocessing = _preprocessing((depth, height, width), spacing, window_hu, fit)
+        with bundle_errors():
+            asked = None if window_voxels is None else voxels("--window-voxels", window_voxels)
+            imported = read_keras(source, heads=heads, mu=mu, logvar=logvar, window_voxels=asked)
+            if fit is not None and window_hu is None:
+                raise BundleError("--fit says where voxels lie and not what they hold; say --window-hu LOW,HIGH too")
+            size = imported.parameters["window_voxels"]
+            preprocessing = preprocessing_of(size, spacing, window_hu, fit or Fit.WINDOW)
             bundle, warnings = write_keras_bundle(imported, output, preprocessing, source=source, version=version)
-        except BundleError as error:
-            raise StartError("BUNDLE_INVALID", str(error)) from error
         for warning in warnings:
             logger.warning("%s", warning)
         taps = ", ".join(f"{tap.name} {'×'.join(map(str, tap.shape))}" for tap in bundle.taps)
@@ -79,50 +75,3 @@ def command(
         return 0
 
     return guarded(run, log_level)
-
-
-def _preprocessing(size: Size, spacing: str | None, window_hu: str | None, fit: Fit | None) -> Preprocessing:
-    """What was said of it; none of the options: arrays alone."""
-    from models.bundle import BundleError, Preprocessing, arrays_only
-
-    if spacing is None and window_hu is None and fit is None:
-        return arrays_only(size)
-    if window_hu is None:
-        raise BundleError(
-            "--spacing and --fit say where voxels lie and not what they hold; say --window-hu LOW,HIGH too"
-        )
-    low, high = _numbers(window_hu, 2, "--window-hu")
-    chosen = fit or (Fit.WINDOW if spacing is not None else None)
-    if chosen is None:
-        raise BundleError(
-            "--window-hu says what voxels hold and not where they lie; say --spacing Z,Y,X or --fit resize"
-        )
-    if (chosen is Fit.WINDOW) != (spacing is not None):
-        raise BundleError("--fit window needs --spacing Z,Y,X, and --fit resize goes without; say one of the two")
-    if spacing is None:
-        return Preprocessing("resize", size, None, (low, high))
-    z, y, x = _numbers(spacing, 3, "--spacing")
-    return Preprocessing("window", size, (z, y, x), (low, high))
-
-
-def _voxels(text: str) -> Size:
-    from models.bundle import BundleError
-
-    depth, height, width = _numbers(text, 3, "--window-voxels")
-    if any(not length.is_integer() or length < 1 for length in (depth, height, width)):
-        raise BundleError(f"--window-voxels is {text[:60]!r}; expected three positive integers")
-    return int(depth), int(height), int(width)
-
-
-def _numbers(text: str, count: int, option: str) -> list[float]:
-    from math import isfinite
-
-    from models.bundle import BundleError
-
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count or not all(map(isfinite, numbers)):
-        raise BundleError(f"{option} is {text[:60]!r}; expected {count} numbers with commas between them")
-    return numbers

@@ -35,8 +35,8 @@ def command(
     parameters: Annotated[Path, typer.Option("--params", help="JSON: the network's arguments, as MONAI names them.")],
     architecture: Annotated[str, typer.Option("--arch", help="autoencoder_kl or autoencoder_kl_maisi.")],
     window_voxels: Annotated[str, typer.Option(help="Of the input: z,y,x.")] = "",
-    spacing: Annotated[str, typer.Option(help="Of its voxels, mm: z,y,x; with --fit window.")] = "",
-    window_hu: Annotated[str, typer.Option(help="LOW,HIGH: what it knows as 0 and 1.")] = "",
+    spacing: Annotated[str | None, typer.Option(help="Of its voxels, mm: z,y,x; with --fit window.")] = None,
+    window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH: what it knows as 0 and 1.")] = None,
     fit: Annotated[str, typer.Option(help="window, or resize: the whole scan to one window.")] = "window",
     overlap: Annotated[float, typer.Option(help="Of windows along z.")] = 0.5,
     axes: Annotated[
