@@ -41,15 +41,12 @@ class ConvReluPool(nn.Sequential):
         # The largest of eight, then bias and ReLU, is what bias, ReLU and then the largest is: both keep the order.
         conv = self[0].conv
         assert isinstance(conv, nn.Conv3d)
-        low = torch.is_autocast_enabled("cpu")
         if x.shape[1] == 1 and not x.requires_grad and all(length % 2 == 0 for length in x.shape[2:]):
-            kind = torch.bfloat16 if low else torch.float32
-            folded: Tensor = FoldedConvReluPool.apply(x, conv.weight, conv.bias, kind)  # type: ignore[no-untyped-call]
+            folded: Tensor = FoldedConvReluPool.apply(x, conv.weight, conv.bias)  # type: ignore[no-untyped-call]
             return folded
         # oneDNN's convolutions and torch's pooling are several times faster with channels last.
         convolved = self[0](x.contiguous(memory_format=torch.channels_last_3d))
-        with torch.autocast("cpu", enabled=False):
-            return functional.relu(functional.max_pool3d(convolved, 2), inplace=True)
+        return functional.relu(functional.max_pool3d(convolved, 2), inplace=True)
 
 
 class FoldedConvReluPool(torch.autograd.Function):
@@ -60,42 +57,40 @@ class FoldedConvReluPool(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kind: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         n, (d, h, w), c = len(x), x.shape[2:], len(weight)
-        with torch.autocast("cpu", enabled=False):
-            of_all, taps = _patches(x[:, 0].float()), _at_each_place(weight.float())
-            largest, room = taps.new_empty(n, c, of_all.shape[2]), taps.new_empty(8 * c * _CELLS)
-            out = taps.new_empty(n, of_all.shape[2], c, dtype=kind)
-            for window, patches in enumerate(of_all):
-                for cells in _chunks(patches):
-                    kept = largest[window, :, cells]
-                    torch.amax(_values(taps, patches[:, cells], room), 0, out=kept)
-                    out[window, cells] = (kept + bias.float()[:, None]).relu_().T
+        of_all, taps = _patches(x[:, 0]), _at_each_place(weight)
+        largest, room = taps.new_empty(n, c, of_all.shape[2]), taps.new_empty(8 * c * _CELLS)
+        out = taps.new_empty(n, of_all.shape[2], c)
+        for window, patches in enumerate(of_all):
+            for cells in _chunks(patches):
+                kept = largest[window, :, cells]
+                torch.amax(_values(taps, patches[:, cells], room), 0, out=kept)
+                out[window, cells] = (kept + bias[:, None]).relu_().T
         ctx.save_for_backward(of_all, weight, bias, largest)
         return out.view(n, d // 2, h // 2, w // 2, c).permute(0, 4, 1, 2, 3)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
         of_all, weight, bias, largest = ctx.saved_tensors
         c = len(weight)
         by_cell = gradient.permute(0, 2, 3, 4, 1).reshape(len(largest), -1, c)
-        with torch.autocast("cpu", enabled=False):
-            taps, threshold = _at_each_place(weight.float()), -bias.float()[:, None]
-            summed, summed_bias, one = torch.zeros_like(taps), torch.zeros_like(threshold), taps.new_ones(())
-            room, other = (taps.new_empty(8 * c * _CELLS) for _ in range(2))
-            for window, patches in enumerate(of_all):
-                for cells in _chunks(patches):
-                    kept = largest[window, :, cells]
-                    given = by_cell[window, cells].T.float() * (kept > threshold)
-                    below = _values(taps, patches[:, cells], room).sub_(kept)
-                    hit = other[: below.numel()].view_as(below)
-                    torch.ops.aten.threshold_backward.grad_input(one.expand_as(below), below, _TIE, grad_input=hit)
-                    hit.mul_(given / hit.sum(0).clamp_min_(1))
-                    summed.addmm_(hit.view(8 * c, -1), patches[:, cells].T)
-                    summed_bias += given.sum(1, keepdim=True)
+        taps, threshold = _at_each_place(weight), -bias[:, None]
+        summed, summed_bias, one = torch.zeros_like(taps), torch.zeros_like(threshold), taps.new_ones(())
+        room, other = (taps.new_empty(8 * c * _CELLS) for _ in range(2))
+        for window, patches in enumerate(of_all):
+            for cells in _chunks(patches):
+                kept = largest[window, :, cells]
+                given = by_cell[window, cells].T * (kept > threshold)
+                below = _values(taps, patches[:, cells], room).sub_(kept)
+                hit = other[: below.numel()].view_as(below)
+                torch.ops.aten.threshold_backward.grad_input(one.expand_as(below), below, _TIE, grad_input=hit)
+                hit.mul_(given / hit.sum(0).clamp_min_(1))
+                summed.addmm_(hit.view(8 * c, -1), patches[:, cells].T)
+                summed_bias += given.sum(1, keepdim=True)
         by_place = summed.view(8, c, 1, 3, 3, 3)
         parts = [by_place[k, :, :, z : z + 2, y : y + 2, x : x + 2] for k, (z, y, x) in enumerate(_PLACES)]
-        return None, torch.stack(parts).sum(0).to(weight.dtype), summed_bias.squeeze(1).to(bias.dtype), None
+        return None, torch.stack(parts).sum(0), summed_bias.squeeze(1)
 
 
 class LastUp(nn.ConvTranspose3d):
@@ -111,7 +106,7 @@ class LastUp(nn.ConvTranspose3d):
         made = x.permute(0, 2, 3, 4, 1).reshape(-1, c) @ self.weight.reshape(c, 8)
         cells = made.reshape(n, d, h, w, 2, 2, 2).permute(0, 1, 4, 2, 5, 3, 6)
         assert self.bias is not None
-        return cells.reshape(n, 1, 2 * d, 2 * h, 2 * w).float() + self.bias
+        return cells.reshape(n, 1, 2 * d, 2 * h, 2 * w) + self.bias
 
 
 def _chunks(patches: Tensor) -> list[slice]:

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 WindowArray = NDArray[np.floating[Any]]
+logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -103,7 +104,7 @@ def train(
         checkpoint_every_s: how often.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or a gradient is not finite.
         TrainingInterrupted: by SIGTERM or Ctrl-C, after the checkpoint was written.
         CheckpointError: the checkpoint is damaged or of another training.
         ValueError: windows smaller than the network's; patience without calibration windows.
@@ -161,6 +162,11 @@ def _fabric(settings: TrainingSettings) -> Fabric:
     accelerator = settings.accelerator
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = settings.precision
+    if accelerator == "cpu" and precision != "32-true":
+        # With AVX512_BF16, half of the gradients of 3×3×3 convolutions on small grids are NaN (torch 2.13.0).
+        logger.warning("training in float32: precision %s is for GPUs, and this training runs on a CPU", precision)
+        precision = "32-true"
     if accelerator == "cuda" and torch.cuda.device_count() < settings.devices:
         raise ValueError(f"{settings.devices} GPUs were asked for; torch finds {torch.cuda.device_count()} here")
     fabric = Fabric(
@@ -169,7 +175,7 @@ def _fabric(settings: TrainingSettings) -> Fabric:
         num_nodes=settings.nodes,
         # A part of a network that this loss does not use, such as a description without a weight, has no gradient.
         strategy="ddp_find_unused_parameters_true" if settings.devices * settings.nodes > 1 else "auto",
-        precision=settings.precision,
+        precision=precision,
     )
     fabric.launch()
     return fabric

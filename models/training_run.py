@@ -68,7 +68,7 @@ class TrainingRun:
         self.places = [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
         self.checked = _evenly(calibration, _CALIBRATION_WINDOWS)
         if fabric.device.type == "cuda":
-            # What cuDNN's bfloat16 convolutions want; on a CPU oneDNN reorders by itself.
+            # What cuDNN's bfloat16 convolutions want.
             vae = vae.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.vae = vae.train()
         optimiser = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
@@ -104,14 +104,15 @@ class TrainingRun:
                 self.fabric.backward(parts.loss / passes)
             flat = torch.cat([torch.stack(parts[:-1]).detach(), parts.kl_by_dimension.detach()])
             summed = summed + flat / passes
-        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0, error_if_nonfinite=False)
-        self.optimiser.step()
         self.step += 1
-        if self.measured is not self.vae:
-            self._average()
-        self.watch.add(summed, rows.mu.detach())
+        gradients = {name: weight.grad for name, weight in self.vae.named_parameters() if weight.grad is not None}
+        self.watch.add(summed, rows.mu.detach(), gradients)
         if self.fabric.device.type == "cpu":
             self.watch.check()
+        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0, error_if_nonfinite=False)
+        self.optimiser.step()
+        if self.measured is not self.vae:
+            self._average()
 
     def tick(self, elapsed_s: float, interrupted: bool) -> bool:
         """Take the time, check on the calibration windows and report, where it is time; whether any process must stop.
@@ -149,7 +150,7 @@ class TrainingRun:
         """Write the checkpoint, in the process of rank 0.
 
         Raises:
-            FloatingPointError: a weight is not finite.
+            FloatingPointError: a loss, a gradient or a weight is not finite.
         """
         self.watch.check()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.vae.state_dict().values()):

@@ -59,8 +59,8 @@ class TrainingSettings:
         crop: part of the windows of which only a third to all of the plane is taken and brought to the middle, for all
             views and the target: as a scan of a smaller field of view would be. Gives few patients more variety.
         zoom: all views and the target of a window are magnified in plane by 1 + at most this, or the inverse.
-        precision: `bf16-mixed`: the network runs in bfloat16, its weights and the losses stay in float32; faster on
-            GPUs and on CPUs with AMX.
+        precision: `bf16-mixed`: on a GPU the network runs in bfloat16, its weights and the losses stay in float32. On a
+            CPU training is in float32 whatever is asked for.
         ema: decay of the moving average of the weights, which is then what is measured and returned; 0: none.
         patience: checks on the calibration windows (50 in a training) without a better one before it ends; 0: no end.
         threads: of torch on the CPU, for each process.

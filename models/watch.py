@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,7 @@ class Watch:
         self._report, self._every_s, self._warned = report, every_s, False
         self._last_s = 0.0
         self._parts: list[Tensor] = []
+        self._unchecked: list[tuple[Tensor, Mapping[str, Tensor]]] = []
         self._mus: deque[Tensor] = deque()
 
     def resume(self, history: list[Progress]) -> None:
@@ -69,21 +70,31 @@ class Watch:
         self.history = history
         self._last_s = history[-1].elapsed_s if history else 0.0
 
-    def add(self, parts: Tensor, mu: Tensor) -> None:
-        """A step's parts (7 + latents,) of the loss, in the order of `models.objective.Parts`, and its mu; detached."""
+    def add(self, parts: Tensor, mu: Tensor, gradients: Mapping[str, Tensor]) -> None:
+        """Note a step: the parts (7 + latents,) of its loss, ordered as `models.objective.Parts`; mu; its gradients."""
         self._parts.append(parts)
+        finite = {name: torch.linalg.vector_norm(gradient).isfinite() for name, gradient in gradients.items()}
+        self._unchecked.append((parts[0], finite))
         self._mus.append(mu)
         while len(self._mus) > 1 and sum(map(len, self._mus)) > _WATCHED_WINDOWS:
             self._mus.popleft()
 
     def check(self) -> None:
-        """Look whether the last step's loss is finite; on a GPU that waits for the step.
+        """Check that the loss and the gradients of the steps since the last check are finite; waits for a GPU.
 
         Raises:
-            FloatingPointError: it is not.
+            FloatingPointError: one is not; names what came first.
         """
-        if self._parts and not math.isfinite(self._parts[-1][0].item()):
-            raise FloatingPointError("training diverged: the loss is not finite; lower the learning rate")
+        for loss, finite in self._unchecked:
+            if not math.isfinite(loss.item()):
+                raise FloatingPointError("training diverged: the loss is not finite; lower the learning rate")
+            if not torch.stack(list(finite.values())).all():
+                name = next(name for name, flag in finite.items() if not flag)
+                raise FloatingPointError(
+                    f"training stopped: the gradient of {name} is not finite, although the loss is; the precision or "
+                    "the arithmetic of this device is the likely cause, not the learning rate"
+                )
+        self._unchecked.clear()
 
     def tick(
         self,

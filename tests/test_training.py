@@ -97,7 +97,6 @@ def test_a_pair_term_makes_mu_steadier_under_what_is_drawn():
         {"penalty": "dip_ii", "penalty_weight": 1.0},
         {"penalty": "mmd", "penalty_weight": 50.0},
         {"feature_weight": 0.5, "feature_block": 4},
-        {"precision": "bf16-mixed"},
         {"beta": 4.0, "sharpen": 0.5, "thickness": 2.5, "field_of_view": 0.3, "shift": 1.0, "invariance": 0.1},
     ],
     ids=lambda changes: " ".join(changes),
@@ -189,6 +188,23 @@ def test_a_loss_that_is_not_finite_ends_the_training():
         train([broken], SETTINGS)
 
 
+def test_a_gradient_that_is_not_finite_ends_the_training_and_is_named(monkeypatch):
+    def with_a_fault(architecture, parameters):
+        vae = build_vae(architecture, parameters)
+        vae.mu.weight.register_hook(lambda gradient: gradient * torch.nan)
+        return vae
+
+    monkeypatch.setattr("models.training_run.build_vae", with_a_fault)
+    with pytest.raises(FloatingPointError, match=r"the gradient of mu\.weight is not finite, although the loss is"):
+        train([blobs(4)], SETTINGS)
+
+
+def test_a_cpu_trains_in_float32_whatever_is_asked_for(caplog):
+    exact, asked = (train([blobs(4)], replace(SETTINGS, precision=kind)) for kind in ("32-true", "bf16-mixed"))
+    assert same(exact.vae, asked.vae)
+    assert caplog.text.count("training in float32: precision bf16-mixed is for GPUs") == 1
+
+
 def test_training_takes_as_long_as_it_was_given():
     trained = train([blobs(4)], replace(SETTINGS, steps=None, minutes=0.01))
     assert 0.6 <= trained.elapsed_s < 10
@@ -211,7 +227,7 @@ def test_a_batch_larger_than_what_is_watched_is_watched_alone():
     reports = []
     watch = Watch(reports.append, 0)
     mu = torch.randn(1000, 4)
-    watch.add(torch.zeros(11), mu)
+    watch.add(torch.zeros(11), mu, {"weight": torch.zeros(2)})
     watch.tick(1, 1.0, 1.0, kl_weight=1.0, learning_rate=1e-3, calibration=None, last=True)
     assert reports[0].active == 4
 
