@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from app.run import Ledger, logged_progress, recipe_from_settings
     from app.settings import check_paths, load_settings
+    from operators.input.archives import unpacked
     from operators.job import exit_code
-    from operators.unpack import unpacked
 
     settings = load_settings(arguments.config)
     paths = check_paths(arguments.input, arguments.output, arguments.model)

@@ -26,6 +26,7 @@ _raise_stack_limit()
 from holoscan.core import Application  # noqa: E402  the limit has to be raised before
 from holoscan.schedulers import EventBasedScheduler  # noqa: E402
 
+from operators.input.archives import Archive  # noqa: E402
 from operators.nodes import (  # noqa: E402
     BuildVolumeOperator,
     FeatureWriterOperator,
@@ -36,7 +37,6 @@ from operators.nodes import (  # noqa: E402
 )
 from operators.read_study import Reading  # noqa: E402
 from operators.recipe import OnOutcome, Recipe  # noqa: E402
-from operators.unpack import Archive  # noqa: E402
 
 # Reading, encoding and writing overlap; more threads than stages that take long would only wait.
 GRAPH_THREADS = 3

@@ -14,10 +14,10 @@ from typing import Any
 from holoscan.conditions import BooleanCondition
 from holoscan.core import ExecutionContext, Fragment, InputContext, Operator, OperatorSpec, OutputContext
 
+from operators.input.archives import Archive
 from operators.job import Job
 from operators.read_study import Reading, read_studies
 from operators.recipe import OnOutcome, Recipe
-from operators.unpack import Archive
 
 JOB = "job"
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from pydicom import config
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from operators.input_files import Places, input_files, not_opened
+from operators.input.archives import Archive
+from operators.input.files import Places, input_files, not_opened
 from operators.read_header import read_instance
 from operators.read_image import find_image, image_series
 from operators.split_series import split_series
 from operators.types import Finding, Instance, Outcome, Series, SeriesRejected, Study
 from operators.uids import uid_from_digest
-from operators.unpack import Archive
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def read_studies(
     Args:
         folder: the input; or one file in a research format, or an archive.
         on_file: called after each file with (files done, files in all).
-        archives: those of the input, see `operators.unpack`; without them ZIP archives are passed over.
+        archives: those of the input, see `operators.input.archives`; without them ZIP archives are passed over.
 
     Raises:
         StartError: `INPUT_NOT_A_FOLDER`.

@@ -354,10 +354,10 @@ def come_out(folder: Path) -> list[str]:
     """
     from operators.build_volume import build_volume
     from operators.geometry_policy import NO_REPAIR, GeometryPolicy
+    from operators.input.archives import unpacked
     from operators.read_study import read_studies
     from operators.select_series import select_series
     from operators.types import SeriesError
-    from operators.unpack import unpacked
 
     repairs = GeometryPolicy(
         missing_slice="interpolate",

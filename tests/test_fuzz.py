@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from operators import header_bytes, unpack
+from operators import header_bytes
 from operators.build_volume import build_volume
 from operators.codestream import MAX_TILES
 from operators.dicom_file import inflate
 from operators.image_header import MAX_HEADER_BYTES, MAX_SKIPPED_BYTES
+from operators.input import archives as unpack
 from operators.read_header import read_instance
 from operators.read_image import find_image, image_series, image_volume
 from operators.read_study import read_studies

@@ -16,10 +16,10 @@ import pytest
 from app import encode
 from app.__main__ import main
 from app.cli import main as ctvae
-from operators import unpack
+from operators.input import archives as unpack
+from operators.input.archives import unpacked
 from operators.read_study import read_studies
 from operators.types import StartError
-from operators.unpack import unpacked
 from operators.write_ct import affine_for, write_ct_series
 
 Change = Callable[[zipfile.ZipFile], None]
