@@ -13,15 +13,10 @@ from typing import Final
 from pydicom import config
 from pydicom.uid import UID
 
-from operators.decode_slice import decode_slice
+from operators.dicom.decode_slice import decode_slice
+from operators.dicom.pixel_format import LOSSY_SYNTAXES, MAYBE_LOSSY_SYNTAXES, NATIVE_SYNTAXES, PixelFormat
 from operators.geometry import regular_grid
 from operators.geometry_policy import MIN_SLICES, NO_REPAIR, GeometryPolicy
-from operators.pixel_format import (
-    LOSSY_SYNTAXES,
-    MAYBE_LOSSY_SYNTAXES,
-    NATIVE_SYNTAXES,
-    PixelFormat,
-)
 from operators.read_image import image_volume
 from operators.repair_headers import formats_of
 from operators.resample_slices import Resampling, resample_slice

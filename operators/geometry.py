@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from operators.dicom.pixel_format import MAX_SIDE
 from operators.geometry_policy import NO_REPAIR, GeometryPolicy
-from operators.pixel_format import MAX_SIDE
 from operators.repair_stack import Sources, Stack
 from operators.resample_slices import Resampling
 from operators.slice_stack import allowed_off_grid_mm, check_one_slice_a_position, slice_tilt, stack_slices

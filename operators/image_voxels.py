@@ -20,9 +20,9 @@ from typing import IO, Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.decode_slice import LOWEST_HU
+from operators.dicom.decode_slice import LOWEST_HU
+from operators.dicom.pixel_format import AIR_HU
 from operators.image_header import ImageHeader
-from operators.pixel_format import AIR_HU
 from operators.types import Finding, ImageFile, SeriesFailed, SeriesRejected, SeriesSkipped
 
 PIECE_VOXELS: Final = 1 << 20

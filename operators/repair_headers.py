@@ -8,8 +8,8 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from operators.dicom.pixel_format import AIR_HU, PixelFormat, pixel_format
 from operators.geometry_policy import GeometryPolicy
-from operators.pixel_format import AIR_HU, PixelFormat, pixel_format
 from operators.types import Finding, SeriesRejected
 
 _ASSUMED = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.pixel_format import AIR_HU
+from operators.dicom.pixel_format import AIR_HU
 from operators.repair_stack import Sources
 from operators.types import HuSlice
 

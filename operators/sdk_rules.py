@@ -24,8 +24,8 @@ from typing import Any, Final
 from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 
-from operators.dicom_file import NUMBER_VRS
-from operators.read_header import HEADER_TAGS
+from operators.dicom.file_format import NUMBER_VRS
+from operators.dicom.read_header import HEADER_TAGS
 from operators.series_rule import orientation
 from operators.text_pattern import check_pattern, matches, matches_whole
 from operators.types import Series, StartError

@@ -13,7 +13,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 
-from operators.enhanced_ct import ENHANCED_CT, sop_class, with_frames
+from operators.dicom.enhanced_ct import ENHANCED_CT, sop_class, with_frames
 from operators.types import Finding, Series, SeriesSkipped
 
 LOCALIZER_TYPES: Final = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM"})

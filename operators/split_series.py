@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from operators.enhanced_ct import with_frames
+from operators.dicom.enhanced_ct import with_frames
 from operators.geometry import DIRECTION_TOLERANCE, PIXEL_SPACING_TOLERANCE, POSITION_LIMIT_MM, numbers_in
 from operators.select_series import why_not
 from operators.tell_apart import differing, is_stack, tell_apart

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from operators.dicom.header import plain
 from operators.geometry import numbers_in, regular_grid
-from operators.header import plain
 from operators.slice_stack import SAME_POSITION_MM
 from operators.types import SeriesRejected
 

@@ -387,7 +387,7 @@ def come_out(folder: Path) -> list[str]:
 
 def _decoded(instance: Any) -> str:
     """What becomes of a slice, whatever is wrong with its series: decoders are tried more often so."""
-    from operators.decode_slice import decode_slice
+    from operators.dicom.decode_slice import decode_slice
     from operators.types import SeriesError
 
     try:

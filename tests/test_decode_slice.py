@@ -11,8 +11,8 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from operators.decode_slice import decode_slice
-from operators.read_header import read_instance
+from operators.dicom.decode_slice import decode_slice
+from operators.dicom.read_header import read_instance
 from operators.types import HuSlice, Instance, SeriesFailed, SeriesRejected
 from tests.tiny_ct import CODECS, Change, compress, put, stored_values, write_tiny_ct
 

@@ -22,12 +22,12 @@ from pydicom.encaps import encapsulate, encapsulate_extended, generate_fragments
 
 from app import encode
 from models.phantom import make_phantom
-from operators import frame_pixels
 from operators.build_volume import build_volume
-from operators.enhanced_ct import frames
-from operators.functional_groups import MAX_HEADER_BYTES, MAX_ITEMS
+from operators.dicom import frame_pixels
+from operators.dicom.enhanced_ct import frames
+from operators.dicom.functional_groups import MAX_HEADER_BYTES, MAX_ITEMS
+from operators.dicom.read_header import read_instance
 from operators.preprocess import preprocess
-from operators.read_header import read_instance
 from operators.read_study import read_studies
 from operators.select_series import select_series
 from operators.types import Series, SeriesFailed, SeriesRejected, SeriesSkipped, Volume

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from operators import header_bytes
 from operators.build_volume import build_volume
-from operators.codestream import MAX_TILES
-from operators.dicom_file import inflate
+from operators.dicom import header_bytes
+from operators.dicom.codestream import MAX_TILES
+from operators.dicom.file_format import inflate
+from operators.dicom.read_header import read_instance
 from operators.image_header import MAX_HEADER_BYTES, MAX_SKIPPED_BYTES
 from operators.input import archives as unpack
-from operators.read_header import read_instance
 from operators.read_image import find_image, image_series, image_volume
 from operators.read_study import read_studies
 from operators.select_series import select_series
@@ -123,7 +123,7 @@ def test_what_is_deflated_behind_odd_meta_information_is_not_inflated_without_bo
 
 
 def test_no_more_of_a_deflated_file_is_read_than_it_may_have(tmp_path, monkeypatch):
-    monkeypatch.setattr("operators.dicom_file.MAX_INFLATED_BYTES", 1000)
+    monkeypatch.setattr("operators.dicom.file_format.MAX_INFLATED_BYTES", 1000)
     path = header(tmp_path / "a", bytes(4000), b"1.2.840.10008.1.2.1.99")
     with path.open("rb") as file, pytest.raises(ValueError, match="too large"):
         inflate(file)
@@ -171,7 +171,7 @@ def test_a_jpeg_2000_slice_without_all_its_tiles_is_not_filled_up_in_silence(tmp
 
 
 def test_more_tiles_than_there_can_be_are_rejected_before_memory_is_taken_for_them():
-    from operators.codestream import has_all_tiles
+    from operators.dicom.codestream import has_all_tiles
 
     for side, tile in ((8192, 64), (1 << 31, 1)):
         siz = b"\xff\x4f\xff\x51" + struct.pack(">HH8I", 41, 0, side, side, 0, 0, tile, tile, 0, 0)

@@ -18,9 +18,10 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from operators import dicom_file, read_study
+from operators import read_study
 from operators.build_volume import build_volume
-from operators.read_header import HEADER_TAGS, read_instance
+from operators.dicom import file_format as dicom_file
+from operators.dicom.read_header import HEADER_TAGS, read_instance
 from operators.read_study import read_studies
 from operators.types import Series, SeriesRejected, StartError
 from operators.uids import uid_from_digest

@@ -13,11 +13,11 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from operators.decode_slice import decode_slice
-from operators.dicom_file import is_dicom
-from operators.header import plain
-from operators.read_header import HEADER_TAGS, read_instance
-from operators.scan_elements import SCANNED_BYTES, scan_elements
+from operators.dicom.decode_slice import decode_slice
+from operators.dicom.file_format import is_dicom
+from operators.dicom.header import plain
+from operators.dicom.read_header import HEADER_TAGS, read_instance
+from operators.dicom.scan import SCANNED_BYTES, scan_elements
 from tests.tiny_ct import write_tiny_ct
 
 PIXELS = frozenset({0x7FE00010})
@@ -125,7 +125,7 @@ def test_broken_bytes_are_never_read_otherwise_than_pydicom_reads_them(data):
 def test_an_instance_is_the_same_with_the_scan_and_without(tmp_path, monkeypatch):
     (path, *_) = write_tiny_ct(tmp_path)
     fast = read_instance(path)
-    monkeypatch.setattr("operators.read_header.scan_elements", lambda *_, **__: None)
+    monkeypatch.setattr("operators.dicom.read_header.scan_elements", lambda *_, **__: None)
 
     slow = read_instance(path)
 

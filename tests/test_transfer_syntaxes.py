@@ -11,9 +11,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 
-from operators.decode_slice import decode_slice
-from operators.pixel_format import COMPRESSED_SYNTAXES
-from operators.read_header import read_instance
+from operators.dicom.decode_slice import decode_slice
+from operators.dicom.pixel_format import COMPRESSED_SYNTAXES
+from operators.dicom.read_header import read_instance
 from tests.tiny_ct import CODECS, put, write_tiny_ct
 
 Encoder = Callable[[np.ndarray], bytes]

@@ -13,8 +13,8 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
-from operators.frame_pixels import locate_frames, open_plain
-from operators.functional_groups import MAX_HEADER_BYTES, read_groups
+from operators.dicom.frame_pixels import locate_frames, open_plain
+from operators.dicom.functional_groups import MAX_HEADER_BYTES, read_groups
 from operators.types import Instance, Series, SeriesRejected
 
 ENHANCED_CT: Final = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.pixel_format import AIR_HU, PixelFormat, pixel_format
-from operators.read_pixels import Stored, read_stored_values
+from operators.dicom.pixel_format import AIR_HU, PixelFormat, pixel_format
+from operators.dicom.read_pixels import Stored, read_stored_values
 from operators.types import Finding, HuSlice, Instance, SeriesRejected
 
 LOWEST_HU: Final = -1024

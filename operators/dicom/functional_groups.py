@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
 
-from operators.read_header import read_nested
+from operators.dicom.read_header import read_nested
 from operators.types import Instance, SeriesRejected
 
 MAX_HEADER_BYTES: Final = 1 << 25

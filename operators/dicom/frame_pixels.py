@@ -19,8 +19,8 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from operators.dicom_file import inflate
-from operators.pixel_format import COMPRESSED_SYNTAXES, MAX_SIDE, NATIVE_SYNTAXES
+from operators.dicom.file_format import inflate
+from operators.dicom.pixel_format import COMPRESSED_SYNTAXES, MAX_SIDE, NATIVE_SYNTAXES
 from operators.types import Frame, Instance, SeriesFailed, SeriesRejected
 
 MAX_FRAGMENTS: Final = 1 << 20

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from operators.codestream import CodedFrame, bare_jpeg2k, has_all_tiles, jpeg2k_frame, jpeg_frame
-from operators.dicom_file import inflate
-from operators.frame_pixels import check_unchanged, named, read_frame
-from operators.pixel_format import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES, PixelFormat
+from operators.dicom.codestream import CodedFrame, bare_jpeg2k, has_all_tiles, jpeg2k_frame, jpeg_frame
+from operators.dicom.file_format import inflate
+from operators.dicom.frame_pixels import check_unchanged, named, read_frame
+from operators.dicom.pixel_format import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES, PixelFormat
 from operators.types import Instance, SeriesFailed, SeriesRejected
 
 Stored = NDArray[np.integer[Any]]

@@ -36,10 +36,10 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import TEXT_VR_DELIMS
 
-from operators.dicom_file import NUMBER_VRS, TEXT_VRS, inflate, is_dicom, was_dicom
-from operators.header import Header, own_element
-from operators.header_bytes import in_pieces, read_whole
-from operators.scan_elements import SCANNED_BYTES, Scanned, scan_elements
+from operators.dicom.file_format import NUMBER_VRS, TEXT_VRS, inflate, is_dicom, was_dicom
+from operators.dicom.header import Header, own_element
+from operators.dicom.header_bytes import in_pieces, read_whole
+from operators.dicom.scan import SCANNED_BYTES, Scanned, scan_elements
 from operators.types import Instance, SeriesRejected
 
 HEADER_TAGS: Final = (
