@@ -144,8 +144,8 @@ def check_input(source: Path) -> Path:
     Raises:
         StartError: INPUT_MISSING or INPUT_NOT_A_FOLDER.
     """
+    from operators.images.read_image import is_image
     from operators.input.archives import is_archive
-    from operators.read_image import is_image
 
     if not source.exists():
         raise StartError("INPUT_MISSING", f"no folder {source}; give the folder that holds the CT")

@@ -14,8 +14,8 @@ import SimpleITK as sitk
 from app.cli import main as ctvae
 from models.bundle import find_bundle, load_bundle
 from operators.build_volume import build_volume
+from operators.images.read_image import find_image, image_series, image_volume
 from operators.preprocess import preprocess
-from operators.read_image import find_image, image_series, image_volume
 from operators.read_study import read_studies
 from operators.types import HuSlice, Series, SeriesFailed, Volume
 from operators.write_ct import affine_for, write_ct_series

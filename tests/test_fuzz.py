@@ -24,9 +24,9 @@ from operators.dicom import header_bytes
 from operators.dicom.codestream import MAX_TILES
 from operators.dicom.file_format import inflate
 from operators.dicom.read_header import read_instance
-from operators.image_header import MAX_HEADER_BYTES, MAX_SKIPPED_BYTES
+from operators.images.header import MAX_HEADER_BYTES, MAX_SKIPPED_BYTES
+from operators.images.read_image import find_image, image_series, image_volume
 from operators.input import archives as unpack
-from operators.read_image import find_image, image_series, image_volume
 from operators.read_study import read_studies
 from operators.select_series import select_series
 from operators.types import Instance, SeriesError, SeriesFailed, SeriesRejected

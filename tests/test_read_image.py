@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from app import encode
 from app.cli import main as ctvae
 from operators.build_volume import build_volume
-from operators.image_voxels import PIECE_VOXELS
-from operators.read_image import find_image, image_series, image_volume, is_image
+from operators.images.read_image import find_image, image_series, image_volume, is_image
+from operators.images.voxels import PIECE_VOXELS
 from operators.read_study import read_studies
 from operators.types import SeriesError, Volume
 from operators.write_ct import write_ct_series

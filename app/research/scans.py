@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from app.research.window_cache import ScanWindows, stamp_of, stored_windows
 from models.bundle import Preprocessing
 from operators.build_volume import build_volume
-from operators.read_image import is_image
+from operators.images.read_image import is_image
 from operators.read_study import read_studies
 from operators.select_series import select_series
 from operators.types import Instance, Series, SeriesError, StartError, Volume

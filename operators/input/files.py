@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from operators.images.read_image import is_image
 from operators.input.archives import Archive, is_archive
-from operators.read_image import is_image
 from operators.types import Outcome, SeriesError, StartError
 from operators.uids import uid_from_digest
 

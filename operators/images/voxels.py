@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from operators.dicom.decode_slice import LOWEST_HU
 from operators.dicom.pixel_format import AIR_HU
-from operators.image_header import ImageHeader
+from operators.images.header import ImageHeader
 from operators.types import Finding, ImageFile, SeriesFailed, SeriesRejected, SeriesSkipped
 
 PIECE_VOXELS: Final = 1 << 20

@@ -19,11 +19,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from operators.dicom.pixel_format import MAX_SIDE
 from operators.geometry import DIRECTION_TOLERANCE, POSITION_LIMIT_MM, SPACING_RANGE_MM, direction_findings
 from operators.geometry_policy import MIN_SLICES
-from operators.image_header import ImageHeader, image_format
-from operators.image_voxels import Spool, spool_hu
-from operators.meta_image_header import read_meta_image_header
-from operators.nifti_header import read_nifti_header
-from operators.nrrd_header import read_nrrd_header
+from operators.images.header import ImageHeader, image_format
+from operators.images.meta_image import read_meta_image_header
+from operators.images.nifti import read_nifti_header
+from operators.images.nrrd import read_nrrd_header
+from operators.images.voxels import Spool, spool_hu
 from operators.types import (
     CtvaeError,
     Finding,

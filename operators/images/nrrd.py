@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.image_header import (
+from operators.images.header import (
     MAX_HEADER_BYTES,
     MAX_SKIPPED_BYTES,
     Encoding,

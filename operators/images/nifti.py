@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.image_header import MAX_SKIPPED_BYTES, Encoding, ImageHeader, no_place, three_dimensions
+from operators.images.header import MAX_SKIPPED_BYTES, Encoding, ImageHeader, no_place, three_dimensions
 from operators.types import SeriesRejected, SeriesSkipped
 
 AFFINE_TOLERANCE: Final = 1e-3

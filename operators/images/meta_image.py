@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.image_header import (
+from operators.images.header import (
     MAX_HEADER_BYTES,
     ImageHeader,
     beside,
