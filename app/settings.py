@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal
 
 from operators.geometry_policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import Disclosure
-from operators.sdk_rules import SdkRule, parse_sdk_rules
 from operators.select_rules import EVERY_CT, Selection
+from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.types import StartError
 
 FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below

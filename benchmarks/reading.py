@@ -131,7 +131,7 @@ def peak_mb() -> float:
 def ours(folder):
     from operators.build_volume import build_volume
     from operators.read_study import read_studies
-    from operators.select_series import select_series
+    from operators.series.ct_images import select_series
 
     (study,) = read_studies(folder).studies
     return build_volume(select_series(study.series[0])).voxels()

@@ -44,7 +44,7 @@ def compare(scan: Path, preprocessing):
     from operators.build_volume import build_volume
     from operators.preprocess import preprocess
     from operators.read_study import read_studies
-    from operators.select_series import select_series
+    from operators.series.ct_images import select_series
     from operators.types import SeriesError
     from operators.window_grid import target_axes
 

@@ -66,7 +66,7 @@ def ours():
     from operators.encode import encode
     from operators.preprocess import preprocess
     from operators.read_study import read_studies
-    from operators.select_series import select_series
+    from operators.series.ct_images import select_series
 
     bundle = load_bundle(find_bundle())
     encoder = open_encoder(bundle, "cpu")

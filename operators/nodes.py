@@ -83,7 +83,7 @@ class SelectSeriesOperator(StageOperator):
     """Series → itself, or skipped."""
 
     def stage(self, job: Job[Any]) -> Job[Any]:
-        """See `operators.select_rules` and `operators.select_series`."""
+        """See `operators.select_rules` and `operators.series.ct_images`."""
         return self.recipe.select(job)
 
 

@@ -22,7 +22,7 @@ from operators.dicom.read_header import read_instance
 from operators.images.read_image import find_image, image_series
 from operators.input.archives import Archive
 from operators.input.files import Places, input_files, not_opened
-from operators.split_series import split_series
+from operators.series.split import split_series
 from operators.types import Finding, Instance, Outcome, Series, SeriesRejected, Study
 from operators.uids import uid_from_digest
 

@@ -1,7 +1,7 @@
 """Studies → for each series, what the selection makes of it: itself, or the reason why it goes no further.
 
-A series that is CT in HU (`operators.select_series`) is taken by any rule that it fits; `prefer` then ranks those of a
-study, and the first `keep` stay. All is decided on headers, before a pixel is read. What the geometry gate says comes
+A series that is CT in HU (`operators.series.ct_images`) is taken by any rule that it fits; `prefer` then ranks those of
+a study, and the first `keep` stay. All is decided on headers, before a pixel is read. What the geometry gate says comes
 later and changes no rank: which series of a study is encoded must not depend on a slice that got lost on its way.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
 from operators.job import Job
-from operators.sdk_rules import SdkRule
-from operators.select_series import select_series
-from operators.series_rule import Rule, count_slices, text_of, thickness_mm
-from operators.text_pattern import check_pattern, matches
+from operators.series.ct_images import select_series
+from operators.series.rule import Rule, count_slices, text_of, thickness_mm
+from operators.series.sdk_rules import SdkRule
+from operators.series.text_pattern import check_pattern, matches
 from operators.types import Finding, Series, SeriesSkipped, Study
 
 _NAMED: Final = 3  # of rules, conditions or series in a message; the others are counted

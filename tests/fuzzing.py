@@ -356,7 +356,7 @@ def come_out(folder: Path) -> list[str]:
     from operators.geometry_policy import NO_REPAIR, GeometryPolicy
     from operators.input.archives import unpacked
     from operators.read_study import read_studies
-    from operators.select_series import select_series
+    from operators.series.ct_images import select_series
     from operators.types import SeriesError
 
     repairs = GeometryPolicy(

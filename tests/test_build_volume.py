@@ -11,7 +11,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
-from operators.select_series import select_series
+from operators.series.ct_images import select_series
 from operators.types import Series, SeriesFailed, SeriesRejected, Volume
 from tests.tiny_ct import AXIAL, CODECS, Change, compress, put, stored_values, write_tiny_ct
 

@@ -29,7 +29,7 @@ from operators.dicom.functional_groups import MAX_HEADER_BYTES, MAX_ITEMS
 from operators.dicom.read_header import read_instance
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
-from operators.select_series import select_series
+from operators.series.ct_images import select_series
 from operators.types import Series, SeriesFailed, SeriesRejected, SeriesSkipped, Volume
 from operators.write_ct import CtOptions, affine_for, ct_datasets, write_ct_series
 from operators.write_enhanced_ct import enhanced_ct, write_enhanced_ct

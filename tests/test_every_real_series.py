@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
-from operators.select_series import select_series
+from operators.series.ct_images import select_series
 from operators.types import SeriesError, Volume
 
 GOOD_SERIES = {

@@ -28,7 +28,7 @@ from operators.images.header import MAX_HEADER_BYTES, MAX_SKIPPED_BYTES
 from operators.images.read_image import find_image, image_series, image_volume
 from operators.input import archives as unpack
 from operators.read_study import read_studies
-from operators.select_series import select_series
+from operators.series.ct_images import select_series
 from operators.types import Instance, SeriesError, SeriesFailed, SeriesRejected
 from tests.fuzzing import REAL, Worker
 from tests.tiny_ct import CODECS, compress, put, stored_values, write_tiny_ct

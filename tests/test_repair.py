@@ -16,7 +16,7 @@ from operators.build_volume import build_volume
 from operators.geometry_policy import GeometryPolicy
 from operators.make_record import Disclosure, configuration_digest
 from operators.repair_stack import resample_stack
-from operators.select_series import select_series
+from operators.series.ct_images import select_series
 from operators.types import SeriesRejected, StartError, Volume
 from operators.write_ct import write_ct_series
 from tests.bundles import write_small_bundle

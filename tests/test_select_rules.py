@@ -18,10 +18,10 @@ from app.cli import main as ctvae
 from app.run import encode
 from app.settings import load_settings
 from operators.read_study import read_studies
-from operators.sdk_rules import parse_sdk_rules
 from operators.select_rules import PreferMatch, Selection, apply_rules, candidates
-from operators.series_rule import ImageTypeRule, Range, Rule
-from operators.text_pattern import check_pattern, matches
+from operators.series.rule import ImageTypeRule, Range, Rule
+from operators.series.sdk_rules import parse_sdk_rules
+from operators.series.text_pattern import check_pattern, matches
 from operators.types import Series, SeriesError, StartError
 from tests.test_main_job import Run, run_program
 from tests.tiny_ct import AXIAL, STUDY, put, stored_values, write_tiny_ct

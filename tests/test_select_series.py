@@ -13,7 +13,7 @@ from pydicom.uid import (
 )
 
 from operators.read_study import read_studies
-from operators.select_series import select_series
+from operators.series.ct_images import select_series
 from operators.types import Series, SeriesSkipped
 from tests.tiny_ct import put, stored_values, write_tiny_ct
 

@@ -19,8 +19,8 @@ from pydicom.uid import CTImageStorage
 from app.run import encode
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
-from operators.select_series import select_series
-from operators.split_series import split_series
+from operators.series.ct_images import select_series
+from operators.series.split import split_series
 from operators.types import Outcome, Series, SeriesError
 from tests.bundles import write_small_bundle
 from tests.test_build_volume import CORONAL, only_series
@@ -320,7 +320,7 @@ def test_an_error_while_splitting_leaves_the_series_whole_and_the_others_read(tm
     def broken(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("operators.split_series.tell_apart", broken)
+    monkeypatch.setattr("operators.series.split.tell_apart", broken)
     write_phases(tmp_path, phases(2), lambda ds, phase, d: put(ds, AcquisitionNumber=phase))
     assert only_series(tmp_path).part is None
 

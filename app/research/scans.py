@@ -19,7 +19,7 @@ from models.bundle import Preprocessing
 from operators.build_volume import build_volume
 from operators.images.read_image import is_image
 from operators.read_study import read_studies
-from operators.select_series import select_series
+from operators.series.ct_images import select_series
 from operators.types import Instance, Series, SeriesError, StartError, Volume
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Literal
 import numpy as np
 from pydicom.dataset import Dataset
 
-from operators.text_pattern import check_pattern, matches
+from operators.series.text_pattern import check_pattern, matches
 from operators.types import Series
 
 Orientation = Literal["axial", "coronal", "sagittal"]
@@ -59,7 +59,7 @@ class ImageTypeRule:
 class Rule:
     """A name and conditions that must all hold; a rule without conditions takes every CT series.
 
-    Patterns are regular expressions, found anywhere in the text, in either case (see `operators.text_pattern`).
+    Patterns are regular expressions, found anywhere in the text, in either case (see `operators.series.text_pattern`).
 
     Attributes:
         name: what a finding calls the rule.
