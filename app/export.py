@@ -9,13 +9,13 @@ from app.run import Ledger, all_series
 from app.settings import RunPaths, Settings
 from models.bundle import BundleError, Preprocessing, find_bundle, load_bundle
 from operators.build_volume import build_volume
+from operators.geometry.windows import ARRAYS_ONLY
 from operators.input.archives import unpacked
 from operators.job import Job, exit_code
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
 from operators.select_rules import candidates, take
 from operators.types import StartError, Volume
-from operators.window_grid import ARRAYS_ONLY
 from operators.write_features import series_folder
 from operators.write_nifti import write_volume_nifti, write_windows_nifti
 

@@ -18,7 +18,8 @@ from models.bundle import BundleError, find_bundle, load_bundle
 from models.runtime import open_encoder
 from operators.build_volume import build_volume
 from operators.encode import check_taps
-from operators.geometry_policy import NO_REPAIR, GeometryPolicy
+from operators.geometry.policy import NO_REPAIR, GeometryPolicy
+from operators.geometry.windows import ARRAYS_ONLY
 from operators.input.archives import unpacked
 from operators.job import Job, exit_code, failure, log_outcome
 from operators.make_record import Disclosure
@@ -26,7 +27,6 @@ from operators.read_study import Reading, read_studies
 from operators.recipe import OnOutcome, Recipe
 from operators.select_rules import EVERY_CT, Selection, candidates, take
 from operators.types import FeatureRecord, Outcome, RunFailed, Series, SeriesFailed, StartError
-from operators.window_grid import ARRAYS_ONLY
 from operators.write_features import remove_features, series_folder
 from operators.write_json import RunFacts, write_outcome
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from operators.geometry_policy import NO_REPAIR, GeometryPolicy
+from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import Disclosure
 from operators.select_rules import EVERY_CT, Selection
 from operators.series.sdk_rules import SdkRule, parse_sdk_rules

@@ -97,7 +97,7 @@ def theirs():
 
     from models.bundle import find_bundle, load_bundle
     from models.runtime import load_vae
-    from operators.window_grid import window_starts
+    from operators.geometry.windows import window_starts
 
     bundle = load_bundle(find_bundle())
     settings, vae = bundle.preprocessing, load_vae(bundle)

@@ -15,11 +15,11 @@ from pydicom.uid import UID
 
 from operators.dicom.decode_slice import decode_slice
 from operators.dicom.pixel_format import LOSSY_SYNTAXES, MAYBE_LOSSY_SYNTAXES, NATIVE_SYNTAXES, PixelFormat
-from operators.geometry import regular_grid
-from operators.geometry_policy import MIN_SLICES, NO_REPAIR, GeometryPolicy
+from operators.geometry.grid import regular_grid
+from operators.geometry.policy import MIN_SLICES, NO_REPAIR, GeometryPolicy
+from operators.geometry.repair_headers import formats_of
+from operators.geometry.resampling import Resampling, resample_slice
 from operators.images.read_image import image_volume
-from operators.repair_headers import formats_of
-from operators.resample_slices import Resampling, resample_slice
 from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, SeriesRejected, Volume
 
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"

@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.bundle import Preprocessing
+from operators.geometry.windows import axis_weights, target_axes
 from operators.types import Finding, HuSlice, Volume
-from operators.window_grid import axis_weights, target_axes
 
 Change = Callable[[Volume, np.random.Generator], Volume]
 Plane = NDArray[np.int16]

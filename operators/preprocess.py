@@ -38,8 +38,8 @@ from scipy import sparse
 
 from models.bundle import Preprocessing
 from operators.ahead import map_ahead
+from operators.geometry.windows import AxisWeights, TargetAxis, target_axes, window_affine, window_starts
 from operators.types import Finding, SeriesFailed, Volume, Windows
-from operators.window_grid import AxisWeights, TargetAxis, target_axes, window_affine, window_starts
 
 THREADS = 2
 """That resample. They only share out slices: the result does not depend on how many there are."""

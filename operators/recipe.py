@@ -10,7 +10,7 @@ from models.bundle import Bundle
 from models.runtime import Encoder
 from operators.build_volume import build_volume
 from operators.encode import encode
-from operators.geometry_policy import NO_REPAIR, GeometryPolicy
+from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.job import Job
 from operators.make_record import Disclosure, make_record
 from operators.preprocess import preprocess

@@ -353,7 +353,7 @@ def come_out(folder: Path) -> list[str]:
     Everything else is raised, and is a defect.
     """
     from operators.build_volume import build_volume
-    from operators.geometry_policy import NO_REPAIR, GeometryPolicy
+    from operators.geometry.policy import NO_REPAIR, GeometryPolicy
     from operators.input.archives import unpacked
     from operators.read_study import read_studies
     from operators.series.ct_images import select_series

@@ -19,9 +19,9 @@ from scipy.spatial.transform import Rotation
 
 from models.bundle import Preprocessing
 from models.phantom import make_phantom
+from operators.geometry.windows import axis_weights, patient_axes, window_starts
 from operators.preprocess import preprocess
 from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, Volume
-from operators.window_grid import axis_weights, patient_axes, window_starts
 from operators.write_ct import affine_for
 
 WIDE_HU = (-1024.0, 3071.0)  # nothing is clipped

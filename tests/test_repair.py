@@ -13,9 +13,9 @@ from app.run import encode, inspect_folder
 from app.settings import Settings, load_settings
 from models.bundle import load_bundle
 from operators.build_volume import build_volume
-from operators.geometry_policy import GeometryPolicy
+from operators.geometry.policy import GeometryPolicy
+from operators.geometry.repair import resample_stack
 from operators.make_record import Disclosure, configuration_digest
-from operators.repair_stack import resample_stack
 from operators.series.ct_images import select_series
 from operators.types import SeriesRejected, StartError, Volume
 from operators.write_ct import write_ct_series

@@ -10,9 +10,9 @@ from scipy.ndimage import map_coordinates
 
 from models.bundle import Preprocessing
 from operators.build_volume import build_volume
-from operators.geometry_policy import GeometryPolicy
+from operators.geometry.policy import GeometryPolicy
+from operators.geometry.resampling import shifted
 from operators.preprocess import preprocess
-from operators.resample_slices import shifted
 from operators.types import SeriesRejected, Volume
 from operators.write_ct import write_ct_series
 from tests.test_build_volume import only_series, rejected, volume_of

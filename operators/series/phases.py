@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from operators.dicom.header import plain
-from operators.geometry import numbers_in, regular_grid
-from operators.slice_stack import SAME_POSITION_MM
+from operators.geometry.grid import numbers_in, regular_grid
+from operators.geometry.stack import SAME_POSITION_MM
 from operators.types import SeriesRejected
 
 VOLUME_TAGS: Final = (

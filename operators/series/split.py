@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from operators.dicom.enhanced_ct import with_frames
-from operators.geometry import DIRECTION_TOLERANCE, PIXEL_SPACING_TOLERANCE, POSITION_LIMIT_MM, numbers_in
+from operators.geometry.grid import DIRECTION_TOLERANCE, PIXEL_SPACING_TOLERANCE, POSITION_LIMIT_MM, numbers_in
 from operators.series.ct_images import why_not
 from operators.series.phases import differing, is_stack, tell_apart
 from operators.types import Finding, Instance, Series

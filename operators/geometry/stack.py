@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from operators.geometry_policy import GeometryPolicy
-from operators.repair_stack import Stack, fill_missing, resample_stack
+from operators.geometry.policy import GeometryPolicy
+from operators.geometry.repair import Stack, fill_missing, resample_stack
 from operators.types import SeriesRejected
 
 SAME_POSITION_MM: Final = 0.01

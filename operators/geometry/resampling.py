@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.dicom.pixel_format import AIR_HU
-from operators.repair_stack import Sources
+from operators.geometry.repair import Sources
 from operators.types import HuSlice
 
 

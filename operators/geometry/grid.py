@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from operators.dicom.pixel_format import MAX_SIDE
-from operators.geometry_policy import NO_REPAIR, GeometryPolicy
-from operators.repair_stack import Sources, Stack
-from operators.resample_slices import Resampling
-from operators.slice_stack import allowed_off_grid_mm, check_one_slice_a_position, slice_tilt, stack_slices
+from operators.geometry.policy import NO_REPAIR, GeometryPolicy
+from operators.geometry.repair import Sources, Stack
+from operators.geometry.resampling import Resampling
+from operators.geometry.stack import allowed_off_grid_mm, check_one_slice_a_position, slice_tilt, stack_slices
 from operators.types import Finding, Millimetres, SeriesRejected, Shape
 
 DIRECTION_TOLERANCE: Final = 1e-3

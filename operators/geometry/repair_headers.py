@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from operators.dicom.pixel_format import AIR_HU, PixelFormat, pixel_format
-from operators.geometry_policy import GeometryPolicy
+from operators.geometry.policy import GeometryPolicy
 from operators.types import Finding, SeriesRejected
 
 _ASSUMED = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
