@@ -33,7 +33,7 @@ from models.bundle import load_bundle  # noqa: E402
 from models.certify import ACTIVE_VARIANCE, METRICS, found_again, non_overlapping, repeatability, whiten  # noqa: E402
 from models.patients import mean_interval  # noqa: E402
 from models.probes import mean_score, ridge_probes, score_difference  # noqa: E402
-from operators.quantities import QUANTITIES, window_quantities  # noqa: E402
+from operators.measure.quantities import QUANTITIES, window_quantities  # noqa: E402
 
 RECIPE, LIST = ROOT / "app" / "research" / "ct_vae.yaml", ROOT / "app" / "research" / "ct_vae.csv"
 SHIPPED = ROOT / "models" / "ct_vae"
@@ -209,7 +209,7 @@ np.save(sys.argv[2], np.array(rows))
 
 def radiomics(python: Path, spacing_mm: np.ndarray):
     """First-order and texture features of the body in each window, by another Python."""
-    from operators.quantities import body_mask
+    from operators.measure.quantities import body_mask
 
     def encode(windows: np.ndarray) -> np.ndarray:
         hu = -1000 + 2000 * windows.astype(np.float64)

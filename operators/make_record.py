@@ -16,7 +16,7 @@ from pydicom.uid import UID
 
 from models.bundle import Bundle
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
-from operators.quantities import measure_quantities
+from operators.measure.quantities import measure_quantities
 from operators.read_study import pixels_digest
 from operators.types import (
     Acquisition,

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from operators.quantities import QUANTITIES, measure_quantities, outline_compactness, window_quantities
-from operators.texture import glcm_contrast, gradient_hu_per_mm, local_sd_hu
+from operators.measure.quantities import QUANTITIES, measure_quantities, outline_compactness, window_quantities
+from operators.measure.texture import glcm_contrast, gradient_hu_per_mm, local_sd_hu
 from tests.records import made_windows
 
 WINDOW_HU = (-1000.0, 1000.0)

@@ -17,7 +17,7 @@ from models.bundle import Bundle, TapSpec
 from models.image_error import absolute_errors, psnr, ssim
 from models.runtime import Encoder
 from operators.encode import pool
-from operators.quantities import window_quantities
+from operators.measure.quantities import window_quantities
 from operators.types import SeriesError, SeriesFailed
 
 logger = logging.getLogger(__name__)

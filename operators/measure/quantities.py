@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from operators.texture import glcm_contrast, gradient_hu_per_mm, local_sd_hu
+from operators.measure.texture import glcm_contrast, gradient_hu_per_mm, local_sd_hu
 from operators.types import Windows
 
 BODY_ABOVE_HU = -300.0
@@ -88,7 +88,7 @@ def window_quantities(hu: NDArray[np.floating[Any]], spacing_mm: _Spacing) -> di
 
     Returns:
         As `measure_quantities`, and:
-        `local_sd_hu`, `gradient_hu_per_mm`, `glcm_contrast`: see `operators.texture`.
+        `local_sd_hu`, `gradient_hu_per_mm`, `glcm_contrast`: see `operators.measure.texture`.
         `outline_compactness`: 4π · area / perimeter² of the body in a slice, mean over the slices that hold body: 1 for
         a disc, less for what is long, ragged or in pieces.
         `lung_pieces`: separate pieces of lung (below -500 HU in the body, joined over faces) of at least 10 cm³.
