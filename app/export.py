@@ -14,10 +14,10 @@ from operators.input.archives import unpacked
 from operators.job import Job, exit_code
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
+from operators.results.write_nifti import write_volume_nifti, write_windows_nifti
 from operators.select_rules import candidates, take
 from operators.types import StartError, Volume
 from operators.write_features import series_folder
-from operators.write_nifti import write_volume_nifti, write_windows_nifti
 
 
 def export_folder(paths: RunPaths, settings: Settings, *, windows: bool = False) -> int:

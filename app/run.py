@@ -25,10 +25,10 @@ from operators.job import Job, exit_code, failure, log_outcome
 from operators.make_record import Disclosure
 from operators.read_study import Reading, read_studies
 from operators.recipe import OnOutcome, Recipe
+from operators.results.write_json import RunFacts, write_outcome
 from operators.select_rules import EVERY_CT, Selection, candidates, take
 from operators.types import FeatureRecord, Outcome, RunFailed, Series, SeriesFailed, StartError
 from operators.write_features import remove_features, series_folder
-from operators.write_json import RunFacts, write_outcome
 
 logger = logging.getLogger(__name__)
 LOG_EVERY_S = 2.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from operators.results.write_json import features_json, write_atomically
+from operators.results.write_taps import TAP_FILES, tap_files
 from operators.types import FeatureRecord, Outcome, Series, SeriesFailed
-from operators.write_json import features_json, write_atomically
-from operators.write_taps import TAP_FILES, tap_files
 
 FEATURES_JSON = "features.json"
 FEATURES_SR = "features.sr.dcm"

@@ -19,9 +19,9 @@ from app import encode
 from app.__main__ import main
 from app.cli import main as ctvae
 from operators.read_sr import read_sr
+from operators.results.write_json import features_schema
 from operators.types import CtvaeError
 from operators.write_ct import affine_for, write_ct_series
-from operators.write_json import features_schema
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -311,7 +311,7 @@ def test_a_disk_that_fills_up_leaves_neither_of_the_two_files(phantom_ct, tmp_pa
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("operators.write_json.os.fsync", full)
+    monkeypatch.setattr("operators.results.write_json.os.fsync", full)
     with pytest.raises(CtvaeError, match="No space left"):
         list(encode(phantom_ct, output=tmp_path, on_outcome=raise_failure))
 

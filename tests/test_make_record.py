@@ -15,7 +15,7 @@ import pytest
 from models.bundle import Bundle
 from operators.dicom.read_header import read_instance
 from operators.make_record import Disclosure, make_record
-from operators.write_json import features_document, features_json, features_schema
+from operators.results.write_json import features_document, features_json, features_schema
 from tests.records import PREPROCESSING, made_encoding, made_series
 from tests.tiny_ct import put, write_tiny_ct
 

@@ -185,8 +185,8 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
     Raises:
         StartError: `OUTPUT_UNWRITABLE`.
     """
+    from operators.results.write_json import write_atomically
     from operators.types import SeriesFailed, StartError
-    from operators.write_json import write_atomically
 
     try:
         for file in contents:

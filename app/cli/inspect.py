@@ -28,7 +28,7 @@ def command(
         from app.run import inspect_folder
         from app.settings import check_input, load_settings
         from operators.job import exit_code
-        from operators.write_json import outcome_document
+        from operators.results.write_json import outcome_document
 
         settings = load_settings(config)
         with progress("reading headers") as on_file:

@@ -7,7 +7,7 @@ import sys
 
 def command() -> int:
     """Print the JSON Schema of features.json."""
-    from operators.write_json import features_schema
+    from operators.results.write_json import features_schema
 
     sys.stdout.write(features_schema())
     return 0

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import __version__
+from operators.results.write_taps import file_entry, has_file
 from operators.types import FeatureRecord, Finding, Outcome, SeriesFailed, TapValues
-from operators.write_taps import file_entry, has_file
 
 SCHEMA_VERSION = "1.0"
 NOTICE = "Not for diagnosis; computed by software, unverified."
@@ -113,7 +113,7 @@ def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
 
 def features_schema() -> str:
     """The JSON Schema of `features.json` (draft 2020-12), as text."""
-    return resources.files("operators").joinpath("features.schema.json").read_text(encoding="utf-8")
+    return resources.files("operators.results").joinpath("features.schema.json").read_text(encoding="utf-8")
 
 
 def write_atomically(contents: Mapping[Path, bytes]) -> None:

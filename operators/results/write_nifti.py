@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.preprocess import merge_findings
+from operators.results.write_json import atomic_file
 from operators.types import Finding, SeriesFailed, Shape, Volume, Windows
-from operators.write_json import atomic_file
 
 COMPRESSION_LEVEL: Final = 3
 """Of zlib's nine: CT is noise, and higher ones take twice the time for some percent."""
