@@ -26,7 +26,7 @@ def write_features(record: FeatureRecord, output: Path) -> FeatureRecord:
     contents = {folder / FEATURES_JSON: features_json(record)}
     contents |= {folder / name: content for name, content in tap_files(record).items()}
     if not record.series.image:
-        from operators.write_sr import sr_bytes  # highdicom takes half a second to import
+        from operators.sr.write import sr_bytes
 
         contents[folder / FEATURES_SR] = sr_bytes(record)
     try:

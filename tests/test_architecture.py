@@ -30,7 +30,7 @@ ONLY_FOR = {
     "monai.deploy": ("operators/nodes.py", "app/application.py"),
     "holoscan": ("operators/nodes.py", "app/application.py"),
     "holoscan_cli": ("app/cli/monai_deploy.py",),
-    "highdicom": ("operators/write_*.py", "operators/read_sr.py"),
+    "highdicom": ("operators/sr/*",),
     "pynetdicom": ("app/pacs/*",),
 }
 
@@ -116,7 +116,7 @@ def test_a_source_file_keeps_to_its_layer(path: str):
         ("app/cli/nodes.py", "import holoscan", "imports holoscan"),
         ("app/cli/bad.py", "import holoscan_cli", "imports holoscan_cli"),
         ("operators/build_volume.py", "import highdicom", "imports highdicom"),
-        ("app/write_sr.py", "import highdicom", "imports highdicom"),
+        ("app/sr/write.py", "import highdicom", "imports highdicom"),
         ("app/cli/bad.py", "from pynetdicom import AE", "imports pynetdicom.AE"),
         ("app/bad.py", "import pickle", "imports pickle"),
         ("models/bad.py", "import torch\ntorch.load(f)", "line 2 calls torch.load without weights_only=True"),
@@ -138,7 +138,7 @@ def test_a_made_up_file_that_does_not_is_found(path: str, source: str, wrong: st
         ("app/good.py", "from operators.types import Series\nfrom models import bundle"),
         ("operators/good.py", "from models.bundle import Bundle"),
         ("operators/nodes.py", "from monai.deploy.core import Fragment\nimport holoscan"),
-        ("operators/write_sr.py", "import highdicom as hd"),
+        ("operators/sr/write.py", "import highdicom as hd"),
         ("models/good.py", "from monai.networks.nets import VarAutoEncoder"),
         ("models/good.py", "import torch\ntorch.load(f, weights_only=True)"),
         ("models/good.py", "from .bundle import Bundle"),

@@ -20,8 +20,8 @@ from models.bundle import arrays_only, load_bundle
 from models.runtime import OnnxEncoder, TorchEncoder, load_vae
 from operators.encode import pool
 from operators.make_record import Disclosure, configuration_digest
-from operators.read_sr import read_sr
 from operators.results.write_json import features_schema
+from operators.sr.read import read_sr
 from tests.bundles import write_small_bundle
 
 WINDOW = np.random.default_rng(3).random((8, 16, 16), np.float32)

@@ -18,8 +18,8 @@ import pytest
 from app import encode
 from app.__main__ import main
 from app.cli import main as ctvae
-from operators.read_sr import read_sr
 from operators.results.write_json import features_schema
+from operators.sr.read import read_sr
 from operators.types import CtvaeError
 from operators.write_ct import affine_for, write_ct_series
 

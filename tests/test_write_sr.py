@@ -23,7 +23,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 
-from operators.read_sr import read_sr, sr_text
+from operators.sr.read import read_sr, sr_text
+from operators.sr.write import sr_bytes, structured_report
 from operators.types import (
     Acquisition,
     CtvaeError,
@@ -40,7 +41,6 @@ from operators.types import (
     Volume,
     Windows,
 )
-from operators.write_sr import sr_bytes, structured_report
 from tests.conftest import skip_or_fail
 
 NOTICE = "Not for diagnosis; computed by software, unverified"

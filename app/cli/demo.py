@@ -104,7 +104,7 @@ def _show_report(console: Any, folder: Path) -> None:
     from pydicom import dcmread
     from rich.markup import escape
 
-    from operators.read_sr import sr_text
+    from operators.sr.read import sr_text
 
     report = folder / "features.sr.dcm"
     if not report.is_file():

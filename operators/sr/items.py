@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pydicom.dataset import Dataset
 
-from operators import sr_codes
-from operators.sr_codes import Code
+from operators.sr import codes as sr_codes
+from operators.sr.codes import Code
 from operators.types import CtvaeError
 
 

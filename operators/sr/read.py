@@ -21,9 +21,9 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import Comprehensive3DSRStorage
 
-from operators import sr_codes
-from operators.sr_codes import Code
-from operators.sr_items import children, code_of, derivation_of, meaning_of, name_of, only, value_of
+from operators.sr import codes as sr_codes
+from operators.sr.codes import Code
+from operators.sr.items import children, code_of, derivation_of, meaning_of, name_of, only, value_of
 from operators.types import CtvaeError, Finding
 
 logger = logging.getLogger(__name__)

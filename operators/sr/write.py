@@ -18,9 +18,11 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from operators import __version__, sr_codes, sr_header
+from operators import __version__
+from operators.sr import codes as sr_codes
+from operators.sr import header as sr_header
+from operators.sr.tree import measurement_report
 from operators.types import FeatureRecord
-from operators.write_sr_tree import measurement_report
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = f"CT VAE: {sr_codes.NOT_FOR_DIAGNOSIS}"

@@ -15,8 +15,9 @@ import numpy as np
 from highdicom.sr import CodedConcept
 from pydicom.sr.codedict import codes
 
-from operators import __version__, sr_codes
-from operators.sr_codes import Code
+from operators import __version__
+from operators.sr import codes as sr_codes
+from operators.sr.codes import Code
 from operators.types import FeatureRecord, Finding, SeriesFailed, TapValues
 
 QUANTITY_UNITS = {

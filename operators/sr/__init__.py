@@ -1,0 +1,1 @@
+"""The DICOM Structured Report: its codes, header and content tree, written and read back."""
