@@ -97,8 +97,8 @@ def ours(hu, window):
 
     from models.bundle import Preprocessing
     from operators.preprocess import preprocess
+    from operators.synthetic.write_ct import affine_for
     from operators.types import HuSlice, Instance, Series, Volume
-    from operators.write_ct import affine_for
 
     series = Series("1.2", "1.2", ".", (Instance(Path(), Dataset()),))
     spacing_mm = spacing_for(hu.shape)
@@ -118,7 +118,7 @@ def monai(hu, window, dtype=np.float64):
         Spacing,
     )
 
-    from operators.write_ct import affine_for
+    from operators.synthetic.write_ct import affine_for
 
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_for(hu.shape, spacing_for(hu.shape))
     transforms = Compose(

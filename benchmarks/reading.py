@@ -69,7 +69,7 @@ def main() -> None:
 def write_series(folder: Path, shape, syntax: str):
     """A phantom of this shape as CT files; what its voxels are known by."""
     from models.phantom import PhantomFactors, phantom_slices
-    from operators.write_ct import CtOptions, affine_for, write_ct_series
+    from operators.synthetic.write_ct import CtOptions, affine_for, write_ct_series
 
     spacing_mm = (300 / shape[0], 360 / shape[1], 360 / shape[2])
     hu = np.stack(list(phantom_slices(PhantomFactors(), shape, spacing_mm)))

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 
 from models.phantom import make_phantom
-from operators.write_ct import CtOptions, affine_for, write_ct_series
+from operators.synthetic.write_ct import CtOptions, affine_for, write_ct_series
 
 SHAPE, SPACING_MM = (12, 24, 24), (10.0, 15.0, 15.0)
 

@@ -36,7 +36,7 @@ def shared_ct() -> Callable[[str], Path]:
 def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small chest phantom as a CT series in a folder; not to be changed."""
     from models.phantom import PhantomFactors, make_phantom
-    from operators.write_ct import affine_for, write_ct_series
+    from operators.synthetic.write_ct import affine_for, write_ct_series
 
     shape, spacing_mm = (30, 96, 96), (5.0, 4.0, 4.0)
     folder = tmp_path_factory.mktemp("phantom_ct")

@@ -66,8 +66,8 @@ def _write_synthetic(scratch: Path) -> Iterator[str]:
     import nibabel
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-    from operators.write_ct import CtOptions, affine_for
-    from operators.write_enhanced_ct import write_enhanced_ct
+    from operators.synthetic.write_ct import CtOptions, affine_for
+    from operators.synthetic.write_enhanced_ct import write_enhanced_ct
     from tests.tiny_ct import CODECS, compress, stored_values, write_tiny_ct
 
     plain = {

@@ -21,10 +21,10 @@ from models.bundle import arrays_only, load_bundle
 from models.check import check_active
 from models.phantom import PhantomFactors, make_phantom
 from operators.build_volume import build_volume
-from operators.changes import DESCRIPTIONS
 from operators.read_study import read_studies
+from operators.synthetic.perturbations import DESCRIPTIONS
+from operators.synthetic.write_ct import CtOptions, affine_for, write_ct_series
 from operators.types import StartError
-from operators.write_ct import CtOptions, affine_for, write_ct_series
 from tests.bundles import SMALL_WINDOWS, write_small_bundle
 
 SHAPE, SPACING_MM = (20, 40, 40), (8.0, 9.0, 9.0)

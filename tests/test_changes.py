@@ -12,7 +12,8 @@ from scipy import ndimage
 
 from models.bundle import Preprocessing
 from models.phantom import PhantomFactors, make_phantom
-from operators.changes import (
+from operators.preprocess import preprocess
+from operators.synthetic.perturbations import (
     CHANGES,
     DESCRIPTIONS,
     FIELD_OF_VIEW,
@@ -21,9 +22,8 @@ from operators.changes import (
     changes_for,
     compress_lossily,
 )
-from operators.preprocess import preprocess
+from operators.synthetic.write_ct import affine_for
 from operators.types import HuSlice, Instance, Series, Volume
-from operators.write_ct import affine_for
 
 SETTINGS = Preprocessing("window", (8, 24, 24), (8.0, 8.0, 8.0), (-1000.0, 1000.0))
 RESIZE = Preprocessing("resize", (8, 32, 32), None, (-1000.0, 1000.0))
@@ -192,7 +192,7 @@ def test_a_shift_by_a_whole_window_voxel_gives_the_voxels_beside(chest):
 
 def test_cutting_voxels_alone_changes_no_window(chest):
     """A shift that is rounded down to nothing still cuts: the windows then are the same."""
-    from operators.changes import shift
+    from operators.synthetic.perturbations import shift
 
     cut = shift(chest, np.array([0.01, 0.01, 0.01]), [4.0, 4.0, 4.0])
     assert cut.shape != chest.shape

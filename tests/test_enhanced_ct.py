@@ -30,9 +30,9 @@ from operators.dicom.read_header import read_instance
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
 from operators.series.ct_images import select_series
+from operators.synthetic.write_ct import CtOptions, affine_for, ct_datasets, write_ct_series
+from operators.synthetic.write_enhanced_ct import enhanced_ct, write_enhanced_ct
 from operators.types import Series, SeriesFailed, SeriesRejected, SeriesSkipped, Volume
-from operators.write_ct import CtOptions, affine_for, ct_datasets, write_ct_series
-from operators.write_enhanced_ct import enhanced_ct, write_enhanced_ct
 from tests.bundles import SMALL_WINDOWS, write_small_bundle
 from tests.conftest import skip_or_fail
 

@@ -18,8 +18,8 @@ from operators.images.read_image import find_image, image_series, image_volume
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
 from operators.results.write_nifti import write_volume_nifti
+from operators.synthetic.write_ct import affine_for, write_ct_series
 from operators.types import HuSlice, Series, SeriesFailed, Volume
-from operators.write_ct import affine_for, write_ct_series
 
 SHAPE, SPACING = (12, 20, 30), (5.0, 3.0, 2.0)
 

@@ -227,8 +227,8 @@ def test_a_slice_that_was_replaced_by_another_one_of_the_same_form_has_failed(tm
 
 
 def test_a_frame_of_a_file_that_was_replaced_has_failed(tmp_path):
-    from operators.write_ct import affine_for
-    from operators.write_enhanced_ct import write_enhanced_ct
+    from operators.synthetic.write_ct import affine_for
+    from operators.synthetic.write_enhanced_ct import write_enhanced_ct
 
     [path] = write_enhanced_ct(stored_values(), affine_for((5, 6, 8), (2.0, 1.0, 1.0)), tmp_path)
     [study] = read_studies(tmp_path).studies

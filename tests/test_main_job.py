@@ -20,8 +20,8 @@ from app.__main__ import main
 from app.cli import main as ctvae
 from operators.results.write_json import features_schema
 from operators.sr.read import read_sr
+from operators.synthetic.write_ct import affine_for, write_ct_series
 from operators.types import CtvaeError
-from operators.write_ct import affine_for, write_ct_series
 
 CHECKOUT = Path(__file__).parents[1]
 

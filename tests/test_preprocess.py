@@ -21,8 +21,8 @@ from models.bundle import Preprocessing
 from models.phantom import make_phantom
 from operators.geometry.windows import axis_weights, patient_axes, window_starts
 from operators.preprocess import preprocess
+from operators.synthetic.write_ct import affine_for
 from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, Volume
-from operators.write_ct import affine_for
 
 WIDE_HU = (-1024.0, 3071.0)  # nothing is clipped
 PHANTOM_MM = (6.0, 3.1, 2.7)

@@ -25,9 +25,9 @@ from pydicom.encaps import encapsulate
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
 from operators.series.ct_images import select_series
+from operators.synthetic.write_ct import CtOptions, ct_datasets
+from operators.synthetic.write_enhanced_ct import enhanced_ct
 from operators.types import SeriesRejected, Volume
-from operators.write_ct import CtOptions, ct_datasets
-from operators.write_enhanced_ct import enhanced_ct
 from tests.tiny_ct import CODECS, put, save
 
 

@@ -23,8 +23,8 @@ from operators.images.read_image import find_image, image_series, image_volume, 
 from operators.images.voxels import PIECE_VOXELS
 from operators.read_study import read_studies
 from operators.results.write_json import features_schema
+from operators.synthetic.write_ct import write_ct_series
 from operators.types import SeriesError, Volume
-from operators.write_ct import write_ct_series
 
 RAS = np.diag([-0.75, -0.5, 2.0, 1.0])
 OBLIQUE = (0.8, 0.6, 0.0, -0.6, 0.8, 0.0, 0.0, 0.0, 1.0)

@@ -23,9 +23,9 @@ from operators.build_volume import build_volume
 from operators.dicom import file_format as dicom_file
 from operators.dicom.read_header import HEADER_TAGS, read_instance
 from operators.read_study import read_studies
+from operators.synthetic.write_ct import affine_for, write_ct_series
 from operators.types import Series, SeriesRejected, StartError
 from operators.uids import uid_from_digest
-from operators.write_ct import affine_for, write_ct_series
 from tests.tiny_ct import SERIES, STUDY, put, save, slice_dataset, stored_values, write_tiny_ct
 
 DASHED = "0c6ba5f8-6b1c-4b0e-9f1e-1f2a3b4c5d6e"

@@ -17,8 +17,8 @@ from operators.geometry.policy import GeometryPolicy
 from operators.geometry.repair import resample_stack
 from operators.make_record import Disclosure, configuration_digest
 from operators.series.ct_images import select_series
+from operators.synthetic.write_ct import write_ct_series
 from operators.types import SeriesRejected, StartError, Volume
-from operators.write_ct import write_ct_series
 from tests.bundles import write_small_bundle
 from tests.test_build_volume import CORONAL, all_slices, codes, one, only_series, rejected
 from tests.test_tilt import at, indices, sheared, smooth

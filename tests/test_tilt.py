@@ -13,8 +13,8 @@ from operators.build_volume import build_volume
 from operators.geometry.policy import GeometryPolicy
 from operators.geometry.resampling import shifted
 from operators.preprocess import preprocess
+from operators.synthetic.write_ct import write_ct_series
 from operators.types import SeriesRejected, Volume
-from operators.write_ct import write_ct_series
 from tests.test_build_volume import only_series, rejected, volume_of
 from tests.tiny_ct import put, stored_values, write_tiny_ct
 

@@ -19,8 +19,8 @@ from app.cli import main as ctvae
 from operators.input import archives as unpack
 from operators.input.archives import unpacked
 from operators.read_study import read_studies
+from operators.synthetic.write_ct import affine_for, write_ct_series
 from operators.types import StartError
-from operators.write_ct import affine_for, write_ct_series
 
 Change = Callable[[zipfile.ZipFile], None]
 

@@ -17,7 +17,7 @@ from pydicom import uid
 from scipy.spatial.transform import Rotation
 
 from models.phantom import make_phantom
-from operators.write_ct import CtOptions, affine_for, ct_datasets, write_ct_series
+from operators.synthetic.write_ct import CtOptions, affine_for, ct_datasets, write_ct_series
 from tests.conftest import skip_or_fail
 
 SPACING_MM = (20.0, 6.0, 7.0)

@@ -45,7 +45,7 @@ def _runs(folder: Path | None, output: Path) -> list[tuple[str, Path, Path]]:
 def _write_phantom(folder: Path) -> Path:
     """A small chest CT of 40 slices at 5 mm, 256 × 256 at 1.5 mm, as CT Image Storage."""
     from models.phantom import PhantomFactors, make_phantom
-    from operators.write_ct import affine_for, write_ct_series
+    from operators.synthetic.write_ct import affine_for, write_ct_series
 
     shape, spacing_mm = (40, 256, 256), (5.0, 1.5, 1.5)
     if not folder.exists():

@@ -27,8 +27,8 @@ from models.patients import RESAMPLES
 from models.probes import FOLDS, INNER_FOLDS, SHUFFLES
 from models.runtime import Encoder, open_encoder
 from operators import __version__
-from operators.changes import DESCRIPTIONS
 from operators.encode import check_taps
+from operators.synthetic.perturbations import DESCRIPTIONS
 from operators.types import StartError
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from app.research.scans import Scan
 from app.research.window_cache import window_heights
 from models.bundle import Preprocessing
 from operators import __version__
-from operators.changes import changes_for
 from operators.preprocess import preprocess
+from operators.synthetic.perturbations import changes_for
 from operators.types import HuSlice, SeriesFailed, Volume
 
 logger = logging.getLogger(__name__)

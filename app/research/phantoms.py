@@ -14,8 +14,8 @@ from models.phantom import FACTOR_RANGES, PhantomFactors, make_phantom, sample_f
 from models.runtime import Encoder
 from operators.encode import check_taps
 from operators.preprocess import preprocess
+from operators.synthetic.write_ct import affine_for
 from operators.types import HuSlice, Series, Volume
-from operators.write_ct import affine_for
 
 SHAPE, SPACING_MM = (44, 256, 256), (6.5, 1.6, 1.6)
 """A whole chest; pixels that show the kernel."""
@@ -67,7 +67,7 @@ def phantom_volume(
     *,
     seed: int = 0,
 ) -> Volume:
-    """What the reader would make of the phantom's files (`operators.write_ct` writes them), without the files."""
+    """What the reader would make of the phantom's files (`operators.synthetic.write_ct` writes them), without the files."""
     hu = make_phantom(factors, shape, spacing_mm, seed)
     series = Series("2.25.1", "2.25.2", ".", ())
     return Volume(series, shape, affine_for(shape, spacing_mm), spacing_mm, (), lambda d: HuSlice(hu[d]))

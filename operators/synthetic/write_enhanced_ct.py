@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.uid import UID, EnhancedCTImageStorage
 
-from operators.write_ct import CtOptions, ct_datasets, digest_uid
+from operators.synthetic.write_ct import CtOptions, ct_datasets, digest_uid
 
 _COPIED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyDate", "StudyTime", "StudyID"),
