@@ -35,8 +35,8 @@ from operators.nodes import (  # noqa: E402
     SelectSeriesOperator,
     VaeEncoderOperator,
 )
+from operators.pipeline import OnOutcome, Recipe  # noqa: E402
 from operators.read_study import Reading  # noqa: E402
-from operators.recipe import OnOutcome, Recipe  # noqa: E402
 
 # Reading, encoding and writing overlap; more threads than stages that take long would only wait.
 GRAPH_THREADS = 3

@@ -15,7 +15,7 @@ from operators.job import Job, exit_code
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
 from operators.results.write_nifti import write_volume_nifti, write_windows_nifti
-from operators.select_rules import candidates, take
+from operators.select_series import candidates, take
 from operators.types import StartError, Volume
 from operators.write_features import series_folder
 

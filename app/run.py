@@ -23,10 +23,10 @@ from operators.geometry.windows import ARRAYS_ONLY
 from operators.input.archives import unpacked
 from operators.job import Job, exit_code, failure, log_outcome
 from operators.make_record import Disclosure
+from operators.pipeline import OnOutcome, Recipe
 from operators.read_study import Reading, read_studies
-from operators.recipe import OnOutcome, Recipe
 from operators.results.write_json import RunFacts, write_outcome
-from operators.select_rules import EVERY_CT, Selection, candidates, take
+from operators.select_series import EVERY_CT, Selection, candidates, take
 from operators.types import FeatureRecord, Outcome, RunFailed, Series, SeriesFailed, StartError
 from operators.write_features import remove_features, series_folder
 

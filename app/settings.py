@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import Disclosure
-from operators.select_rules import EVERY_CT, Selection
+from operators.select_series import EVERY_CT, Selection
 from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.types import StartError
 

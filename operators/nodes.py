@@ -16,8 +16,8 @@ from holoscan.core import ExecutionContext, Fragment, InputContext, Operator, Op
 
 from operators.input.archives import Archive
 from operators.job import Job
+from operators.pipeline import OnOutcome, Recipe
 from operators.read_study import Reading, read_studies
-from operators.recipe import OnOutcome, Recipe
 
 JOB = "job"
 
@@ -83,7 +83,7 @@ class SelectSeriesOperator(StageOperator):
     """Series → itself, or skipped."""
 
     def stage(self, job: Job[Any]) -> Job[Any]:
-        """See `operators.select_rules` and `operators.series.ct_images`."""
+        """See `operators.select_series` and `operators.series.ct_images`."""
         return self.recipe.select(job)
 
 

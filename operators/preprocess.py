@@ -37,8 +37,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from models.bundle import Preprocessing
-from operators.ahead import map_ahead
 from operators.geometry.windows import AxisWeights, TargetAxis, target_axes, window_affine, window_starts
+from operators.prefetch import map_ahead
 from operators.types import Finding, SeriesFailed, Volume, Windows
 
 THREADS = 2

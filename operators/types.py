@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from operators.ahead import map_ahead
+from operators.prefetch import map_ahead
 
 Status = Literal["written", "eligible", "rejected", "skipped", "failed"]
 Shape = tuple[int, int, int]

@@ -325,7 +325,7 @@ def raise_failure(outcome):
 
 def test_a_terminated_run_accounts_for_every_series_and_leaves_no_partial_file(mixed_ct, tmp_path):
     slow = (
-        "import time, sys, operators.recipe as r; run = r.Recipe.run\n"
+        "import time, sys, operators.pipeline as r; run = r.Recipe.run\n"
         "def late(self, candidate): print('at', flush=True); time.sleep(60); return run(self, candidate)\n"
         "r.Recipe.run = late; from app.cli import main; sys.exit(main(sys.argv[1:]))"
     )
@@ -367,7 +367,7 @@ def test_an_interrupted_run_accounts_for_every_series(mixed_ct, tmp_path, monkey
     def interrupted(self, series):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("operators.recipe.Recipe.run", interrupted)
+    monkeypatch.setattr("operators.pipeline.Recipe.run", interrupted)
 
     run = run_loop(mixed_ct, tmp_path)
 

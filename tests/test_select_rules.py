@@ -18,7 +18,7 @@ from app.cli import main as ctvae
 from app.run import encode
 from app.settings import load_settings
 from operators.read_study import read_studies
-from operators.select_rules import PreferMatch, Selection, apply_rules, candidates
+from operators.select_series import PreferMatch, Selection, apply_rules, candidates
 from operators.series.rule import ImageTypeRule, Range, Rule
 from operators.series.sdk_rules import parse_sdk_rules
 from operators.series.text_pattern import check_pattern, matches

@@ -14,7 +14,7 @@ from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.job import Job
 from operators.make_record import Disclosure, make_record
 from operators.preprocess import preprocess
-from operators.select_rules import EVERY_CT, Candidate, Selection, candidates, take
+from operators.select_series import EVERY_CT, Candidate, Selection, candidates, take
 from operators.types import Encoding, FeatureRecord, Outcome, Series, Study, Volume, Windows
 from operators.write_features import write_features
 
