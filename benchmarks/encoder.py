@@ -93,7 +93,7 @@ def question(threads):
 
     from models.bundle import Bundle, Preprocessing, save_bundle
     from models.export import encoder_onnx, tap_specs
-    from models.vae import all_parameters, build_vae
+    from models.networks.registry import all_parameters, build_vae
 
     torch.manual_seed(0)
     parameters = all_parameters("question", {})

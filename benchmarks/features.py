@@ -132,8 +132,8 @@ def trained(args: argparse.Namespace, plan, seed: int, question: dict, steps: in
     """A network after its minutes: the recipe, or the question's with what training it has by default."""
     import torch
 
+    from models.networks.registry import build_vae
     from models.training import TrainingSettings, train
-    from models.vae import build_vae
 
     size = {"window_voxels": list(plan.preprocessing.window_voxels)}
     if question:
@@ -182,7 +182,7 @@ def principal(args: argparse.Namespace, plan):
 
 
 def latents(plan) -> int:
-    from models.vae import all_parameters
+    from models.networks.registry import all_parameters
 
     return int(all_parameters("ct_vae", plan.training.parameters)["latents"])
 

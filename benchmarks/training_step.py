@@ -74,10 +74,10 @@ def ours(args):
     import torch
     from lightning.fabric import Fabric
 
+    from models.networks.registry import build_vae
     from models.objective import Pass, make_rows, objective
     from models.training import keep_freed_memory
     from models.training_settings import TrainingSettings
-    from models.vae import build_vae
 
     keep_freed_memory()
     torch.set_num_threads(args.threads)

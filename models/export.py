@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bundle import TapSpec
-from models.network import Vae, receptive_fields
+from models.networks.vae import Vae, receptive_fields
 
 ONNX_OPSET = 18
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.losses import active_units, kl_divergence
-from models.network import Vae
+from models.networks.vae import Vae
 
 WindowArray = NDArray[np.floating[Any]]
 

@@ -12,7 +12,7 @@ from models.bundle import Bundle, Preprocessing, save_bundle
 from models.export import encoder_onnx, tap_specs
 from models.golden import golden_input
 from models.keras_bridge import KerasImport, head_warnings
-from models.network import Size, Vae
+from models.networks.vae import Size, Vae
 from models.phantom import PhantomFactors, phantom_slices
 
 LICENCE = "The weights came from a Keras file; their licence is that of whoever trained them, and of the data.\n"

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import BundleError
-from models.keras_encoder import IMAGE, LOGVAR, MU
 from models.keras_file import KerasFile
 from models.keras_graph import LOGVAR_NAMES, MU_NAMES
 from models.keras_steps import Arrays, Step
-from models.network import Size
+from models.networks.keras import IMAGE, LOGVAR, MU
+from models.networks.vae import Size
 
 Parameters = dict[str, Any]
 Weights = dict[str, NDArray[np.float32]]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.bundle import load_bundle
-from models.network import Vae
+from models.networks.vae import Vae
 from models.runtime import load_vae
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from models.local_statistics import statistics_error, statistics_nll
 from models.losses import free_bits, kl_divergence, likelihood_nll, pair_distance, pair_ratio, penalty, voxel_error
-from models.network import Vae
-from models.pooled import PooledVae
+from models.networks.pooled import PooledVae
+from models.networks.vae import Vae
 from models.training_settings import TrainingSettings
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle, BundleError, read_weights
 
 if TYPE_CHECKING:
-    from models.network import Vae
+    from models.networks.vae import Vae
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ def load_vae(bundle: Bundle) -> Vae:
     """
     import torch
 
-    from models.vae import build_vae
+    from models.networks.registry import build_vae
 
     weights = read_weights(bundle.weights_path.read_bytes())
     with torch.device("meta"):  # nothing is allocated for what turns out not to fit the weights

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.autoencoder_kl import DenseVae, monai_state
 from models.bundle import BundleError, read_weights
-from models.vae import all_parameters, build_vae
+from models.networks.autoencoder_kl import DenseVae, monai_state
+from models.networks.registry import all_parameters, build_vae
 
 ARCHITECTURES = ("autoencoder_kl", "autoencoder_kl_maisi")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models.checkpoint import CheckpointError, load_checkpoint
 from models.figures import Figures, evaluate, threads_and_seed
-from models.network import Vae
+from models.networks.vae import Vae
 from models.training_run import TrainingRun, learning_rate, over_all
 from models.training_settings import TrainingSettings
 from models.training_state import restore

@@ -19,11 +19,11 @@ from torch import Tensor
 from models.augment import Draw, cut, draw, halo, make_views
 from models.checkpoint import digest_of, save_checkpoint
 from models.losses import kl_warmup
-from models.network import Vae
+from models.networks.registry import build_vae
+from models.networks.vae import Vae
 from models.objective import Parts, Pass, Rows, decoded, make_rows, objective
 from models.training_settings import TrainingSettings
 from models.training_state import state_of
-from models.vae import build_vae
 from models.watch import Watch
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ class TrainingSettings:
     window of the training data is larger than the network's, that is cut out at a random place.
 
     Attributes:
-        architecture: one of `models.vae.ARCHITECTURES`.
+        architecture: one of `models.networks.registry.ARCHITECTURES`.
         parameters: of that architecture, where they are not its defaults.
         seed: of the weights, of the order of the windows, of every draw.
         minutes: of training by the clock, a resumed training's earlier part counted; or else
@@ -45,7 +45,7 @@ class TrainingSettings:
         invariance_scale: `posterior`; or `between`: over the variance between the windows of the batch, half the log of
             that, so that neither mu nor the posterior's variance can shrink to please it.
         feature_weight: weight of the likelihood of block-wise statistics, a value, beside a likelihood a voxel: those
-            that the network describes from z (`models.pooled`), or else the reconstruction's.
+            that the network describes from z (`models.networks.pooled`), or else the reconstruction's.
         feature_block: edge of those blocks, voxels; what a window's edge leaves over is not counted.
         feature_bins: centres of the soft histogram's bins, of the [0, 1] range, ascending.
         noise: standard deviation at most, of the [0, 1] range, of the noise added to what the encoder sees.

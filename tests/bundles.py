@@ -8,7 +8,7 @@ import torch
 
 from models.bundle import Bundle, Preprocessing, save_bundle
 from models.export import encoder_onnx, tap_specs
-from models.vae import build_vae
+from models.networks.registry import build_vae
 
 SMALL_WINDOWS = Preprocessing("window", (8, 16, 16), (8.0, 16.0, 16.0), (-1000.0, 1000.0))
 SMALL_CT_VAE = {

@@ -13,12 +13,12 @@ import safetensors.torch
 import torch
 
 from app.cli import main
-from models.autoencoder_kl import NATIVE_AXES, DenseVae, monai_state
 from models.bundle import BundleError, load_bundle
 from models.export import encoder_onnx, tap_specs
+from models.networks.autoencoder_kl import NATIVE_AXES, DenseVae, monai_state
+from models.networks.registry import build_vae
 from models.runtime import OnnxEncoder
 from models.torch_checkpoint import import_checkpoint, read_parameters
-from models.vae import build_vae
 from tests.conftest import skip_or_fail
 
 WINDOW = (8, 16, 24)

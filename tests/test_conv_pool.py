@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.conv_pool import _CELLS, ConvReluPool, LastUp
+from models.networks.conv_pool import _CELLS, ConvReluPool, LastUp
 
 
 def both_ways(fast: nn.Module, plain: nn.Module, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:

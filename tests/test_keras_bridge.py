@@ -17,9 +17,9 @@ import torch
 from models.bundle import BundleError, Preprocessing, arrays_only, load_bundle
 from models.export import tap_specs
 from models.keras_bridge import KerasImport, head_warnings, read_keras
-from models.keras_layers import same_pads
+from models.networks.keras_layers import same_pads
+from models.networks.registry import build_vae
 from models.runtime import OnnxEncoder, load_vae
-from models.vae import build_vae
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = dict(np.load(DATA / "keras_expected.npz")) | dict(np.load(DATA / "keras2_expected.npz"))

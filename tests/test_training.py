@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.networks.registry import build_vae
 from models.training import Progress, TrainingSettings, evaluate, learning_rate, train
-from models.vae import build_vae
 from models.watch import Watch
 from tests.bundles import SMALL_CT_VAE
 

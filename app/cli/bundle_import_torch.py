@@ -90,8 +90,8 @@ def imported(
     """
     from models.bundle import Bundle, save_bundle
     from models.export import encoder_onnx, tap_specs
+    from models.networks.registry import all_parameters
     from models.torch_checkpoint import import_checkpoint
-    from models.vae import all_parameters
 
     vae, sha256 = import_checkpoint(checkpoint, architecture, parameters)
     name = output.resolve().name

@@ -20,7 +20,7 @@ from models.bundle import Bundle, TapSpec, save_bundle
 from models.spec import compose_metadata, parse_metadata
 
 if TYPE_CHECKING:
-    from models.network import Vae
+    from models.networks.vae import Vae
     from models.training import Figures, Trained
 
 logger = logging.getLogger(__name__)

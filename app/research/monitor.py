@@ -25,7 +25,7 @@ from app.research.recipe import Plan
 from models.watch import Progress
 
 if TYPE_CHECKING:
-    from models.network import Vae
+    from models.networks.vae import Vae
 
 logger = logging.getLogger(__name__)
 

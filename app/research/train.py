@@ -29,7 +29,7 @@ from models.bundle import Bundle, BundleError, Preprocessing
 from operators.types import RunFailed, SeriesError, StartError
 
 if TYPE_CHECKING:
-    from models.network import Vae
+    from models.networks.vae import Vae
     from models.training import Trained
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _check_output(places: Places, resume: bool) -> None:
 
 def _whole(output: Path, plan: Plan, wording: Wording) -> Plan:
     """The plan with all of the network's parameters, once it is known that the network can be built and described."""
-    from models.vae import all_parameters, build_vae
+    from models.networks.registry import all_parameters, build_vae
 
     try:
         parameters = all_parameters(plan.training.architecture, plan.training.parameters)

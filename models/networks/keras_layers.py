@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.network import Size
+from models.networks.vae import Size
 
 Pads = tuple[tuple[int, int], ...]
 

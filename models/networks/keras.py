@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import keras_layers as layers
-from models.keras_layers import ACTIVATIONS, NO_PADS, Activation, Pads, same_pads
-from models.network import Layer, Size, Vae
+from models.networks import keras_layers as layers
+from models.networks.keras_layers import ACTIVATIONS, NO_PADS, Activation, Pads, same_pads
+from models.networks.vae import Layer, Size, Vae
 from models.spec import BundleError
 
 Shape = tuple[int, ...]

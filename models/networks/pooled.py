@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import Fold, PatchStatistics, mean_and_spread
-from models.network import Layer, Size, Vae
+from models.networks.layers import Fold, PatchStatistics, mean_and_spread
+from models.networks.vae import Layer, Size, Vae
 
 
 class Reading(NamedTuple):

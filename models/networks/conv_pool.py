@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import SamePadConv3d
+from models.networks.layers import SamePadConv3d
 
 _CELLS = 8192
 _PLACES = tuple(product((0, 1), repeat=3))

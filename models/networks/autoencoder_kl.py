@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.network import Layer, Size, Vae
+from models.networks.vae import Layer, Size, Vae
 from models.spec import BundleError
 
 NATIVE_AXES = "SPL"
