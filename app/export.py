@@ -7,7 +7,8 @@ from pathlib import Path
 
 from app.run import Ledger, all_series
 from app.settings import RunPaths, Settings
-from models.bundle import BundleError, Preprocessing, find_bundle, load_bundle
+from models.bundle.store import find_bundle, load_bundle
+from models.spec import BundleError, Preprocessing
 from operators.build_volume import build_volume
 from operators.geometry.windows import ARRAYS_ONLY
 from operators.input.archives import unpacked

@@ -14,8 +14,9 @@ from typing import Self
 
 from app.settings import Device, RunPaths, Settings, check_input, disclosure, starting
 from app.start import stoppable
-from models.bundle import BundleError, find_bundle, load_bundle
+from models.bundle.store import find_bundle, load_bundle
 from models.runtime import open_encoder
+from models.spec import BundleError
 from operators.build_volume import build_volume
 from operators.encode import check_taps
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy

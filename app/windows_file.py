@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
 from models.runtime import Encoder
+from models.spec import Bundle
 from operators.encode import check_taps, pool
 from operators.types import Shape, StartError
 

@@ -91,9 +91,10 @@ def question(threads):
 
     import torch
 
-    from models.bundle import Bundle, Preprocessing, save_bundle
-    from models.export import encoder_onnx, tap_specs
+    from models.bundle.export import encoder_onnx, tap_specs
+    from models.bundle.store import save_bundle
     from models.networks.registry import all_parameters, build_vae
+    from models.spec import Bundle, Preprocessing
 
     torch.manual_seed(0)
     parameters = all_parameters("question", {})
@@ -115,7 +116,7 @@ def question(threads):
 
 
 def shipped(threads):
-    from models.bundle import find_bundle, load_bundle
+    from models.bundle.store import find_bundle, load_bundle
 
     return encoder_of(load_bundle(find_bundle()), threads)
 

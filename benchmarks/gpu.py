@@ -36,7 +36,7 @@ def main() -> None:
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no GPU that torch can use; --device cpu shows that the script works")
-    from models.bundle import find_bundle, load_bundle
+    from models.bundle.store import find_bundle, load_bundle
     from models.runtime import load_vae
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -95,7 +95,7 @@ def target_spacing(shape, window):
 def ours(hu, window):
     from pydicom.dataset import Dataset
 
-    from models.bundle import Preprocessing
+    from models.spec import Preprocessing
     from operators.preprocess import preprocess
     from operators.synthetic.write_ct import affine_for
     from operators.types import HuSlice, Instance, Series, Volume

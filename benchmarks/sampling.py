@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("scans", nargs="*", type=Path, default=[ROOT / name for name in SCANS])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    from models.bundle import find_bundle, load_bundle
+    from models.bundle.store import find_bundle, load_bundle
 
     preprocessing = load_bundle(find_bundle()).preprocessing
     rows = [row for scan in args.scans for row in compare(scan, preprocessing)]

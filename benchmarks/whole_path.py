@@ -60,7 +60,7 @@ def contend(run, folder: Path) -> None:
 
 
 def ours():
-    from models.bundle import find_bundle, load_bundle
+    from models.bundle.store import find_bundle, load_bundle
     from models.runtime import open_encoder
     from operators.build_volume import build_volume
     from operators.encode import encode
@@ -95,7 +95,7 @@ def theirs():
     from monai.transforms import ResizeWithPadOrCrop as PadOrCrop
     from reading import sdk_image
 
-    from models.bundle import find_bundle, load_bundle
+    from models.bundle.store import find_bundle, load_bundle
     from models.runtime import load_vae
     from operators.geometry.windows import window_starts
 

@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.bundle import BundleError
 from models.keras_file import KerasFile, read_keras_file
 from models.keras_graph import Node, find_heads, on_the_way, parse_graph, shapes_of_inputs
 from models.keras_question import as_question, question_from_weights
@@ -26,6 +25,7 @@ from models.keras_steps import IDENTITIES, Arrays, Step, step_of, weights_of
 from models.networks.keras import IMAGE, LOGVAR, MU, VALUES, Shape, build_step
 from models.networks.registry import build_vae
 from models.networks.vae import Size, Vae
+from models.spec import BundleError
 
 
 @dataclass(frozen=True, slots=True)

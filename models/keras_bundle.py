@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, Preprocessing, save_bundle
-from models.export import encoder_onnx, tap_specs
-from models.golden import golden_input
+from models.bundle.export import encoder_onnx, tap_specs
+from models.bundle.golden import golden_input
+from models.bundle.store import save_bundle
 from models.keras_bridge import KerasImport, head_warnings
 from models.networks.vae import Size, Vae
 from models.phantom import PhantomFactors, phantom_slices
+from models.spec import Bundle, Preprocessing
 
 LICENCE = "The weights came from a Keras file; their licence is that of whoever trained them, and of the data.\n"
 

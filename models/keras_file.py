@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import BundleError
 from models.keras_hdf5 import CONFIG_BYTES, FILE_BYTES, read_hdf5_apart
+from models.spec import BundleError
 
 _DEPTH = 64
 _HDF5 = b"\x89HDF\r\n\x1a\n"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.bundle import BundleError
+from models.spec import BundleError
 
 MU_NAMES = ("zmean", "meanz", "mu", "zmu", "latentmean", "latentmu")
 LOGVAR_NAMES = ("zlogvar", "logvarz", "logvar", "zlogvariance", "logvariance", "latentlogvar", "latentlogvariance")

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import BundleError
 from models.keras_file import KerasFile
 from models.keras_graph import LOGVAR_NAMES, MU_NAMES
 from models.keras_steps import Arrays, Step
 from models.networks.keras import IMAGE, LOGVAR, MU
 from models.networks.vae import Size
+from models.spec import BundleError
 
 Parameters = dict[str, Any]
 Weights = dict[str, NDArray[np.float32]]

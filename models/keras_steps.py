@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import BundleError
 from models.keras_file import KerasFile
 from models.keras_graph import Node
+from models.spec import BundleError
 
 Arrays = dict[str, NDArray[np.float32]]
 Step = dict[str, Any]

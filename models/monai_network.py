@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.bundle import load_bundle
+from models.bundle.store import load_bundle
 from models.networks.vae import Vae
 from models.runtime import load_vae
 

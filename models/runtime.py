@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, BundleError, read_weights
+from models.bundle.store import read_weights
+from models.spec import Bundle, BundleError
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, TapSpec
 from models.runtime import Encoder
-from models.spec import POOLINGS
+from models.spec import POOLINGS, Bundle, TapSpec
 from operators.types import Encoding, Finding, SeriesFailed, StartError, TapValues, Windows
 
 ALWAYS = ("mu", "sigma")

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
-from models.bundle import Bundle
+from models.spec import Bundle
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.measure.quantities import measure_quantities
 from operators.read_study import pixels_digest

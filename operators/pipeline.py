@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.bundle import Bundle
 from models.runtime import Encoder
+from models.spec import Bundle
 from operators.build_volume import build_volume
 from operators.encode import encode
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy

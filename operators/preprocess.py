@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from models.bundle import Preprocessing
+from models.spec import Preprocessing
 from operators.geometry.windows import AxisWeights, TargetAxis, target_axes, window_affine, window_starts
 from operators.prefetch import map_ahead
 from operators.types import Finding, SeriesFailed, Volume, Windows

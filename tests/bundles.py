@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from models.bundle import Bundle, Preprocessing, save_bundle
-from models.export import encoder_onnx, tap_specs
+from models.bundle.export import encoder_onnx, tap_specs
+from models.bundle.store import save_bundle
 from models.networks.registry import build_vae
+from models.spec import Bundle, Preprocessing
 
 SMALL_WINDOWS = Preprocessing("window", (8, 16, 16), (8.0, 16.0, 16.0), (-1000.0, 1000.0))
 SMALL_CT_VAE = {

@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
-from models.bundle import Preprocessing
+from models.spec import Preprocessing
 from operators.types import Encoding, Finding, HuSlice, Instance, Series, TapValues, Volume, Windows
 
 PREPROCESSING = Preprocessing("window", (4, 8, 8), (5.0, 4.0, 4.0), (-1000.0, 1000.0))

@@ -136,7 +136,7 @@ def test_a_made_up_file_that_does_not_is_found(path: str, source: str, wrong: st
     ("path", "source"),
     [
         ("app/good.py", "from operators.types import Series\nfrom models import bundle"),
-        ("operators/good.py", "from models.bundle import Bundle"),
+        ("operators/good.py", "from models.bundle.store import Bundle"),
         ("operators/nodes.py", "from monai.deploy.core import Fragment\nimport holoscan"),
         ("operators/sr/write.py", "import highdicom as hd"),
         ("models/good.py", "from monai.networks.nets import VarAutoEncoder"),

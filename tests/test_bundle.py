@@ -14,17 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from models.bundle import (
-    Bundle,
-    BundleError,
-    Preprocessing,
-    TapSpec,
-    amend_bundle,
-    arrays_only,
-    find_bundle,
-    load_bundle,
-    save_bundle,
-)
+from models.bundle.store import amend_bundle, find_bundle, load_bundle, save_bundle
+from models.spec import Bundle, BundleError, Preprocessing, TapSpec, arrays_only
 from tests.bundles import write_small_bundle
 
 SHIPPED = Path(__file__).parents[1] / "models" / "ct_vae"
@@ -107,7 +98,7 @@ def test_what_cannot_be_loaded_is_not_saved(made, tmp_path):
 
 def test_loading_imports_neither_torch_nor_monai(made):
     code = (
-        "import sys, pathlib; from models.bundle import load_bundle; load_bundle(pathlib.Path(sys.argv[1]));"
+        "import sys, pathlib; from models.bundle.store import load_bundle; load_bundle(pathlib.Path(sys.argv[1]));"
         "print(sorted({'torch', 'monai', 'onnxruntime', 'pydicom'} & set(sys.modules)))"
     )
     root = Path(__file__).parents[1]

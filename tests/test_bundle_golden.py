@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle import BundleError, amend_bundle
-from models.check import check_active, check_bundle, check_golden
-from models.golden import GOLDEN, golden_input, make_golden, read_golden
+from models.bundle.check import check_active, check_bundle, check_golden
+from models.bundle.golden import GOLDEN, golden_input, make_golden, read_golden
+from models.bundle.store import amend_bundle
 from models.runtime import OnnxEncoder
+from models.spec import BundleError
 from tests.bundles import write_small_bundle
 
 

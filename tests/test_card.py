@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.research.card import licence_text, model_card
-from models.bundle import Bundle, TapSpec
+from models.spec import Bundle, TapSpec
 from models.training_settings import TrainingSettings
 from tests.bundles import SMALL_WINDOWS
 

@@ -17,9 +17,10 @@ from app.research.changed_windows import see_scan
 from app.research.figures import rounded
 from app.research.phantoms import phantom_volume
 from app.research.scans import Scan, find_scans
-from models.bundle import arrays_only, load_bundle
-from models.check import check_active
+from models.bundle.check import check_active
+from models.bundle.store import load_bundle
 from models.phantom import PhantomFactors, make_phantom
+from models.spec import arrays_only
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
 from operators.synthetic.perturbations import DESCRIPTIONS

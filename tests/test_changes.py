@@ -10,8 +10,8 @@ import pytest
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from models.bundle import Preprocessing
 from models.phantom import PhantomFactors, make_phantom
+from models.spec import Preprocessing
 from operators.preprocess import preprocess
 from operators.synthetic.perturbations import (
     CHANGES,

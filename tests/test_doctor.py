@@ -11,8 +11,8 @@ import pytest
 
 from app.cli import doctor, main
 from models import runtime
-from models.bundle import amend_bundle
-from models.golden import GOLDEN
+from models.bundle.golden import GOLDEN
+from models.bundle.store import amend_bundle
 from tests.bundles import write_small_bundle
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from models.bundle import Bundle, Preprocessing, TapSpec
 from models.runtime import open_encoder
+from models.spec import Bundle, Preprocessing, TapSpec
 from operators.encode import check_taps, encode, mixture_sigma
 from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, StartError, Volume, Windows
 from tests.bundles import write_small_bundle

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from app.cli import main as ctvae
-from models.bundle import find_bundle, load_bundle
+from models.bundle.store import find_bundle, load_bundle
 from operators.build_volume import build_volume
 from operators.images.read_image import find_image, image_series, image_volume
 from operators.preprocess import preprocess

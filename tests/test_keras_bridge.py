@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import BundleError, Preprocessing, arrays_only, load_bundle
-from models.export import tap_specs
+from models.bundle.export import tap_specs
+from models.bundle.store import load_bundle
 from models.keras_bridge import KerasImport, head_warnings, read_keras
 from models.networks.keras_layers import same_pads
 from models.networks.registry import build_vae
 from models.runtime import OnnxEncoder, load_vae
+from models.spec import BundleError, Preprocessing, arrays_only
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = dict(np.load(DATA / "keras_expected.npz")) | dict(np.load(DATA / "keras2_expected.npz"))

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from models import keras_file, keras_hdf5
-from models.bundle import BundleError
 from models.keras_bridge import read_keras
+from models.spec import BundleError
 
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from models.bundle import Bundle
+from models.spec import Bundle
 from operators.dicom.read_header import read_instance
 from operators.make_record import Disclosure, make_record
 from operators.results.write_json import features_document, features_json, features_schema

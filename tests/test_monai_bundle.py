@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from app import encode
-from models.bundle import arrays_only
-from models.monai_config import MANDATORY, TENSOR, inference_config, missing_keys
+from models.bundle.monai_config import MANDATORY, TENSOR, inference_config, missing_keys
 from models.monai_network import posterior_mean, series_mu
 from models.runtime import OnnxEncoder
+from models.spec import arrays_only
 from tests.bundles import write_small_bundle
 
 ROOT = Path(__file__).parents[1]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
 
-from models.bundle import Preprocessing
 from models.phantom import make_phantom
+from models.spec import Preprocessing
 from operators.geometry.windows import axis_weights, patient_axes, window_starts
 from operators.preprocess import preprocess
 from operators.synthetic.write_ct import affine_for

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.run import encode, inspect_folder
 from app.settings import Settings, load_settings
-from models.bundle import load_bundle
+from models.bundle.store import load_bundle
 from operators.build_volume import build_volume
 from operators.geometry.policy import GeometryPolicy
 from operators.geometry.repair import resample_stack

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from models import runtime
-from models.bundle import BundleError, TapSpec, find_bundle, load_bundle
+from models.bundle.store import find_bundle, load_bundle
 from models.runtime import OnnxEncoder, TorchEncoder, cuda_devices, load_vae, open_encoder
+from models.spec import BundleError, TapSpec
 from tests.bundles import write_small_bundle
 
 ALL = ("mu", "sigma", "stem", "block1", "block2", "dense")
@@ -89,7 +90,7 @@ def test_the_runtime_names_what_computes(bundle):
 
 def test_encoding_on_the_cpu_does_not_import_torch(bundle):
     code = (
-        "import sys, pathlib, numpy; from models.bundle import load_bundle; from models.runtime import open_encoder;"
+        "import sys, pathlib, numpy; from models.bundle.store import load_bundle; from models.runtime import open_encoder;"
         "encoder = open_encoder(load_bundle(pathlib.Path(sys.argv[1])), 'cpu');"
         "encoder.run(numpy.zeros((1, 1, 8, 16, 16), numpy.float32), ['mu']); print('torch' in sys.modules)"
     )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from app.research.certificate import certificate_markdown
-from models.bundle import load_bundle
+from models.bundle.store import load_bundle
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "models" / "ct_vae"

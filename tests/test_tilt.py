@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from models.bundle import Preprocessing
+from models.spec import Preprocessing
 from operators.build_volume import build_volume
 from operators.geometry.policy import GeometryPolicy
 from operators.geometry.resampling import shifted

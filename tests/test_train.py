@@ -25,8 +25,9 @@ from app.research.certify import roles_of
 from app.research.recipe import Recipe, _Loader, load_recipe, make_plan, parse_recipe
 from app.research.scans import find_scans
 from app.research.train import Places, train_bundle
-from models.bundle import Preprocessing, load_bundle
+from models.bundle.store import load_bundle
 from models.runtime import open_encoder
+from models.spec import Preprocessing
 from models.training_settings import TrainingSettings
 from operators.preprocess import preprocess
 from operators.types import RunFailed, StartError

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.check import Verdict
+    from models.bundle.check import Verdict
     from models.spec import Bundle, Preprocessing
     from operators.types import Shape
 
@@ -72,7 +72,7 @@ def opened(path: Path | None) -> Bundle:
     Raises:
         StartError: `BUNDLE_INVALID`.
     """
-    from models.bundle import find_bundle, load_bundle
+    from models.bundle.store import find_bundle, load_bundle
 
     with bundle_errors():
         return load_bundle(find_bundle(path))

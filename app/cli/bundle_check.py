@@ -27,7 +27,7 @@ def command(
 
     def run() -> int:
         from app.cli.bundle import bundle_errors, opened, verdict_lines
-        from models.check import check_bundle
+        from models.bundle.check import check_bundle
         from operators.types import StartError
 
         bundle = opened(path)

@@ -30,7 +30,7 @@ def command(
 
     def run() -> int:
         from app.cli.bundle import bundle_errors, opened, verdict_lines, write_whole
-        from models.check import check_decoder, check_torch
+        from models.bundle.check import check_decoder, check_torch
         from models.runtime import OnnxEncoder
 
         bundle = opened(path)
@@ -51,7 +51,7 @@ def command(
 
 
 def _decoder(bundle: Bundle) -> bytes | None:
-    from models.export import decoder_onnx
+    from models.bundle.export import decoder_onnx
     from models.runtime import load_vae
 
     vae = load_vae(bundle)

@@ -53,9 +53,9 @@ def command(
 
     def run() -> int:
         from app.cli.bundle import bundle_errors, preprocessing_of, voxels
-        from models.bundle import BundleError
         from models.keras_bridge import read_keras
         from models.keras_bundle import write_keras_bundle
+        from models.spec import BundleError
 
         with bundle_errors():
             asked = None if window_voxels is None else voxels("--window-voxels", window_voxels)

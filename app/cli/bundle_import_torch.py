@@ -12,7 +12,7 @@ import typer
 from app.start import LogLevel, guarded
 
 if TYPE_CHECKING:
-    from models.bundle import Bundle, Preprocessing
+    from models.spec import Bundle, Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +88,10 @@ def imported(
     Raises:
         BundleError: the checkpoint, the parameters or the output will not do.
     """
-    from models.bundle import Bundle, save_bundle
-    from models.export import encoder_onnx, tap_specs
+    from models.bundle.export import encoder_onnx, tap_specs
+    from models.bundle.store import save_bundle
     from models.networks.registry import all_parameters
+    from models.spec import Bundle
     from models.torch_checkpoint import import_checkpoint
 
     vae, sha256 = import_checkpoint(checkpoint, architecture, parameters)

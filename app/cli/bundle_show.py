@@ -27,7 +27,7 @@ def command(
 
     def run() -> int:
         from app.cli.bundle import bundle_errors, opened
-        from models.check import read_certificate
+        from models.bundle.check import read_certificate
 
         bundle = opened(path)
         with bundle_errors():
@@ -41,8 +41,8 @@ def command(
 
 def describe(bundle: Bundle, certificate: Mapping[str, Any] | None) -> dict[str, Any]:
     """All that is shown, as plain JSON values."""
-    from models.bundle import read_weights
-    from models.check import check_active
+    from models.bundle.check import check_active
+    from models.bundle.store import read_weights
 
     weights = read_weights(bundle.weights_path.read_bytes())
     counts = {

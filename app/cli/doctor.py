@@ -20,7 +20,7 @@ from app.cli.encode import DeviceName
 from app.start import LogLevel, guarded
 
 if TYPE_CHECKING:
-    from models.check import Verdict
+    from models.bundle.check import Verdict
     from models.runtime import Encoder
     from models.spec import Bundle
 
@@ -54,8 +54,8 @@ def command(
 
 def examine(models: Path | None, device: str) -> Iterator[Verdict]:
     """Every verdict: of the machine, of the bundle, of both together."""
-    from models.bundle import find_bundle, load_bundle
-    from models.check import Verdict, check_golden, check_torch
+    from models.bundle.check import Verdict, check_golden, check_torch
+    from models.bundle.store import find_bundle, load_bundle
     from models.runtime import open_encoder
     from models.spec import BundleError
 
@@ -75,7 +75,7 @@ def examine(models: Path | None, device: str) -> Iterator[Verdict]:
 
 
 def _machine() -> Iterator[Verdict]:
-    from models.check import Verdict
+    from models.bundle.check import Verdict
     from models.runtime import cuda_devices
     from operators import __version__
 
@@ -95,8 +95,8 @@ def _speed(bundle: Bundle, encoder: Encoder) -> Verdict:
     """Time of one window, the median of some, after one that does not count; and this process's largest memory."""
     import resource
 
-    from models.check import Verdict
-    from models.golden import golden_input
+    from models.bundle.check import Verdict
+    from models.bundle.golden import golden_input
 
     windows = golden_input(bundle.preprocessing.window_voxels)
     seconds = []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from app.research.recipe import Plan
     from app.research.train import Report
-    from models.bundle import Bundle
+    from models.spec import Bundle
 
 _LINE_EVERY_S = 30.0
 
@@ -69,7 +69,7 @@ def command(
 
         from app.research.describe import Wording
         from app.research.train import Places, train_bundle
-        from models.bundle import BundleError
+        from models.spec import BundleError
         from operators.types import StartError
 
         console = Console(stderr=True, highlight=False)
@@ -92,7 +92,7 @@ def command(
 
 def _plan(config: Path | None, given: Mapping[str, object], root: Path | None, init: Path | None) -> Plan:
     from app.research.recipe import Recipe, load_recipe, make_plan
-    from models.bundle import find_bundle, load_bundle
+    from models.bundle.store import find_bundle, load_bundle
 
     recipe = load_recipe(config) if config else Recipe()
     start = load_bundle(find_bundle(init)) if init else None

@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import Any
 
 from app.research.scans import SPLITS
-from models.bundle import Bundle
+from models.spec import Bundle
 
 LICENCE = """\
 The weights and files in this folder are under the Apache License 2.0

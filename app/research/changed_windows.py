@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.research.scans import Scan
 from app.research.window_cache import window_heights
-from models.bundle import Preprocessing
+from models.spec import Preprocessing
 from operators import __version__
 from operators.preprocess import preprocess
 from operators.synthetic.perturbations import changes_for

@@ -16,8 +16,8 @@ from app.research.card import licence_text, model_card
 from app.research.recipe import Plan
 from app.research.scans import SPLITS, Scan, Split
 from app.research.window_cache import ScanWindows
-from models.bundle import Bundle, TapSpec, save_bundle
-from models.spec import compose_metadata, parse_metadata
+from models.bundle.store import save_bundle
+from models.spec import Bundle, TapSpec, compose_metadata, parse_metadata
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae
@@ -59,7 +59,7 @@ def check_describable(output: Path, plan: Plan, vae: Vae, wording: Wording) -> N
     Raises:
         BundleError: a name, version or tap that a bundle cannot have.
     """
-    from models.export import tap_specs
+    from models.bundle.export import tap_specs
 
     draft = _bundle(output, plan, tap_specs(vae, plan.preprocessing.spacing_mm), wording, {})
     digests = replace(draft, weights_sha256="0" * 64, onnx_sha256="0" * 64)
@@ -86,7 +86,7 @@ def describe(
     """
     import torch
 
-    from models.export import tap_specs
+    from models.bundle.export import tap_specs
     from models.training import evaluate
 
     # One window after the other: all of them at once may be more than memory holds.
@@ -117,7 +117,7 @@ def describe(
 
 def write(bundle: Bundle, vae: Vae) -> Bundle:
     """Write it, with weights, ONNX, card and licence, and read it back."""
-    from models.export import encoder_onnx
+    from models.bundle.export import encoder_onnx
 
     return save_bundle(
         bundle,

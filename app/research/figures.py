@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from app.research.changed_windows import ORIGINAL
 from app.research.measure import Measured
-from models.bundle import TapSpec
 from models.certify import (
     ACTIVE_VARIANCE,
     METRICS,
@@ -28,6 +27,7 @@ from models.image_error import TISSUES_HU
 from models.label_probes import label_probe
 from models.patients import Interval, mean_interval
 from models.probes import Probe, mean_score, ridge_probes
+from models.spec import TapSpec
 
 DIGITS = 4
 FEWEST_VALUES = 6

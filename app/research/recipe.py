@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from models.bundle import Bundle, BundleError, Preprocessing
+from models.spec import Bundle, BundleError, Preprocessing
 from models.training_settings import TrainingSettings
 from operators.types import StartError
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from app.research.window_cache import ScanWindows, stamp_of, stored_windows
-from models.bundle import Preprocessing
+from models.spec import Preprocessing
 from operators.build_volume import build_volume
 from operators.images.read_image import is_image
 from operators.read_study import read_studies

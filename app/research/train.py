@@ -25,7 +25,7 @@ from app.research.scans import (
     with_margin,
 )
 from app.research.window_cache import ScanWindows
-from models.bundle import Bundle, BundleError, Preprocessing
+from models.spec import Bundle, BundleError, Preprocessing
 from operators.types import RunFailed, SeriesError, StartError
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Preprocessing
+from models.spec import Preprocessing
 from operators import __version__
 from operators.preprocess import preprocess
 from operators.types import Volume, Windows

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 from torch import nn
 
-from models.bundle import BundleError
 from models.networks.conv_pool import ConvReluPool, LastUp
 from models.networks.layers import ChannelsLastFlatten, Fold, Grid, PatchStatistics, ResidualBlock, SoftBound, Unfold
 from models.networks.pooled import PooledVae, Reading, composed
 from models.networks.vae import Layer, Size, Vae
+from models.spec import BundleError
 
 
 def question(

@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from models.bundle import BundleError
 from models.networks.autoencoder_kl import autoencoder_kl, autoencoder_kl_maisi
 from models.networks.ct_vae import ct_vae, question
 from models.networks.keras import keras_encoder
 from models.networks.vae import Vae
+from models.spec import BundleError
 
 ARCHITECTURES: Mapping[str, Callable[..., Vae]] = {
     "question": question,

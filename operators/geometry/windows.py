@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Preprocessing
+from models.spec import Preprocessing
 from operators.types import StartError, Volume
 
 ARRAYS_ONLY = (

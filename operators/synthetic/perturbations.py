@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.bundle import Preprocessing
+from models.spec import Preprocessing
 from operators.geometry.windows import axis_weights, target_axes
 from operators.types import Finding, HuSlice, Volume
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.golden import TOLERANCE, golden_input, read_golden
-from models.monai_config import missing_keys
+from models.bundle.golden import TOLERANCE, golden_input, read_golden
+from models.bundle.monai_config import missing_keys
 from models.spec import Bundle, BundleError
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ def make_golden(bundle: Bundle) -> bytes:
     if not all(np.isfinite(values).all() for values in given.values()):
         raise BundleError("the encoder gives NaN or infinity for the self-test input; train it again")
     document = {
-        "input": "models.golden.golden_input: cosines of the voxel's indices, rounded to 1/4096",
+        "input": "models.bundle.golden.golden_input: cosines of the voxel's indices, rounded to 1/4096",
         "input_shape": list(windows.shape),
         "input_sha256": input_sha256(windows),
         "runtime": encoder.runtime,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.bundle import TapSpec
 from models.networks.vae import Vae, receptive_fields
+from models.spec import TapSpec
 
 ONNX_OPSET = 18
 

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.golden import GOLDEN, make_golden
-from models.monai_config import INFERENCE, inference_config, monai_defaults
+from models.bundle.golden import GOLDEN, make_golden
+from models.bundle.monai_config import INFERENCE, inference_config, monai_defaults
 from models.spec import (
     FORMAT_VERSION,
     Bundle,
@@ -74,7 +74,7 @@ def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
     Raises:
         BundleError: no such folder, no bundle in it, none of that name, or several and no name.
     """
-    folder = models if models is not None else Path(__file__).parent
+    folder = models if models is not None else Path(__file__).parents[1]
     if not folder.is_dir():
         raise BundleError(f"no models folder {folder}; give a bundle's folder, or one that holds bundles")
     if (folder / _METADATA).is_file():
