@@ -15,11 +15,11 @@ import torch
 from app.cli import main
 from models.bundle.export import encoder_onnx, tap_specs
 from models.bundle.store import load_bundle
+from models.importers.torch_checkpoint import import_checkpoint, read_parameters
 from models.networks.autoencoder_kl import NATIVE_AXES, DenseVae, monai_state
 from models.networks.registry import build_vae
 from models.runtime import OnnxEncoder
 from models.spec import BundleError
-from models.torch_checkpoint import import_checkpoint, read_parameters
 from tests.conftest import skip_or_fail
 
 WINDOW = (8, 16, 24)

@@ -53,7 +53,7 @@ def command(
 
     def run() -> int:
         from app.cli.bundle import bundle_errors, preprocessing_of
-        from models.torch_checkpoint import read_parameters
+        from models.importers.torch_checkpoint import read_parameters
 
         with bundle_errors():
             given = read_parameters(parameters, architecture)
@@ -90,9 +90,9 @@ def imported(
     """
     from models.bundle.export import encoder_onnx, tap_specs
     from models.bundle.store import save_bundle
+    from models.importers.torch_checkpoint import import_checkpoint
     from models.networks.registry import all_parameters
     from models.spec import Bundle
-    from models.torch_checkpoint import import_checkpoint
 
     vae, sha256 = import_checkpoint(checkpoint, architecture, parameters)
     name = output.resolve().name
