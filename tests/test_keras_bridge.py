@@ -16,7 +16,7 @@ import torch
 
 from models.bundle.export import tap_specs
 from models.bundle.store import load_bundle
-from models.keras_bridge import KerasImport, head_warnings, read_keras
+from models.importers.keras.read import KerasImport, head_warnings, read_keras
 from models.networks.keras_layers import same_pads
 from models.networks.registry import build_vae
 from models.runtime import OnnxEncoder, load_vae
@@ -321,7 +321,7 @@ def test_another_precision_in_keras_is_warned_about(tmp_path):
 
 
 def test_a_bundle_of_it_gives_what_keras_gives_in_both_runtimes(tmp_path):
-    from models.keras_bundle import write_keras_bundle
+    from models.importers.keras.bundle import write_keras_bundle
 
     source = DATA / "keras_sibling.keras"
     windows, mu, logvar = expected_of(source.name)

@@ -16,8 +16,9 @@ import h5py
 import numpy as np
 import pytest
 
-from models import keras_file, keras_hdf5
-from models.keras_bridge import read_keras
+from models.importers.keras import file as keras_file
+from models.importers.keras import hdf5 as keras_hdf5
+from models.importers.keras.read import read_keras
 from models.spec import BundleError
 
 DATA = Path(__file__).parent / "data"
@@ -202,7 +203,7 @@ def test_a_file_that_is_not_there_is_named_without_its_path(tmp_path):
 
 def test_reading_imports_no_tensorflow_and_no_keras():
     code = (
-        "import sys; from pathlib import Path; from models.keras_bridge import read_keras; "
+        "import sys; from pathlib import Path; from models.importers.keras.read import read_keras; "
         f"read_keras(Path({str(DATA / 'keras_question.keras')!r})); "
         "sys.exit(any(name.split('.')[0] in ('tensorflow', 'keras', 'tf_keras') for name in sys.modules))"
     )

@@ -53,8 +53,8 @@ def command(
 
     def run() -> int:
         from app.cli.bundle import bundle_errors, preprocessing_of, voxels
-        from models.keras_bridge import read_keras
-        from models.keras_bundle import write_keras_bundle
+        from models.importers.keras.bundle import write_keras_bundle
+        from models.importers.keras.read import read_keras
         from models.spec import BundleError
 
         with bundle_errors():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.keras_file import KerasFile
-from models.keras_graph import Node
+from models.importers.keras.file import KerasFile
+from models.importers.keras.graph import Node
 from models.spec import BundleError
 
 Arrays = dict[str, NDArray[np.float32]]

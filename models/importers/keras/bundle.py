@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.bundle.export import encoder_onnx, tap_specs
 from models.bundle.golden import golden_input
 from models.bundle.store import save_bundle
-from models.keras_bridge import KerasImport, head_warnings
+from models.importers.keras.read import KerasImport, head_warnings
 from models.networks.vae import Size, Vae
 from models.phantom import PhantomFactors, phantom_slices
 from models.spec import Bundle, Preprocessing

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.keras_file import KerasFile, read_keras_file
-from models.keras_graph import Node, find_heads, on_the_way, parse_graph, shapes_of_inputs
-from models.keras_question import as_question, question_from_weights
-from models.keras_steps import IDENTITIES, Arrays, Step, step_of, weights_of
+from models.importers.keras.file import KerasFile, read_keras_file
+from models.importers.keras.graph import Node, find_heads, on_the_way, parse_graph, shapes_of_inputs
+from models.importers.keras.question import as_question, question_from_weights
+from models.importers.keras.steps import IDENTITIES, Arrays, Step, step_of, weights_of
 from models.networks.keras import IMAGE, LOGVAR, MU, VALUES, Shape, build_step
 from models.networks.registry import build_vae
 from models.networks.vae import Size, Vae

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.keras_file import KerasFile
-from models.keras_graph import LOGVAR_NAMES, MU_NAMES
-from models.keras_steps import Arrays, Step
+from models.importers.keras.file import KerasFile
+from models.importers.keras.graph import LOGVAR_NAMES, MU_NAMES
+from models.importers.keras.steps import Arrays, Step
 from models.networks.keras import IMAGE, LOGVAR, MU
 from models.networks.vae import Size
 from models.spec import BundleError

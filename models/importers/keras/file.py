@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.keras_hdf5 import CONFIG_BYTES, FILE_BYTES, read_hdf5_apart
+from models.importers.keras.hdf5 import CONFIG_BYTES, FILE_BYTES, read_hdf5_apart
 from models.spec import BundleError
 
 _DEPTH = 64

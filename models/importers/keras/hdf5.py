@@ -53,8 +53,8 @@ def read_hdf5_apart(content: bytes) -> Hdf5:
     Raises:
         BundleError: damaged, not of Keras, too large, or made to keep HDF5 busy.
     """
-    code = "from models.keras_hdf5 import _serve; _serve()"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    code = "from models.importers.keras.hdf5 import _serve; _serve()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     environment["OPENBLAS_NUM_THREADS"] = "1"
     damaged = "the HDF5 file is damaged: HDF5 {}; save the model again"
     try:
