@@ -133,7 +133,8 @@ def trained(args: argparse.Namespace, plan, seed: int, question: dict, steps: in
     import torch
 
     from models.networks.registry import build_vae
-    from models.training import TrainingSettings, train
+    from models.training.settings import TrainingSettings
+    from models.training.train import train
 
     size = {"window_voxels": list(plan.preprocessing.window_voxels)}
     if question:

@@ -69,15 +69,15 @@ def contend(args) -> None:
 
 
 def ours(args):
-    """The step of `models.training`, without its windows: what Fabric, the losses and the optimiser cost is in it."""
+    """The step of `models.training.train`, without its windows: what Fabric, the losses and the optimiser cost is in it."""
     sys.path.insert(0, str(ROOT))
     import torch
     from lightning.fabric import Fabric
 
     from models.networks.registry import build_vae
-    from models.objective import Pass, make_rows, objective
-    from models.training import keep_freed_memory
-    from models.training_settings import TrainingSettings
+    from models.training.objective import Pass, make_rows, objective
+    from models.training.settings import TrainingSettings
+    from models.training.train import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(args.threads)

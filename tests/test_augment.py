@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.augment import Draw, axis_operator, cut, draw, halo, make_views
-from models.training_settings import TrainingSettings
+from models.training.augment import Draw, axis_operator, cut, draw, halo, make_views
+from models.training.settings import TrainingSettings
 
 with warnings.catch_warnings():  # holoscan, which MONAI finds and imports, has something to say on the stack's size
     warnings.simplefilter("ignore")

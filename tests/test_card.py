@@ -9,7 +9,7 @@ import pytest
 
 from app.research.card import licence_text, model_card
 from models.spec import Bundle, TapSpec
-from models.training_settings import TrainingSettings
+from models.training.settings import TrainingSettings
 from tests.bundles import SMALL_WINDOWS
 
 SETTINGS = {name: getattr(TrainingSettings(steps=4), name) for name in TrainingSettings.__dataclass_fields__}

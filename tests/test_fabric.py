@@ -16,8 +16,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from models.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from models.training import TrainingInterrupted, TrainingSettings, train
+from models.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from models.training.settings import TrainingSettings
+from models.training.train import TrainingInterrupted, train
 from tests.bundles import SMALL_CT_VAE
 
 ROOT = Path(__file__).parents[1]

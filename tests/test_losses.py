@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from models.local_statistics import gradient_magnitude, local_statistics, statistics_error, statistics_nll
-from models.losses import (
+from models.training.local_statistics import gradient_magnitude, local_statistics, statistics_error, statistics_nll
+from models.training.losses import (
     dip_ii,
     free_bits,
     gaussian_nll,
@@ -21,8 +21,8 @@ from models.losses import (
     penalty,
     total_correlation,
 )
-from models.objective import Rows, make_rows, objective
-from models.training_settings import TrainingSettings
+from models.training.objective import Rows, make_rows, objective
+from models.training.settings import TrainingSettings
 
 BINS = (0.0, 0.2, 0.5, 1.0)
 

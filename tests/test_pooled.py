@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.augment import draw, make_views
-from models.losses import pair_ratio
 from models.networks.ct_vae import LEVELS as LEVELS_OF_CT_VAE
 from models.networks.layers import Fold, PatchStatistics, mean_and_spread
 from models.networks.pooled import PooledVae, composed
 from models.networks.registry import build_vae
-from models.training_settings import TrainingSettings
+from models.training.augment import draw, make_views
+from models.training.losses import pair_ratio
+from models.training.settings import TrainingSettings
 
 SMALL = {"window_voxels": [8, 16, 16], "fold": [2, 4, 4], "channels": [8, 16], "neck": 4, "dense": 16, "latents": 4}
 LEVELS = (0.0, 0.2, 0.5, 1.0)

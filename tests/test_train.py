@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import models.training
+import models.training.train
 from app.cli import main
 from app.research import plots
 from app.research import scans as research_scans
@@ -28,7 +28,7 @@ from app.research.train import Places, train_bundle
 from models.bundle.store import load_bundle
 from models.runtime import open_encoder
 from models.spec import Preprocessing
-from models.training_settings import TrainingSettings
+from models.training.settings import TrainingSettings
 from operators.preprocess import preprocess
 from operators.types import RunFailed, StartError
 from tests.bundles import SMALL_CT_VAE, SMALL_WINDOWS, write_small_bundle
@@ -126,7 +126,7 @@ def test_the_recipe_in_the_log_asks_for_the_same_training(trained):
 
 def test_an_interrupted_training_that_goes_on_ends_where_an_uninterrupted_one_does(trained, tmp_path, monkeypatch):
     whole, expected = trained
-    monkeypatch.setattr(models.training, "train", partial(models.training.train, report_every_s=0.0))
+    monkeypatch.setattr(models.training.train, "train", partial(models.training.train.train, report_every_s=0.0))
     places = replace(whole, output=tmp_path / "tiny")
 
     def kill(text: str, fraction: float) -> None:
@@ -148,11 +148,13 @@ def test_an_interrupted_training_that_goes_on_ends_where_an_uninterrupted_one_do
 
 def test_a_training_that_begins_anew_keeps_nothing_of_an_older_log(trained, tmp_path, monkeypatch):
     places = replace(trained[0], output=tmp_path / "tiny")
-    engine = models.training.train
-    monkeypatch.setattr(models.training, "train", partial(engine, report_every_s=0.0))
+    engine = models.training.train.train
+    monkeypatch.setattr(models.training.train, "train", partial(engine, report_every_s=0.0))
     train_bundle(places, plan())
     old = set(places.log.glob("events.out.*"))
-    monkeypatch.setattr(models.training, "train", partial(engine, report_every_s=1e9))  # one line, at the last step
+    monkeypatch.setattr(
+        models.training.train, "train", partial(engine, report_every_s=1e9)
+    )  # one line, at the last step
     train_bundle(places, plan(steps=6), resume=True)  # and no checkpoint to go on from
     lines = (places.log / "progress.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [6]
@@ -161,7 +163,7 @@ def test_a_training_that_begins_anew_keeps_nothing_of_an_older_log(trained, tmp_
 
 
 def test_a_checkpoint_of_other_settings_is_one_clear_line(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(models.training, "train", partial(models.training.train, report_every_s=0.0))
+    monkeypatch.setattr(models.training.train, "train", partial(models.training.train.train, report_every_s=0.0))
     places = replace(trained[0], output=tmp_path / "tiny")
     stop = lambda text, fraction: text.startswith("step 1 ") and os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     with pytest.raises(RunFailed):

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from models.networks.registry import build_vae
-from models.training import Progress, TrainingSettings, evaluate, learning_rate, train
-from models.watch import Watch
+from models.training.evaluate import evaluate
+from models.training.progress import Progress, Watch
+from models.training.run import learning_rate
+from models.training.settings import TrainingSettings
+from models.training.train import train
 from tests.bundles import SMALL_CT_VAE
 
 SETTINGS = TrainingSettings("ct_vae", SMALL_CT_VAE, steps=4, batch=4, threads=1, accelerator="cpu")
@@ -194,7 +197,7 @@ def test_a_gradient_that_is_not_finite_ends_the_training_and_is_named(monkeypatc
         vae.mu.weight.register_hook(lambda gradient: gradient * torch.nan)
         return vae
 
-    monkeypatch.setattr("models.training_run.build_vae", with_a_fault)
+    monkeypatch.setattr("models.training.run.build_vae", with_a_fault)
     with pytest.raises(FloatingPointError, match=r"the gradient of mu\.weight is not finite, although the loss is"):
         train([blobs(4)], SETTINGS)
 

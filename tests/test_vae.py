@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from models.bundle.export import encoder_onnx, tap_specs
-from models.losses import active_units, free_bits, gaussian_nll, kl_divergence
 from models.networks.layers import Fold, SamePadConv3d, Unfold
 from models.networks.registry import all_parameters, build_vae
 from models.networks.vae import Layer, Vae, receptive_fields
 from models.spec import BundleError
+from models.training.losses import active_units, free_bits, gaussian_nll, kl_divergence
 
 SMALL = {
     "question": {"window_voxels": [8, 16, 24], "channels": [3, 4, 5], "dense": 7, "latents": 3},

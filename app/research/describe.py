@@ -21,7 +21,8 @@ from models.spec import Bundle, TapSpec, compose_metadata, parse_metadata
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae
-    from models.training import Figures, Trained
+    from models.training.evaluate import Figures
+    from models.training.train import Trained
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def describe(
     import torch
 
     from models.bundle.export import tap_specs
-    from models.training import evaluate
+    from models.training.evaluate import evaluate
 
     # One window after the other: all of them at once may be more than memory holds.
     tested: Any = chain.from_iterable(windows[scan.key].voxels for scan in parts["test"] if scan.key in windows)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from app.research.plots import plot_curve, plot_latents, plot_reconstruction
 from app.research.recipe import Plan
-from models.watch import Progress
+from models.training.progress import Progress
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae
@@ -78,7 +78,7 @@ class Monitor:
 
         mus, kls = [], []
         device = next(vae.parameters()).device
-        from models.losses import kl_divergence
+        from models.training.losses import kl_divergence
 
         with torch.no_grad():
             for window in self._windows:

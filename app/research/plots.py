@@ -127,7 +127,7 @@ def plot_curve(file: Path, history: Sequence[Any], window_hu: tuple[float, float
 
     Args:
         file: PNG to write.
-        history: `models.training.Progress`, in order.
+        history: `models.training.train.Progress`, in order.
         window_hu: what 0 and 1 are.
         title: what is shown.
     """

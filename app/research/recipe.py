@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from models.spec import Bundle, BundleError, Preprocessing
-from models.training_settings import TrainingSettings
+from models.training.settings import TrainingSettings
 from operators.types import StartError
 
 DEFAULT_ARCHITECTURE = "ct_vae"

@@ -30,7 +30,7 @@ from operators.types import RunFailed, SeriesError, StartError
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae
-    from models.training import Trained
+    from models.training.train import Trained
 
 logger = logging.getLogger(__name__)
 
@@ -197,8 +197,8 @@ def _train(
     report: Report,
 ) -> Trained:
     from app.research.monitor import monitored
-    from models.checkpoint import CheckpointError
-    from models.training import TrainingInterrupted, train
+    from models.training.checkpoint import CheckpointError
+    from models.training.train import TrainingInterrupted, train
 
     calibration: dict[str, list[NDArray[np.float16]]] = defaultdict(list)
     for scan in parts["calibration"]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.certify import ACTIVE_VARIANCE
-from models.training_settings import Likelihood, Penalty
+from models.training.settings import Likelihood, Penalty
 
 _SMALLEST_ERROR = {"gaussian": 1e-8, "laplace": 1e-4}
 _SMALLEST_VARIANCE = 1e-4

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.checkpoint import CheckpointError, load_checkpoint
-from models.figures import Figures, evaluate, threads_and_seed
 from models.networks.vae import Vae
-from models.training_run import TrainingRun, learning_rate, over_all
-from models.training_settings import TrainingSettings
-from models.training_state import restore
-from models.watch import Progress, Watch
+from models.training.checkpoint import CheckpointError, load_checkpoint
+from models.training.evaluate import Figures, evaluate, threads_and_seed
+from models.training.progress import Progress, Watch
+from models.training.run import TrainingRun, learning_rate, over_all
+from models.training.settings import TrainingSettings
+from models.training.state import restore
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from models.checkpoint import CheckpointError
-from models.watch import Progress
+from models.training.checkpoint import CheckpointError
+from models.training.progress import Progress
 
 if TYPE_CHECKING:
-    from models.training_run import TrainingRun
+    from models.training.run import TrainingRun
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.training_settings import TrainingSettings
+from models.training.settings import TrainingSettings
 
 WindowArray = NDArray[np.floating[Any]]
 Size = tuple[int, int, int]

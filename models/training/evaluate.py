@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.losses import active_units, kl_divergence
 from models.networks.vae import Vae
+from models.training.losses import active_units, kl_divergence
 
 WindowArray = NDArray[np.floating[Any]]
 

@@ -8,11 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.local_statistics import statistics_error, statistics_nll
-from models.losses import free_bits, kl_divergence, likelihood_nll, pair_distance, pair_ratio, penalty, voxel_error
 from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
-from models.training_settings import TrainingSettings
+from models.training.local_statistics import statistics_error, statistics_nll
+from models.training.losses import (
+    free_bits,
+    kl_divergence,
+    likelihood_nll,
+    pair_distance,
+    pair_ratio,
+    penalty,
+    voxel_error,
+)
+from models.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,7 @@ class Rows:
 
 
 class Parts(NamedTuple):
-    """The loss and what it is made of, as in `models.watch.Progress`."""
+    """The loss and what it is made of, as in `models.training.progress.Progress`."""
 
     loss: Tensor
     nll: Tensor

@@ -16,15 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.augment import Draw, cut, draw, halo, make_views
-from models.checkpoint import digest_of, save_checkpoint
-from models.losses import kl_warmup
 from models.networks.registry import build_vae
 from models.networks.vae import Vae
-from models.objective import Parts, Pass, Rows, decoded, make_rows, objective
-from models.training_settings import TrainingSettings
-from models.training_state import state_of
-from models.watch import Watch
+from models.training.augment import Draw, cut, draw, halo, make_views
+from models.training.checkpoint import digest_of, save_checkpoint
+from models.training.losses import kl_warmup
+from models.training.objective import Parts, Pass, Rows, decoded, make_rows, objective
+from models.training.progress import Watch
+from models.training.settings import TrainingSettings
+from models.training.state import state_of
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
