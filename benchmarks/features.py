@@ -30,9 +30,16 @@ from app.research.changed_windows import ORIGINAL, see_scan  # noqa: E402
 from app.research.recipe import load_recipe, make_plan  # noqa: E402
 from app.research.scans import cached_windows, find_scans, with_margin  # noqa: E402
 from models.bundle.store import load_bundle  # noqa: E402
-from models.certify import ACTIVE_VARIANCE, METRICS, found_again, non_overlapping, repeatability, whiten  # noqa: E402
-from models.patients import mean_interval  # noqa: E402
-from models.probes import mean_score, ridge_probes, score_difference  # noqa: E402
+from models.statistics.patients import mean_interval  # noqa: E402
+from models.statistics.probes import mean_score, ridge_probes, score_difference  # noqa: E402
+from models.statistics.repeatability import (  # noqa: E402
+    ACTIVE_VARIANCE,
+    METRICS,
+    found_again,
+    non_overlapping,
+    repeatability,
+    whiten,
+)
 from operators.measure.quantities import QUANTITIES, window_quantities  # noqa: E402
 
 RECIPE, LIST = ROOT / "app" / "research" / "ct_vae.yaml", ROOT / "app" / "research" / "ct_vae.csv"

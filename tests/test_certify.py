@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from models.certify import (
+from models.statistics.image_error import absolute_errors, psnr, ssim
+from models.statistics.repeatability import (
     ACTIVE_VARIANCE,
     active_units,
     correlation,
@@ -21,7 +22,6 @@ from models.certify import (
     repeatability,
     whiten,
 )
-from models.image_error import absolute_errors, psnr, ssim
 
 # Shrout and Fleiss 1979, table 2: four judges, six targets. ICC(2,1), which McGraw and Wong call ICC(A,1), is 0.29.
 JUDGES = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.disentangle import (
+from models.statistics.disentangle import (
     _completeness,
     _disentanglement,
     disentanglement,

@@ -11,9 +11,9 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models.label_probes import label_probe
-from models.patients import interval, mean_interval, numbered, patient_folds, sample_counts
-from models.probes import PENALTIES, mean_score, out_of_fold, ridge_path, ridge_probes, score_difference
+from models.statistics.label_probes import label_probe
+from models.statistics.patients import interval, mean_interval, numbered, patient_folds, sample_counts
+from models.statistics.probes import PENALTIES, mean_score, out_of_fold, ridge_path, ridge_probes, score_difference
 
 PATIENTS = np.repeat([f"p{i}" for i in range(12)], 9)
 

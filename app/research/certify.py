@@ -23,10 +23,10 @@ from app.research.measure import Decode, Measured, measure_scans
 from app.research.phantoms import phantom_figures
 from app.research.scans import Scan, find_scans, join_labels
 from models.bundle.store import amend_bundle
-from models.patients import RESAMPLES
-from models.probes import FOLDS, INNER_FOLDS, SHUFFLES
 from models.runtime import Encoder, open_encoder
 from models.spec import Bundle, TapSpec
+from models.statistics.patients import RESAMPLES
+from models.statistics.probes import FOLDS, INNER_FOLDS, SHUFFLES
 from operators import __version__
 from operators.encode import check_taps
 from operators.synthetic.perturbations import DESCRIPTIONS

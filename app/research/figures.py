@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from app.research.changed_windows import ORIGINAL
 from app.research.measure import Measured
-from models.certify import (
+from models.spec import TapSpec
+from models.statistics.image_error import TISSUES_HU
+from models.statistics.label_probes import label_probe
+from models.statistics.patients import Interval, mean_interval
+from models.statistics.probes import Probe, mean_score, ridge_probes
+from models.statistics.repeatability import (
     ACTIVE_VARIANCE,
     METRICS,
     Repeatability,
@@ -23,11 +28,6 @@ from models.certify import (
     repeatability,
     whiten,
 )
-from models.image_error import TISSUES_HU
-from models.label_probes import label_probe
-from models.patients import Interval, mean_interval
-from models.probes import Probe, mean_score, ridge_probes
-from models.spec import TapSpec
 
 DIGITS = 4
 FEWEST_VALUES = 6

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from app.research.changed_windows import ORIGINAL, SeenScan, see_scan
 from app.research.scans import Scan
-from models.image_error import absolute_errors, psnr, ssim
 from models.runtime import Encoder
 from models.spec import Bundle, TapSpec
+from models.statistics.image_error import absolute_errors, psnr, ssim
 from operators.encode import pool
 from operators.measure.quantities import window_quantities
 from operators.types import SeriesError, SeriesFailed

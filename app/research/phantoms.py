@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from app.research.measure import encode_windows
-from models.disentangle import disentanglement
 from models.phantom import FACTOR_RANGES, PhantomFactors, make_phantom, sample_factors
 from models.runtime import Encoder
 from models.spec import Bundle
+from models.statistics.disentangle import disentanglement
 from operators.encode import check_taps
 from operators.preprocess import preprocess
 from operators.synthetic.write_ct import affine_for

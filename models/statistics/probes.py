@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.patients import (
+from models.statistics.patients import (
     RESAMPLES,
     Interval,
     interval,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.patients import RESAMPLES, Interval, interval, mean_interval, numbered, sample_counts
+from models.statistics.patients import RESAMPLES, Interval, interval, mean_interval, numbered, sample_counts
 
 Floats = NDArray[np.float64]
 Metric = Literal["euclidean", "cosine", "whitened"]

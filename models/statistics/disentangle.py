@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.probes import ridge_probes
+from models.statistics.probes import ridge_probes
 
 Floats = NDArray[np.float64]
 

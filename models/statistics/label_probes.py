@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.patients import RESAMPLES, interval, numbered, sample_counts
-from models.probes import SHUFFLES, Floats, Probe, best_penalty, ridge_path, spread
+from models.statistics.patients import RESAMPLES, interval, numbered, sample_counts
+from models.statistics.probes import SHUFFLES, Floats, Probe, best_penalty, ridge_path, spread
 
 PAIRS, CONTROL_PAIRS = 60, 10
 
