@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from app.run import encode
+    from app.encode import encode
 
 __all__ = ["encode"]
 
 
 def __getattr__(name: str) -> Any:
-    """`app.run.encode` on first use: `import app` alone stays cheap for the commands."""
+    """`app.encode.encode` on first use: `import app` alone stays cheap for the commands."""
     if name == "encode":
-        from app.run import encode
+        from app.encode import encode
 
         return encode
     raise AttributeError(f"module 'app' has no attribute {name!r}")

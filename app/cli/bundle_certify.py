@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.start import LogLevel, guarded, stoppable
+from app.process import LogLevel, guarded, stoppable
 
 if TYPE_CHECKING:
     from app.research.certify import Report

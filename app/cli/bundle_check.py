@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from app.start import LogLevel, guarded
+from app.process import LogLevel, guarded
 
 
 def command(

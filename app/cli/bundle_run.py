@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from app.cli.encode import DeviceName, split_taps
-from app.start import LogLevel, guarded
+from app.process import LogLevel, guarded
 
 
 def command(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.start import LogLevel, guarded
+from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
     from models.spec import Bundle, Preprocessing

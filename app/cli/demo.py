@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from app.process import LogLevel, guarded
 from app.settings import SETTINGS_FILE, starting
-from app.start import LogLevel, guarded
 from app.usage import COULD_NOT_START
 
 REAL_CT = SETTINGS_FILE.parent.parent / "shared" / "ct" / "crlm_1004"

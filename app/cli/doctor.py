@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.encode import DeviceName
-from app.start import LogLevel, guarded
+from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
     from models.bundle.check import Verdict

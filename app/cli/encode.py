@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app.start import LogLevel, guarded
+from app.process import LogLevel, guarded
 
 
 def split_taps(given: list[str]) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ def command(
     """A folder of CT → features.json and features.sr.dcm for each series, and outcome.json for the run."""
 
     def run() -> int:
-        from app.run import encode_folder
+        from app.encode import encode_folder
         from app.settings import check_paths, load_settings
 
         settings = load_settings(config)

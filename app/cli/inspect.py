@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app.start import LogLevel, guarded
+from app.process import LogLevel, guarded
 
 
 def command(
@@ -25,7 +25,7 @@ def command(
 
     def run() -> int:
         from app.console import list_outcomes, progress
-        from app.run import inspect_folder
+        from app.encode import inspect_folder
         from app.settings import check_input, load_settings
         from operators.job import exit_code
         from operators.results.write_json import outcome_document

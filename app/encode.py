@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from app.process import stoppable
 from app.settings import Device, RunPaths, Settings, check_input, disclosure, starting
-from app.start import stoppable
 from models.bundle.store import find_bundle, load_bundle
 from models.runtime import open_encoder
 from models.spec import BundleError
