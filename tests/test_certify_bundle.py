@@ -13,10 +13,10 @@ import pytest
 from app.cli import main
 from app.research.certificate import certificate_markdown, with_section
 from app.research.certify import certify_bundle, roles_of, write_certificate
-from app.research.changed_windows import see_scan
+from app.research.data.changed_windows import see_scan
+from app.research.data.scans import Scan, find_scans
 from app.research.figures import rounded
 from app.research.phantoms import phantom_volume
-from app.research.scans import Scan, find_scans
 from models.bundle.check import check_active
 from models.bundle.store import load_bundle
 from models.phantom import PhantomFactors, make_phantom
@@ -127,7 +127,7 @@ def test_two_runs_give_the_same_bytes(certificate, bundle, cohort):
 
 def test_a_cache_changes_nothing_and_is_used(certificate, bundle, cohort, tmp_path, monkeypatch):
     assert certify_bundle(bundle, cohort / "list.csv", phantoms=0, cache=tmp_path) == certificate
-    monkeypatch.setattr("app.research.changed_windows.preprocess", None)
+    monkeypatch.setattr("app.research.data.changed_windows.preprocess", None)
     assert certify_bundle(bundle, cohort / "list.csv", phantoms=0, cache=tmp_path) == certificate
 
 

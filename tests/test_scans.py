@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.research import scans as research_scans
-from app.research.scans import (
+from app.research.data import scans as research_scans
+from app.research.data.scans import (
     MARGIN_VOXELS,
     Scan,
     cached_windows,
@@ -18,7 +18,7 @@ from app.research.scans import (
     split_by_patient,
     with_margin,
 )
-from app.research.window_cache import window_heights
+from app.research.data.window_cache import window_heights
 from operators.preprocess import preprocess
 from operators.types import StartError
 from tests.bundles import SMALL_WINDOWS

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-from app.research.scans import SPLITS
+from app.research.data.scans import SPLITS
 from models.spec import Bundle
 
 LICENCE = """\

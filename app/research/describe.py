@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.research.card import licence_text, model_card
+from app.research.data.scans import SPLITS, Scan, Split
+from app.research.data.window_cache import ScanWindows
 from app.research.recipe import Plan
-from app.research.scans import SPLITS, Scan, Split
-from app.research.window_cache import ScanWindows
 from models.bundle.store import save_bundle
 from models.spec import Bundle, TapSpec, compose_metadata, parse_metadata
 

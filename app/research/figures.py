@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.changed_windows import ORIGINAL
+from app.research.data.changed_windows import ORIGINAL
 from app.research.measure import Measured
 from models.spec import TapSpec
 from models.statistics.image_error import TISSUES_HU

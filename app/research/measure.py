@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.changed_windows import ORIGINAL, SeenScan, see_scan
-from app.research.scans import Scan
+from app.research.data.changed_windows import ORIGINAL, SeenScan, see_scan
+from app.research.data.scans import Scan
 from models.runtime import Encoder
 from models.spec import Bundle, TapSpec
 from models.statistics.image_error import absolute_errors, psnr, ssim

@@ -13,18 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.research.data.scans import Scan, Split, cached_windows, find_scans, join_labels, split_by_patient, with_margin
+from app.research.data.window_cache import ScanWindows
 from app.research.describe import UNSAID, Wording, check_describable, describe, learned_cases, write
 from app.research.recipe import Plan
-from app.research.scans import (
-    Scan,
-    Split,
-    cached_windows,
-    find_scans,
-    join_labels,
-    split_by_patient,
-    with_margin,
-)
-from app.research.window_cache import ScanWindows
 from models.spec import Bundle, BundleError, Preprocessing
 from operators.types import RunFailed, SeriesError, StartError
 

@@ -35,7 +35,7 @@ def command(
 
     def run() -> int:
         from app.cli.bundle import bundle_errors, opened, saved_arrays
-        from app.windows_file import pooled_taps, read_windows
+        from app.research.data.windows_file import pooled_taps, read_windows
         from models.runtime import open_encoder
 
         bundle = opened(path)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from app.research.window_cache import ScanWindows, stamp_of, stored_windows
+from app.research.data.window_cache import ScanWindows, stamp_of, stored_windows
 from models.spec import Preprocessing
 from operators.build_volume import build_volume
 from operators.images.read_image import is_image

@@ -14,8 +14,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.scans import Scan
-from app.research.window_cache import window_heights
+from app.research.data.scans import Scan
+from app.research.data.window_cache import window_heights
 from models.spec import Preprocessing
 from operators import __version__
 from operators.preprocess import preprocess
