@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from app.research.data.changed_windows import ORIGINAL, see_scan  # noqa: E402
 from app.research.data.scans import cached_windows, find_scans, with_margin  # noqa: E402
-from app.research.recipe import load_recipe, make_plan  # noqa: E402
+from app.research.train.recipe import load_recipe, make_plan  # noqa: E402
 from models.bundle.store import load_bundle  # noqa: E402
 from models.statistics.patients import mean_interval  # noqa: E402
 from models.statistics.probes import mean_score, ridge_probes, score_difference  # noqa: E402

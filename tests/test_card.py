@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.research.card import licence_text, model_card
+from app.research.train.card import licence_text, model_card
 from models.spec import Bundle, TapSpec
 from models.training.settings import TrainingSettings
 from tests.bundles import SMALL_WINDOWS

@@ -19,12 +19,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import models.training.train
 from app.cli import main
-from app.research import plots
 from app.research.certify import roles_of
 from app.research.data import scans as research_scans
 from app.research.data.scans import find_scans
-from app.research.recipe import Recipe, _Loader, load_recipe, make_plan, parse_recipe
-from app.research.train import Places, train_bundle
+from app.research.train import plots
+from app.research.train.recipe import Recipe, _Loader, load_recipe, make_plan, parse_recipe
+from app.research.train.train import Places, train_bundle
 from models.bundle.store import load_bundle
 from models.runtime import open_encoder
 from models.spec import Preprocessing

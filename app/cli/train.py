@@ -18,8 +18,8 @@ from app.process import LogLevel, guarded, stoppable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from app.research.recipe import Plan
-    from app.research.train import Report
+    from app.research.train.recipe import Plan
+    from app.research.train.train import Report
     from models.spec import Bundle
 
 _LINE_EVERY_S = 30.0
@@ -67,8 +67,8 @@ def command(
     def run() -> int:
         from rich.console import Console
 
-        from app.research.describe import Wording
-        from app.research.train import Places, train_bundle
+        from app.research.train.describe import Wording
+        from app.research.train.train import Places, train_bundle
         from models.spec import BundleError
         from operators.types import StartError
 
@@ -91,7 +91,7 @@ def command(
 
 
 def _plan(config: Path | None, given: Mapping[str, object], root: Path | None, init: Path | None) -> Plan:
-    from app.research.recipe import Recipe, load_recipe, make_plan
+    from app.research.train.recipe import Recipe, load_recipe, make_plan
     from models.bundle.store import find_bundle, load_bundle
 
     recipe = load_recipe(config) if config else Recipe()

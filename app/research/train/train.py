@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from app.research.data.scans import Scan, Split, cached_windows, find_scans, join_labels, split_by_patient, with_margin
 from app.research.data.window_cache import ScanWindows
-from app.research.describe import UNSAID, Wording, check_describable, describe, learned_cases, write
-from app.research.recipe import Plan
+from app.research.train.describe import UNSAID, Wording, check_describable, describe, learned_cases, write
+from app.research.train.recipe import Plan
 from models.spec import Bundle, BundleError, Preprocessing
 from operators.types import RunFailed, SeriesError, StartError
 
@@ -188,7 +188,7 @@ def _train(
     start: Vae | None,
     report: Report,
 ) -> Trained:
-    from app.research.monitor import monitored
+    from app.research.train.monitor import monitored
     from models.training.checkpoint import CheckpointError
     from models.training.train import TrainingInterrupted, train
 

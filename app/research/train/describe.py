@@ -12,10 +12,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.research.card import licence_text, model_card
 from app.research.data.scans import SPLITS, Scan, Split
 from app.research.data.window_cache import ScanWindows
-from app.research.recipe import Plan
+from app.research.train.card import licence_text, model_card
+from app.research.train.recipe import Plan
 from models.bundle.store import save_bundle
 from models.spec import Bundle, TapSpec, compose_metadata, parse_metadata
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.plots import plot_curve, plot_latents, plot_reconstruction
-from app.research.recipe import Plan
+from app.research.train.plots import plot_curve, plot_latents, plot_reconstruction
+from app.research.train.recipe import Plan
 from models.training.progress import Progress
 
 if TYPE_CHECKING:
