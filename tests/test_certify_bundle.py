@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from app.cli import main
-from app.research.certificate import certificate_markdown, with_section
-from app.research.certify import certify_bundle, roles_of, write_certificate
+from app.research.certify.certificate import certificate_markdown, with_section
+from app.research.certify.certify import certify_bundle, roles_of, write_certificate
+from app.research.certify.figures import rounded
+from app.research.certify.phantoms import phantom_volume
 from app.research.data.changed_windows import see_scan
 from app.research.data.scans import Scan, find_scans
-from app.research.figures import rounded
-from app.research.phantoms import phantom_volume
 from models.bundle.check import check_active
 from models.bundle.store import load_bundle
 from models.phantom import PhantomFactors, make_phantom
@@ -175,7 +175,7 @@ def test_nobody_left_is_an_error_and_force_measures_all_the_same(bundle, cohort)
 
 
 def test_whitening_is_learned_on_the_others(bundle, cohort, monkeypatch):
-    monkeypatch.setattr("app.research.figures.LEAST_TO_WHITEN", 2)
+    monkeypatch.setattr("app.research.certify.figures.LEAST_TO_WHITEN", 2)
     known = trained_on(bundle, patients=["P0", "P1"])
     found = certify_bundle(known, cohort / "list.csv", taps=["mu"], phantoms=0)
     assert found["data"]["patients"] == 3 and "whitened" in found["taps"]["mu"]["identity"]["metrics"]
@@ -205,7 +205,7 @@ def test_a_scan_that_cannot_be_read_is_left_out(bundle, cohort, monkeypatch, cap
         raise SeriesRejected("MISSING_SLICE", "made up")
 
     broken = Scan(patient="P9", split=None, source="", key="0" * 16, open=refuse)
-    monkeypatch.setattr("app.research.certify.find_scans", lambda data, root: (*scans, broken))
+    monkeypatch.setattr("app.research.certify.certify.find_scans", lambda data, root: (*scans, broken))
     found = certify_bundle(bundle, cohort, taps=["mu"], phantoms=0)
     assert (found["data"]["scans"], found["data"]["unreadable_scans"]) == (PATIENTS, 1)
     assert "MISSING_SLICE" in caplog.text and "P9" not in caplog.text
@@ -217,7 +217,7 @@ def test_a_bundle_for_arrays_alone_cannot_be_certified(bundle, cohort):
 
 
 def test_a_layer_that_is_too_long_to_hold_is_refused(bundle, cohort, monkeypatch):
-    monkeypatch.setattr("app.research.certify.LONGEST", 16)
+    monkeypatch.setattr("app.research.certify.certify.LONGEST", 16)
     with pytest.raises(StartError, match=r"TAP_TOO_LONG: taps of more than 16 values: block1.flatten;"):
         certify_bundle(bundle, cohort / "list.csv", taps=["block1:flatten"])
 
@@ -255,7 +255,7 @@ def test_the_section_stands_before_the_limits_and_one_of_them_is_gone():
 
 
 def test_a_long_vector_has_figures_without_intervals(bundle, cohort, monkeypatch):
-    monkeypatch.setattr("app.research.figures.LONG", 3)
+    monkeypatch.setattr("app.research.certify.figures.LONG", 3)
     icc = certify_bundle(bundle, cohort / "list.csv", taps=["mu"], phantoms=0)["taps"]["mu"]["repeatability"][
         "mean_icc"
     ]

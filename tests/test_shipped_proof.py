@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from app.research.certificate import certificate_markdown
+from app.research.certify.certificate import certificate_markdown
 from models.bundle.store import load_bundle
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import models.training.train
 from app.cli import main
-from app.research.certify import roles_of
+from app.research.certify.certify import roles_of
 from app.research.data import scans as research_scans
 from app.research.data.scans import find_scans
 from app.research.train import plots

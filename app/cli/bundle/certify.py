@@ -13,7 +13,7 @@ import typer
 from app.process import LogLevel, guarded, stoppable
 
 if TYPE_CHECKING:
-    from app.research.certify import Report
+    from app.research.certify.certify import Report
 
 
 def command(
@@ -46,7 +46,7 @@ def command(
 
     def run() -> int:
         from app.cli.bundle import bundle_errors, opened
-        from app.research.certify import certify_bundle, write_certificate
+        from app.research.certify.certify import certify_bundle, write_certificate
         from operators.types import StartError
 
         if 0 < phantoms < 30:

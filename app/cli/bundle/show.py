@@ -114,7 +114,7 @@ def _lines(bundle: Bundle, described: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _certified(certificate: Mapping[str, Any] | None) -> str:
-    from app.research.certificate import summary
+    from app.research.certify.certificate import summary
 
     if certificate is None:
         return "none; ctvae bundle certify makes one"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.research.certify.measure import Measured
 from app.research.data.changed_windows import ORIGINAL
-from app.research.measure import Measured
 from models.spec import TapSpec
 from models.statistics.image_error import TISSUES_HU
 from models.statistics.label_probes import label_probe

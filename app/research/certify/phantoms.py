@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from app.research.measure import encode_windows
+from app.research.certify.measure import encode_windows
 from models.phantom import FACTOR_RANGES, PhantomFactors, make_phantom, sample_factors
 from models.runtime import Encoder
 from models.spec import Bundle

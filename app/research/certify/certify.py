@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.certificate import certificate_markdown, summary, with_section
+from app.research.certify.certificate import certificate_markdown, summary, with_section
+from app.research.certify.figures import figures_of_tap, figures_of_units, reconstruction_figures, rounded
+from app.research.certify.measure import Decode, Measured, measure_scans
+from app.research.certify.phantoms import phantom_figures
 from app.research.data.scans import Scan, find_scans, join_labels
-from app.research.figures import figures_of_tap, figures_of_units, reconstruction_figures, rounded
-from app.research.measure import Decode, Measured, measure_scans
-from app.research.phantoms import phantom_figures
 from app.research.train.describe import learned_cases
 from models.bundle.store import amend_bundle
 from models.runtime import Encoder, open_encoder
