@@ -42,7 +42,10 @@ from models.statistics.repeatability import (  # noqa: E402
 )
 from operators.measure.quantities import QUANTITIES, window_quantities  # noqa: E402
 
-RECIPE, LIST = ROOT / "app" / "research" / "ct_vae.yaml", ROOT / "app" / "research" / "ct_vae.csv"
+RECIPE, LIST = (
+    ROOT / "app" / "research" / "shipped" / "ct_vae.yaml",
+    ROOT / "app" / "research" / "shipped" / "ct_vae.csv",
+)
 SHIPPED = ROOT / "models" / "ct_vae"
 OURS, PCA, UNTRAINED, TEXTURE = "this recipe", "PCA", "untrained encoder", "pyradiomics"
 QUESTION = {"question, linear heads": "linear", "question, ReLU heads": "relu"}

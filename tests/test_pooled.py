@@ -127,6 +127,8 @@ def test_a_zoom_changes_the_size_of_what_is_in_the_middle():
 def test_the_recipe_of_the_shipped_bundle_is_one_that_can_be_read():
     from app.research.train.recipe import load_recipe, make_plan
 
-    plan = make_plan(load_recipe(Path(__file__).parents[1] / "app" / "research" / "ct_vae.yaml"), training={}, data={})
+    plan = make_plan(
+        load_recipe(Path(__file__).parents[1] / "app" / "research" / "shipped" / "ct_vae.yaml"), training={}, data={}
+    )
 
     assert plan.training.architecture == "ct_vae" and plan.preprocessing.window_voxels == (32, 96, 96)
