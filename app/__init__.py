@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from app.encode import encode
+    from app.encode_folder import encode
 
 __all__ = ["encode"]
 
 
 def __getattr__(name: str) -> Any:
-    """`app.encode.encode` on first use: `import app` alone stays cheap for the commands."""
+    """`app.encode_folder.encode` on first use: `import app` alone stays cheap for the commands."""
     if name == "encode":
-        from app.encode import encode
+        from app.encode_folder import encode
 
         return encode
     raise AttributeError(f"module 'app' has no attribute {name!r}")

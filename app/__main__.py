@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from app.encode import Ledger, logged_progress, recipe_from_settings
+    from app.encode_folder import Ledger, logged_progress, recipe_from_settings
     from app.settings import check_paths, load_settings
     from operators.input.archives import unpacked
     from operators.job import exit_code

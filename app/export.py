@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from app.encode import Ledger, all_series
+from app.encode_folder import Ledger, all_series
 from app.settings import RunPaths, Settings
 from models.bundle.store import find_bundle, load_bundle
 from models.spec import BundleError, Preprocessing

@@ -29,15 +29,15 @@ times = [time.time()]
 mark = lambda: times.append(time.time())
 folder, out, began = sys.argv[1], sys.argv[2], float(sys.argv[3])
 from pathlib import Path
-import app.encode, app.settings, app.process
+import app.encode_folder, app.settings, app.process
 mark()
 settings = app.settings.load_settings(None)
 paths = app.settings.check_paths(Path(folder), Path(out), None)
-recipe = app.encode.recipe_from_settings(settings, paths.models, paths.output)
+recipe = app.encode_folder.recipe_from_settings(settings, paths.models, paths.output)
 mark()
 from app.application import CtVaeApplication
 mark()
-with app.encode.Ledger(paths.output) as ledger:
+with app.encode_folder.Ledger(paths.output) as ledger:
     CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter).run()
 mark()
 assert [outcome.status for outcome in ledger.outcomes] == ["written"]

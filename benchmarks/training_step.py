@@ -69,7 +69,7 @@ def contend(args) -> None:
 
 
 def ours(args):
-    """The step of `models.training.train`, without its windows: what Fabric, the losses and the optimiser cost is in it."""
+    """The step of `models.training.train` without its windows: Fabric, the losses and the optimiser are in it."""
     sys.path.insert(0, str(ROOT))
     import torch
     from lightning.fabric import Fabric

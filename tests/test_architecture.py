@@ -107,7 +107,11 @@ def test_a_source_file_keeps_to_its_layer(path: str):
         ("models/bad.py", "import pydicom", "imports pydicom"),
         ("models/deep/bad.py", "from ...operators import types", "imports operators.types"),
         ("operators/bad.py", "from app.settings import load", "imports app.settings.load"),
-        ("operators/bad.py", "import importlib\nimportlib.import_module('app.encode')", "imports app.encode"),
+        (
+            "operators/bad.py",
+            "import importlib\nimportlib.import_module('app.encode_folder')",
+            "imports app.encode_folder",
+        ),
         ("operators/bad.py", "from importlib import import_module\nimport_module('app')", "imports app"),
         ("operators/bad.py", "if TYPE_CHECKING:\n    import app", "imports app"),
         ("operators/bad.py", "import monai.deploy.core as md", "imports monai.deploy.core"),

@@ -387,7 +387,7 @@ def test_a_graph_that_reads_nothing_is_a_failure(phantom_ct, tmp_path, monkeypat
 
 def test_a_killed_run_leaves_no_ledger_of_an_earlier_one(phantom_ct, tmp_path, monkeypatch):
     run_loop(phantom_ct, tmp_path)
-    monkeypatch.setattr("app.encode.Ledger.close", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("app.encode_folder.Ledger.close", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
 
     run_loop(phantom_ct, tmp_path)
 

@@ -90,7 +90,8 @@ def test_the_runtime_names_what_computes(bundle):
 
 def test_encoding_on_the_cpu_does_not_import_torch(bundle):
     code = (
-        "import sys, pathlib, numpy; from models.bundle.store import load_bundle; from models.runtime import open_encoder;"
+        "import sys, pathlib, numpy; from models.bundle.store import load_bundle; "
+        "from models.runtime import open_encoder;"
         "encoder = open_encoder(load_bundle(pathlib.Path(sys.argv[1])), 'cpu');"
         "encoder.run(numpy.zeros((1, 1, 8, 16, 16), numpy.float32), ['mu']); print('torch' in sys.modules)"
     )

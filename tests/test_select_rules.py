@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from app.cli import main as ctvae
-from app.encode import encode
+from app.encode_folder import encode
 from app.settings import load_settings
 from operators.read_study import read_studies
 from operators.select_series import PreferMatch, Selection, apply_rules, candidates

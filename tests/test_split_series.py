@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
-from app.encode import encode
+from app.encode_folder import encode
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
 from operators.series.ct_images import select_series

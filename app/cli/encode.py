@@ -49,7 +49,7 @@ def command(
     """A folder of CT → features.json and features.sr.dcm for each series, and outcome.json for the run."""
 
     def run() -> int:
-        from app.encode import encode_folder
+        from app.encode_folder import encode_folder
         from app.settings import check_paths, load_settings
 
         settings = load_settings(config)

@@ -25,7 +25,7 @@ def command(
 
     def run() -> int:
         from app.console import list_outcomes, progress
-        from app.encode import inspect_folder
+        from app.encode_folder import inspect_folder
         from app.settings import check_input, load_settings
         from operators.job import exit_code
         from operators.results.write_json import outcome_document

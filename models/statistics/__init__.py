@@ -1,1 +1,1 @@
-"""What features are worth, as statistics on arrays: repeatability, identity, probes, disentanglement. No networks, no files."""
+"""What features are worth, as statistics on arrays: repeatability, identity, probes, disentanglement."""

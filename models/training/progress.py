@@ -71,7 +71,7 @@ class Watch:
         self._last_s = history[-1].elapsed_s if history else 0.0
 
     def add(self, parts: Tensor, mu: Tensor, gradients: Mapping[str, Tensor]) -> None:
-        """Note a step: the parts (7 + latents,) of its loss, ordered as `models.training.objective.Parts`; mu; its gradients."""
+        """Note a step: the parts (7 + latents,) of its loss, ordered as in `objective.Parts`; mu; its gradients."""
         self._parts.append(parts)
         finite = {name: torch.linalg.vector_norm(gradient).isfinite() for name, gradient in gradients.items()}
         self._unchecked.append((parts[0], finite))

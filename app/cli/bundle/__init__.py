@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         from app.cli import run_command
 
-        module = f"app.cli.bundle_{arguments[0].replace('-', '_')}"
+        module = f"app.cli.bundle.{arguments[0].replace('-', '_')}"
         return run_command(f"bundle {arguments[0]}", module, arguments[1:])
     asked = bool(arguments) and arguments[0] in ("-h", "--help")
     if arguments and not asked:

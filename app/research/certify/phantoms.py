@@ -67,7 +67,7 @@ def phantom_volume(
     *,
     seed: int = 0,
 ) -> Volume:
-    """What the reader would make of the phantom's files (`operators.synthetic.write_ct` writes them), without the files."""
+    """Return what the reader makes of the phantom's files (see `operators.synthetic.write_ct`), without the files."""
     hu = make_phantom(factors, shape, spacing_mm, seed)
     series = Series("2.25.1", "2.25.2", ".", ())
     return Volume(series, shape, affine_for(shape, spacing_mm), spacing_mm, (), lambda d: HuSlice(hu[d]))
