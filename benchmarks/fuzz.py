@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.fuzzing import REAL, Result, Worker  # noqa: E402
+from tests.support.fuzzing import REAL, Result, Worker  # noqa: E402
 
 
 def main() -> int:

@@ -1,22 +1,14 @@
-"""What the tests share: where real CT is, and what a skip means."""
+"""The fixtures that all tests share."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-SHARED_CT = Path(__file__).parents[2] / "shared" / "ct"
-
-
-def skip_or_fail(reason: str) -> None:
-    """Skip, but fail under `CTVAE_NO_SKIP=1`: in CI everything that can be tested is."""
-    if os.environ.get("CTVAE_NO_SKIP") == "1":
-        pytest.fail(f"would be skipped: {reason}")
-    pytest.skip(reason)
+from tests.support.checkout import SHARED_CT, skip_or_fail
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import skip_or_fail
+from tests.support.checkout import ROOT, skip_or_fail
 
-ROOT = Path(__file__).parents[1]
 LARGEST_BYTES = 20_000_000
 
 # The folder, and what it must not import: an arrow that points back, or what the layer does not know.

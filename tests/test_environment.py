@@ -16,9 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.conftest import skip_or_fail
+from tests.support.checkout import ROOT, skip_or_fail
 
-ROOT = Path(__file__).parents[1]
 PACKAGES = ("app", "operators", "models")
 
 

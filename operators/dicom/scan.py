@@ -2,7 +2,7 @@
 
 Plain is what nearly all files are: PS3.10 with preamble and group 0002, then explicit or implicit VR little endian, and
 all of it up to the pixels within the bytes at hand. Where it meets anything else it gives up, and pydicom reads the
-file: nothing is guessed here. `tests/test_scan_elements.py` compares both on every real file.
+file: nothing is guessed here. `tests/operators/dicom/test_scan.py` compares both on every real file.
 """
 
 from __future__ import annotations

@@ -1,0 +1,131 @@
+"""A bundle carries what its encoder gave when it was written, and a machine is held to that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle.check import check_active, check_bundle, check_golden
+from models.bundle.golden import GOLDEN, golden_input, make_golden, read_golden
+from models.bundle.store import amend_bundle
+from models.runtime import OnnxEncoder
+from models.spec import BundleError
+from tests.support.bundles import write_small_bundle
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write_small_bundle(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture
+def bundle(made, tmp_path):
+    """A copy that may be broken."""
+    return replace(made, path=Path(shutil.copytree(made.path, tmp_path / "small")))
+
+
+def edit_golden(bundle, **changes) -> None:
+    document = json.loads((bundle.path / GOLDEN).read_bytes()) | changes
+    amend_bundle(bundle.path, {GOLDEN: json.dumps(document).encode()})
+
+
+def verdicts(bundle) -> dict[str, bool | None]:
+    return {one.question: one.good for one in check_bundle(bundle)}
+
+
+def test_the_self_test_input_is_a_closed_formula_of_the_voxels_indices():
+    made = golden_input((8, 16, 24))
+    assert (made.shape, made.dtype) == ((1, 1, 8, 16, 24), np.float32)
+    assert 0 <= made.min() < 0.2 and 0.8 < made.max() <= 1
+    z, y, x = 5, 11, 7
+    coarse = np.cos(0.21 * z) * np.cos(0.09 * y + 1) * np.cos(0.11 * x + 2)
+    fine = np.cos(1.3 * z + 0.5) * np.cos(0.83 * y) * np.cos(0.71 * x + 0.3)
+    assert made[0, 0, z, y, x] == round((0.5 + 0.35 * coarse + 0.15 * fine) * 4096) / 4096
+
+
+def test_the_self_test_input_never_changes():
+    digest = hashlib.sha256(golden_input((32, 96, 96)).astype("<f4").tobytes()).hexdigest()
+    assert digest == "2b5e47b84c8492fb2ff687b5786ad0605ab9bf8fdf46e91b74e3014805b31a50"
+
+
+def test_golden_values_are_what_the_encoder_gives(made):
+    golden = read_golden(made)
+    given = OnnxEncoder(made).run(golden_input((8, 16, 16)), ["mu", "sigma"])
+    assert np.array_equal(golden.mu, given["mu"][0])
+    assert np.array_equal(golden.sigma, given["sigma"][0])
+    assert make_golden(made) == (made.path / GOLDEN).read_bytes()
+
+
+def test_a_bundle_that_is_as_it_was_written_is_good(made):
+    good = verdicts(made)
+    assert good.pop("active units") is None  # untrained: nobody measured
+    assert set(good.values()) == {True}
+
+
+@pytest.mark.parametrize(("by", "good"), [(0.9, True), (1.1, False)])
+def test_a_machine_that_gives_other_numbers_is_told(bundle, by, good):
+    golden = read_golden(bundle)
+    last = float(golden.mu[-1] + by * golden.tolerance)
+    edit_golden(bundle, mu=[*map(float, golden.mu[:-1]), last])
+    assert check_golden(bundle, OnnxEncoder(bundle)).good is good
+
+
+def test_the_tolerance_grows_with_mu(bundle):
+    edit_golden(bundle, mu=[20.0, 0.0, 0.0, 0.0])
+    assert read_golden(bundle).tolerance == pytest.approx(20e-4)
+
+
+def test_a_number_that_is_none_is_infinitely_far(made):
+    golden = read_golden(made)
+    assert golden.difference(np.full_like(golden.mu, np.nan), golden.sigma) == np.inf
+    assert golden.difference(golden.mu[:3], golden.sigma[:3]) == np.inf
+
+
+def test_a_bundle_without_golden_values_says_so_and_is_compared_with_torch(bundle):
+    (bundle.path / GOLDEN).unlink()
+    assert read_golden(bundle) is None
+    found = verdicts(bundle)
+    assert (found["golden values"], found["torch"]) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mu": [1.0]}, "is damaged"),
+        ({"mu": None}, "is damaged"),
+        ({"mu": ["a", 0, 0, 0]}, "is damaged"),
+        ({"sigma": [1e99, 1, 1, 1]}, "is damaged"),
+        ({"input_sha256": "0" * 64}, "self-test input has SHA-256"),
+    ],
+)
+def test_golden_values_that_cannot_be_are_one_line(bundle, change, says):
+    edit_golden(bundle, **change)
+    with pytest.raises(BundleError, match=says):
+        read_golden(bundle)
+    assert verdicts(bundle)["golden values"] is False
+
+
+@pytest.mark.parametrize(("active", "good"), [(4, True), (2, True), (1, False), (0, False)])
+def test_fewer_than_half_of_the_units_active_is_a_collapse(made, active, good):
+    trained = replace(made, training={"figures": {"active": active, "kl": [1.0, 1.0, 0.0, 0.0]}})
+    verdict = check_active(trained)
+    assert verdict.good is good
+    assert f"{active} of 4 units are active, says its training" in verdict.detail
+
+
+def test_a_certificate_is_believed_before_the_training(bundle):
+    trained = replace(bundle, training={"figures": {"active": 4, "kl": [1.0] * 4}})
+    amend_bundle(bundle.path, {"docs/certificate.json": b'{"active_units": 1, "kl_by_dimension": [1, 0, 0, 0]}'})
+    assert check_active(trained).good is False
+    assert "certificate" in check_active(trained).detail
+
+
+@pytest.mark.parametrize("figures", [None, {}, {"active": "4", "kl": [1.0]}, {"active": 9, "kl": [1.0]}, [], 3])
+def test_figures_that_say_nothing_of_units_are_no_verdict(made, figures):
+    assert check_active(replace(made, training={"figures": figures})).good is None

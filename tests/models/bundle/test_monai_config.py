@@ -1,0 +1,145 @@
+"""A bundle is one of MONAI's to MONAI's own tools, and gives them the same mu."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from app import encode
+from models.bundle.monai_config import MANDATORY, TENSOR, inference_config, missing_keys
+from models.monai_network import posterior_mean, series_mu
+from models.runtime import OnnxEncoder
+from models.spec import arrays_only
+from tests.support.bundles import write_small_bundle
+from tests.support.checkout import ROOT
+
+# Of "MONAI Bundle Specification" (MONAI's docs, mb_specification.rst): mandatory keys, and what a tensor must say. The
+# schema that MONAI publishes is on the network alone; it is not copied here.
+TENSOR_SCHEMA = {
+    "type": "object",
+    "required": list(TENSOR),
+    "properties": {
+        "type": {"enum": ["image", "series", "tuples", "probabilities"]},
+        "format": {"enum": ["magnitude", "hounsfield", "raw", "labels", "classes", "segmentation", "latent"]},
+        "modality": {"type": "string"},
+        "num_channels": {"type": "integer", "minimum": 1},
+        "spatial_shape": {"type": "array", "items": {"type": ["integer", "string"]}},
+        "dtype": {"type": "string"},
+        "value_range": {"type": "array", "items": {"type": "number"}},
+        "is_patch_data": {"type": "boolean"},
+        "channel_def": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string"}},
+    },
+}
+SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "required": list(MANDATORY),
+    "properties": {
+        **{key: {"type": "string", "minLength": 1} for key in MANDATORY if not key.endswith(("_package", "_format"))},
+        "optional_packages_version": {"type": "object", "additionalProperties": {"type": "string"}},
+        "required_packages_version": {"type": "object", "additionalProperties": {"type": "string"}},
+        "changelog": {"type": "object", "additionalProperties": {"type": "string"}},
+        "network_data_format": {
+            "type": "object",
+            "required": ["inputs", "outputs"],
+            "properties": {
+                "inputs": {"type": "object", "required": ["image"], "additionalProperties": TENSOR_SCHEMA},
+                "outputs": {"type": "object", "required": ["pred"], "additionalProperties": TENSOR_SCHEMA},
+            },
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_small_bundle(tmp_path_factory.mktemp("models") / "small")
+
+
+def monai_bundle(*arguments: object, cwd: Path) -> str:
+    """Standard output and error of `python -m monai.bundle …`."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "monai.bundle", *map(str, arguments)]
+    ended = subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return ended.stdout + ended.stderr
+
+
+def write_scan(file: Path, shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
+    """A NIfTI of 8 × 16 × 16 mm voxels, as the small bundle's windows are; its HU (z, y, x) to head, back and left."""
+    hu = np.random.default_rng(seed).integers(-1200, 1200, shape).astype(np.int16)
+    affine = np.array([[-16.0, 0, 0, 100], [0, -16, 0, 50], [0, 0, 8, -30], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(hu.transpose(2, 1, 0), affine), file)
+    return hu
+
+
+def test_verify_metadata_passes(bundle, tmp_path):
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    metadata = bundle.path / "configs" / "metadata.json"
+    arguments = "--meta_file", metadata, "--filepath", tmp_path / "schema.json"
+    assert "metadata is verified with no error" in monai_bundle("verify_metadata", *arguments, cwd=tmp_path)
+
+
+def test_the_schema_of_the_test_above_can_be_failed(bundle):
+    metadata = json.loads((bundle.path / "configs" / "metadata.json").read_text())
+    jsonschema.validate(metadata, SCHEMA)
+    del metadata["network_data_format"]["outputs"]["pred"]
+    with pytest.raises(jsonschema.ValidationError, match="'pred' is a required property"):
+        jsonschema.validate(metadata, SCHEMA)
+
+
+def test_what_is_missing_of_the_specification_is_named(bundle):
+    metadata = json.loads((bundle.path / "configs" / "metadata.json").read_text())
+    assert missing_keys(metadata) == []
+    del metadata["authors"], metadata["network_data_format"]["outputs"]["mu"]["modality"]
+    assert missing_keys(metadata) == ["authors", "outputs.mu.modality"]
+    assert "inputs.image" in missing_keys({"network_data_format": None})
+
+
+def test_verify_net_in_out_passes(bundle):
+    configs = bundle.path / "configs"
+    arguments = "--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json"
+    said = monai_bundle("verify_net_in_out", "--net_id", "network_def", *arguments, cwd=bundle.path)
+    assert "data shape of network is verified with no error" in said
+
+
+def test_monais_run_gives_the_same_mu_on_a_nifti_file(bundle, tmp_path):
+    """On a scan of the bundle's own spacing: what resamples otherwise, MONAI's linear Spacing, has nothing to do."""
+    write_scan(tmp_path / "scan.nii.gz", (21, 14, 18))
+    arguments = "--bundle_root", bundle.path, "--image", "scan.nii.gz", "--output", "mu.npy"
+    monai_bundle("run", "--config_file", bundle.path / "configs" / "inference.json", *arguments, cwd=tmp_path)
+    (record,) = encode(tmp_path / "scan.nii.gz", model=bundle.path, device="cpu")
+    assert len(record.taps["mu"].windows) == 5
+    np.testing.assert_allclose(np.load(tmp_path / "mu.npy"), record.taps["mu"].values, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 16, 16), (6, 20, 20), (40, 16, 12)])
+def test_a_scan_is_cut_and_filled_up_as_encode_does_it(bundle, tmp_path, shape):
+    hu = write_scan(tmp_path / "scan.nii.gz", shape, seed=1)
+    scaled = torch.from_numpy(np.clip((hu.astype(np.float32) + 1000) / 2000, 0, 1))
+    mu = series_mu(posterior_mean(str(bundle.path)), scaled[None], (8, 16, 16), 0.5)
+    (record,) = encode(tmp_path / "scan.nii.gz", model=bundle.path, device="cpu")
+    np.testing.assert_allclose(mu, record.taps["mu"].values, rtol=1e-5, atol=1e-5)
+
+
+def test_the_configuration_of_a_bundle_of_arrays_alone_takes_a_window(bundle, tmp_path):
+    alone = replace(bundle, preprocessing=arrays_only((8, 16, 16)))
+    config = json.loads(inference_config(alone))
+    assert "preprocessing" not in config
+    window = np.random.default_rng(0).random((8, 16, 16), np.float32)
+    np.save(tmp_path / "window.npy", window)
+    (tmp_path / "inference.json").write_bytes(inference_config(alone))
+    arguments = "--bundle_root", bundle.path, "--image", "window.npy", "--output", "mu.npy"
+    monai_bundle("run", "--config_file", tmp_path / "inference.json", *arguments, cwd=tmp_path)
+    expected = OnnxEncoder(bundle).run(window[None, None], ["mu"])["mu"][0]
+    np.testing.assert_allclose(np.load(tmp_path / "mu.npy"), expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,372 @@
+"""A bundle is found, read and checked; a broken one is one clear line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from models.bundle.store import amend_bundle, find_bundle, load_bundle, save_bundle
+from models.spec import Bundle, BundleError, Preprocessing, TapSpec, arrays_only
+from tests.support.bundles import write_small_bundle
+from tests.support.checkout import ROOT
+
+SHIPPED = ROOT / "models" / "ct_vae"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write_small_bundle(tmp_path_factory.mktemp("models") / "small")
+
+
+@pytest.fixture
+def bundle(made, tmp_path):
+    """A copy that may be broken."""
+    return replace(made, path=Path(shutil.copytree(made.path, tmp_path / "small")))
+
+
+def edit(bundle: Bundle, change) -> None:
+    file = bundle.path / "configs" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    change(metadata)
+    file.write_text(json.dumps(metadata))
+
+
+def put_weights(bundle: Bundle, content: bytes) -> None:
+    """Other weights, and the digest that goes with them."""
+    bundle.weights_path.write_bytes(content)
+    edit(bundle, lambda metadata: metadata["ctvae"].update(weights_sha256=hashlib.sha256(content).hexdigest()))
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        load_bundle(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_was_saved_is_what_is_loaded(made):
+    assert load_bundle(made.path) == made
+    assert made.weights_sha256 == hashlib.sha256(made.weights_path.read_bytes()).hexdigest()
+    assert {"mu", "sigma", "stem", "block1", "block2", "dense"} <= {tap.name for tap in made.taps}
+
+
+def test_saving_the_same_twice_gives_the_same_bytes(made, tmp_path):
+    again = write_small_bundle(tmp_path / "small")
+    for file in sorted(path for path in made.path.rglob("*") if path.is_file()):
+        assert (again.path / file.relative_to(made.path)).read_bytes() == file.read_bytes(), file.name
+
+
+def test_saving_replaces_a_bundle_but_nothing_else(made, tmp_path):
+    write_small_bundle(tmp_path / "small", seed=1)
+    assert write_small_bundle(tmp_path / "small").weights_sha256 == made.weights_sha256
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(BundleError, match="is no bundle"):
+        write_small_bundle(tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_bundle_that_cannot_be_replaced_stays(made, tmp_path, monkeypatch):
+    kept = write_small_bundle(tmp_path / "small", seed=1)
+    rename = Path.rename
+
+    def fails_for_the_new_one(path, to):
+        if path.name == "new":
+            raise OSError("no space left on device")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
+    with pytest.raises(OSError, match="no space"):
+        write_small_bundle(tmp_path / "small")
+    assert load_bundle(tmp_path / "small") == kept
+
+
+def test_what_cannot_be_loaded_is_not_saved(made, tmp_path):
+    broken = {"mu.bias": np.array([np.nan], np.float32)}
+    with pytest.raises(BundleError, match="NaN"):
+        save_bundle(replace(made, path=tmp_path / "new"), weights=broken, onnx=b"", card="", licence="", monai={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loading_imports_neither_torch_nor_monai(made):
+    code = (
+        "import sys, pathlib; from models.bundle.store import load_bundle; load_bundle(pathlib.Path(sys.argv[1]));"
+        "print(sorted({'torch', 'monai', 'onnxruntime', 'pydicom'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, made.path], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ("configs/metadata.json", "no configs/metadata.json"),
+        ("models/model.safetensors", "no models/model.safetensors"),
+        ("models/encoder.onnx", "no models/encoder.onnx"),
+    ],
+)
+def test_a_missing_file_is_named(bundle, missing, says):
+    (bundle.path / missing).unlink()
+    assert says in error_of(bundle.path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    assert "no bundle folder" in error_of(tmp_path / "nowhere")
+
+
+def test_a_pickle_beside_the_missing_weights_is_not_read(bundle):
+    bundle.weights_path.rename(bundle.path / "models" / "model.pt")
+    assert "model.pt is a pickle" in error_of(bundle.path)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(64), b"\x80\x02}q\x00."])
+def test_a_pickle_in_the_weights_place_is_not_read(bundle, content):
+    put_weights(bundle, content)
+    assert "is a pickle" in error_of(bundle.path)
+
+
+@pytest.mark.parametrize("file", ["models/model.safetensors", "models/encoder.onnx"])
+def test_one_changed_byte_is_noticed(bundle, file):
+    content = bytearray((bundle.path / file).read_bytes())
+    content[-1] ^= 1
+    (bundle.path / file).write_bytes(content)
+    assert f"{file} has SHA-256" in error_of(bundle.path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(bundle, value):
+    weights = safetensors.numpy.load_file(bundle.weights_path)
+    weights["mu.bias"] = np.full_like(weights["mu.bias"], value)
+    put_weights(bundle, safetensors.numpy.save(weights))
+    assert "mu.bias hold NaN or infinity" in error_of(bundle.path)
+
+
+def test_weights_in_another_type_are_refused(bundle):
+    put_weights(bundle, safetensors.numpy.save({"mu.bias": np.zeros(4, np.float64)}))
+    assert "mu.bias" in error_of(bundle.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, (1 << 40).to_bytes(8, "little") + b"{}"])
+def test_damaged_weights_are_refused(bundle, content):
+    put_weights(bundle, content)
+    assert "model.safetensors" in error_of(bundle.path)
+
+
+def test_a_link_that_leads_out_of_the_bundle_is_refused(bundle, tmp_path):
+    bundle.weights_path.rename(tmp_path / "elsewhere")
+    bundle.weights_path.symlink_to(tmp_path / "elsewhere")
+    assert "leads out of the bundle" in error_of(bundle.path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[" * 100_000, "[1, 2]", '{"ctvae": 3}', '{"ctvae": {"format_version": NaN}}', "\x00\xff"]
+)
+def test_metadata_that_are_no_metadata_are_refused(bundle, content):
+    (bundle.path / "configs" / "metadata.json").write_text(content, encoding="latin-1")
+    assert "metadata.json" in error_of(bundle.path)
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", 1.0, True, None])
+def test_another_format_version_is_refused(bundle, version):
+    edit(bundle, lambda metadata: metadata["ctvae"].update(format_version=version))
+    assert "this ctvae reads version 1" in error_of(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "says"),
+    [
+        ("name", "../../etc", "name is"),
+        ("name", None, "name is missing"),
+        ("weights_sha256", "abc", "weights_sha256 is"),
+        ("architecture", "ct_vae", "architecture is"),
+        ("architecture", {"name": "os.system", "parameters": {}}, "name is"),
+        ("training", [], "training is"),
+        ("taps", {}, "taps is"),
+        ("taps", [], "expected mu and sigma"),
+        ("taps", [7], "a tap is 7"),
+        ("preprocessing", {}, "preprocessing has"),
+    ],
+)
+def test_a_field_that_is_not_as_expected_is_named(bundle, section, value, says):
+    edit(bundle, lambda metadata: metadata["ctvae"].update({section: value}))
+    assert says in error_of(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("window_voxels", [8, 16], "window_voxels is"),
+        ("window_voxels", [8, 16, True], "window_voxels is"),
+        ("window_voxels", [8, 16, 1 << 40], "window_voxels is"),
+        ("spacing_mm", [1, 1, "1"], "spacing_mm is"),
+        ("spacing_mm", [1, 1, -1], "spacing_mm is"),
+        ("spacing_mm", None, "spacing_mm"),
+        ("window_hu", [1000, -1000], "window_hu is"),
+        ("overlap", 1.0, "overlap is"),
+        ("overlap", "half", "overlap is"),
+        ("fit", "stretch", "fit is"),
+        ("fit", None, "fit is"),
+    ],
+)
+def test_a_preprocessing_that_cannot_be_is_refused(bundle, field, value, says):
+    edit(bundle, lambda metadata: metadata["ctvae"]["preprocessing"].update({field: value}))
+    assert says in error_of(bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "says"),
+    [
+        (0, {"name": "Mu"}, "name is"),
+        (0, {"name": "sigma"}, "no name twice"),
+        (0, {"shape": [5]}, "expected mu and sigma"),
+        (0, {"shape": [0]}, "shape is"),
+        (0, {"pooling": "mean"}, "pooling"),
+        (2, {"pooling": "median"}, "pooling"),
+        (2, {"receptive_field_mm": [1, 2]}, "receptive_field_mm is"),
+    ],
+)
+def test_a_tap_that_cannot_be_is_refused(bundle, number, change, says):
+    edit(bundle, lambda metadata: metadata["ctvae"]["taps"][number].update(change))
+    assert says in error_of(bundle.path)
+
+
+def test_whole_numbers_in_the_metadata_give_the_same_preprocessing_and_digest(made, bundle):
+    whole = {"spacing_mm": [8, 16, 16], "window_hu": [-1000, 1000]}
+    edit(bundle, lambda metadata: metadata["ctvae"]["preprocessing"].update(whole))
+    assert load_bundle(bundle.path).preprocessing.digest() == made.preprocessing.digest()
+
+
+def test_monais_metadata_say_what_goes_in_and_what_comes_out(made):
+    metadata = json.loads((made.path / "configs" / "metadata.json").read_text())
+    image = metadata["network_data_format"]["inputs"]["image"]
+    assert (image["num_channels"], image["spatial_shape"], image["dtype"]) == (1, [8, 16, 16], "float32")
+    outputs = metadata["network_data_format"]["outputs"]
+    assert outputs.pop("pred") == outputs["mu"]
+    assert {name: [out["num_channels"], *out["spatial_shape"]] for name, out in outputs.items()} == {
+        tap.name: list(tap.shape) for tap in made.taps
+    }
+
+
+def test_a_bundle_is_found_by_its_path(made):
+    assert find_bundle(made.path) == made.path
+    assert find_bundle(made.path, "small") == made.path
+    with pytest.raises(BundleError, match="is the bundle 'small'"):
+        find_bundle(made.path, "large")
+
+
+def test_the_only_bundle_of_a_folder_is_found(made):
+    assert find_bundle(made.path.parent) == made.path
+
+
+def test_one_of_several_bundles_is_found_by_its_name(made, tmp_path):
+    for name in ("first", "second"):
+        shutil.copytree(made.path, tmp_path / name)
+    assert find_bundle(tmp_path, "second") == tmp_path / "second"
+    with pytest.raises(BundleError, match=r"several bundles in .*: first, second"):
+        find_bundle(tmp_path)
+    with pytest.raises(BundleError, match="there are first, second"):
+        find_bundle(tmp_path, "../first")
+
+
+@pytest.mark.parametrize("content", ["nothing", "a file"])
+def test_a_folder_without_a_bundle_says_what_is_missing(tmp_path, content):
+    if content == "a file":
+        (tmp_path / "weights.pt").write_bytes(b"")
+    with pytest.raises(BundleError, match="no bundle in"):
+        find_bundle(tmp_path)
+    with pytest.raises(BundleError, match="no models folder"):
+        find_bundle(tmp_path / "weights.pt" if content == "a file" else tmp_path / "nowhere")
+
+
+def test_the_shipped_bundle_is_the_default_and_loads():
+    bundle = load_bundle(find_bundle())
+    assert bundle.path == SHIPPED
+    assert bundle.name == "ct_vae"
+    assert find_bundle(name="ct_vae") == SHIPPED
+
+
+def test_the_shipped_bundle_is_small_and_says_what_it_was_trained_on():
+    bundle = load_bundle(SHIPPED)
+    size = sum(file.stat().st_size for file in (bundle.weights_path, bundle.onnx_path))
+    assert size <= 12_000_000
+    train = {case["patient"] for case in bundle.training["data"] if case["split"] == "train"}
+    test = {case["patient"] for case in bundle.training["data"] if case["split"] == "test"}
+    assert train and len(test) >= 12 and not train & test
+    card = (SHIPPED / "docs" / "README.md").read_text()
+    assert "Not for clinical use" in card
+    assert all(case["source"] in card for case in bundle.training["data"])
+
+
+def test_the_shipped_bundle_has_at_least_half_of_its_units_active():
+    bundle = load_bundle(SHIPPED)
+    assert 2 * bundle.training["figures"]["active"] >= len(bundle.training["figures"]["kl"])
+
+
+def test_a_preprocessing_is_digested_by_its_parameters():
+    settings = Preprocessing("window", (8, 16, 16), (4.0, 4.0, 4.0), (-1000.0, 1000.0))
+    assert settings.digest() == replace(settings).digest()
+    assert settings.digest() != replace(settings, overlap=0.25).digest()
+
+
+@pytest.mark.parametrize(
+    ("pooling", "length"), [("mean", 8), ("max", 8), ("std", 8), ("flatten", 8 * 4 * 8 * 8), ("none", 8 * 4 * 8 * 8)]
+)
+def test_a_taps_length_is_what_its_pooling_leaves(pooling, length):
+    assert TapSpec("block1", (8, 4, 8, 8), pooling).length == length
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "std", "flatten", "none"])
+def test_a_grid_may_have_any_pooling(bundle, pooling):
+    edit(bundle, lambda metadata: metadata["ctvae"]["taps"][2].update(pooling=pooling))
+    assert load_bundle(bundle.path).taps[2].pooling == pooling
+
+
+def test_a_bundle_that_knows_no_preprocessing_says_that_it_takes_arrays_alone(bundle):
+    unknown = arrays_only((8, 16, 16)).parameters()
+    edit(bundle, lambda metadata: metadata["ctvae"].update(preprocessing=unknown))
+    assert load_bundle(bundle.path).arrays_only
+    assert load_bundle(bundle.path).preprocessing == arrays_only((8, 16, 16))
+
+
+def test_files_are_added_to_a_bundle_and_its_weights_stay(bundle):
+    before = bundle.weights_path.read_bytes()
+    amended = amend_bundle(bundle.path, {"docs/certificate.json": b"{}", "docs/README.md": b"# measured"})
+    assert (bundle.path / "docs" / "certificate.json").read_bytes() == b"{}"
+    assert (bundle.path / "docs" / "README.md").read_bytes() == b"# measured"
+    assert bundle.weights_path.read_bytes() == before
+    assert amended == load_bundle(bundle.path)
+    assert [path.name for path in bundle.path.parent.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["configs/metadata.json", "models/encoder.onnx", "../LICENSE", "docs/../../x", "/tmp/x", "", "docs/./x", "models"],
+)
+def test_what_may_not_be_amended_is_refused_and_nothing_is_written(bundle, name):
+    with pytest.raises(BundleError, match="cannot be put into a bundle"):
+        amend_bundle(bundle.path, {"docs/certificate.json": b"{}", name: b"x"})
+    assert not (bundle.path / "docs" / "certificate.json").exists()
+
+
+def test_a_link_in_the_bundle_is_replaced_and_not_followed(bundle, tmp_path):
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    (bundle.path / "docs" / "certificate.json").symlink_to(tmp_path / "elsewhere")
+    amend_bundle(bundle.path, {"docs/certificate.json": b"{}"})
+    assert (tmp_path / "elsewhere").read_bytes() == b"mine"
+
+
+def test_a_folder_that_leads_out_of_the_bundle_is_not_written_into(bundle, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (bundle.path / "extra").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="leads out"):
+        amend_bundle(bundle.path, {"extra/x.json": b"{}"})
+    assert list((tmp_path / "elsewhere").iterdir()) == []

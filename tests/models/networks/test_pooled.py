@@ -1,0 +1,132 @@
+"""The shipped architecture: what its stem counts, what its heads see, what it describes, and what its recipe draws."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from models.networks.ct_vae import LEVELS as LEVELS_OF_CT_VAE
+from models.networks.layers import Fold, PatchStatistics, mean_and_spread
+from models.networks.pooled import PooledVae, composed
+from models.networks.registry import build_vae
+from models.training.augment import draw, make_views
+from models.training.losses import pair_ratio
+from models.training.settings import TrainingSettings
+from tests.support.checkout import ROOT
+
+SMALL = {"window_voxels": [8, 16, 16], "fold": [2, 4, 4], "channels": [8, 16], "neck": 4, "dense": 16, "latents": 4}
+LEVELS = (0.0, 0.2, 0.5, 1.0)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random(shape, np.float32))
+
+
+def small() -> PooledVae:
+    torch.manual_seed(0)
+    vae = build_vae("ct_vae", SMALL).eval()
+    assert isinstance(vae, PooledVae)
+    return vae
+
+
+def test_patch_statistics_are_those_of_each_patch():
+    windows = noise(2, 1, 4, 8, 8)
+
+    found = PatchStatistics((2, 4, 4), LEVELS)(Fold((2, 4, 4))(windows)).numpy()
+
+    patch = windows[1, 0, 2:4, 4:8, 0:4].numpy()
+    filled = [((patch.clip(low, high) - low) / (high - low)).mean() for low, high in pairwise(LEVELS)]
+    steps = np.stack([np.diff(patch, axis=axis)[:1, :3, :3] for axis in range(3)])
+    expected = [*filled, 10 * np.sqrt((steps**2).sum(0)).mean(), 10 * patch.std()]
+    assert found[1, :, 1, 1, 0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_mean_and_spread_are_those_over_the_window():
+    x = noise(2, 3, 2, 4, 5)
+
+    flat = x.flatten(2).numpy()
+    assert mean_and_spread(x).numpy() == pytest.approx(np.concatenate([flat.mean(2), flat.std(2)], 1), abs=1e-5)
+
+
+def test_a_window_moved_by_whole_patches_keeps_its_composition():
+    vae, window = small(), torch.zeros(1, 1, 8, 16, 16)
+    window[:, :, 2:4, 4:8, 4:8] = noise(2, 4, 4)
+
+    here = vae.taps(window, ["pooled"])["pooled"]
+    there = vae.taps(window.roll((2, 4, -4), (2, 3, 4)), ["pooled"])["pooled"]
+
+    assert torch.allclose(
+        here[:, : composed(vae.patches.channels)], there[:, : composed(vae.patches.channels)], atol=1e-5
+    )
+
+
+def test_the_heads_see_the_pooled_stages():
+    vae, window = small(), noise(1, 1, 8, 16, 16)
+    taps = vae.taps(window, ["dense", "pooled", "mu"])
+
+    assert torch.allclose(vae.mu(torch.cat([taps["dense"], taps["pooled"]], 1)), taps["mu"])
+    assert torch.allclose(vae.encode(window)[0], taps["mu"])
+
+
+def test_a_composition_is_the_roots_of_a_soft_histograms_parts_and_the_texture():
+    vae, windows = small(), noise(2, 1, 8, 16, 16)
+
+    wanted = vae.describable(windows).numpy()
+
+    levels, x = np.array((0.0, *LEVELS_OF_CT_VAE, 1.0)), windows[1].numpy().ravel()
+    parts = [np.interp(x, levels, np.eye(len(levels))[at]).mean() for at in range(len(levels))]
+    assert wanted.shape == vae.describe(torch.zeros(2, 4)).shape
+    assert wanted[1, :-4] == pytest.approx(10 * np.sqrt(np.array(parts) + 1e-3), abs=1e-3)
+    texture = vae.patches(vae.fold(windows))[:, -2:]
+    assert wanted[:, -4:] == pytest.approx(4 * mean_and_spread(texture).numpy())
+
+
+def test_the_pair_ratio_is_half_the_log_of_the_part_that_views_differ_by():
+    mu, other = noise(50, 3, seed=1), noise(50, 3, seed=2)
+
+    ratio = ((mu - other) ** 2).mean(0) / (0.5 * (mu.var(0) + other.var(0)))
+    assert pair_ratio(mu, other).item() == pytest.approx(0.5 * torch.log(ratio + 1e-3).mean().item(), rel=1e-5)
+
+
+def test_a_smaller_mu_does_not_please_the_pair_ratio():
+    mu, other = noise(50, 3, seed=1), noise(50, 3, seed=2)
+
+    assert pair_ratio(0.3 * mu, 0.3 * other).item() == pytest.approx(pair_ratio(mu, other).item(), rel=1e-4)
+
+
+def framed(settings: TrainingSettings, number: int, window: torch.Tensor) -> np.ndarray:
+    drawn = draw(settings, (4, 32, 32), 4, 1, number)
+    return make_views(window, [drawn], (4, 32, 32), settings)[1][0, 0].numpy()
+
+
+def test_a_crop_is_a_part_of_the_window_in_the_middle_of_air():
+    settings = TrainingSettings(steps=1, noise=0.0, gain=0.0, crop=1.0)
+    window = torch.full((1, 4, 32, 32), 0.5)
+
+    for number in range(8):
+        target = framed(settings, number, window)
+        rows, columns = (np.flatnonzero((target > 0).any(axis=(0, other))) for other in (2, 1))
+        assert 10 < len(rows) <= 32 and set(np.unique(target)) <= {0.0, 0.5}
+        for held in (rows, columns):
+            assert abs((held[0] + held[-1]) / 2 - 15.5) <= 0.5
+
+
+def test_a_zoom_changes_the_size_of_what_is_in_the_middle():
+    settings = TrainingSettings(steps=1, noise=0.0, gain=0.0, zoom=0.5)
+    window = torch.zeros(1, 4, 32, 32)
+    window[:, :, 10:22, 10:22] = 1.0
+
+    sizes = [framed(settings, number, window)[0].sum() / 144 for number in range(40)]
+
+    assert 1 / 1.6**2 < min(sizes) < 0.7 and 1.5 < max(sizes) < 1.6**2
+
+
+def test_the_recipe_of_the_shipped_bundle_is_one_that_can_be_read():
+    from app.research.train.recipe import load_recipe, make_plan
+
+    plan = make_plan(load_recipe(ROOT / "app" / "research" / "shipped" / "ct_vae.yaml"), training={}, data={})
+
+    assert plan.training.architecture == "ct_vae" and plan.preprocessing.window_voxels == (32, 96, 96)

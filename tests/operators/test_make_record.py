@@ -1,0 +1,116 @@
+"""Who, what and how stand beside the numbers, and nothing more than was asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from models.spec import Bundle
+from operators.dicom.read_header import read_instance
+from operators.make_record import Disclosure, make_record
+from operators.results.write_json import features_document, features_json, features_schema
+from tests.support.records import PREPROCESSING, made_encoding, made_series
+from tests.support.tiny_ct import put, write_tiny_ct
+
+BUNDLE = Bundle(Path(), "made", "1.0", "ct_vae", {}, PREPROCESSING, (), "ab" * 32)
+
+
+def record_of(series=None, disclosure=None, bundle=BUNDLE):
+    return make_record(made_encoding(series=series), bundle, disclosure or Disclosure())
+
+
+def test_the_document_is_what_the_schema_says():
+    jsonschema.validate(features_document(record_of()), json.loads(features_schema()))
+
+
+@pytest.mark.parametrize("field", ["taps", "reliability", "job_key", "geometry"])
+def test_the_schema_misses_a_field_that_is_missing(field):
+    document = features_document(record_of())
+    del document[field]
+
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, json.loads(features_schema()))
+
+
+def test_every_float_reads_back_to_the_same_float32():
+    values = json.loads(features_json(record_of()))["taps"]["mu"]["values"]
+
+    assert np.array(values, np.float32).tobytes() == np.array([0.1, -2.5e-8, 3.0], np.float32).tobytes()
+    assert b"0.1," in features_json(record_of()), "in the fewest digits"
+
+
+def test_no_identity_and_no_date_by_default():
+    text = features_json(record_of()).decode()
+
+    assert not [secret for secret in ("Doe", "ID-77", "19700102", "20200304") if secret in text]
+
+
+def test_identity_and_dates_when_they_are_asked_for():
+    document = features_document(record_of(disclosure=Disclosure(identifiers=True, dates=True)))
+
+    assert document["subject"]["patient_name"] == "Doe^Jane"
+    assert document["subject"]["patient_id"] == "ID-77" and document["subject"]["birth_date"] == "19700102"
+    assert document["acquisition"]["study_date"] == "20200304"
+    jsonschema.validate(document, json.loads(features_schema()))
+
+
+def test_the_patient_key_is_the_hmac_of_the_id():
+    subject = record_of(disclosure=Disclosure(site_key=b"key")).subject
+
+    assert subject.patient_key == hmac.new(b"key", b"ID-77", hashlib.sha256).hexdigest()
+    assert record_of().subject.patient_key is None
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.parametrize(
+    ("written", "years"), [("050Y", 50.0), ("018M", 1.5), ("004W", 0.077), ("", None), ("50", None), ("1e9Y", None)]
+)
+def test_age_is_read_in_years_or_not_at_all(written, years):
+    assert record_of(made_series(PatientAge=written)).subject.age_years == years
+
+
+def test_mas_is_exposure_or_current_times_time():
+    assert record_of(made_series(Exposure="120")).acquisition.mas == 120.0
+    assert record_of(made_series(XRayTubeCurrent="200", ExposureTime="500")).acquisition.mas == 100.0
+    assert record_of().acquisition.mas is None
+
+
+def test_the_job_key_follows_what_can_change_the_result():
+    same = record_of().job_key
+    other_weights = record_of(bundle=dataclasses.replace(BUNDLE, weights_sha256="cd" * 32)).job_key
+    other_window = dataclasses.replace(PREPROCESSING, window_hu=(-500.0, 500.0))
+    other_settings = record_of(bundle=dataclasses.replace(BUNDLE, preprocessing=other_window)).job_key
+    series = made_series()
+    fewer = record_of(dataclasses.replace(series, instances=series.instances[:3])).job_key
+    part = record_of(dataclasses.replace(series, part=1)).job_key
+
+    assert record_of().job_key == same
+    assert len({same, other_weights, other_settings, fewer, part}) == 5
+
+
+def test_the_order_of_the_files_changes_nothing():
+    series = made_series()
+    turned = dataclasses.replace(series, instances=series.instances[::-1])
+
+    assert features_json(record_of(turned)) == features_json(record_of(series))
+
+
+def test_without_instance_uids_the_job_key_follows_the_pixels_alone(tmp_path):
+    def job_key(**changed):
+        paths = write_tiny_ct(tmp_path, change=lambda dataset, d: put(dataset, **changed))
+        instances = tuple(read_instance(path) for path in paths)
+        for instance in instances:
+            instance.header.SOPInstanceUID = ""
+        return record_of(dataclasses.replace(made_series(), instances=instances)).job_key
+
+    plain = job_key()
+
+    assert job_key(PatientName="Another^Name") == plain
+    assert job_key(PixelData=bytes(8 * 6 * 2)) != plain

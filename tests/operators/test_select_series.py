@@ -1,0 +1,565 @@
+"""Which CT series are encoded: rules take them, preferences rank them, and each that is dropped says why."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from app.cli import main as ctvae
+from app.encode_folder import encode
+from app.settings import load_settings
+from operators.read_study import read_studies
+from operators.select_series import PreferMatch, Selection, apply_rules, candidates
+from operators.series.rule import ImageTypeRule, Range, Rule
+from operators.series.sdk_rules import parse_sdk_rules
+from operators.series.text_pattern import check_pattern, matches
+from operators.types import Series, SeriesError, StartError
+from tests.app.test_main_job import Run, run_program
+from tests.support.checkout import ROOT
+from tests.support.tiny_ct import AXIAL, STUDY, put, stored_values, write_tiny_ct
+
+PAGE = ROOT / "docs" / "selection.md"
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A series to write: the last number of its UID, its slices and what its headers say."""
+
+    number: int
+    slices: int = 5
+    orientation: tuple[float, ...] = AXIAL
+    study: int = 1
+    says: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def uid(self) -> str:
+        return f"1.2.826.0.1.9.{self.number}"
+
+
+def write(folder: Path, *wanted: Tiny) -> Path:
+    for tiny in wanted:
+
+        def change(dataset, d, tiny=tiny):
+            put(dataset, SeriesInstanceUID=tiny.uid, SOPInstanceUID=f"{tiny.uid}.{d + 1}")
+            put(dataset, StudyInstanceUID=f"{STUDY}.{tiny.study}", PatientPosition="HFS", **tiny.says)
+
+        values = stored_values(tiny.slices, seed=tiny.number)
+        write_tiny_ct(folder / str(tiny.number), values, orientation=tiny.orientation, change=change)
+    return folder
+
+
+def one(folder: Path, slices: int = 5, orientation: tuple[float, ...] = AXIAL, **says: object) -> Series:
+    [study] = read_studies(write(folder, Tiny(1, slices, orientation, says=says))).studies
+    return study.series[0]
+
+
+def rule(**conditions: object) -> Selection:
+    return Selection((Rule("the rule", **conditions),))  # type: ignore[arg-type]
+
+
+def verdict(series: Series, selection: Selection) -> str:
+    """The name of the rule that takes a series, or the reason why none does."""
+    [judged] = apply_rules([series], selection)
+    if isinstance(judged, Series):
+        return next((one.detail for one in judged.findings if one.code == "SELECTED_BY_RULE"), "no rule")
+    assert isinstance(judged, SeriesError)
+    return judged.reason
+
+
+def verdicts(folder: Path, selection: Selection) -> dict[int, str]:
+    """The number of each series → "taken", or the reason why not."""
+    jobs = list(candidates(read_studies(folder).studies, selection))
+    states = {int(job.series.series_instance_uid.split(".")[-1]): job.state.selected for job in jobs}
+    return {number: getattr(state, "reason", "taken") for number, state in states.items()}
+
+
+def message(folder: Path, selection: Selection, number: int) -> str:
+    jobs = candidates(read_studies(folder).studies, selection)
+    [found] = [job.state.selected for job in jobs if job.series.series_instance_uid.endswith(f".9.{number}")]
+    return found.message
+
+
+FITS = {
+    "modality": ({"Modality": "CT"}, "ct", "MR"),
+    "description": ({"SeriesDescription": "Thorax LUNG 1.0"}, "lung", "^lung"),
+    "exclude_description": ({"SeriesDescription": "Thorax LUNG 1.0"}, "^lung", "lung"),
+    "kernel": ({"ConvolutionKernel": "B70f"}, "^b[5-8]", "^B3"),
+    "kernel of two values": ({"ConvolutionKernel": ["I70f", "2"]}, r"^I70f\\2$", "^2"),
+    "body_part": ({"BodyPartExamined": "CHEST"}, "chest|thorax", "head"),
+    "image_type": (
+        {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"]},
+        ImageTypeRule(("original", "CT_SOM5 SPI"), ("DERIVED",)),
+        ImageTypeRule(("CT_SOM5",)),
+    ),
+    "image_type that must not": (
+        {"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]},
+        ImageTypeRule(excludes=("MPR",)),
+        ImageTypeRule(excludes=("derived",)),
+    ),
+    "thickness_mm": ({"SliceThickness": 2}, Range(2, 2), Range(max=1.99)),
+    "slices": ({}, Range(min=5, max=5), Range(min=6)),
+}
+
+
+@pytest.mark.parametrize(("says", "fits", "misses"), FITS.values(), ids=FITS)
+def test_a_condition_holds_or_names_itself(tmp_path, request, says, fits, misses):
+    condition = request.node.callspec.id.split()[0]
+    series = one(tmp_path, **says)
+
+    assert verdict(series, rule(**{condition: fits})) == "the rule"
+    assert verdict(series, rule(**{condition: misses})) == "NO_RULE"
+    assert f"the rule: {condition}: " in message(tmp_path, rule(**{condition: misses}), 1)
+
+
+@pytest.mark.parametrize(
+    ("plane", "orientation"), [("axial", AXIAL), ("coronal", CORONAL), ("sagittal", SAGITTAL)], ids=lambda one: one[:3]
+)
+def test_orientation_is_the_plane_nearest_to_the_slices(tmp_path, plane, orientation):
+    series = one(tmp_path, orientation=orientation)
+    took = [
+        asked for asked in ("axial", "coronal", "sagittal") if verdict(series, rule(orientation=asked)) != "NO_RULE"
+    ]
+    assert took == [plane]
+
+
+@pytest.mark.parametrize(
+    ("condition", "absent"),
+    [
+        ({"description": ".*"}, {"SeriesDescription": None}),
+        ({"kernel": ".*"}, {"ConvolutionKernel": ""}),
+        ({"body_part": ".*"}, {}),
+        ({"thickness_mm": Range(min=0)}, {"SliceThickness": None}),
+        ({"thickness_mm": Range(min=0)}, {"SliceThickness": "nan"}),
+        ({"orientation": "axial"}, {"ImageOrientationPatient": [1, 0]}),
+        ({"image_type": ImageTypeRule(("ORIGINAL",))}, {"ImageType": None}),
+        ({"modality": "CT"}, {"Modality": ""}),
+    ],
+)
+def test_what_is_absent_fulfils_no_condition(tmp_path, condition, absent):
+    assert verdict(one(tmp_path, **absent), rule(**condition)) == "NO_RULE"
+
+
+def test_thickness_and_image_type_are_those_of_every_instance(tmp_path):
+    def change(dataset, d):
+        if d == 3:
+            put(dataset, SliceThickness=4, ImageType=["DERIVED", "PRIMARY", "AXIAL"])
+
+    write_tiny_ct(tmp_path, change=change)
+    [series] = read_studies(tmp_path).studies[0].series
+    assert verdict(series, rule(thickness_mm=Range(max=3))) == "NO_RULE"
+    assert verdict(series, rule(image_type=ImageTypeRule(("ORIGINAL",)))) == "NO_RULE"
+
+
+def test_all_conditions_must_hold_and_any_rule_takes(tmp_path):
+    series = one(tmp_path, ConvolutionKernel="B30f", BodyPartExamined="CHEST")
+    both, thin = Rule("both", kernel="B3", body_part="head"), Rule("thin", thickness_mm=Range(max=2))
+    assert verdict(series, Selection((both,))) == "NO_RULE"
+    assert verdict(series, Selection((both, thin, Rule("every")))) == "thin, every"
+
+
+def test_without_rules_every_ct_series_is_taken_and_nothing_is_said(tmp_path):
+    series = one(tmp_path)
+    assert apply_rules([series], Selection()) == [series]
+
+
+def test_what_is_no_ct_keeps_its_reason_whatever_the_rules(tmp_path):
+    assert verdict(one(tmp_path, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), rule(modality="CT")) == "LOCALIZER"
+
+
+def test_the_message_names_the_rule_that_came_nearest_and_what_does_not_hold(tmp_path):
+    far = Rule("far", kernel="x", body_part="y", slices=Range(min=50))
+    near = Rule("near", body_part="chest", thickness_mm=Range(max=1))
+    write(tmp_path, Tiny(1, says={"BodyPartExamined": "CHEST"}))
+    assert "nearest is near: thickness_mm: 2 is above 1;" in message(tmp_path, Selection((far, near)), 1)
+
+
+def test_no_message_repeats_a_description(tmp_path):
+    write(tmp_path, Tiny(1, says={"SeriesDescription": "JANE DOE lung", "StudyDescription": "JANE DOE"}))
+    sdk = parse_sdk_rules({"selections": [{"conditions": {"StudyDescription": "x", "AccessionNumber": "A123"}}]})
+    for selection in (rule(description="head"), rule(exclude_description="lung"), Selection(sdk_rules=sdk)):
+        assert not re.search("JANE|A123", message(tmp_path, selection, 1))
+
+
+THREE = (
+    Tiny(1, 6, says={"SliceThickness": 2, "ConvolutionKernel": "B30f", "SeriesDescription": "soft"}),
+    Tiny(2, 5, says={"SliceThickness": 1, "ConvolutionKernel": "B70f", "SeriesDescription": "lung"}),
+    Tiny(3, 5, says={"SliceThickness": None, "ConvolutionKernel": "B70f", "SeriesDescription": "lung again"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "best"),
+    [
+        (("thinnest",), 2),
+        (("thickest",), 1),
+        (("most_slices",), 1),
+        ((PreferMatch(kernel="B7"),), 2),
+        ((PreferMatch(description="again"),), 3),
+        ((PreferMatch(kernel="B7"), PreferMatch(description="again")), 3),
+        ((PreferMatch(kernel="none"),), 1),
+    ],
+    ids=str,
+)
+def test_the_best_of_a_study_stays_and_the_others_name_it(tmp_path, prefer, best):
+    write(tmp_path, *THREE)
+    selection = Selection(prefer=prefer)
+    found = verdicts(tmp_path, selection)
+    assert [number for number, what in found.items() if what == "taken"] == [best]
+    others = set(found) - {best}
+    assert all(found[number] == "NOT_PREFERRED" for number in others)
+    assert all(THREE[best - 1].uid in message(tmp_path, selection, number) for number in others)
+
+
+def test_keep_says_how_many_stay(tmp_path):
+    write(tmp_path, *THREE)
+    assert verdicts(tmp_path, Selection(prefer=("thinnest",), keep=2)) == {1: "taken", 2: "taken", 3: "NOT_PREFERRED"}
+
+
+def test_only_what_a_rule_takes_is_ranked(tmp_path):
+    write(tmp_path, *THREE)
+    selection = Selection((Rule("soft", kernel="B30"),), prefer=("thinnest",))
+    assert verdicts(tmp_path, selection) == {1: "taken", 2: "NO_RULE", 3: "NO_RULE"}
+
+
+def test_each_study_has_its_own_best(tmp_path):
+    thin, thick = {"SliceThickness": 1}, {"SliceThickness": 5}
+    write(tmp_path, Tiny(1, says=thin), Tiny(2, says=thick), Tiny(3, study=2, says=thick))
+    assert verdicts(tmp_path, Selection(prefer=("thinnest",))) == {1: "taken", 2: "NOT_PREFERRED", 3: "taken"}
+
+
+def test_the_order_of_series_decides_nothing(tmp_path):
+    study = read_studies(write(tmp_path, *(Tiny(number) for number in range(1, 7)))).studies[0]
+    selection = Selection((Rule("all"),), prefer=("thinnest", "most_slices"), keep=2)
+    kept = set()
+    for seed in range(20):
+        shuffled = random.Random(seed).sample(study.series, len(study.series))
+        judged = apply_rules(shuffled, selection)
+        kept.add(frozenset(one.series_instance_uid for one in judged if isinstance(one, Series)))
+    assert kept == {frozenset({Tiny(1).uid, Tiny(2).uid})}
+
+
+def test_parts_of_a_series_are_ranked_each_for_itself(tmp_path):
+    whole = one(tmp_path)
+    parts = [replace(whole, part=2), replace(whole, part=1), replace(whole, part=3, instances=whole.instances[:4])]
+    judged = apply_rules(parts, Selection(prefer=("most_slices",)))
+    assert [getattr(one, "reason", "taken") for one in judged] == ["NOT_PREFERRED", "taken", "NOT_PREFERRED"]
+    assert f"{whole.series_instance_uid} part 1;" in str(judged[0])
+
+
+def test_an_error_over_one_series_ends_no_other(tmp_path, monkeypatch):
+    write(tmp_path, *THREE)
+    real = Rule.unmet
+
+    def fails(self, series):
+        if series.series_instance_uid.endswith("2"):
+            raise RuntimeError("odd")
+        return real(self, series)
+
+    monkeypatch.setattr(Rule, "unmet", fails)
+    jobs = [job.then("select", lambda one: one) for job in candidates(read_studies(tmp_path).studies, rule())]
+    assert [isinstance(job.state.selected, Series) for job in jobs] == [True, False, True]
+
+
+# Patterns.
+
+
+REFUSED = (
+    *("(a+)+b", "(a|ab)*c", "((a*)b)*", "(a?){9}", "(?:x.*){2,}", r"(a)\1", "(?P<x>a)(?P=x)", "(?x)a", "(", ""),
+    *("a" * 201, ".*a.*b.*c.*d.*", "(?:a|a)" * 5, "a?" * 5, "[[a]"),
+)
+
+
+@pytest.mark.parametrize("pattern", REFUSED, ids=range(len(REFUSED)))
+def test_a_pattern_that_could_run_without_end_is_refused(pattern):
+    with pytest.raises(ValueError, match="pattern"):
+        check_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("lung|thorax", "CT THORAX"),
+        ("(?i)^No series description|(.*?)", "anything"),
+        (r"^(?!.*(scout|topo)).*\bthin\b", "lung thin"),
+        (r"\(a+\)+", "(aa))"),
+        ("[*+?]{2}", "a*+"),
+        (r"^\d{1,2}(\.\d)? ?mm$", "1.5 mm"),
+        ("(thin.*)?lung", "lung"),
+    ],
+)
+def test_usual_patterns_are_found_in_either_case(pattern, text):
+    check_pattern(pattern)
+    assert matches(pattern, text) and matches(pattern, text.swapcase())
+
+
+def test_the_worst_pattern_that_is_allowed_ends_soon():
+    pattern = "a*a*a*a*b"
+    check_pattern(pattern)
+    started = time.perf_counter()
+    assert not matches(pattern, "a" * 100_000)
+    assert time.perf_counter() - started < 10
+
+
+# The SDK's rules.
+
+SDK_SERIES = (
+    Tiny(1, says={"SeriesDescription": "Lung thin", "SliceThickness": "1.0", "BodyPartExamined": "CHEST"}),
+    Tiny(2, says={"SeriesDescription": "lung", "SliceThickness": "3", "ConvolutionKernel": ["I70f", "2"]}),
+    Tiny(3, orientation=CORONAL, says={"SeriesNumber": 7, "KVP": "120", "ImageType": ["DERIVED", "SECONDARY", "MPR"]}),
+    Tiny(4, study=2, says={"StudyDescription": "Spleen^routine", "RescaleIntercept": 0, "SeriesDescription": ""}),
+    Tiny(5, study=2, orientation=SAGITTAL, says={"SliceThickness": "5.000", "StudyDescription": "Spleen^routine"}),
+)
+SDK_CONDITIONS: tuple[dict[str, object], ...] = (
+    {"Modality": "ct"},
+    {"Modality": "(?i)C"},
+    {"Modality": "MR"},
+    {"Modality": None, "SeriesDescription": ""},
+    {"SeriesDescription": "^LUNG"},
+    {"SeriesDescription": "(?i)^No series description|(.*?)"},
+    {"StudyDescription": "(?i)^Spleen"},
+    {"BodyPartExamined": "Chest"},
+    {"SliceThickness": [2, ">"]},
+    {"SliceThickness": ["3", ">="]},
+    {"SliceThickness": [3, "<"]},
+    {"SliceThickness": [3, "<="]},
+    {"SliceThickness": [3, "!="]},
+    {"SliceThickness": [1, 3]},
+    {"SliceThickness": 3},
+    {"SliceThickness": r"\d\.0"},
+    {"SliceThickness": 0},
+    {"SeriesNumber": 7},
+    {"SeriesNumber": "[5-9]"},
+    {"RescaleIntercept": [-1, 1]},
+    {"KVP": [100, 120]},
+    {"Rows": 6},
+    {"ImageType": ["PRIMARY", "ORIGINAL", "AXIAL"]},
+    {"ImageType": ["PRIM", "!SECONDARY"]},
+    {"ImageType": "!mpr"},
+    {"ImageType": "mpr"},
+    {"ImageType": "original', 'p"},
+    {"ConvolutionKernel": ["i70F", 2]},
+    {"ConvolutionKernel": 2},
+    {"PixelSpacing": 0.5},
+    {"row_pixel_spacing": 0.5},
+    {"col_pixel_spacing": [0.7, 0.8]},
+    {"ImageOrientationPatient": "Axial"},
+    {"ImageOrientationPatient": " coronal "},
+    {"ImageOrientationPatient": "SAGITTAL"},
+    {"PatientPosition": "HFS", "SeriesInstanceUID": "9.4$"},
+    {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"},
+)
+
+
+def selected_by_the_sdk(folder: Path) -> list[set[str]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.deploy.core import Fragment
+        from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
+        from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
+
+        fragment = Fragment()
+        studies = DICOMDataLoaderOperator(fragment, name="load").load_data_to_studies(folder)
+        selector = DICOMSeriesSelectorOperator(fragment, name="select")
+        rules = ({"selections": [{"name": "x", "conditions": conditions}]} for conditions in SDK_CONDITIONS)
+        chosen = (selector.filter(one, studies, all_matched=True) for one in rules)
+        return [
+            {str(one.series.SeriesInstanceUID) for study in each for one in study.selected_series} for each in chosen
+        ]
+
+
+def selected_by_us(folder: Path) -> list[set[str]]:
+    studies = read_studies(folder).studies
+    found = []
+    for conditions in SDK_CONDITIONS:
+        rules = parse_sdk_rules({"selections": [{"name": "x", "conditions": conditions}]})
+        judged = (one for study in studies for one in apply_rules(study.series, Selection(sdk_rules=rules)))
+        found.append({one.series_instance_uid for one in judged if isinstance(one, Series)})
+    return found
+
+
+def test_the_sdks_rules_take_what_the_sdks_operator_takes(tmp_path):
+    write(tmp_path, *SDK_SERIES)
+    theirs = selected_by_the_sdk(tmp_path)
+    ours = selected_by_us(tmp_path)
+    differing = [pair for pair in zip(SDK_CONDITIONS, ours, theirs, strict=True) if pair[1] != pair[2]]
+    assert differing == []
+    assert len(set(map(frozenset, ours))) > 10, "the conditions tell series apart"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "named"),
+    [
+        ({"Laterality": "L"}, "Laterality"),
+        ({"PatientName": "DOE"}, "PatientName"),
+        ({"no_such": 1}, "no_such"),
+        ({"SliceThickness": [2, "~"]}, "SliceThickness"),
+        ({"SliceThickness": [1, 2, 3]}, "SliceThickness"),
+        ({"SliceThickness": ["x", ">"]}, "SliceThickness"),
+        ({"SeriesDescription": {"a": 1}}, "SeriesDescription"),
+        ({"SeriesDescription": "(a+)+"}, "SeriesDescription"),
+        ({"ImageOrientationPatient": "oblique"}, "ImageOrientationPatient"),
+    ],
+)
+def test_an_sdk_condition_that_cannot_be_kept_stops_the_run_by_name(conditions, named):
+    with pytest.raises(StartError, match=f"{named} in mine") as caught:
+        parse_sdk_rules({"selections": [{"name": "mine", "conditions": conditions}]})
+    assert caught.value.reason == "SETTINGS_INVALID"
+    assert "DOE" not in caught.value.message
+
+
+@pytest.mark.parametrize("document", [None, [], {}, {"selections": []}, {"selections": ["x"]}, {"selections": {}}])
+def test_what_is_no_document_of_the_sdk_stops_the_run(document):
+    with pytest.raises(StartError, match="sdk_rules"):
+        parse_sdk_rules(document)
+
+
+def test_a_selection_without_conditions_selects_nothing_as_in_the_sdk(tmp_path):
+    sdk = parse_sdk_rules({"selections": [{"name": "empty", "conditions": {}}]})
+    assert verdict(one(tmp_path), Selection(sdk_rules=sdk)) == "NO_RULE"
+
+
+# Settings, commands, documents.
+
+
+def settings_file(folder: Path, selection: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "rules.yaml"
+    path.write_text(yaml.safe_dump({"selection": selection}))
+    return path
+
+
+def test_the_sdks_file_lies_beside_the_settings(tmp_path):
+    document = {"selections": [{"name": "a", "conditions": {"Modality": "CT"}}]}
+    (tmp_path / "sdk.json").write_text(json.dumps(document))
+    from_file = load_settings(settings_file(tmp_path, {"sdk_rules": "sdk.json"}), {})
+    inline = load_settings(settings_file(tmp_path, {"sdk_rules": document}), {})
+    assert from_file.selection == inline.selection == Selection(sdk_rules=parse_sdk_rules(document))
+
+
+@pytest.mark.parametrize(
+    ("selection", "named"),
+    [
+        ({"rule": []}, "selection.rule"),
+        ({"rules": [{"name": "a", "kernal": "x"}]}, "selection.rules.0.kernal"),
+        ({"rules": [{"kernel": "x"}]}, "selection.rules.0.name"),
+        ({"rules": [{"name": "a", "kernel": "(a+)+"}]}, "selection.rules.0.*repeats a group"),
+        ({"rules": [{"name": "a", "thickness_mm": {"min": 3, "max": 1}}]}, "thickness_mm.*in this order"),
+        ({"rules": [{"name": "a", "thickness_mm": {}}]}, "thickness_mm.*min, max or both"),
+        ({"rules": [{"name": "a", "orientation": "up"}]}, "orientation.*'axial'"),
+        ({"rules": [{"name": "a", "image_type": {}}]}, "image_type.*contains"),
+        ({"rules": [{"name": "a"}, {"name": "a"}]}, "the same name"),
+        ({"prefer": ["thinest"]}, "selection.prefer.0: .*'thinnest'"),
+        ({"prefer": [{"kernal": "x"}]}, "kernal"),
+        ({"prefer": [{"kernel": "x", "description": "y"}]}, "one of them"),
+        ({"keep": 2}, "prefer"),
+        ({"prefer": ["thinnest"], "keep": 0}, "1 or more"),
+        ({"sdk_rules": "none.json"}, "sdk_rules: cannot read none.json"),
+        ({"sdk_rules": 3}, "sdk_rules"),
+    ],
+)
+def test_what_is_wrong_in_the_section_is_named(tmp_path, selection, named):
+    with pytest.raises(StartError, match=named) as caught:
+        load_settings(settings_file(tmp_path, selection), {})
+    assert caught.value.reason == "SETTINGS_INVALID"
+
+
+def examples() -> Iterable[str]:
+    return re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_each_example_of_the_page_is_read(tmp_path, number):
+    path = tmp_path / "example.yaml"
+    path.write_text(list(examples())[number])
+    assert load_settings(path, {}).selection != Selection()
+
+
+def test_the_page_has_no_example_that_is_not_read():
+    assert len(list(examples())) == 3
+
+
+MINE = {
+    "rules": [{"name": "long enough", "slices": {"min": 6}, "modality": "CT"}],
+    "prefer": [{"description": "lung"}, "thinnest"],
+}
+
+
+@pytest.fixture(scope="module")
+def four_series(tmp_path_factory) -> Path:
+    """One that is preferred, one that is not, one that no rule takes, and a localizer."""
+    soft, lung = {"SeriesDescription": "soft"}, {"SeriesDescription": "lung"}
+    localizer = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    four = (Tiny(1, 8, says=soft), Tiny(2, 8, says=lung), Tiny(3, 5, says=lung), Tiny(4, says=localizer))
+    return write(tmp_path_factory.mktemp("four"), *four)
+
+
+ENDED = {
+    "1": ("skipped", "NOT_PREFERRED"),
+    "2": ("written", None),
+    "3": ("skipped", "NO_RULE"),
+    "4": ("skipped", "LOCALIZER"),
+}
+
+
+def ended(series: Iterable[dict]) -> dict[str, tuple[str, str | None]]:
+    return {line["folder"]: (line["status"], line["reason"]) for line in series}
+
+
+def test_the_graph_and_the_loop_and_inspect_select_alike(four_series, tmp_path, capsys):
+    config = str(settings_file(tmp_path, MINE))
+    arguments = ("-i", str(four_series), "-o", str(tmp_path / "graph"), "-c", config)
+    graph = run_program(tmp_path / "graph", *arguments)
+    loop = Run(ctvae(["encode", str(four_series), "-o", str(tmp_path / "loop"), "-c", config]), tmp_path / "loop", "")
+    capsys.readouterr()
+    code = ctvae(["inspect", str(four_series), "--json", "-c", config])
+    inspected = json.loads(capsys.readouterr().out)["series"]
+
+    assert (graph.code, loop.code, code) == (0, 0, 0), graph.stderr
+    assert ended(graph.outcomes) == ended(loop.outcomes) == ENDED
+    assert graph.files() == loop.files() and len(loop.files()) == 2
+    assert {line["folder"]: line["message"] for line in inspected} == {
+        line["folder"]: line["message"] for line in loop.outcomes
+    }
+    assert ended(inspected) == ENDED | {"2": ("eligible", None)}
+    features = json.loads((loop.results[0] / "features.json").read_text())
+    assert {"code": "SELECTED_BY_RULE", "detail": "long enough"} in features["findings"]
+
+
+def test_inspect_shows_a_person_which_rule_took_or_dropped_each_series(four_series, tmp_path, capsys):
+    ctvae(["inspect", str(four_series), "-c", str(settings_file(tmp_path, MINE))])
+    shown = capsys.readouterr().out
+    assert "finding SELECTED_BY_RULE: long enough" in shown
+    assert "NO_RULE: no selection rule takes it; nearest is long enough: slices: 5 is below 6" in shown
+    assert f"preferred by description lung, then thinnest: {Tiny(2).uid}" in shown
+
+
+def test_a_run_whose_rules_take_nothing_says_that_and_not_that_there_is_no_ct(four_series, tmp_path, capsys):
+    config = settings_file(tmp_path, {"rules": [{"name": "heads", "body_part": "head"}]})
+    code = ctvae(["encode", str(four_series), "-o", str(tmp_path / "out"), "-c", str(config)])
+    stderr = capsys.readouterr().err
+    assert code == 2
+    assert "NO_RULE: no selection rule takes any of 3 CT series" in stderr and "NO_CT" not in stderr
+
+
+def test_the_python_function_takes_a_selection(four_series):
+    assert [record.series_instance_uid for record in encode(four_series, selection=rule(slices=Range(max=5)))] == [
+        Tiny(3).uid
+    ]
+
+
+def test_a_real_lung_kernel_is_told_from_the_others(shared_ct):
+    kernel = rule(kernel="^LUNG$", thickness_mm=Range(max=2.5))
+    studies = [study for name in ("cmbcrc_01068", "crlm_1004") for study in read_studies(shared_ct(name)).studies]
+    judged = [one for study in studies for one in apply_rules(study.series, kernel)]
+    assert sorted(getattr(one, "reason", "taken") for one in judged) == ["NO_RULE", "taken"]
