@@ -15,8 +15,7 @@ if not __package__:
 
 import argparse
 
-from app.process import LogLevel, guarded
-from app.usage import OneLineParser
+from app.process import LogLevel, OneLineParser, guarded
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -60,9 +59,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from app.encode_folder import Ledger, logged_progress, recipe_from_settings
+    from app.exit_codes import exit_code
     from app.settings import check_paths, load_settings
     from operators.input.archives import unpacked
-    from operators.job import exit_code
 
     settings = load_settings(arguments.config)
     paths = check_paths(arguments.input, arguments.output, arguments.model)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from operators.types import Outcome
+
+if TYPE_CHECKING:
+    from models.bundle.check import Verdict
 
 COLOURS = {"written": "green", "eligible": "green", "rejected": "yellow", "skipped": "dim", "failed": "red"}
 
@@ -50,6 +54,13 @@ def summary(outcomes: Sequence[Outcome], where: str) -> None:
     counts = Counter(outcome.status for outcome in outcomes)
     text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no series there"
     Console(highlight=False, soft_wrap=True).print(_escaped(f"{text}; {where}" if where else text))
+
+
+def verdict_lines(verdicts: Sequence[Verdict]) -> str:
+    """Return one line per verdict: good, BAD, or not known."""
+    words = {True: "good", False: "BAD", None: "-"}
+    width = max(len(one.question) for one in verdicts)
+    return "".join(f"{words[one.good]:<5} {one.question:<{width}}  {one.detail}\n" for one in verdicts)
 
 
 def _grid(outcome: Outcome) -> str:

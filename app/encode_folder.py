@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from app.process import stoppable
+from app.exit_codes import exit_code
 from app.settings import Device, RunPaths, Settings, check_input, disclosure, starting
 from models.bundle.store import find_bundle, load_bundle
 from models.runtime import open_encoder
@@ -22,7 +22,7 @@ from operators.encode import check_taps
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.geometry.windows import ARRAYS_ONLY
 from operators.input.archives import unpacked
-from operators.job import Job, exit_code, failure, log_outcome
+from operators.job import Job, failure, log_outcome
 from operators.make_record import Disclosure
 from operators.pipeline import OnOutcome, Recipe
 from operators.read_study import Reading, read_studies
@@ -145,7 +145,7 @@ def encode_folder(paths: RunPaths, settings: Settings) -> int:
     from app.console import progress, summary
 
     recipe = recipe_from_settings(settings, paths.models, paths.output)
-    with stoppable(), Ledger(paths.output) as ledger, unpacked(paths.input) as archives:
+    with Ledger(paths.output) as ledger, unpacked(paths.input) as archives:
         with progress("reading headers") as on_file:
             reading = read_studies(paths.input, on_file, archives)
         ledger.enter_reading(reading)

@@ -6,13 +6,14 @@ from functools import partial
 from pathlib import Path
 
 from app.encode_folder import Ledger, all_series
+from app.exit_codes import exit_code
 from app.settings import RunPaths, Settings
 from models.bundle.store import find_bundle, load_bundle
 from models.spec import BundleError, Preprocessing
 from operators.build_volume import build_volume
 from operators.geometry.windows import ARRAYS_ONLY
 from operators.input.archives import unpacked
-from operators.job import Job, exit_code
+from operators.job import Job
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
 from operators.results.write_nifti import write_volume_nifti, write_windows_nifti

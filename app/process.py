@@ -1,7 +1,11 @@
-"""How every command starts and ends: the log, and what an error that stops the run looks like."""
+"""How every command starts and ends: arguments, signals, the log, and the boundary at which errors become exit codes.
+
+Imports nothing heavy: `ctvae --help` and `monai-deploy` start from here.
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
@@ -11,9 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from types import FrameType
+from typing import NoReturn
 
-from app.usage import COULD_NOT_START, tolerate_any_text
-from operators.types import CtvaeError, StartError
+from app.exit_codes import COULD_NOT_START, FAILED
 
 logger = logging.getLogger("ctvae")
 
@@ -28,15 +32,37 @@ class LogLevel(StrEnum):
     CRITICAL = "CRITICAL"
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """An argparse parser that reports a wrong call in one line and ends with code 3; argparse's own is 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Report the wrong call and end the process."""
+        self.exit(COULD_NOT_START, f"USAGE: {message}; see {self.prog} --help\n")
+
+
 def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
-    """Run, and turn what stops the whole run into one line on stderr and the contract's exit code.
+    """Run a command; an error that stops the whole run becomes one line on stderr and the contract's exit code.
+
+    SIGTERM and SIGINT end the run in order: its `with` blocks are left, so that a ledger is written and temporary
+    files are removed.
 
     Args:
-        run: gives the exit code.
-        log_level: with DEBUG the traceback is shown as well.
+        run: returns the exit code.
+        log_level: DEBUG shows the traceback as well.
     """
     tolerate_any_text()
     set_up_log(log_level)
+    try:
+        with stoppable():
+            return _reported(run)
+    except KeyboardInterrupt:
+        logger.error("INTERRUPTED: the run was stopped; what was written is whole; run again for the rest")
+        return FAILED
+
+
+def _reported(run: Callable[[], int]) -> int:
+    from operators.types import CtvaeError, StartError
+
     try:
         return run()
     except StartError as error:
@@ -46,26 +72,23 @@ def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
     except CtvaeError as error:
         logger.debug("the run failed", exc_info=True)
         logger.error("%s: %s", error.reason, error.message)
-        return 1
-    except KeyboardInterrupt:
-        logger.error("INTERRUPTED: the run was stopped; what was written is whole; run again for the rest")
-        return 1
-    except Exception as error:  # the last boundary: one line for whoever runs it, the traceback for whoever mends it
+        return FAILED
+    except Exception as error:  # the last boundary: one line for the user, the traceback for the developer
         logger.debug("internal error", exc_info=True)
         logger.error(
             "INTERNAL_ERROR: %s; run again with --log-level DEBUG and report the traceback", type(error).__name__
         )
-        return 1
+        return FAILED
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM, which ends a container or a service, stops the block as the keyboard would: in order, with a ledger."""
+    """Let SIGTERM, which ends a container or a service, stop the block as Ctrl-C does."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # only there Python takes signals
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals only there
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)
@@ -76,7 +99,7 @@ def stoppable() -> Iterator[None]:
 
 
 def set_up_log(level: LogLevel) -> None:
-    """Log to stderr: libraries from warnings on, and of holoscan's C++ log errors alone, unless DEBUG is asked for."""
+    """Log to stderr: ours from `level` on, libraries from warnings on, holoscan's C++ log only errors unless DEBUG."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
@@ -85,9 +108,17 @@ def set_up_log(level: LogLevel) -> None:
     root.setLevel(max(chosen, logging.WARNING))
     for ours in ("ctvae", "app", "operators", "models"):
         logging.getLogger(ours).setLevel(chosen)
-    # These two quote values of headers, names of patients among them, in what they log and warn of.
+    # These two quote header values, patients' names among them, in what they log and warn of.
     for quoting in ("pydicom", "highdicom"):
         logging.getLogger(quoting).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
     os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "INFO" if level is LogLevel.DEBUG else "ERROR")
+
+
+def tolerate_any_text() -> None:
+    """Print a question mark for what the terminal cannot encode, such as × or –, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")

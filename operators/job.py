@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -93,14 +93,6 @@ def log_outcome(outcome: Outcome) -> None:
     part = "" if outcome.part is None else f" part {outcome.part}"
     why = f" {outcome.reason}: {outcome.message}" if outcome.reason else ""
     logger.log(level, "%s %s%s%s", outcome.status, outcome.series_instance_uid, part, why)
-
-
-def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """What kind of day it was, as the contract has it: 0 written, 1 some failed, 2 nothing to write."""
-    statuses = {outcome.status for outcome in outcomes}
-    if "failed" in statuses:
-        return 1
-    return 0 if statuses & {"written", "eligible"} else 2
 
 
 def _outcome(job: Job[T], status: Status, reason: str | None = None, message: str | None = None) -> Outcome:

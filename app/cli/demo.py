@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from app.exit_codes import COULD_NOT_START
 from app.process import LogLevel, guarded
 from app.settings import SETTINGS_FILE, starting
-from app.usage import COULD_NOT_START
 
 REAL_CT = SETTINGS_FILE.parent.parent / "shared" / "ct" / "crlm_1004"
 SHOWN_DIMENSIONS = 6

@@ -40,7 +40,7 @@ def command(
     """One line a question, nothing is written. Exit code 0: all is well; 1: something is not; 3: could not start."""
 
     def run() -> int:
-        from app.cli.bundle import verdict_lines
+        from app.console import verdict_lines
 
         verdicts = list(examine(models, device.value))
         if as_json:

@@ -26,8 +26,8 @@ def command(
     def run() -> int:
         from app.console import list_outcomes, progress
         from app.encode_folder import inspect_folder
+        from app.exit_codes import exit_code
         from app.settings import check_input, load_settings
-        from operators.job import exit_code
         from operators.results.write_json import outcome_document
 
         settings = load_settings(config)

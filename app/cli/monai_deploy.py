@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from app.usage import OneLineParser
+from app.process import OneLineParser
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "CRITICAL")
 PASSED_ON = {"log_level": "-l", "input": "-i", "output": "-o", "model": "-m", "workdir": "-w"}

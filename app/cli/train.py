@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.process import LogLevel, guarded, stoppable
+from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,7 @@ def command(
             plan = _plan(config, given | {"threads": threads}, root, init)
             where = Path(plan.data.root) if plan.data.root else None
             wording = Wording(version, _said(output, config, init, given), _text(notes))
-            with stoppable(), _progress(console) as report:
+            with _progress(console) as report:
                 places = Places(data, output, where, cache, labels)
                 bundle = train_bundle(places, plan, wording=wording, resume=resume, report=report)
         except BundleError as error:

@@ -7,7 +7,7 @@ import logging
 import pytest
 from pydicom.dataset import Dataset
 
-from operators.job import Job, exit_code, log_outcome
+from operators.job import Job, log_outcome
 from operators.types import (
     Finding,
     Instance,
@@ -75,21 +75,6 @@ def test_what_has_ended_runs_no_further_stage(series):
 def test_what_is_wrong_with_the_run_is_not_a_series_fault(series):
     with pytest.raises(StartError):
         Job(series, series).then("stage", raising(StartError("BUNDLE_INVALID", "broken")))
-
-
-@pytest.mark.parametrize(
-    ("statuses", "code"),
-    [
-        (["written"], 0),
-        (["written", "rejected", "skipped"], 0),
-        (["written", "failed"], 1),
-        (["failed"], 1),
-        (["rejected", "skipped"], 2),
-        ([], 2),
-    ],
-)
-def test_the_exit_code_says_what_kind_of_day_it_was(statuses, code):
-    assert exit_code(Outcome("1.2", None, ".", status) for status in statuses) == code
 
 
 def test_a_rejection_is_one_warning_and_a_skip_is_information(caplog):

@@ -1,57 +1,38 @@
-"""`ctvae bundle`: a group of commands about a bundle, each a module, imported only when it is called."""
+"""`ctvae bundle`: one module per command of the group, imported only when it is called; what they share."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.usage import COULD_NOT_START
+from app.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.bundle.check import Verdict
     from models.spec import Bundle, Preprocessing
     from operators.types import Shape
 
 COMMANDS = {
-    "show": "What a bundle is: architecture, preprocessing, taps, training, certificate.",
-    "check": "Is it whole, does it give the numbers that it should, are its units active?",
-    "run": "Its encoder alone on an array that is a window already: one array a tap.",
-    "export": "Encoder and decoder as ONNX, compared with torch.",
-    "certify": "Measure on your own scans what its features are good for, and write that into it.",
-    "import-keras": "Make one of a Keras encoder: .keras, .h5 or .weights.h5.",
-    "import-torch": "Make one of a checkpoint of MONAI's AutoencoderKL or MAISI's autoencoder.",
+    "show": "Show architecture, preprocessing, taps, training and certificate.",
+    "check": "Check that it is whole, reproduces its golden values, and has active units.",
+    "run": "Run the encoder alone on windows from a file; one array per tap.",
+    "export": "Write encoder and decoder as ONNX, compared with torch.",
+    "certify": "Measure on your own scans what the features are worth; write it into the bundle.",
+    "import-keras": "Import a Keras encoder: .keras, .h5 or .weights.h5.",
+    "import-torch": "Import a checkpoint of MONAI's AutoencoderKL or MAISI's autoencoder.",
 }
 
 
-def main(arguments: list[str]) -> int:
-    """Run one command of the group.
-
-    Args:
-        arguments: those after `bundle`.
-
-    Returns:
-        The exit code of the contract (3 for a wrong call).
-    """
-    if arguments and arguments[0] in COMMANDS:
-        from app.cli import run_command
-
-        module = f"app.cli.bundle.{arguments[0].replace('-', '_')}"
-        return run_command(f"bundle {arguments[0]}", module, arguments[1:])
-    asked = bool(arguments) and arguments[0] in ("-h", "--help")
-    if arguments and not asked:
-        sys.stderr.write(f"USAGE: no command {arguments[0]!r} of bundle; expected one of {', '.join(COMMANDS)}\n")
-        return COULD_NOT_START
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
-    text = "\n".join(["usage: ctvae bundle COMMAND …", "", *lines, "", "ctvae bundle COMMAND --help says more.", ""])
-    (sys.stdout if asked else sys.stderr).write(text)
-    return 0 if asked else COULD_NOT_START
+group = LazyGroup(
+    "bundle",
+    "app.cli.bundle",
+    COMMANDS,
+    help="Look into a bundle, check, certify, export or run it; make one of a Keras or MONAI checkpoint.",
+)
 
 
 @contextmanager
@@ -155,13 +136,6 @@ def numbers(option: str, given: object, count: int, *, whole: bool = False) -> l
         example = "32,96,96" if whole else "4,4,4" if count == 3 else "-1000,1000"
         raise BundleError(f"{option} is {str(given)[:60]!r}; expected {count} numbers, such as {example}")
     return found
-
-
-def verdict_lines(verdicts: Sequence[Verdict]) -> str:
-    """One line a verdict: good, BAD, or not known."""
-    words = {True: "good", False: "BAD", None: "-"}
-    width = max(len(one.question) for one in verdicts)
-    return "".join(f"{words[one.good]:<5} {one.question:<{width}}  {one.detail}\n" for one in verdicts)
 
 
 def saved_arrays(file: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:

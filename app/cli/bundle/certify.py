@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.process import LogLevel, guarded, stoppable
+from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
     from app.research.certify.certify import Report
@@ -53,7 +53,7 @@ def command(
             raise StartError("FEW_PHANTOMS", f"{phantoms} phantoms say nothing; give at least 30, or 0 for none")
         bundle = opened(path)
         asked = tuple(filter(None, (name.strip() for name in taps.split(","))))
-        with bundle_errors(), stoppable():
+        with bundle_errors():
             with _progress() as report:
                 certificate = certify_bundle(
                     bundle,

@@ -26,7 +26,8 @@ def command(
     """One line a question. Exit code 0: usable; 3: it is not, and the last line says why."""
 
     def run() -> int:
-        from app.cli.bundle import bundle_errors, opened, verdict_lines
+        from app.cli.bundle import bundle_errors, opened
+        from app.console import verdict_lines
         from models.bundle.check import check_bundle
         from operators.types import StartError
 

@@ -29,7 +29,8 @@ def command(
     """
 
     def run() -> int:
-        from app.cli.bundle import bundle_errors, opened, verdict_lines, write_whole
+        from app.cli.bundle import bundle_errors, opened, write_whole
+        from app.console import verdict_lines
         from models.bundle.check import check_decoder, check_torch
         from models.runtime import OnnxEncoder
 

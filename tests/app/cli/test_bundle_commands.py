@@ -69,7 +69,7 @@ def test_the_group_names_its_commands_in_a_line_each(capsys):
     lines = capsys.readouterr().out.splitlines()
     for name in ("run", "check", "show", "export", "certify", "import-torch", "import-keras"):
         assert len([line for line in lines if line.startswith(f"  {name} ")]) == 1
-    assert "no command 'frobnicate' of bundle" in error_of(capsys, "bundle", "frobnicate")
+    assert "no command 'frobnicate'; expected one of show" in error_of(capsys, "bundle", "frobnicate")
 
 
 def test_run_writes_every_tap_as_the_encoder_gives_it(made, window, tmp_path):
