@@ -1,0 +1,50 @@
+"""`ctvae table`: many results to one table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.process import LogLevel, guarded
+
+
+def command(
+    places: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH…", help="features.json, SR files, or folders of them (an output folder)."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The table: a name in .parquet or .csv.")],
+    taps: Annotated[
+        list[str] | None, typer.Option("--taps", "--tap", help="Layers to write beside mu and sigma: dense,block3.max.")
+    ] = None,
+    long: Annotated[bool, typer.Option("--long", help="One row per tap and dimension.")] = False,
+    with_paths: Annotated[
+        bool, typer.Option("--with-paths", help="Write the folder of each series in its input; it may hold a name.")
+    ] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Allow results of several models, and several of one series.")
+    ] = False,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Write the features of many series as one table, one row per series or part."""
+
+    def run() -> int:
+        from app.cli.encode import split_taps
+        from app.console import progress
+        from app.table.make import TableSettings, make_table
+
+        settings = TableSettings(split_taps(taps or []), long, with_paths, mixed)
+        with progress("reading results") as on_file:
+            made = make_table(places, output, settings, on_file)
+        for name, reason in made.passed.broken:
+            sys.stderr.write(f"{name}: {reason}\n")
+        passed = made.passed
+        counts = {"met twice": passed.repeated, "no results": passed.others, "damaged": len(passed.broken)}
+        told = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        sys.stdout.write(f"{made.rows} rows, {made.columns} columns in {output.name}{told}\n")
+        return 1 if passed.broken else 0
+
+    return guarded(run, log_level)

@@ -1,0 +1,134 @@
+"""One result as the table needs it, from `features.json` or from a Structured Report: the same numbers bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.measure.quantities import QUANTITIES
+from operators.sr.read import SrFeatures, read_sr
+from operators.types import CtvaeError
+
+Cell = str | float | int | None
+
+_MAX_JSON_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The features of one series or part, and what stands beside them in the table.
+
+    Attributes:
+        described: patient and acquisition, by the names of the columns; empty where the source does not say.
+        quantities: name → float32 value, or None where it could not be measured.
+        taps: name → float32 (length,).
+        findings: codes, in their order.
+        verdict: of the reliability; None where it was not assessed.
+        sop_instance_uid: of an SR; empty for JSON.
+        predecessors: SOP Instance UIDs of the SRs that this one replaces.
+    """
+
+    series_instance_uid: str
+    part: int | None
+    study_instance_uid: str
+    job_key: str
+    model_digest: str
+    config_digest: str
+    described: Mapping[str, Cell]
+    quantities: Mapping[str, float | None]
+    findings: tuple[str, ...]
+    verdict: str | None
+    taps: Mapping[str, NDArray[np.float32]]
+    sop_instance_uid: str = ""
+    predecessors: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.series_instance_uid or not self.model_digest or {"mu", "sigma"} - self.taps.keys():
+            raise ValueError("a result needs a series, a model, mu and sigma")
+
+
+def result_of_json(path: Path) -> Result:
+    """Read one `features.json`.
+
+    Raises:
+        CtvaeError: `BROKEN_RESULT`: the file is not a `features.json` of ctvae, or is damaged.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError("larger than 256 MiB")
+        return _from_document(json.loads(path.read_bytes()))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        what = f"this is not a features.json of ctvae, or it is damaged ({type(error).__name__})"
+        raise CtvaeError("BROKEN_RESULT", f"{what}; encode the series again, or leave the file out") from error
+
+
+def result_of_sr(source: Any) -> Result:
+    """Read one Structured Report, a file or a data set.
+
+    An SR holds neither the acquisition nor the site's patient key: those columns stay empty.
+
+    Raises:
+        CtvaeError: `NOT_DICOM`, `NOT_OUR_SR` or `BROKEN_SR`, see `read_sr`.
+    """
+    features: SrFeatures = read_sr(source)
+    return Result(
+        features.series_instance_uid,
+        features.part,
+        features.study_instance_uid,
+        features.job_key,
+        features.weights_sha256,
+        features.config_digest,
+        described={},
+        quantities=features.quantities,
+        findings=tuple(finding.code for finding in features.findings),
+        verdict=None,
+        taps=features.taps,
+    )
+
+
+def _from_document(document: Mapping[str, Any]) -> Result:
+    series, subject, scan = document["series"], document["subject"], document["acquisition"]
+    reliability = document.get("reliability")
+    described: dict[str, Cell] = {
+        "patient_key": _text(subject["patient_key"]),
+        "sex": _text(subject["sex"]),
+        "age_years": _number(subject["age_years"]),
+        "manufacturer_model": _text(scan["model"]),
+        "image_type": "\\".join(map(str, scan["image_type"])) or None,
+    }
+    described |= {name: _text(scan[name]) for name in ("manufacturer", "kernel", "contrast", "body_part")}
+    described |= {name: _number(scan[name]) for name in ("kvp", "mas", "thickness_mm")}
+    return Result(
+        str(series["series_instance_uid"]),
+        None if series["part"] is None else int(series["part"]),
+        str(series["study_instance_uid"]),
+        str(document["job_key"]),
+        str(document["model"]["weights_sha256"]),
+        str(document["config_digest"]),
+        described,
+        quantities={name: _number(document["quantities"].get(name)) for name in QUANTITIES},
+        findings=tuple(str(finding["code"]) for finding in document["findings"]),
+        verdict=None if reliability is None else str(reliability["verdict"]),
+        taps={str(name): _vector(tap["values"]) for name, tap in document["taps"].items() if "values" in tap},
+    )
+
+
+def _vector(values: Sequence[Any]) -> NDArray[np.float32]:
+    vector = np.array(values, dtype=np.float32)
+    if vector.ndim != 1 or not np.isfinite(vector).all():
+        raise ValueError("a tap is not a list of finite numbers")
+    return vector
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,122 @@
+"""Rows to a file, batch by batch, so that a table of a million rows needs no more memory than one of a thousand."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import numpy as np
+
+from app.table.columns import Column, arrow_schema
+from app.table.result import Cell
+from operators.types import StartError
+
+FORMATS: Final = (".parquet", ".csv")
+BATCH_VALUES: Final = 1 << 19
+
+
+class TableWriter(Protocol):
+    """What takes rows."""
+
+    def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
+        """Append rows."""
+
+
+class ParquetTable:
+    """Rows to Parquet, Zstandard-compressed, one row group per batch."""
+
+    def __init__(self, path: Path, columns: Sequence[Column], about: Mapping[str, str]) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = arrow_schema(columns, about)
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+
+    def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
+        """Append rows as one row group."""
+        import pyarrow as pa
+
+        self._writer.write_table(pa.Table.from_pylist(list(rows), schema=self._schema))
+
+    def __enter__(self) -> Self:
+        """Return the open table."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Write the footer and close the file."""
+        self._writer.close()
+
+
+class CsvTable:
+    """Rows to CSV in UTF-8; a number is the shortest text that reads back to the same float32."""
+
+    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
+        self._columns = columns
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._csv = csv.writer(self._file, lineterminator="\n")
+        self._csv.writerow([column.name for column in columns])
+
+    def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
+        """Append rows."""
+        self._csv.writerows([[_cell(row[column.name], column.type) for column in self._columns] for row in rows])
+
+    def __enter__(self) -> Self:
+        """Return the open table."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@contextmanager
+def open_table(path: Path, columns: Sequence[Column], about: Mapping[str, str]) -> Iterator[TableWriter]:
+    """Open a table; the file is there whole when the block ends, and not at all when it fails.
+
+    Raises:
+        StartError: `BAD_TABLE_NAME` or `OUTPUT_NOT_WRITABLE`.
+    """
+    check_name(path)
+    try:
+        number, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(number)
+    except OSError as error:
+        raise StartError("OUTPUT_NOT_WRITABLE", f"cannot write beside {path.name!r}: {error.strerror}") from error
+    try:
+        kind = ParquetTable(Path(temporary), columns, about) if path.suffix == ".parquet" else None
+        with kind or CsvTable(Path(temporary), columns) as table:
+            yield table
+        Path(temporary).chmod(0o666 & ~_umask())
+        with Path(temporary).open("rb") as file:
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def check_name(path: Path) -> None:
+    """Check that the file's name says which format it has.
+
+    Raises:
+        StartError: `BAD_TABLE_NAME`.
+    """
+    if path.suffix not in FORMATS:
+        raise StartError("BAD_TABLE_NAME", f"the table is named {path.name!r}; expected a name in .parquet or .csv")
+
+
+def _cell(value: Cell, kind: str) -> str:
+    if value is None:
+        return ""
+    return str(np.float32(value)) if kind == "float" else str(value)
+
+
+def _umask() -> int:
+    """Return the umask without changing it, which would show in other threads."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), 0o022)
