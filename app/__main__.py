@@ -14,8 +14,12 @@ if not __package__:
     sys.path[0] = str(next((place for place in (_here, _here.parent) if (place / "operators").is_dir()), _here))
 
 import argparse
+from typing import TYPE_CHECKING
 
 from app.process import LogLevel, OneLineParser, guarded
+
+if TYPE_CHECKING:
+    from operators.types import Outcome
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -58,7 +62,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from app.encode_folder import Ledger, logged_progress, recipe_from_settings
+    from app.console import progress
+    from app.encode_folder import Ledger, all_series, recipe_from_settings
     from app.exit_codes import exit_code
     from app.settings import check_paths, load_settings
     from operators.input.archives import unpacked
@@ -69,9 +74,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from app.application import CtVaeApplication  # the SDK takes seconds to import: first see that the call is right
 
-    with Ledger(paths.output) as ledger, unpacked(paths.input) as archives:
-        on_file = logged_progress("reading headers")
-        CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter, on_file, archives).run()
+    with Ledger(paths.output) as ledger, unpacked(paths.input) as archives, progress("reading headers") as show:
+
+        def enter(outcome: Outcome) -> None:
+            ledger.enter(outcome)
+            if ledger.reading:
+                show(len(ledger.outcomes), len(all_series(ledger.reading)), "encoding series")
+
+        CtVaeApplication(paths.input, recipe, ledger.enter_reading, enter, show, archives).run()
     return exit_code(ledger.outcomes)
 
 

@@ -2,34 +2,110 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from operators.types import Outcome
 
 if TYPE_CHECKING:
     from models.bundle.check import Verdict
 
+logger = logging.getLogger(__name__)
+LOG_EVERY_S = 30.0
 COLOURS = {"written": "green", "eligible": "green", "rejected": "yellow", "skipped": "dim", "failed": "red"}
 
 
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr for as long as the block runs; silent where stderr is no terminal (the log is enough there).
+class Report(Protocol):
+    """A function that long work calls to say how far it is."""
 
-    Yields:
-        A function to call with (done, total).
+    def __call__(self, done: float, total: float, text: str | None = None) -> None:
+        """Show `done` of `total` (or a fraction of 1); a new text begins a new count."""
+
+
+@contextmanager
+def progress(what: str, *, silent: bool = False) -> Iterator[Report]:
+    """Show progress and the time left on stderr while the block runs.
+
+    On a terminal it is a bar, elsewhere a line of the log (INFO) every half minute.
+
+    Args:
+        what: what is being done.
+        silent: show nothing, as in all processes of a training but the first.
     """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    console = Console(stderr=True, highlight=False)
+    if silent:
+        yield lambda done, total, text=None: None
+    elif console.is_terminal:
+        with _bar(what, console) as report:
+            yield report
+    else:
+        yield _log_lines(what)
+
+
+@contextmanager
+def _bar(what: str, console: Console) -> Iterator[Report]:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    text_column = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=False, ratio=1))
+    columns = (SpinnerColumn(), BarColumn(bar_width=20), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), text_column, console=console, transient=True) as bar:
+        # The log goes through the bar, which stands in for stderr while it lives; otherwise they overwrite each other.
+        handlers = [one for one in logging.getLogger().handlers if isinstance(one, logging.StreamHandler)]
+        before = [one.setStream(sys.stderr) for one in handlers]
+        task, shown = bar.add_task(what, total=None, count=""), what
+
+        def report(done: float, total: float, text: str | None = None) -> None:
+            nonlocal shown
+            if total != 1 and text not in (None, shown):
+                bar.reset(task)
+            shown = text or shown
+            bar.update(task, completed=done, total=total, description=shown, count=_count(done, total))
+
+        try:
+            yield report
+        finally:
+            for one, stream in zip(handlers, before, strict=True):
+                if stream is not None:
+                    one.setStream(stream)
+
+
+def _log_lines(what: str) -> Report:
+    """Return a Report that logs a line every half minute, with the time left at the average pace so far."""
+    started = last = time.monotonic()
+    shown = what
+
+    def report(done: float, total: float, text: str | None = None) -> None:
+        nonlocal started, last, shown
+        now = time.monotonic()
+        if total != 1 and text not in (None, shown):
+            started = now
+        shown = text or shown
+        if now - last < LOG_EVERY_S:
+            return
+        last = now
+        left = f", about {_duration((now - started) * (total - done) / done)} left" if 0 < done < total else ""
+        logger.info("%s: %s%s", shown, _count(done, total), left)
+
+    return report
+
+
+def _count(done: float, total: float) -> str:
+    return f"{done:.0%}" if total == 1 else f"{done:g}/{total:g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def list_outcomes(outcomes: Sequence[Outcome], descriptions: Sequence[str]) -> None:

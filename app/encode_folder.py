@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,7 +31,6 @@ from operators.types import FeatureRecord, Outcome, RunFailed, Series, SeriesFai
 from operators.write_features import remove_features, series_folder
 
 logger = logging.getLogger(__name__)
-LOG_EVERY_S = 2.0
 
 
 def encode(
@@ -78,19 +76,6 @@ def encode(
             on_outcome(job.ended("eligible" if target is None else "written"))
             if not isinstance(job.state, Outcome):
                 yield job.state
-
-
-def logged_progress(what: str) -> Callable[[int, int], None]:
-    """A function to call with (done, total), which logs where it stands every two seconds."""
-    last = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LOG_EVERY_S:
-            last = time.monotonic()
-            logger.info("%s: %d of %d", what, done, total)
-
-    return report
 
 
 def all_series(reading: Reading) -> list[Series]:

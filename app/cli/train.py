@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,13 +13,8 @@ import typer
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from app.research.train.recipe import Plan
-    from app.research.train.train import Report
     from models.spec import Bundle
-
-_LINE_EVERY_S = 30.0
 
 
 def command(
@@ -58,27 +50,29 @@ def command(
     ] = Path(".cache", "windows"),
     version: Annotated[str, typer.Option(help="Of the bundle.")] = "0.1.0",
     notes: Annotated[Path | None, typer.Option(help="Limits of the data, for the model card: a Markdown list.")] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
 ) -> int:
     """Train a VAE on CT and write it as a bundle, with OUTPUT.log beside it to watch while it trains."""
     # Threads that wait must not spin: beside another process a step took 2.7 s with spinning, 0.7 without (two cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def run() -> int:
-        from rich.console import Console
-
+        from app.console import progress
         from app.research.train.describe import Wording
         from app.research.train.train import Places, train_bundle
         from models.spec import BundleError
         from operators.types import StartError
 
-        console = Console(stderr=True, highlight=False)
         given = {"architecture": arch, "minutes": minutes, "steps": steps, "batch": batch, "seed": seed}
         try:
             plan = _plan(config, given | {"threads": threads}, root, init)
             where = Path(plan.data.root) if plan.data.root else None
             wording = Wording(version, _said(output, config, init, given), _text(notes))
-            with _progress(console) as report:
+            with progress("finding scans", silent=not _first_process()) as show:
+
+                def report(text: str, fraction: float) -> None:
+                    show(fraction, 1, text)
+
                 places = Places(data, output, where, cache, labels)
                 bundle = train_bundle(places, plan, wording=wording, resume=resume, report=report)
         except BundleError as error:
@@ -126,40 +120,6 @@ def _summary(bundle: Bundle) -> None:
     )
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Report]:
-    """A bar on a terminal; elsewhere, as in a log, a line every half minute. Of many processes the first speaks."""
-    if any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID")):
-        yield lambda text, fraction: None
-    elif console.is_terminal:
-        with _bar(console) as report:
-            yield report
-    else:
-        last_s = [-_LINE_EVERY_S]
-
-        def line(text: str, fraction: float) -> None:
-            if time.monotonic() - last_s[0] >= _LINE_EVERY_S or fraction >= 1:
-                last_s[0] = time.monotonic()
-                console.print(f"{fraction:4.0%}  {text}", markup=False, soft_wrap=True)
-
-        yield line
-
-
-@contextmanager
-def _bar(console: Console) -> Iterator[Report]:
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    from rich.table import Column
-
-    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=False, ratio=1))
-    columns = (SpinnerColumn(), BarColumn(bar_width=20), TaskProgressColumn(), TimeElapsedColumn(), text)
-    with Progress(*columns, console=console) as progress:
-        # The log must go through the bar, which stands in for stderr while it lives, or the two write over each other.
-        logs = [one for one in logging.getLogger().handlers if isinstance(one, logging.StreamHandler)]
-        before = [one.setStream(sys.stderr) for one in logs]
-        task = progress.add_task("finding scans", total=1.0)
-        try:
-            yield lambda text, fraction: progress.update(task, description=text, completed=fraction)
-        finally:
-            for one, stream in zip(logs, before, strict=True):
-                if stream is not None:
-                    one.setStream(stream)
+def _first_process() -> bool:
+    """Whether this is the process that speaks, of all that train together."""
+    return all(os.environ.get(rank, "0") == "0" for rank in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"))

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from app.process import LogLevel, guarded
-
-if TYPE_CHECKING:
-    from app.research.certify.certify import Report
 
 
 def command(
@@ -37,7 +32,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Measure on patients that it was trained on, too.")] = False,
     phantoms: Annotated[int, typer.Option(min=0, help="Phantoms for disentanglement; 0 for none.")] = 150,
     seed: Annotated[int, typer.Option(min=0, help="Of noise, folds, samples and phantoms.")] = 0,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
 ) -> int:
     """Repeatability, information, identity, reconstruction and disentanglement of a bundle's features, into its card.
 
@@ -46,6 +41,7 @@ def command(
 
     def run() -> int:
         from app.cli.bundle import bundle_errors, opened
+        from app.console import progress
         from app.research.certify.certify import certify_bundle, write_certificate
         from operators.types import StartError
 
@@ -54,7 +50,7 @@ def command(
         bundle = opened(path)
         asked = tuple(filter(None, (name.strip() for name in taps.split(","))))
         with bundle_errors():
-            with _progress() as report:
+            with progress("finding scans") as show:
                 certificate = certify_bundle(
                     bundle,
                     data,
@@ -65,7 +61,7 @@ def command(
                     force=force,
                     phantoms=phantoms,
                     seed=seed,
-                    report=report,
+                    report=lambda text, fraction: show(fraction, 1, text),
                 )
             write_certificate(bundle, certificate)
         named = f"{bundle.name} {bundle.version}"
@@ -73,16 +69,3 @@ def command(
         return 0
 
     return guarded(run, log_level)
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """A bar on a terminal, nothing elsewhere: the log is kept clean."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True, highlight=False)
-    columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("finding scans", total=1.0)
-        yield lambda text, fraction: progress.update(task, description=text, completed=fraction)
