@@ -63,25 +63,29 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from app.console import progress
-    from app.encode_folder import Ledger, all_series, recipe_from_settings
     from app.exit_codes import exit_code
+    from app.ledger import Ledger
+    from app.open_pipeline import open_pipeline
+    from app.read_input import open_series
     from app.settings import check_paths, load_settings
-    from operators.input.archives import unpacked
 
     settings = load_settings(arguments.config)
     paths = check_paths(arguments.input, arguments.output, arguments.model)
-    recipe = recipe_from_settings(settings, paths.models, paths.output)
+    pipeline = open_pipeline(settings, paths.models, paths.output)
 
     from app.application import CtVaeApplication  # the SDK takes seconds to import: first see that the call is right
 
-    with Ledger(paths.output) as ledger, unpacked(paths.input) as archives, progress("reading headers") as show:
+    with (
+        Ledger(paths.output) as ledger,
+        progress("reading headers") as report,
+        open_series(paths.input, settings, ledger.enter_inventory, report) as jobs,
+    ):
 
         def enter(outcome: Outcome) -> None:
             ledger.enter(outcome)
-            if ledger.reading:
-                show(len(ledger.outcomes), len(all_series(ledger.reading)), "encoding series")
+            report(len(ledger.outcomes), ledger.met, "encoding series")
 
-        CtVaeApplication(paths.input, recipe, ledger.enter_reading, enter, show, archives).run()
+        CtVaeApplication(jobs, pipeline, enter).run()
     return exit_code(ledger.outcomes)
 
 

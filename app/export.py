@@ -5,20 +5,17 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from app.encode_folder import Ledger, all_series
 from app.exit_codes import exit_code
+from app.ledger import Ledger
+from app.open_bundle import open_scan_bundle
+from app.read_input import open_series
 from app.settings import RunPaths, Settings
-from models.bundle.store import find_bundle, load_bundle
-from models.spec import BundleError, Preprocessing
+from models.spec import Preprocessing
 from operators.build_volume import build_volume
-from operators.geometry.windows import ARRAYS_ONLY
-from operators.input.archives import unpacked
 from operators.job import Job
 from operators.preprocess import preprocess
-from operators.read_study import read_studies
 from operators.results.write_nifti import write_volume_nifti, write_windows_nifti
-from operators.select_series import candidates, take
-from operators.types import StartError, Volume
+from operators.types import Volume
 from operators.write_features import series_folder
 
 
@@ -35,18 +32,16 @@ def export_folder(paths: RunPaths, settings: Settings, *, windows: bool = False)
     """
     from app.console import progress
 
-    preprocessing = _preprocessing(paths.models, settings.encode.model) if windows else None
-    with Ledger(paths.output) as ledger, unpacked(paths.input) as archives:
-        with progress("reading headers") as on_file:
-            reading = read_studies(paths.input, on_file, archives)
-        ledger.enter_reading(reading)
-        total = len(all_series(reading))
-        with progress("exporting series") as on_series:
-            build = partial(build_volume, policy=settings.geometry)
-            for done, candidate in enumerate(candidates(reading.studies, settings.selection)):
-                on_series(done, total)
-                volume = candidate.then("select", take).then("volume", build)
-                ledger.enter(_exported(volume, paths.output, preprocessing).ended("written"))
+    preprocessing = open_scan_bundle(paths.models, settings).preprocessing if windows else None
+    build = partial(build_volume, policy=settings.geometry)
+    with (
+        Ledger(paths.output) as ledger,
+        progress("reading headers") as report,
+        open_series(paths.input, settings, ledger.enter_inventory, report) as jobs,
+    ):
+        for done, job in enumerate(jobs):
+            report(done, ledger.met, "exporting series")
+            ledger.enter(_exported(job.then("volume", build), paths.output, preprocessing).ended("written"))
     return exit_code(ledger.outcomes)
 
 
@@ -63,13 +58,3 @@ def _exported(job: Job[Volume], output: Path, preprocessing: Preprocessing | Non
     if preprocessing is None:
         return written
     return written.then("export_windows", lambda volume: export_windows(volume, preprocessing))
-
-
-def _preprocessing(models: Path | None, name: str | None) -> Preprocessing:
-    try:
-        bundle = load_bundle(find_bundle(models, name))
-    except BundleError as error:
-        raise StartError("BUNDLE_INVALID", str(error)) from error
-    if bundle.arrays_only:
-        raise StartError("ARRAYS_ONLY", ARRAYS_ONLY)
-    return bundle.preprocessing

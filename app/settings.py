@@ -10,12 +10,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
-from operators.make_record import Disclosure
+from operators.make_record import NOTHING_DISCLOSED, Disclosure
 from operators.select_series import EVERY_CT, Selection
 from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.types import StartError
@@ -44,23 +44,13 @@ class EncodeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class PrivacySettings:
-    """Section `privacy` of app.yaml: what of the patient `features.json` may hold."""
-
-    __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
-
-    with_identifiers: bool = False
-    with_dates: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """Our sections of app.yaml; `application` and `resources` are the SDK packager's."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
 
     encode: EncodeSettings = EncodeSettings()
-    privacy: PrivacySettings = PrivacySettings()
+    privacy: Disclosure = NOTHING_DISCLOSED
     selection: Selection = EVERY_CT
     geometry: GeometryPolicy = NO_REPAIR
 
@@ -94,23 +84,23 @@ def starting() -> Iterator[None]:
 def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from `path`, else from HOLOSCAN_CONFIG_PATH, else from the app.yaml beside the code, else defaults.
 
+    The site's key comes from CTVAE_SITE_KEY alone, never from a file.
+
     Raises:
         StartError: SETTINGS_INVALID, with the key or value that is wrong.
     """
-    named = environment.get("HOLOSCAN_CONFIG_PATH")
+    key = environment.get("CTVAE_SITE_KEY")
+    settings = _settings_file(path, environment.get("HOLOSCAN_CONFIG_PATH"))
+    return replace(settings, privacy=replace(settings.privacy, site_key=key.encode() if key else None))
+
+
+def _settings_file(path: Path | None, named: str | None) -> Settings:
     chosen = path or (Path(named) if named else SETTINGS_FILE)
     if not chosen.is_file():
         if path is None and not named:
             return Settings()
         raise StartError("SETTINGS_INVALID", f"no settings file {chosen}; expected app.yaml or a file like it")
     return _validated(_parsed(chosen), chosen)
-
-
-def disclosure(settings: Settings, environment: Mapping[str, str] = os.environ) -> Disclosure:
-    """What may be written of the patient; the site's key comes from CTVAE_SITE_KEY, never from a file in the code."""
-    key = environment.get("CTVAE_SITE_KEY")
-    privacy = settings.privacy
-    return Disclosure(privacy.with_identifiers, privacy.with_dates, key.encode() if key else None)
 
 
 @starting()
@@ -187,6 +177,10 @@ def _validated(parsed: Mapping[str, Any], path: Path) -> Settings:
     selection = ours.get("selection")
     if isinstance(selection, dict) and selection.get("sdk_rules") is not None:
         ours["selection"] = {**selection, "sdk_rules": _sdk_rules(selection["sdk_rules"], path.parent)}
+    if isinstance(ours.get("privacy"), dict) and "site_key" in ours["privacy"]:
+        raise StartError(
+            "SETTINGS_INVALID", f"{path}: privacy.site_key: unknown key; the key comes from CTVAE_SITE_KEY"
+        )
     try:
         return TypeAdapter(Settings).validate_python(ours)
     except ValidationError as error:

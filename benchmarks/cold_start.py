@@ -29,16 +29,17 @@ times = [time.time()]
 mark = lambda: times.append(time.time())
 folder, out, began = sys.argv[1], sys.argv[2], float(sys.argv[3])
 from pathlib import Path
-import app.encode_folder, app.settings, app.process
+import app.ledger, app.open_pipeline, app.read_input, app.settings, app.process
 mark()
 settings = app.settings.load_settings(None)
 paths = app.settings.check_paths(Path(folder), Path(out), None)
-recipe = app.encode_folder.recipe_from_settings(settings, paths.models, paths.output)
+pipeline = app.open_pipeline.open_pipeline(settings, paths.models, paths.output)
 mark()
 from app.application import CtVaeApplication
 mark()
-with app.encode_folder.Ledger(paths.output) as ledger:
-    CtVaeApplication(paths.input, recipe, ledger.enter_reading, ledger.enter).run()
+opened = app.read_input.open_series
+with app.ledger.Ledger(paths.output) as ledger, opened(paths.input, settings, ledger.enter_inventory) as jobs:
+    CtVaeApplication(jobs, pipeline, ledger.enter).run()
 mark()
 assert [outcome.status for outcome in ledger.outcomes] == ["written"]
 print("STAGES", *(after - before for before, after in zip([began, *times], times)))

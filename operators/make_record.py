@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import json
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Final
 
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
@@ -32,17 +32,22 @@ from operators.types import (
 
 @dataclass(frozen=True, slots=True)
 class Disclosure:
-    """What of the patient may be written: by default nothing that says who or when.
+    """What of the patient may be written, section `privacy` of app.yaml: by default nothing that says who or when.
 
     Attributes:
-        identifiers: name, PatientID and birth date.
-        dates: of study and series.
-        site_key: secret of the site; with it `patient_key` is the HMAC-SHA-256 of PatientID.
+        with_identifiers: name, PatientID and birth date.
+        with_dates: of study and series.
+        site_key: secret of the site, never from a file; with it `patient_key` is the HMAC-SHA-256 of PatientID.
     """
 
-    identifiers: bool = False
-    dates: bool = False
-    site_key: bytes | None = None
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    with_identifiers: bool = False
+    with_dates: bool = False
+    site_key: bytes | None = field(default=None, repr=False)
+
+
+NOTHING_DISCLOSED: Final = Disclosure()
 
 
 def make_record(
@@ -71,7 +76,7 @@ def configuration_digest(
 ) -> str:
     """SHA-256 over all settings that can change what is written; of the site's key its digest alone goes in."""
     key = hashlib.sha256(disclosure.site_key).hexdigest() if disclosure.site_key else None
-    privacy = {"identifiers": disclosure.identifiers, "dates": disclosure.dates, "site_key_sha256": key}
+    privacy = {"identifiers": disclosure.with_identifiers, "dates": disclosure.with_dates, "site_key_sha256": key}
     chosen: dict[str, Any] = {"taps": list(taps), "privacy": privacy, "geometry": asdict(policy)}
     others = {tap.name: tap.pooling for tap in bundle.taps if tap.name in taps and tap.pooling not in ("none", "mean")}
     if others:  # a bundle's own poolings are no part of its weights' digest
@@ -108,7 +113,7 @@ def _subject(header: Dataset, disclosure: Disclosure) -> Subject:
     key = None
     if disclosure.site_key and patient_id:
         key = hmac.new(disclosure.site_key, patient_id.encode(), hashlib.sha256).hexdigest()
-    named = disclosure.identifiers
+    named = disclosure.with_identifiers
     return Subject(
         patient_key=key,
         sex=_text(header, "PatientSex"),
@@ -140,8 +145,8 @@ def _acquisition(header: Dataset, disclosure: Disclosure) -> Acquisition:
         contrast=_text(header, "ContrastBolusAgent"),
         body_part=_text(header, "BodyPartExamined"),
         image_type=(image_type,) if isinstance(image_type, str) else tuple(str(value) for value in image_type),
-        study_date=_text(header, "StudyDate") if disclosure.dates else None,
-        series_date=_text(header, "SeriesDate") if disclosure.dates else None,
+        study_date=_text(header, "StudyDate") if disclosure.with_dates else None,
+        series_date=_text(header, "SeriesDate") if disclosure.with_dates else None,
     )
 
 

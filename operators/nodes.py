@@ -7,37 +7,28 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from holoscan.conditions import BooleanCondition
 from holoscan.core import ExecutionContext, Fragment, InputContext, Operator, OperatorSpec, OutputContext
 
-from operators.input.archives import Archive
 from operators.job import Job
-from operators.pipeline import OnOutcome, Recipe
-from operators.read_study import Reading, read_studies
+from operators.pipeline import OnOutcome, Pipeline
+from operators.types import Series
 
 JOB = "job"
 
 
-class ReadStudyOperator(Operator):  # type: ignore[misc]
-    """Source: reads the headers below a folder once, then emits one series a tick, and stops after the last."""
+class SelectSeriesOperator(Operator):  # type: ignore[misc]
+    """Source: emits one selected series per tick, and stops after the last.
 
-    def __init__(
-        self,
-        fragment: Fragment,
-        folder: Path,
-        recipe: Recipe,
-        on_reading: Callable[[Reading], None],
-        on_file: Callable[[int, int], None] | None = None,
-        archives: Sequence[Archive] = (),
-        name: str = "read_study",
-    ) -> None:
-        self._folder, self._archives, self._recipe = folder, archives, recipe
-        self._on_reading, self._on_file = on_reading, on_file
-        self._jobs: Iterator[Job[Any]] | None = None
+    The series of a study are compared with each other, so that studies are read and selected as a whole before they
+    are emitted one series at a time.
+    """
+
+    def __init__(self, fragment: Fragment, jobs: Iterator[Job[Series]], name: str = "select_series") -> None:
+        self._jobs = jobs
         self._more = BooleanCondition(fragment, name="more_series")
         super().__init__(fragment, self._more, name=name)
 
@@ -47,10 +38,6 @@ class ReadStudyOperator(Operator):  # type: ignore[misc]
 
     def compute(self, op_input: InputContext, op_output: OutputContext, context: ExecutionContext) -> None:
         """Emit the next series, or stop."""
-        if self._jobs is None:
-            reading = read_studies(self._folder, self._on_file, self._archives)
-            self._on_reading(reading)
-            self._jobs = self._recipe.jobs(reading.studies)
         job = next(self._jobs, None)
         if job is None:
             self._more.disable_tick()
@@ -59,10 +46,10 @@ class ReadStudyOperator(Operator):  # type: ignore[misc]
 
 
 class StageOperator(Operator):  # type: ignore[misc]
-    """One stage of the recipe: receive a job, run the stage, emit the job."""
+    """One stage of the pipeline: receive a job, run the stage, emit the job."""
 
-    def __init__(self, fragment: Fragment, recipe: Recipe, name: str) -> None:
-        self.recipe = recipe
+    def __init__(self, fragment: Fragment, stage: Callable[[Job[Any]], Job[Any]], name: str) -> None:
+        self._stage = stage
         super().__init__(fragment, name=name)
 
     def setup(self, spec: OperatorSpec) -> None:
@@ -72,50 +59,16 @@ class StageOperator(Operator):  # type: ignore[misc]
 
     def compute(self, op_input: InputContext, op_output: OutputContext, context: ExecutionContext) -> None:
         """Run the stage."""
-        op_output.emit(self.stage(op_input.receive(JOB)), JOB)
-
-    def stage(self, job: Job[Any]) -> Job[Any]:
-        """What this operator does to a job."""
-        raise NotImplementedError
-
-
-class SelectSeriesOperator(StageOperator):
-    """Series → itself, or skipped."""
-
-    def stage(self, job: Job[Any]) -> Job[Any]:
-        """See `operators.select_series` and `operators.series.ct_images`."""
-        return self.recipe.select(job)
-
-
-class BuildVolumeOperator(StageOperator):
-    """Series → Volume, or rejected."""
-
-    def stage(self, job: Job[Any]) -> Job[Any]:
-        """See `operators.build_volume`."""
-        return self.recipe.build(job)
-
-
-class PreprocessOperator(StageOperator):
-    """Volume → Windows."""
-
-    def stage(self, job: Job[Any]) -> Job[Any]:
-        """See `operators.preprocess`."""
-        return self.recipe.preprocess(job)
-
-
-class VaeEncoderOperator(StageOperator):
-    """Windows → Encoding."""
-
-    def stage(self, job: Job[Any]) -> Job[Any]:
-        """See `operators.encode`."""
-        return self.recipe.encode(job)
+        op_output.emit(self._stage(op_input.receive(JOB)), JOB)
 
 
 class FeatureWriterOperator(Operator):  # type: ignore[misc]
     """Sink: Encoding → features.json and features.sr.dcm; hands on how each series ended."""
 
-    def __init__(self, fragment: Fragment, recipe: Recipe, on_outcome: OnOutcome, name: str = "write_features") -> None:
-        self._recipe, self._on_outcome = recipe, on_outcome
+    def __init__(
+        self, fragment: Fragment, pipeline: Pipeline, on_outcome: OnOutcome, name: str = "write_features"
+    ) -> None:
+        self._pipeline, self._on_outcome = pipeline, on_outcome
         super().__init__(fragment, name=name)
 
     def setup(self, spec: OperatorSpec) -> None:
@@ -123,5 +76,5 @@ class FeatureWriterOperator(Operator):  # type: ignore[misc]
         spec.input(JOB)
 
     def compute(self, op_input: InputContext, op_output: OutputContext, context: ExecutionContext) -> None:
-        """Write, and say how it ended."""
-        self._on_outcome(self._recipe.write(op_input.receive(JOB)).ended("written"))
+        """Write, and report how it ended."""
+        self._on_outcome(self._pipeline.write(op_input.receive(JOB)).ended("written"))

@@ -1,8 +1,8 @@
-"""What is done to every series of a run, decided once before the first is read."""
+"""The stages of a run, decided once before the first series is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,15 @@ from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.job import Job
 from operators.make_record import Disclosure, make_record
 from operators.preprocess import preprocess
-from operators.select_series import EVERY_CT, Candidate, Selection, candidates, take
-from operators.types import Encoding, FeatureRecord, Outcome, Series, Study, Volume, Windows
+from operators.types import Encoding, FeatureRecord, Outcome, Series, Volume, Windows
 from operators.write_features import write_features
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """The stages of a run, each a function of the noun before it; the graph and the plain loop both run these.
+class Pipeline:
+    """The stages from a selected series to its files, each a function of the noun before it.
+
+    The graph and the plain loop both run these.
 
     Attributes:
         bundle: the model.
@@ -29,7 +30,6 @@ class Recipe:
         taps: layers to write beside `mu` and `sigma`.
         disclosure: what of the patient may be written.
         output: folder for the results; None writes nothing.
-        selection: which CT series of a study are encoded.
         geometry: what is repaired rather than rejected.
     """
 
@@ -38,16 +38,7 @@ class Recipe:
     taps: tuple[str, ...]
     disclosure: Disclosure
     output: Path | None
-    selection: Selection = EVERY_CT
     geometry: GeometryPolicy = NO_REPAIR
-
-    def jobs(self, studies: Iterable[Study]) -> Iterator[Job[Candidate]]:
-        """One job a series; the series of a study are compared here, when all its headers are read."""
-        return candidates(studies, self.selection)
-
-    def select(self, job: Job[Candidate]) -> Job[Series]:
-        """Candidate → its series, or skipped with the reason."""
-        return job.then("select", take)
 
     def build(self, job: Job[Series]) -> Job[Volume]:
         """Series → Volume, or rejected by the geometry gate."""
@@ -67,9 +58,9 @@ class Recipe:
         output = self.output
         return record if output is None else record.then("write", lambda made: write_features(made, output))
 
-    def run(self, job: Job[Candidate]) -> Job[FeatureRecord]:
+    def run(self, job: Job[Series]) -> Job[FeatureRecord]:
         """All stages of one series, one after the other."""
-        return self.write(self.encode(self.preprocess(self.build(self.select(job)))))
+        return self.write(self.encode(self.preprocess(self.build(job))))
 
 
 OnOutcome = Callable[[Outcome], None]

@@ -21,7 +21,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from operators.dicom.read_header import read_instance
 from operators.images.read_image import find_image, image_series
 from operators.input.archives import Archive
-from operators.input.files import Places, input_files, not_opened
+from operators.input.files import InputRoots, input_files, not_opened
 from operators.series.split import split_series
 from operators.types import Finding, Instance, Outcome, Series, SeriesRejected, Study
 from operators.uids import uid_from_digest
@@ -32,8 +32,8 @@ _Grouped = dict[tuple[str, str, str], list[Instance]]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a folder holds.
+class Inventory:
+    """What the input holds.
 
     Attributes:
         studies: in the order of their UIDs, and so are the series in each; a series that holds several volumes is in
@@ -48,10 +48,15 @@ class Reading:
     files: int = 0
     not_dicom: int = 0
 
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """Every series of every study, in their order."""
+        return tuple(series for study in self.studies for series in study.series)
+
 
 def read_studies(
     folder: Path, on_file: Callable[[int, int], None] | None = None, archives: Sequence[Archive] = ()
-) -> Reading:
+) -> Inventory:
     """Read the headers of all images in a folder and the folders below it.
 
     Symbolic links below the folder are not followed: what they lead to inside it is met anyway, and what lies outside
@@ -65,26 +70,26 @@ def read_studies(
     Raises:
         StartError: `INPUT_NOT_A_FOLDER`.
     """
-    places, paths, unreadable = input_files(folder.resolve(), archives)
+    roots, paths, unreadable = input_files(folder.resolve(), archives)
     grouped: _Grouped = defaultdict(list)
     images: list[Series] = []
     not_dicom = 0
     for done, path in enumerate(paths, 1):
-        met = _read(path, places)
+        met = _read(path, roots)
         if isinstance(met, Outcome):
             unreadable.append(met)
         elif met is None:
             not_dicom += 1
         elif met.image:
-            images.append(image_series(met, places.folder(path)))
+            images.append(image_series(met, roots.folder(path)))
         else:
             grouped[_group(met)].append(met)
         if on_file:
             on_file(done, len(paths))
     logger.debug("%d files: %d not DICOM, %d unreadable", len(paths), not_dicom, len(unreadable))
-    dicom = [_series(group, places, unreadable) for group in grouped.items()]
+    dicom = [_series(group, roots, unreadable) for group in grouped.items()]
     studies = _studies([part for one in _unique([*dicom, *images]) for part in split_series(one)])
-    return Reading(studies, tuple(unreadable), len(paths), not_dicom)
+    return Inventory(studies, tuple(unreadable), len(paths), not_dicom)
 
 
 def pixels_digest(instance: Instance) -> str:
@@ -98,17 +103,17 @@ def pixels_digest(instance: Instance) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path, places: Places) -> Instance | Outcome | None:
+def _read(path: Path, roots: InputRoots) -> Instance | Outcome | None:
     """A file's header, or why there is none; None where it is no image."""
     try:
         try:
-            return read_instance(path) or find_image(path, places.root_of(path))
+            return read_instance(path) or find_image(path, roots.root_of(path))
         except SeriesRejected as error:
             with path.open("rb") as file:
                 uid = uid_from_digest(hashlib.file_digest(file, "sha256").hexdigest())
-            return Outcome(uid, None, places.folder(path.parent), error.status, error.reason, error.message)
+            return Outcome(uid, None, roots.folder(path.parent), error.status, error.reason, error.message)
     except OSError as error:
-        return not_opened(path, path.parent, places, error)
+        return not_opened(path, path.parent, roots, error)
 
 
 def _group(instance: Instance) -> tuple[str, str, str]:
@@ -118,14 +123,14 @@ def _group(instance: Instance) -> tuple[str, str, str]:
 
 
 def _series(
-    group: tuple[tuple[str, str, str], list[Instance]], places: Places, unreadable: Iterable[Outcome]
+    group: tuple[tuple[str, str, str], list[Instance]], roots: InputRoots, unreadable: Iterable[Outcome]
 ) -> Series:
     (study_uid, series_uid, _), instances = group
-    folder = places.folder(min(instance.path for instance in instances).parent)
+    folder = roots.folder(min(instance.path for instance in instances).parent)
     instances = sorted(instances, key=lambda instance: (instance.sop_instance_uid, instance.path))
     kept = _without_copies(instances)
     series = Series(series_uid, study_uid, folder, kept)
-    folders = {places.folder(instance.path.parent) for instance in instances}
+    folders = {roots.folder(instance.path.parent) for instance in instances}
     lost = sum(outcome.folder in folders for outcome in unreadable)
     if lost:
         detail = f"{lost} DICOM files in the same folder cannot be read; if they belong here, slices are lost"

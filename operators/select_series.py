@@ -1,18 +1,20 @@
-"""Studies → for each series, what the selection makes of it: itself, or the reason why it goes no further.
+"""Study → one job per series: the series that is encoded, or the outcome that says why it is not.
 
 A series that is CT in HU (`operators.series.ct_images`) is taken by any rule that it fits; `prefer` then ranks those of
-a study, and the first `keep` stay. All is decided on headers, before a pixel is read. What the geometry gate says comes
-later and changes no rank: which series of a study is encoded must not depend on a slice that got lost on its way.
+a study, and the first `keep` stay. All is decided on headers, before a pixel is read. The geometry gate comes later and
+changes no rank: which series of a study is encoded must not depend on a slice that got lost on its way.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Final, Literal
 
-from operators.job import Job
+from operators.job import Job, failure
 from operators.series.ct_images import select_series
 from operators.series.rule import Rule, count_slices, text_of, thickness_mm
 from operators.series.sdk_rules import SdkRule
@@ -73,62 +75,38 @@ class Selection:
 EVERY_CT: Final = Selection()
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A series beside the others of its study.
-
-    Attributes:
-        selected: what the selection made of it: the series, or the error that says why it goes no further.
-    """
-
-    selected: Series | Exception
-
-
-def take(candidate: Candidate) -> Series:
-    """The series, as it was selected.
-
-    Raises:
-        SeriesSkipped: `NO_RULE`, `NOT_PREFERRED`, or a reason of `select_series`.
-    """
-    if isinstance(candidate.selected, Exception):
-        raise candidate.selected
-    return candidate.selected
-
-
-def candidates(studies: Iterable[Study], selection: Selection) -> Iterator[Job[Candidate]]:
-    """Each series as a job that begins with what the selection makes of it; one study after the other."""
-    for study in studies:
-        for series, selected in zip(study.series, apply_rules(study.series, selection), strict=True):
-            yield Job(series, Candidate(selected))
-
-
-def apply_rules(study: Sequence[Series], selection: Selection) -> list[Series | Exception]:
-    """What becomes of each series of one study, in their order.
+def select(study: Study, selection: Selection = EVERY_CT) -> list[Job[Series]]:
+    """Decide which series of a study are encoded.
 
     Returns:
-        The series with only its CT images, and a finding `SELECTED_BY_RULE` where a rule took it; or the error that
-        ends it, `SeriesSkipped` as a rule.
+        One job per series, in their order, with its share of the time as `seconds["select"]`. Its state is the series
+        with only its CT images, and a finding `SELECTED_BY_RULE` where a rule took it; or the outcome that ends it,
+        with `NO_RULE`, `NOT_PREFERRED` or a reason of `select_series`.
     """
-    judged = [_judge(series, selection) for series in study]
-    taken = [series for series in judged if isinstance(series, Series)]
-    if not selection.prefer or not taken:
-        return judged
-    ranked = sorted(taken, key=lambda series: (_rank(series, selection.prefer), _identity(series)))
+    jobs = [Job(series, series).then("select", partial(_selected, selection=selection)) for series in study.series]
+    fitting = [job.state for job in jobs if isinstance(job.state, Series)]
+    if not selection.prefer or not fitting:
+        return jobs
+    started = time.perf_counter()
+    ranked = sorted(fitting, key=lambda series: (_rank(series, selection.prefer), _identity(series)))
     keep = selection.keep or 1
-    kept, dropped = ranked[:keep], {_identity(series) for series in ranked[keep:]}
-    reason = SeriesSkipped("NOT_PREFERRED", _not_preferred(kept, len(ranked), selection.prefer))
-    return [reason if isinstance(one, Series) and _identity(one) in dropped else one for one in judged]
+    dropped = {_identity(series) for series in ranked[keep:]}
+    reason = SeriesSkipped("NOT_PREFERRED", _not_preferred(ranked[:keep], len(ranked), selection.prefer))
+    share_s = (time.perf_counter() - started) / len(jobs)
+    return [_after_ranking(job, dropped, reason, share_s) for job in jobs]
 
 
-def _judge(series: Series, selection: Selection) -> Series | Exception:
-    try:
-        return _taken(select_series(series), selection)
-    except Exception as error:  # noqa: BLE001  it ends its series in the stage `select`, and no other of the study
-        return error
+def _after_ranking(
+    job: Job[Series], dropped: Set[tuple[str, int]], reason: SeriesSkipped, share_s: float
+) -> Job[Series]:
+    is_dropped = isinstance(job.state, Series) and _identity(job.state) in dropped
+    state = failure(job, reason) if is_dropped else job.state
+    return Job(job.series, state, {"select": job.seconds["select"] + share_s})
 
 
-def _taken(series: Series, selection: Selection) -> Series:
-    """The series with the names of the rules that take it, where there are rules."""
+def _selected(series: Series, selection: Selection) -> Series:
+    """Return the CT images of a series, with the names of the rules that take it where there are rules."""
+    series = select_series(series)
     if selection.sdk_rules is None and not selection.rules:
         return series
     rules: tuple[Rule | SdkRule, ...] = (*selection.rules, *(selection.sdk_rules or ()))

@@ -25,14 +25,14 @@ def command(
 
     def run() -> int:
         from app.console import list_outcomes, progress
-        from app.encode_folder import inspect_folder
         from app.exit_codes import exit_code
+        from app.inspect import inspect_folder
         from app.settings import check_input, load_settings
         from operators.results.write_json import outcome_document
 
         settings = load_settings(config)
-        with progress("reading headers") as on_file:
-            inspected = inspect_folder(check_input(folder), settings, on_file)
+        with progress("reading headers") as report:
+            inspected = inspect_folder(check_input(folder), settings, report)
         outcomes = [inspection.outcome for inspection in inspected]
         if as_json:
             document = outcome_document(outcomes)

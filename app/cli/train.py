@@ -58,13 +58,12 @@ def command(
 
     def run() -> int:
         from app.console import progress
+        from app.open_bundle import bundle_errors
         from app.research.train.describe import Wording
         from app.research.train.train import Places, train_bundle
-        from models.spec import BundleError
-        from operators.types import StartError
 
         given = {"architecture": arch, "minutes": minutes, "steps": steps, "batch": batch, "seed": seed}
-        try:
+        with bundle_errors():
             plan = _plan(config, given | {"threads": threads}, root, init)
             where = Path(plan.data.root) if plan.data.root else None
             wording = Wording(version, _said(output, config, init, given), _text(notes))
@@ -75,8 +74,6 @@ def command(
 
                 places = Places(data, output, where, cache, labels)
                 bundle = train_bundle(places, plan, wording=wording, resume=resume, report=report)
-        except BundleError as error:
-            raise StartError("BUNDLE_INVALID", str(error)) from error
         if bundle is not None:
             _summary(bundle)
         return 0

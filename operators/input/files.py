@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class InputRoots:
     """Where the files are, and what `outcome.json` says of it.
 
     Attributes:
@@ -44,15 +44,15 @@ class Places:
         return os.fsencode(self.relative(path).as_posix()).decode(errors="replace")
 
 
-def input_files(source: Path, archives: Sequence[Archive]) -> tuple[Places, list[Path], list[Outcome]]:
+def input_files(source: Path, archives: Sequence[Archive]) -> tuple[InputRoots, list[Path], list[Outcome]]:
     """All files of the input in a fixed order, those in archives behind the others; and what could not be opened."""
     if source.is_dir():
-        places = Places(source, archives)
-        paths, unreadable = _files(source, places)
+        roots = InputRoots(source, archives)
+        paths, unreadable = _files(source, roots)
         packed = {archive.path.resolve() for archive in archives}
         paths = [path for path in paths if path not in packed]
     elif source.is_file() and (is_image(source) or is_archive(source)):
-        places, unreadable = Places(source.parent, archives), []
+        roots, unreadable = InputRoots(source.parent, archives), []
         paths = [] if is_archive(source) else [source]
     else:
         raise StartError("INPUT_NOT_A_FOLDER", "the input is not a folder; give a folder that holds DICOM files")
@@ -60,9 +60,9 @@ def input_files(source: Path, archives: Sequence[Archive]) -> tuple[Places, list
         if archive.refused:
             unreadable.append(_refused(archive, archive.refused))
         elif archive.folder:
-            more, closed = _files(archive.folder, places)
+            more, closed = _files(archive.folder, roots)
             paths, unreadable = [*paths, *more], [*unreadable, *closed]
-    return places, paths, unreadable
+    return roots, paths, unreadable
 
 
 def _refused(archive: Archive, error: SeriesError) -> Outcome:
@@ -71,7 +71,7 @@ def _refused(archive: Archive, error: SeriesError) -> Outcome:
     return Outcome(uid, None, archive.name, error.status, error.reason, error.message)
 
 
-def _files(root: Path, places: Places) -> tuple[list[Path], list[Outcome]]:
+def _files(root: Path, roots: InputRoots) -> tuple[list[Path], list[Outcome]]:
     """Regular files below a folder, and an outcome for each folder that could not be listed."""
     found: list[Path] = []
     closed: list[Outcome] = []
@@ -88,14 +88,14 @@ def _files(root: Path, places: Places) -> tuple[list[Path], list[Outcome]]:
                     elif entry.is_file(follow_symlinks=False):
                         found.append(Path(entry.path))
         except OSError as error:
-            closed.append(not_opened(folder, folder, places, error))
+            closed.append(not_opened(folder, folder, roots, error))
     if links:
         logger.warning("%d symbolic links were not followed; give the folder that they lead to", links)
     return sorted(found, key=os.fspath), closed
 
 
-def not_opened(path: Path, folder: Path, places: Places, error: OSError) -> Outcome:
+def not_opened(path: Path, folder: Path, roots: InputRoots, error: OSError) -> Outcome:
     """A file or folder that the system would not give: `failed`, for another try may succeed."""
-    digest = hashlib.sha256(os.fsencode(places.relative(path))).hexdigest()
+    digest = hashlib.sha256(os.fsencode(roots.relative(path))).hexdigest()
     message = f"the file whose path has the SHA-256 {digest[:16]}… was not opened: {error.strerror}; check permissions"
-    return Outcome(uid_from_digest(digest), None, places.folder(folder), "failed", "FILE_NOT_OPENED", message)
+    return Outcome(uid_from_digest(digest), None, roots.folder(folder), "failed", "FILE_NOT_OPENED", message)

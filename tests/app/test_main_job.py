@@ -324,9 +324,9 @@ def raise_failure(outcome):
 
 def test_a_terminated_run_accounts_for_every_series_and_leaves_no_partial_file(mixed_ct, tmp_path):
     slow = (
-        "import time, sys, operators.pipeline as r; run = r.Recipe.run\n"
+        "import time, sys, operators.pipeline as r; run = r.Pipeline.run\n"
         "def late(self, candidate): print('at', flush=True); time.sleep(60); return run(self, candidate)\n"
-        "r.Recipe.run = late; from app.cli import main; sys.exit(main(sys.argv[1:]))"
+        "r.Pipeline.run = late; from app.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", slow, "encode", str(mixed_ct), "-o", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
@@ -366,7 +366,7 @@ def test_an_interrupted_run_accounts_for_every_series(mixed_ct, tmp_path, monkey
     def interrupted(self, series):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("operators.pipeline.Recipe.run", interrupted)
+    monkeypatch.setattr("operators.pipeline.Pipeline.run", interrupted)
 
     run = run_loop(mixed_ct, tmp_path)
 
@@ -386,7 +386,7 @@ def test_a_graph_that_reads_nothing_is_a_failure(phantom_ct, tmp_path, monkeypat
 
 def test_a_killed_run_leaves_no_ledger_of_an_earlier_one(phantom_ct, tmp_path, monkeypatch):
     run_loop(phantom_ct, tmp_path)
-    monkeypatch.setattr("app.encode_folder.Ledger.close", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("app.ledger.Ledger.close", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
 
     run_loop(phantom_ct, tmp_path)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import SETTINGS_FILE, EncodeSettings, Settings, check_paths, disclosure, load_settings
+from app.settings import SETTINGS_FILE, EncodeSettings, Settings, check_paths, load_settings
 from operators.types import StartError
 
 
@@ -40,6 +40,7 @@ def test_the_packagers_sections_are_left_to_it(tmp_path):
         ("geometri: {}", "geometri"),
         ("encode: {device: tpu}", "encode.device"),
         ("privacy: {with_dates: perhaps}", "privacy.with_dates"),
+        ("privacy: {site_key: secret}", "CTVAE_SITE_KEY"),
         ("encode: [", "line 1"),
         ("just text", "no sections"),
     ],
@@ -63,8 +64,8 @@ def test_a_named_file_that_is_missing_is_an_error(tmp_path):
 
 
 def test_the_sites_key_comes_from_the_environment():
-    assert disclosure(Settings(), {"CTVAE_SITE_KEY": "secret"}).site_key == b"secret"
-    assert disclosure(Settings(), {}).site_key is None
+    assert load_settings(None, {"CTVAE_SITE_KEY": "secret"}).privacy.site_key == b"secret"
+    assert load_settings(None, {}).privacy.site_key is None
 
 
 def test_paths_come_from_the_sdks_variables(tmp_path):

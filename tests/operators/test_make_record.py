@@ -53,7 +53,7 @@ def test_no_identity_and_no_date_by_default():
 
 
 def test_identity_and_dates_when_they_are_asked_for():
-    document = features_document(record_of(disclosure=Disclosure(identifiers=True, dates=True)))
+    document = features_document(record_of(disclosure=Disclosure(with_identifiers=True, with_dates=True)))
 
     assert document["subject"]["patient_name"] == "Doe^Jane"
     assert document["subject"]["patient_id"] == "ID-77" and document["subject"]["birth_date"] == "19700102"

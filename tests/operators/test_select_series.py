@@ -17,12 +17,13 @@ import yaml
 from app.cli import main as ctvae
 from app.encode_folder import encode
 from app.settings import load_settings
+from operators.job import Job
 from operators.read_study import read_studies
-from operators.select_series import PreferMatch, Selection, apply_rules, candidates
+from operators.select_series import PreferMatch, Selection, select
 from operators.series.rule import ImageTypeRule, Range, Rule
 from operators.series.sdk_rules import parse_sdk_rules
 from operators.series.text_pattern import check_pattern, matches
-from operators.types import Series, SeriesError, StartError
+from operators.types import Outcome, Series, StartError, Study
 from tests.app.test_main_job import Run, run_program
 from tests.support.checkout import ROOT
 from tests.support.tiny_ct import AXIAL, STUDY, put, stored_values, write_tiny_ct
@@ -70,24 +71,35 @@ def rule(**conditions: object) -> Selection:
 
 def verdict(series: Series, selection: Selection) -> str:
     """The name of the rule that takes a series, or the reason why none does."""
-    [judged] = apply_rules([series], selection)
-    if isinstance(judged, Series):
-        return next((one.detail for one in judged.findings if one.code == "SELECTED_BY_RULE"), "no rule")
-    assert isinstance(judged, SeriesError)
-    return judged.reason
+    [job] = select(study_of(series), selection)
+    if isinstance(job.state, Outcome):
+        return reason(job)
+    return next((one.detail for one in job.state.findings if one.code == "SELECTED_BY_RULE"), "no rule")
+
+
+def reason(job: Job[Series]) -> str:
+    """ "taken", or the reason why not."""
+    return str(job.state.reason) if isinstance(job.state, Outcome) else "taken"
+
+
+def study_of(*series: Series) -> Study:
+    return Study(series[0].study_instance_uid, series)
+
+
+def selected(folder: Path, selection: Selection) -> list[Job[Series]]:
+    return [job for study in read_studies(folder).studies for job in select(study, selection)]
 
 
 def verdicts(folder: Path, selection: Selection) -> dict[int, str]:
     """The number of each series → "taken", or the reason why not."""
-    jobs = list(candidates(read_studies(folder).studies, selection))
-    states = {int(job.series.series_instance_uid.split(".")[-1]): job.state.selected for job in jobs}
-    return {number: getattr(state, "reason", "taken") for number, state in states.items()}
+    jobs = selected(folder, selection)
+    return {int(job.series.series_instance_uid.split(".")[-1]): reason(job) for job in jobs}
 
 
 def message(folder: Path, selection: Selection, number: int) -> str:
-    jobs = candidates(read_studies(folder).studies, selection)
-    [found] = [job.state.selected for job in jobs if job.series.series_instance_uid.endswith(f".9.{number}")]
-    return found.message
+    jobs = selected(folder, selection)
+    [found] = [job for job in jobs if job.series.series_instance_uid.endswith(f".9.{number}")]
+    return str(found.ended("eligible").message)
 
 
 FITS = {
@@ -170,7 +182,7 @@ def test_all_conditions_must_hold_and_any_rule_takes(tmp_path):
 
 def test_without_rules_every_ct_series_is_taken_and_nothing_is_said(tmp_path):
     series = one(tmp_path)
-    assert apply_rules([series], Selection()) == [series]
+    assert [job.state for job in select(study_of(series))] == [series]
 
 
 def test_what_is_no_ct_keeps_its_reason_whatever_the_rules(tmp_path):
@@ -244,17 +256,17 @@ def test_the_order_of_series_decides_nothing(tmp_path):
     kept = set()
     for seed in range(20):
         shuffled = random.Random(seed).sample(study.series, len(study.series))
-        judged = apply_rules(shuffled, selection)
-        kept.add(frozenset(one.series_instance_uid for one in judged if isinstance(one, Series)))
+        jobs = select(study_of(*shuffled), selection)
+        kept.add(frozenset(job.series.series_instance_uid for job in jobs if isinstance(job.state, Series)))
     assert kept == {frozenset({Tiny(1).uid, Tiny(2).uid})}
 
 
 def test_parts_of_a_series_are_ranked_each_for_itself(tmp_path):
     whole = one(tmp_path)
     parts = [replace(whole, part=2), replace(whole, part=1), replace(whole, part=3, instances=whole.instances[:4])]
-    judged = apply_rules(parts, Selection(prefer=("most_slices",)))
-    assert [getattr(one, "reason", "taken") for one in judged] == ["NOT_PREFERRED", "taken", "NOT_PREFERRED"]
-    assert f"{whole.series_instance_uid} part 1;" in str(judged[0])
+    jobs = select(study_of(*parts), Selection(prefer=("most_slices",)))
+    assert [reason(job) for job in jobs] == ["NOT_PREFERRED", "taken", "NOT_PREFERRED"]
+    assert f"{whole.series_instance_uid} part 1;" in str(jobs[0].ended("eligible").message)
 
 
 def test_an_error_over_one_series_ends_no_other(tmp_path, monkeypatch):
@@ -267,8 +279,14 @@ def test_an_error_over_one_series_ends_no_other(tmp_path, monkeypatch):
         return real(self, series)
 
     monkeypatch.setattr(Rule, "unmet", fails)
-    jobs = [job.then("select", lambda one: one) for job in candidates(read_studies(tmp_path).studies, rule())]
-    assert [isinstance(job.state.selected, Series) for job in jobs] == [True, False, True]
+    assert [reason(job) for job in selected(tmp_path, rule())] == ["taken", "INTERNAL_ERROR", "taken"]
+
+
+def test_the_time_of_selection_is_in_the_ledger(tmp_path, monkeypatch):
+    write(tmp_path, *THREE)
+    monkeypatch.setattr("operators.select_series.select_series", lambda series: time.sleep(0.05) or series)
+    for job in selected(tmp_path, Selection(prefer=("thinnest",))):
+        assert list(job.ended("eligible").seconds) == ["select"] and job.seconds["select"] >= 0.05
 
 
 # Patterns.
@@ -383,8 +401,8 @@ def selected_by_us(folder: Path) -> list[set[str]]:
     found = []
     for conditions in SDK_CONDITIONS:
         rules = parse_sdk_rules({"selections": [{"name": "x", "conditions": conditions}]})
-        judged = (one for study in studies for one in apply_rules(study.series, Selection(sdk_rules=rules)))
-        found.append({one.series_instance_uid for one in judged if isinstance(one, Series)})
+        jobs = [job for study in studies for job in select(study, Selection(sdk_rules=rules))]
+        found.append({job.series.series_instance_uid for job in jobs if isinstance(job.state, Series)})
     return found
 
 
@@ -560,6 +578,5 @@ def test_the_python_function_takes_a_selection(four_series):
 
 def test_a_real_lung_kernel_is_told_from_the_others(shared_ct):
     kernel = rule(kernel="^LUNG$", thickness_mm=Range(max=2.5))
-    studies = [study for name in ("cmbcrc_01068", "crlm_1004") for study in read_studies(shared_ct(name)).studies]
-    judged = [one for study in studies for one in apply_rules(study.series, kernel)]
-    assert sorted(getattr(one, "reason", "taken") for one in judged) == ["NO_RULE", "taken"]
+    jobs = [job for name in ("cmbcrc_01068", "crlm_1004") for job in selected(shared_ct(name), kernel)]
+    assert sorted(map(reason, jobs)) == ["NO_RULE", "taken"]

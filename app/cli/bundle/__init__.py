@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from models.spec import Bundle, Preprocessing
+    from models.spec import Preprocessing
     from operators.types import Shape
 
 COMMANDS = {
@@ -33,30 +32,6 @@ group = LazyGroup(
     COMMANDS,
     help="Look into a bundle, check, certify, export or run it; make one of a Keras or MONAI checkpoint.",
 )
-
-
-@contextmanager
-def bundle_errors() -> Iterator[None]:
-    """What is wrong with a bundle is wrong with the call: one line, exit code 3."""
-    from models.spec import BundleError
-    from operators.types import StartError
-
-    try:
-        yield
-    except BundleError as error:
-        raise StartError("BUNDLE_INVALID", str(error)) from error
-
-
-def opened(path: Path | None) -> Bundle:
-    """The bundle in a folder, or the shipped one, loaded and checked against its digests.
-
-    Raises:
-        StartError: `BUNDLE_INVALID`.
-    """
-    from models.bundle.store import find_bundle, load_bundle
-
-    with bundle_errors():
-        return load_bundle(find_bundle(path))
 
 
 def preprocessing_of(

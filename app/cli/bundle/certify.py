@@ -40,14 +40,14 @@ def command(
     """
 
     def run() -> int:
-        from app.cli.bundle import bundle_errors, opened
         from app.console import progress
+        from app.open_bundle import bundle_errors, open_bundle
         from app.research.certify.certify import certify_bundle, write_certificate
         from operators.types import StartError
 
         if 0 < phantoms < 30:
             raise StartError("FEW_PHANTOMS", f"{phantoms} phantoms say nothing; give at least 30, or 0 for none")
-        bundle = opened(path)
+        bundle = open_bundle(path)
         asked = tuple(filter(None, (name.strip() for name in taps.split(","))))
         with bundle_errors():
             with progress("finding scans") as show:

@@ -26,12 +26,12 @@ def command(
     """One line a question. Exit code 0: usable; 3: it is not, and the last line says why."""
 
     def run() -> int:
-        from app.cli.bundle import bundle_errors, opened
         from app.console import verdict_lines
+        from app.open_bundle import bundle_errors, open_bundle
         from models.bundle.check import check_bundle
         from operators.types import StartError
 
-        bundle = opened(path)
+        bundle = open_bundle(path)
         with bundle_errors():
             verdicts = list(check_bundle(bundle))
         if as_json:

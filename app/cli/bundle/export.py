@@ -29,12 +29,13 @@ def command(
     """
 
     def run() -> int:
-        from app.cli.bundle import bundle_errors, opened, write_whole
+        from app.cli.bundle import write_whole
         from app.console import verdict_lines
+        from app.open_bundle import bundle_errors, open_bundle
         from models.bundle.check import check_decoder, check_torch
         from models.runtime import OnnxEncoder
 
-        bundle = opened(path)
+        bundle = open_bundle(path)
         with bundle_errors():
             verdicts = list(check_torch(bundle, OnnxEncoder(bundle)))
             files = {output / "encoder.onnx": bundle.onnx_path.read_bytes()}

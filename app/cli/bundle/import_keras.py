@@ -52,7 +52,8 @@ def command(
     """
 
     def run() -> int:
-        from app.cli.bundle import bundle_errors, preprocessing_of, voxels
+        from app.cli.bundle import preprocessing_of, voxels
+        from app.open_bundle import bundle_errors
         from models.importers.keras.bundle import write_keras_bundle
         from models.importers.keras.read import read_keras
         from models.spec import BundleError

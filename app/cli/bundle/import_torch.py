@@ -52,7 +52,8 @@ def command(
     """
 
     def run() -> int:
-        from app.cli.bundle import bundle_errors, preprocessing_of
+        from app.cli.bundle import preprocessing_of
+        from app.open_bundle import bundle_errors
         from models.importers.torch_checkpoint import read_parameters
 
         with bundle_errors():

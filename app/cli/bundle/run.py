@@ -34,11 +34,12 @@ def command(
     """
 
     def run() -> int:
-        from app.cli.bundle import bundle_errors, opened, saved_arrays
+        from app.cli.bundle import saved_arrays
+        from app.open_bundle import bundle_errors, open_bundle
         from app.research.data.windows_file import pooled_taps, read_windows
         from models.runtime import open_encoder
 
-        bundle = opened(path)
+        bundle = open_bundle(path)
         made = read_windows(windows, bundle.preprocessing.window_voxels)
         with bundle_errors():
             encoder = open_encoder(bundle, device.value)

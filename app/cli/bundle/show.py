@@ -26,10 +26,10 @@ def command(
     """Name and version, architecture, preprocessing, taps, and in short how it was trained and what is certified."""
 
     def run() -> int:
-        from app.cli.bundle import bundle_errors, opened
+        from app.open_bundle import bundle_errors, open_bundle
         from models.bundle.check import read_certificate
 
-        bundle = opened(path)
+        bundle = open_bundle(path)
         with bundle_errors():
             described = describe(bundle, read_certificate(bundle))
         lines = json.dumps(described, indent=1) if as_json else "\n".join(_lines(bundle, described))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.encode_folder import encode, inspect_folder
+from app.encode_folder import encode
+from app.inspect import inspect_folder
 from app.settings import Settings, load_settings
 from models.bundle.store import load_bundle
 from operators.build_volume import build_volume

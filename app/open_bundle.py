@@ -1,0 +1,48 @@
+"""The model bundle of a run: found, loaded and checked; whatever is wrong with it is wrong with the call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.settings import Settings, starting
+from models.bundle.store import find_bundle, load_bundle
+from models.spec import Bundle, BundleError
+from operators.geometry.windows import ARRAYS_ONLY
+from operators.types import StartError
+
+
+@contextmanager
+def bundle_errors() -> Iterator[None]:
+    """Turn a `BundleError` into a `StartError` with the reason `BUNDLE_INVALID`."""
+    try:
+        yield
+    except BundleError as error:
+        raise StartError("BUNDLE_INVALID", str(error)) from error
+
+
+def open_bundle(models: Path | None, name: str | None = None) -> Bundle:
+    """Load a bundle, checked against its digests; by default the shipped one.
+
+    Args:
+        models: a bundle, or a folder of bundles.
+        name: of one of several.
+
+    Raises:
+        StartError: `BUNDLE_INVALID` or `NOT_ACCESSIBLE`.
+    """
+    with starting(), bundle_errors():
+        return load_bundle(find_bundle(models, name))
+
+
+def open_scan_bundle(models: Path | None, settings: Settings) -> Bundle:
+    """Load the bundle that the settings name, and check that it says how a scan becomes windows.
+
+    Raises:
+        StartError: `BUNDLE_INVALID`, `NOT_ACCESSIBLE` or `ARRAYS_ONLY`.
+    """
+    bundle = open_bundle(models, settings.encode.model)
+    if bundle.arrays_only:
+        raise StartError("ARRAYS_ONLY", ARRAYS_ONLY)
+    return bundle

@@ -1,0 +1,24 @@
+"""Settings and a model → the stages that each series of a run goes through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from app.open_bundle import bundle_errors, open_scan_bundle
+from app.settings import Settings, starting
+from models.runtime import open_encoder
+from operators.encode import check_taps
+from operators.pipeline import Pipeline
+
+
+def open_pipeline(settings: Settings, models: Path | None, output: Path | None) -> Pipeline:
+    """Find, check and open the model, and decide what is done to each series.
+
+    Raises:
+        StartError: `BUNDLE_INVALID`, `NOT_ACCESSIBLE`, `ARRAYS_ONLY` or `UNKNOWN_TAP`.
+    """
+    bundle = open_scan_bundle(models, settings)
+    with starting(), bundle_errors():
+        encoder = open_encoder(bundle, settings.encode.device)
+    check_taps(bundle, settings.encode.taps)
+    return Pipeline(bundle, encoder, settings.encode.taps, settings.privacy, output, settings.geometry)
