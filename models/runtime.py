@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle.store import read_weights
 from models.spec import Bundle, BundleError
+from models.weights import read_weights
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -150,6 +150,61 @@ def test_a_made_up_file_that_does_not_is_found(path: str, source: str, wrong: st
 )
 def test_a_made_up_file_that_does_is_left_alone(path: str, source: str):
     assert violations(path, source) == []
+
+
+def imports_of_layer(layer: str) -> dict[str, set[str]]:
+    """Module of the layer → the layer's modules that it imports, anywhere in it, type checking included."""
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / layer).rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in files.items()}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        package = list(path.relative_to(ROOT).parent.parts)
+        whole = {module_of(full, modules) for full in imported(ast.parse(path.read_text()), package)}
+        graph[name] = whole - {None, name}
+    return graph
+
+
+def module_of(full: str, modules: Iterable[str]) -> str | None:
+    """The module that an imported name is, or is in."""
+    while full not in modules:
+        full, _, last = full.rpartition(".")
+        if not last:
+            return None
+    return full
+
+
+def by_package(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same between the packages of a layer; a module at its top is a node of its own."""
+
+    def node(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    merged: dict[str, set[str]] = {}
+    for module, targets in graph.items():
+        merged.setdefault(node(module), set()).update(map(node, targets))
+    return {name: targets - {name} for name, targets in merged.items()}
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """What is left when nodes that import nothing that is left are taken away: the nodes of, and above, cycles."""
+    left = dict(graph)
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+@pytest.mark.parametrize("layer", ["models"])
+def test_neither_modules_nor_packages_of_a_layer_import_each_other_in_a_circle(layer: str):
+    graph = imports_of_layer(layer)
+    assert set(cycle(graph)) <= {"models.training.run", "models.training.state", "models.training.train"}
+    assert cycle(by_package(graph)) == []
+
+
+def test_a_circle_is_found():
+    graph = {"m.a.x": {"m.b.y"}, "m.b.y": set(), "m.b.z": {"m.a.x"}, "m.top": {"m.a.x"}}
+    assert cycle(graph) == []
+    assert cycle(by_package(graph)) == ["m.a", "m.b", "m.top"]
 
 
 def test_inference_on_a_cpu_loads_neither_torch_nor_monai(phantom_ct: Path):

@@ -31,30 +31,8 @@ from numpy.typing import NDArray
 
 from models.bundle.golden import GOLDEN, make_golden
 from models.bundle.monai_config import INFERENCE, inference_config, monai_defaults
-from models.spec import (
-    FORMAT_VERSION,
-    Bundle,
-    BundleError,
-    Preprocessing,
-    TapSpec,
-    arrays_only,
-    compose_metadata,
-    parse_metadata,
-)
-
-__all__ = [
-    "FORMAT_VERSION",
-    "Bundle",
-    "BundleError",
-    "Preprocessing",
-    "TapSpec",
-    "amend_bundle",
-    "arrays_only",
-    "find_bundle",
-    "load_bundle",
-    "read_weights",
-    "save_bundle",
-]
+from models.spec import Bundle, BundleError, compose_metadata, parse_metadata
+from models.weights import read_weights
 
 DEFAULT_BUNDLE = "ct_vae"
 
@@ -193,25 +171,6 @@ def amend_bundle(path: Path, files: Mapping[str, bytes]) -> Bundle:
         load_bundle(fresh)
         _swap(fresh, whole, Path(temporary) / "old")
     return load_bundle(path)
-
-
-def read_weights(weights: bytes) -> dict[str, NDArray[np.float32]]:
-    """Name → float32 tensor, of the bytes of a safetensors file.
-
-    Raises:
-        BundleError: not safetensors, or not float32.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        tensors = load(weights)
-    except (SafetensorError, KeyError, ValueError, AttributeError) as error:
-        raise BundleError(f"model.safetensors is damaged or holds a type other than float32: {error}") from error
-    wrong = sorted(name for name, tensor in tensors.items() if tensor.dtype != np.float32)
-    if wrong or not tensors:
-        raise BundleError(f"model.safetensors has {', '.join(wrong[:3]) or 'nothing'} not in float32; expected float32")
-    return tensors
 
 
 def _swap(fresh: Path, path: Path, old: Path) -> None:

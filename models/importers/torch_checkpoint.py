@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.bundle.store import read_weights
 from models.networks.autoencoder_kl import DenseVae, monai_state
 from models.networks.registry import all_parameters, build_vae
 from models.spec import BundleError
+from models.weights import read_weights
 
 ARCHITECTURES = ("autoencoder_kl", "autoencoder_kl_maisi")
 

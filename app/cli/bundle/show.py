@@ -42,7 +42,7 @@ def command(
 def describe(bundle: Bundle, certificate: Mapping[str, Any] | None) -> dict[str, Any]:
     """All that is shown, as plain JSON values."""
     from models.bundle.check import check_active
-    from models.bundle.store import read_weights
+    from models.weights import read_weights
 
     weights = read_weights(bundle.weights_path.read_bytes())
     counts = {
