@@ -30,16 +30,11 @@ from app.research.data.changed_windows import ORIGINAL, see_scan  # noqa: E402
 from app.research.data.scans import cached_windows, find_scans, with_margin  # noqa: E402
 from app.research.train.recipe import load_recipe, make_plan  # noqa: E402
 from models.bundle.store import load_bundle  # noqa: E402
+from models.statistics.identity import METRICS, found_again, non_overlapping, whiten  # noqa: E402
 from models.statistics.patients import mean_interval  # noqa: E402
 from models.statistics.probes import mean_score, ridge_probes, score_difference  # noqa: E402
-from models.statistics.repeatability import (  # noqa: E402
-    ACTIVE_VARIANCE,
-    METRICS,
-    found_again,
-    non_overlapping,
-    repeatability,
-    whiten,
-)
+from models.statistics.repeatability import repeatability  # noqa: E402
+from models.statistics.units import ACTIVE_VARIANCE  # noqa: E402
 from operators.measure.quantities import QUANTITIES, window_quantities  # noqa: E402
 
 RECIPE, LIST = (

@@ -1,4 +1,4 @@
-"""The architectures of this project: `question` and `ct_vae`."""
+"""The architecture `ct_vae`: patches of voxels and their statistics, residual blocks, heads that see every stage."""
 
 from __future__ import annotations
 
@@ -7,48 +7,10 @@ from itertools import pairwise
 
 from torch import nn
 
-from models.networks.conv_pool import ConvReluPool, LastUp
 from models.networks.layers import ChannelsLastFlatten, Fold, Grid, PatchStatistics, ResidualBlock, SoftBound, Unfold
-from models.networks.pooled import PooledVae, Reading, composed
-from models.networks.vae import Layer, Size, Vae
+from models.networks.pooled import EncoderParts, PooledVae, composed
+from models.networks.vae import Layer, Size, halved
 from models.spec import BundleError
-
-
-def question(
-    *,
-    window_voxels: Size = (32, 256, 256),
-    channels: tuple[int, ...] = (16, 32, 64, 32, 16),
-    dense: int = 256,
-    latents: int = 32,
-    heads: str = "linear",
-    decoder: bool = True,
-) -> Vae:
-    """The network of the question that started this project; 320,096 parameters in its encoder as it stands.
-
-    Conv3D 2×2×2 `same` ReLU, each followed by a MaxPool of 2; flattened channels last; Dense ReLU; two heads, linear or
-    with a ReLU. That is a common mistake, kept for weights that were trained with it: mu cannot be below 0 then, and
-    sigma not below 1. Without a decoder it is an encoder that came alone, from Keras.
-    """
-    if heads not in ("linear", "relu"):
-        raise BundleError(f"question heads are {heads!r}; expected 'linear' or 'relu'")
-    stages: dict[str, nn.Module] = {}
-    layers: list[Layer] = []
-    before = 1
-    for number, after in enumerate(channels, 1):
-        stages[f"block{number}"] = ConvReluPool(before, after)
-        layers += [Layer((2, 2, 2), (1, 1, 1)), Layer((2, 2, 2), (2, 2, 2), f"block{number}")]
-        before = after
-    grid = _halved(window_voxels, len(channels))
-    flat = channels[-1] * math.prod(grid)
-    stages["dense"] = nn.Sequential(ChannelsLastFlatten(), nn.Linear(flat, dense), nn.ReLU())
-    up: list[nn.Module] = [nn.Linear(latents, dense), nn.ReLU(), nn.Linear(dense, flat), Grid(channels[-1], grid)]
-    for before, after in zip(channels[::-1], (*channels[-2::-1], 1), strict=True):
-        up += [nn.ReLU(inplace=True), LastUp(before) if after == 1 else nn.ConvTranspose3d(before, after, 2, 2)]
-    mu, logvar = (nn.Linear(dense, latents) for _ in ("mu", "log-variance"))
-    ends = (mu, logvar) if heads == "linear" else (nn.Sequential(mu, nn.ReLU()), nn.Sequential(logvar, nn.ReLU()))
-    back = nn.Sequential(*up) if decoder else None
-    return Vae(stages, ends, back, layers=layers, window_voxels=window_voxels)
-
 
 LEVELS = (0.025, 0.075, 0.2, 0.375, 0.45, 0.485, 0.525, 0.575, 0.7)
 """Between what a patch's voxels are counted, of the range -1000 to 1000 HU: -950, -850, -600, -250, -100, -30, 50, 150
@@ -64,7 +26,7 @@ def ct_vae(
     dense: int = 256,
     latents: int = 32,
     levels: tuple[float, ...] = LEVELS,
-) -> Vae:
+) -> PooledVae:
     """Patches of voxels folded into channels beside their statistics, then residual blocks at ever coarser grids.
 
     Where things are comes to the heads from the last grid, flattened; how much there is of them, from what is pooled
@@ -80,7 +42,7 @@ def ct_vae(
         raise BundleError(f"ct_vae levels are {levels}; expected ascending numbers between 0 and 1")
     statistics = PatchStatistics(fold, (0.0, *levels, 1.0))
     folded = (window_voxels[0] // fold[0], window_voxels[1] // fold[1], window_voxels[2] // fold[2])
-    grid = _halved(folded, len(channels) - 1)
+    grid = halved(folded, len(channels) - 1)
     patch, last, flat = math.prod(fold), channels[-1], neck * math.prod(grid)
     stages: dict[str, nn.Module] = {"stem": nn.Conv3d(patch + statistics.channels, channels[0], 1)}
     stages["block1"] = ResidualBlock(channels[0])
@@ -104,7 +66,7 @@ def ct_vae(
         stages,
         (mu, logvar),
         nn.Sequential(*up),
-        reading=Reading(Fold(fold), statistics, squeeze, together),
+        parts=EncoderParts(Fold(fold), statistics, squeeze, together),
         describer=nn.Linear(latents, composed(statistics.channels)),
         layers=layers,
         window_voxels=window_voxels,
@@ -113,11 +75,3 @@ def ct_vae(
 
 def _residual(tap: str) -> tuple[Layer, Layer]:
     return Layer((3, 3, 3), (1, 1, 1)), Layer((3, 3, 3), (1, 1, 1), tap)
-
-
-def _halved(size: Size, times: int) -> Size:
-    """The grid after so many halvings."""
-    step = 2**times
-    if any(length % step for length in size):
-        raise BundleError(f"a grid of {size} cannot be halved {times} times; choose a window that can")
-    return size[0] // step, size[1] // step, size[2] // step

@@ -13,8 +13,8 @@ from models.networks.layers import Fold, PatchStatistics, mean_and_spread
 from models.networks.vae import Layer, Size, Vae
 
 
-class Reading(NamedTuple):
-    """How the heads get to see the stages.
+class EncoderParts(NamedTuple):
+    """What an encoder has beside its stages and heads.
 
     Attributes:
         fold: patches of voxels → channels, for the first stage.
@@ -45,13 +45,13 @@ class PooledVae(Vae):
         heads: tuple[nn.Module, nn.Module],
         decoder: nn.Module,
         *,
-        reading: Reading,
+        parts: EncoderParts,
         describer: nn.Module,
         layers: Sequence[Layer],
         window_voxels: Size,
     ) -> None:
         super().__init__(stages, heads, decoder, layers=layers, window_voxels=window_voxels)
-        self.fold, self.patches, self.squeeze, self.dense = reading
+        self.fold, self.patches, self.squeeze, self.dense = parts
         self.describer = describer
 
     @property

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from models.networks.autoencoder_kl import autoencoder_kl, autoencoder_kl_maisi
-from models.networks.ct_vae import ct_vae, question
+from models.networks.ct_vae import ct_vae
 from models.networks.keras import keras_encoder
+from models.networks.question import question
 from models.networks.vae import Vae
 from models.spec import BundleError
 

@@ -97,3 +97,15 @@ def receptive_fields(layers: Sequence[Layer]) -> dict[str, Size]:
         if layer.tap is not None:
             found[layer.tap] = (field[0], field[1], field[2])
     return found
+
+
+def halved(size: Size, times: int) -> Size:
+    """Return the grid after so many halvings.
+
+    Raises:
+        BundleError: a length that cannot be halved so often.
+    """
+    step = 2**times
+    if any(length % step for length in size):
+        raise BundleError(f"a grid of {size} cannot be halved {times} times; choose a window that can")
+    return size[0] // step, size[1] // step, size[2] // step

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from models.statistics.repeatability import ACTIVE_VARIANCE
+from models.statistics.units import ACTIVE_VARIANCE
 from models.training.settings import Likelihood, Penalty
 
 _SMALLEST_ERROR = {"gaussian": 1e-8, "laplace": 1e-4}

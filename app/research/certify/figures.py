@@ -12,22 +12,13 @@ from numpy.typing import NDArray
 from app.research.certify.measure import Measured
 from app.research.data.changed_windows import ORIGINAL
 from models.spec import TapSpec
+from models.statistics.identity import METRICS, identity, non_overlapping, whiten
 from models.statistics.image_error import TISSUES_HU
 from models.statistics.label_probes import label_probe
 from models.statistics.patients import Interval, mean_interval
 from models.statistics.probes import Probe, mean_score, ridge_probes
-from models.statistics.repeatability import (
-    ACTIVE_VARIANCE,
-    METRICS,
-    Repeatability,
-    active_units,
-    correlation,
-    identity,
-    kl_by_dimension,
-    non_overlapping,
-    repeatability,
-    whiten,
-)
+from models.statistics.repeatability import Repeatability, repeatability
+from models.statistics.units import ACTIVE_VARIANCE, active_units, correlation, kl_by_dimension
 
 DIGITS = 4
 FEWEST_VALUES = 6

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from models.statistics.repeatability import ACTIVE_VARIANCE
+from models.statistics.units import ACTIVE_VARIANCE
 
 Floats = NDArray[np.floating[Any]]
 
