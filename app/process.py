@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from app.exit_codes import COULD_NOT_START, FAILED
+from app.extras import lacking
 
 logger = logging.getLogger("ctvae")
 
@@ -75,6 +76,10 @@ def _reported(run: Callable[[], int]) -> int:
         return FAILED
     except Exception as error:  # the last boundary: one line for the user, the traceback for the developer
         logger.debug("internal error", exc_info=True)
+        missing = lacking(error)
+        if missing:
+            logger.error("%s", missing)
+            return COULD_NOT_START
         logger.error(
             "INTERNAL_ERROR: %s; run again with --log-level DEBUG and report the traceback", type(error).__name__
         )

@@ -23,7 +23,7 @@ from operators.types import StartError
 FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below
 SECTIONS = ("application", "resources", "encode", "privacy", "selection", "geometry")
 Device = Literal["auto", "cpu", "cuda"]
-SETTINGS_FILE = Path(__file__).resolve().parent.parent / "app.yaml"
+SETTINGS_FILE = Path(__file__).resolve().with_name("app.yaml")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from app.exit_codes import COULD_NOT_START
+from app.extras import lacking
 from app.process import OneLineParser
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR", "CRITICAL")
@@ -51,7 +53,14 @@ def _position_of_verb(argv: list[str]) -> int | None:
 
 def _hand_to_sdk(argv: list[str], *, has_verb: bool) -> None:
     """Let the SDK's own command do it; where that shows its general help, name `exec` below it."""
-    from holoscan_cli.__main__ import main as sdk_main
+    try:
+        from holoscan_cli.__main__ import main as sdk_main
+    except ModuleNotFoundError as error:
+        text = lacking(error)
+        if text is None:
+            raise
+        sys.stderr.write(f"{text}\n")
+        sys.exit(COULD_NOT_START)
 
     try:
         sdk_main(argv)

@@ -1,0 +1,19 @@
+"""Which extra of the package (pyproject.toml) brings a library that a command may lack."""
+
+from __future__ import annotations
+
+_LIBRARIES = {
+    "graph": ("holoscan", "holoscan_cli"),
+    "table": ("pyarrow",),
+    "train": ("h5py", "lightning", "matplotlib", "monai", "onnx", "onnxscript", "sklearn", "tensorboard", "torch"),
+}
+EXTRA_OF = {library: extra for extra, libraries in _LIBRARIES.items() for library in libraries}
+
+
+def lacking(error: Exception) -> str | None:
+    """Return one line that names the extra to install; None unless the error is a missing library of an extra."""
+    library = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    extra = EXTRA_OF.get(library)
+    if extra is None:
+        return None
+    return f"MISSING_EXTRA: {library} is not installed; install ctvae with the extra that has it: ctvae[{extra}]"
