@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import distribution, packages_distributions, version
 from pathlib import Path
 
@@ -16,28 +18,38 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from app.extras import EXTRA_OF, lacking
 from tests.support.checkout import ROOT, skip_or_fail
 
 PACKAGES = ("app", "operators", "models")
+# What torch brings for a GPU differs from machine to machine; pip is there before the lock is read.
+NOT_LOCKED = ("nvidia-", "triton", "pip")
 
 
-def pins(name: str) -> list[Requirement]:
+def pins(name: str) -> dict[str, Requirement]:
     lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
-    return [Requirement(line) for line in lines if line and not line.startswith("-r ")]
+    found = [Requirement(line) for line in lines if line and not line.startswith("-r ")]
+    return {canonicalize_name(pin.name): pin for pin in found}
 
 
-ALL_PINS = pins("requirements.txt") + pins("requirements-dev.txt")
+def declared() -> dict[str, list[Requirement]]:
+    """What pyproject.toml asks for: the core under "", each extra under its name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = {"": project["dependencies"], **project["optional-dependencies"]}
+    return {extra: [Requirement(line) for line in lines] for extra, lines in lists.items()}
 
 
-@pytest.mark.parametrize("pin", ALL_PINS, ids=lambda pin: pin.name)
-def test_a_requirement_names_one_exact_version(pin: Requirement):
-    operators = [(part.operator, "*" in part.version) for part in pin.specifier]
-    assert operators == [("==", False)]
+LOCK = pins("requirements.txt")
+ALL_PINS = LOCK | pins("requirements-dev.txt")
 
 
-@pytest.mark.parametrize("pin", ALL_PINS, ids=lambda pin: pin.name)
-def test_the_version_that_is_pinned_is_installed(pin: Requirement):
-    assert pin.specifier.contains(version(pin.name))
+def test_each_pin_names_one_exact_version():
+    said = {name: [(part.operator, "*" in part.version) for part in pin.specifier] for name, pin in ALL_PINS.items()}
+    assert {name: parts for name, parts in said.items() if parts != [("==", False)]} == {}
+
+
+def test_each_pinned_version_is_installed():
+    assert [str(pin) for name, pin in ALL_PINS.items() if not pin.specifier.contains(version(name))] == []
 
 
 def test_nothing_that_is_installed_conflicts():
@@ -45,11 +57,35 @@ def test_nothing_that_is_installed_conflicts():
     assert checked.returncode == 0, checked.stdout
 
 
-def test_whatever_the_code_imports_is_pinned():
-    pinned = {canonicalize_name(pin.name) for pin in pins("requirements.txt")}
+def test_the_lock_pins_all_that_pyproject_asks_for_and_what_that_brings():
+    asked = [requirement for requirements in declared().values() for requirement in requirements]
+    wrong = [str(one) for one in asked if not one.specifier.contains(str(LOCK[one.name].specifier).removeprefix("=="))]
+    needed = {"setuptools", *closure(asked)}
+    assert (wrong, sorted(needed - set(LOCK)), sorted(set(LOCK) - needed)) == ([], [], []), "see requirements.txt"
+
+
+def closure(requirements: list[Requirement]) -> set[str]:
+    """The names of these and of all that they need in their turn, as installed here."""
+    todo, seen = list(requirements), set[tuple[str, frozenset[str]]]()
+    while todo:
+        asked = todo.pop()
+        key = canonicalize_name(asked.name), frozenset(asked.extras)
+        if key in seen or key[0].startswith(NOT_LOCKED):
+            continue
+        seen.add(key)
+        for needed in map(Requirement, distribution(asked.name).requires or []):
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in key[1] | {""}):
+                todo.append(needed)
+    return {name for name, _ in seen}
+
+
+def test_whatever_the_code_imports_is_declared_and_an_extra_is_named_for_what_the_core_lacks():
     found_in = packages_distributions()
+    extras = {extra: {canonicalize_name(one.name) for one in asked} for extra, asked in declared().items()}
     for module in sorted(third_party_imports()):
-        assert pinned & {canonicalize_name(name) for name in found_in.get(module, ())}, f"{module} is not pinned"
+        names = {canonicalize_name(name) for name in found_in.get(module, ())}
+        bringing = {extra for extra, brought in extras.items() if names & brought}
+        assert EXTRA_OF.get(module, "") in bringing, f"{module} is not declared in pyproject.toml, or not in app.extras"
 
 
 def third_party_imports() -> set[str]:
@@ -61,6 +97,55 @@ def third_party_imports() -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.split(".")[0])
     return names - sys.stdlib_module_names - set(PACKAGES)
+
+
+@pytest.fixture(scope="module")
+def without_extras(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `ctvae` from an unpacked wheel of this checkout, in a Python that has no library of an extra."""
+    folder = tmp_path_factory.mktemp("installed")
+    source = folder / "source"
+    for name in subprocess.check_output(["git", "ls-files", "-z", *PACKAGES], cwd=ROOT, text=True).split("\0"):
+        if name and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).symlink_to(ROOT / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-compile"]
+    subprocess.run([*build, "--target", folder / "site", source], check=True, capture_output=True)
+    start = (
+        "import sys\n"
+        f"for name in {sorted(EXTRA_OF)!r}: sys.modules[name] = None\n"
+        "from app.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(folder / "site"), "PYTHONSAFEPATH": "1"}
+        command = [sys.executable, "-c", start, *map(str, arguments)]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+def test_the_installed_core_encodes_and_its_doctor_is_content(without_extras, phantom_ct, tmp_path):
+    encoded = without_extras("encode", phantom_ct, "-o", tmp_path)
+    assert encoded.returncode == 0, encoded.stderr
+    assert len(list(tmp_path.glob("*/features.sr.dcm"))) == 1
+    examined = without_extras("doctor", "--device", "cpu")
+    assert examined.returncode == 0, examined.stdout + examined.stderr
+
+
+def test_the_installed_settings_and_schema_are_those_of_the_checkout(without_extras):
+    assert without_extras("schema").stdout == (ROOT / "operators/results/features.schema.json").read_text()
+    assert (ROOT / "app" / "app.yaml").is_file()
+
+
+def test_a_command_that_lacks_its_extra_names_it_in_one_line(without_extras):
+    ended = without_extras("train", "scans", "-o", "bundle")
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (3, "", 1)
+    assert "MISSING_EXTRA: torch " in ended.stderr and ended.stderr.endswith(": ctvae[train]\n")
+    assert (lacking(ModuleNotFoundError(name="pyarrow.parquet")) or "").endswith(": ctvae[table]")
+    assert lacking(ModuleNotFoundError(name="unheard_of")) is lacking(ImportError(name="torch")) is None
 
 
 class Checkout:
@@ -99,8 +184,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
             copy = folder / source.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, copy)
-    for name in ("Makefile", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "Makefile", folder)
+    project = (ROOT / "pyproject.toml").read_text()
+    (folder / "pyproject.toml").write_text(re.sub(r"(?ms)^dependencies = \[.*?^\]", "dependencies = []", project))
     names = ("holoscan-cli", "setuptools")
     (folder / "requirements.txt").write_text("".join(f"{name}=={version(name)}\n" for name in names))
     for name in names:
