@@ -21,4 +21,4 @@ def open_pipeline(settings: Settings, models: Path | None, output: Path | None) 
     with starting(), bundle_errors():
         encoder = open_encoder(bundle, settings.encode.device)
     check_taps(bundle, settings.encode.taps)
-    return Pipeline(bundle, encoder, settings.encode.taps, settings.privacy, output, settings.geometry)
+    return Pipeline(bundle, encoder, settings.encode.taps, settings.privacy, output, settings.geometry, settings.sr)

@@ -18,10 +18,11 @@ from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import NOTHING_DISCLOSED, Disclosure
 from operators.select_series import EVERY_CT, Selection
 from operators.series.sdk_rules import SdkRule, parse_sdk_rules
+from operators.sr.codes import SrClass
 from operators.types import StartError
 
 FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below
-SECTIONS = ("application", "resources", "encode", "privacy", "selection", "geometry")
+SECTIONS = ("application", "resources", "encode", "privacy", "selection", "geometry", "sr")
 Device = Literal["auto", "cpu", "cuda"]
 SETTINGS_FILE = Path(__file__).resolve().with_name("app.yaml")
 
@@ -53,6 +54,7 @@ class Settings:
     privacy: Disclosure = NOTHING_DISCLOSED
     selection: Selection = EVERY_CT
     geometry: GeometryPolicy = NO_REPAIR
+    sr: SrClass = "comprehensive_3d"
 
 
 @dataclass(frozen=True, slots=True)

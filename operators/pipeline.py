@@ -14,6 +14,7 @@ from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.job import Job
 from operators.make_record import Disclosure, make_record
 from operators.preprocess import preprocess
+from operators.sr.codes import SrClass
 from operators.types import Encoding, FeatureRecord, Outcome, Series, Volume, Windows
 from operators.write_features import write_features
 
@@ -31,6 +32,7 @@ class Pipeline:
         disclosure: what of the patient may be written.
         output: folder for the results; None writes nothing.
         geometry: what is repaired rather than rejected.
+        sr: the SOP class of the SR.
     """
 
     bundle: Bundle
@@ -39,6 +41,7 @@ class Pipeline:
     disclosure: Disclosure
     output: Path | None
     geometry: GeometryPolicy = NO_REPAIR
+    sr: SrClass = "comprehensive_3d"
 
     def build(self, job: Job[Series]) -> Job[Volume]:
         """Series → Volume, or rejected by the geometry gate."""
@@ -56,7 +59,7 @@ class Pipeline:
         """Encoding → FeatureRecord, in the output folder where there is one."""
         record = job.then("record", lambda encoding: make_record(encoding, self.bundle, self.disclosure, self.geometry))
         output = self.output
-        return record if output is None else record.then("write", lambda made: write_features(made, output))
+        return record if output is None else record.then("write", lambda made: write_features(made, output, self.sr))
 
     def run(self, job: Job[Series]) -> Job[FeatureRecord]:
         """All stages of one series, one after the other."""

@@ -363,6 +363,29 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Reliability:
+    """Whether the numbers of a series should be believed, as its bundle's reference patients say.
+
+    Attributes:
+        verdict: at alpha 0.1; `undetermined` where there are too few reference patients to tell.
+        reasons: what led to it, one line each.
+        n_reference: patients.
+        p_conformal: by patient; None where `n_reference` is too small.
+        mahalanobis: distance of mu from the reference population.
+        reconstruction_mae_hu: mean absolute error of the decoder's reconstruction.
+        percentiles: rank of each score in the reference population, in percent.
+    """
+
+    verdict: Literal["in_distribution", "out_of_distribution", "undetermined"]
+    reasons: tuple[str, ...]
+    n_reference: int
+    p_conformal: float | None = None
+    mahalanobis: float | None = None
+    reconstruction_mae_hu: float | None = None
+    percentiles: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureRecord:
     """Everything that is written about one series: its features, and who, what and how.
 
@@ -373,6 +396,7 @@ class FeatureRecord:
         config_digest: SHA-256 of all settings that can change what is written.
         quantities: what the voxels themselves say, None where it could not be measured.
         job_key: identity of the job: hex SHA-256 over instances, part, weights and configuration.
+        reliability: None for a bundle without reference patients.
     """
 
     encoding: Encoding
@@ -385,6 +409,7 @@ class FeatureRecord:
     config_digest: str
     quantities: Mapping[str, float | None]
     job_key: str
+    reliability: Reliability | None = None
 
     @property
     def series(self) -> Series:

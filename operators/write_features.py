@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+
 from operators.results.write_json import features_json, write_atomically
 from operators.results.write_taps import TAP_FILES, tap_files
+from operators.sr.codes import SrClass
 from operators.types import FeatureRecord, Outcome, Series, SeriesFailed
 
 FEATURES_JSON = "features.json"
 FEATURES_SR = "features.sr.dcm"
 
 
-def write_features(record: FeatureRecord, output: Path) -> FeatureRecord:
+def write_features(
+    record: FeatureRecord, output: Path, sr_class: SrClass = "comprehensive_3d", predecessor: Dataset | None = None
+) -> FeatureRecord:
     """Write `features.json` and `features.sr.dcm` of a series below the output folder, and long taps beside them.
 
     All are made before any is written, so that a number that one of them cannot hold leaves no file. A series in a
     research format has no SR, for it has no patient and no study to be filed with; finding `RESEARCH_FORMAT` says so.
+
+    Args:
+        record: of the series.
+        output: the folder of the results.
+        sr_class: the SOP class of the SR.
+        predecessor: an earlier SR whose place this one takes; named in the new one.
 
     Raises:
         SeriesFailed: OUTPUT_UNWRITABLE.
@@ -28,7 +39,7 @@ def write_features(record: FeatureRecord, output: Path) -> FeatureRecord:
     if not record.series.image:
         from operators.sr.write import sr_bytes
 
-        contents[folder / FEATURES_SR] = sr_bytes(record)
+        contents[folder / FEATURES_SR] = sr_bytes(record, sr_class, predecessor)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from decimal import Decimal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ SCHEME_NAME = "ctvae: features of CT by a variational autoencoder"
 MANUFACTURER = "ctvae"
 NOT_FOR_DIAGNOSIS = "Not for diagnosis; computed by software, unverified"
 
+SrClass = Literal["comprehensive_3d", "comprehensive"]
+"""Which SOP class is written; `comprehensive` for a PACS that refuses Comprehensive 3D SR."""
+
 Code = tuple[str, str]
 """(coding scheme designator, code value): what makes two codes equal."""
 
@@ -29,36 +34,46 @@ MEASUREMENT_GROUP: Code = ("DCM", "125007")
 FINDING: Code = ("DCM", "121071")
 COMMENT: Code = ("DCM", "121106")
 DERIVATION: Code = ("DCM", "121401")
+METHOD: Code = ("SCT", "370129005")
 SERIES_INSTANCE_UID: Code = ("DCM", "112002")
+TRACKING_IDENTIFIER: Code = ("DCM", "112039")
+TRACKING_UID: Code = ("DCM", "112040")
 ALGORITHM_NAME: Code = ("DCM", "111001")
 ALGORITHM_VERSION: Code = ("DCM", "111003")
 ALGORITHM_PARAMETERS: Code = ("DCM", "111002")
+ALGORITHM_FAMILY: Code = ("DCM", "111000")
 MEAN: Code = ("SCT", "373098007")
 STANDARD_DEVIATION: Code = ("SCT", "386136009")
 NO_UNITS: Code = ("UCUM", "1")
+PERCENT: Code = ("UCUM", "%")
 
 POSTERIOR_GROUP: Code = (SCHEME, "VAE-POST")
 QUANTITIES_GROUP: Code = (SCHEME, "VOXEL-QUANTITIES")
+TYPICALITY_GROUP: Code = (SCHEME, "TYPICALITY")
 UNLISTED_VECTOR: Code = (SCHEME, "UNLISTED-VECTOR")
+REAL_VOXELS: Code = (SCHEME, "REAL-VOXELS")
+VERDICT: Code = (SCHEME, "VERDICT")
 
 LISTED_DIMENSIONS = 256
 """A longer vector is not listed number by number: the SR names it by its digest."""
 
 POSTERIOR_TAPS = {"mu": MEAN, "sigma": STANDARD_DEVIATION}
-"""Both are numbers of one concept, "VAE posterior, dimension k", told apart by their derivation."""
+"""How each was derived; up to version 0.1 this alone told them apart, as both had the codes of the group."""
+
+POSTERIOR_CODES: dict[str, Code] = {"mu": (SCHEME, "VAE-MU"), "sigma": (SCHEME, "VAE-SD")}
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 """Of a tap or a quantity: it becomes part of a code."""
 
 
 def tap_group(tap: str) -> Code:
-    """The finding of the measurement group of a tap that is neither mu nor sigma."""
+    """Return the finding of the measurement group of a tap that is neither mu nor sigma."""
     return (SCHEME, f"TAP-{tap}")
 
 
-def dimension_code(group: Code, dimension: int) -> Code:
-    """The concept of one dimension of the vector of a group, such as `VAE-POST-000`."""
-    return (group[0], f"{group[1]}-{dimension:03d}")
+def dimension_code(vector: Code, dimension: int) -> Code:
+    """Return the concept of one dimension of a vector, such as `VAE-MU-000`."""
+    return (vector[0], f"{vector[1]}-{dimension:03d}")
 
 
 def unlisted(tap: str, values: NDArray[np.float32]) -> str:
@@ -70,9 +85,21 @@ UNLISTED = re.compile(r"(?P<tap>[A-Za-z0-9_.-]{1,32}): (?P<length>\d{1,9}) value
 
 
 def decimal(value: np.float32) -> str:
-    """A finite float32 as DS (PS3.5 6.2: at most 16 characters) in the fewest digits that read back to it."""
+    """Write a finite float32 as DS (PS3.5 6.2: at most 16 characters) in the fewest digits that read back to it."""
     plain = str(value)
     return plain if len(plain) <= 16 else np.format_float_scientific(value, trim="-")
+
+
+def percent(value: np.float32) -> str:
+    """Write a fraction as DS in percent, exactly: the digits are those of the fraction."""
+    shifted = Decimal(decimal(value)).scaleb(2)
+    plain = f"{shifted:f}"
+    return plain if len(plain) <= 16 else f"{shifted:E}"
+
+
+def from_percent(text: str) -> np.float32:
+    """Read the fraction that `percent` wrote."""
+    return np.float32(str(Decimal(text).scaleb(-2)))
 
 
 def derived_uid(*parts: str | int | None) -> str:

@@ -58,28 +58,9 @@ def content_moment(series: Series) -> tuple[str, str]:
     return NO_DATE
 
 
-def instance_number(series: Series) -> int:
-    """InstanceNumber of the SR: the CT series' number, so that the SRs of one study can be told apart; else 1."""
-    number = _text(series.first, "SeriesNumber")
-    return int(number) if re.fullmatch(r"[1-9][0-9]{0,8}", number) else 1
-
-
-def evidence(series: Series) -> list[Dataset]:
-    """Items of Current Requested Procedure Evidence Sequence: the instances that can be referred to, sorted by UID."""
-    references = []
-    for sop_class, sop_instance in sorted(set(_references(series)), key=lambda uids: uids[::-1]):
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = sop_class
-        reference.ReferencedSOPInstanceUID = sop_instance
-        references.append(reference)
-    if not references:
-        return []
-    of_series, of_study = Dataset(), Dataset()
-    of_series.SeriesInstanceUID = series.series_instance_uid
-    of_series.ReferencedSOPSequence = references
-    of_study.StudyInstanceUID = series.study_instance_uid
-    of_study.ReferencedSeriesSequence = [of_series]
-    return [of_study]
+def evidence(series: Series) -> list[tuple[str, str]]:
+    """Return the SOP classes and instances that can be referred to, sorted by UID."""
+    return sorted(set(_references(series)), key=lambda uids: uids[::-1])
 
 
 def character_set(header: Dataset, written: str) -> str | None:

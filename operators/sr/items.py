@@ -22,6 +22,10 @@ def value_of(item: Dataset) -> str:
         return f"{measured.get('NumericValue', '')}{'' if unit in ('', '1') else ' ' + unit}"
     if kind == "CODE" and item.get("ConceptCodeSequence"):
         return str(item.ConceptCodeSequence[0].get("CodeMeaning", ""))
+    if kind == "IMAGE" and item.get("ReferencedSOPSequence"):
+        image = item.ReferencedSOPSequence[0]
+        frame = image.get("ReferencedFrameNumber")
+        return f"{image.get('ReferencedSOPInstanceUID', '')}{'' if frame is None else f', frame {frame}'}"
     return str(item.get({"TEXT": "TextValue", "UIDREF": "UID", "PNAME": "PersonName"}.get(str(kind), ""), "") or "")
 
 

@@ -1,7 +1,7 @@
 """DICOM Structured Report → the features it holds, and its text for a person.
 
-Reads what `write_sr` writes, from any source and trusting none: numbers are checked against each other, dimensions
-counted, names compared, before anything is given back.
+Reads what `write.py` writes and has written since version 0.1, from any source and trusting none: numbers are checked
+against each other, dimensions counted, names compared, before anything is given back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import Comprehensive3DSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from operators.sr import codes as sr_codes
 from operators.sr.codes import Code
@@ -68,6 +68,7 @@ class SrFeatures:
         taps: name → float32 (length,): `mu`, `sigma` and whatever else was listed.
         unlisted: name → digest, for each vector of more than 256 dimensions.
         quantities: name → float32 value, those that could be measured.
+        verdict: of the reliability; None where it was not assessed.
         parameters: all parameters of the algorithm as they stand in the SR.
     """
 
@@ -86,6 +87,7 @@ class SrFeatures:
     quantities: Mapping[str, float]
     findings: tuple[Finding, ...]
     parameters: Mapping[str, str]
+    verdict: str | None = None
 
 
 def read_sr(source: Path | str | Dataset) -> SrFeatures:
@@ -132,9 +134,9 @@ def _open(path: Path) -> Dataset:
 
 def _check_ours(document: Dataset) -> None:
     sop_class = document.get("SOPClassUID")
-    if sop_class != Comprehensive3DSRStorage:
+    if sop_class not in (Comprehensive3DSRStorage, ComprehensiveSRStorage):
         found = getattr(sop_class, "name", None) or "no SOP class"
-        raise CtvaeError("NOT_OUR_SR", f"found {found}; expected a Comprehensive 3D SR written by ctvae")
+        raise CtvaeError("NOT_OUR_SR", f"found {found}; expected a Comprehensive or Comprehensive 3D SR of ctvae")
     schemes = [item.get("CodingSchemeDesignator") for item in document.get("CodingSchemeIdentificationSequence") or []]
     templates = [item.get("TemplateIdentifier") for item in document.get("ContentTemplateSequence") or []]
     if sr_codes.SCHEME not in schemes or templates != ["1500"]:
@@ -166,6 +168,7 @@ def _features(document: Dataset) -> SrFeatures:
         quantities=_quantities(groups.get(sr_codes.QUANTITIES_GROUP)),
         findings=_findings(document),
         parameters=parameters,
+        verdict=_verdict(groups.get(sr_codes.TYPICALITY_GROUP)),
     )
 
 
@@ -198,12 +201,12 @@ def _vectors(groups: Mapping[Code, Dataset]) -> tuple[dict[str, NDArray[np.float
     taps: dict[str, NDArray[np.float32]] = {}
     unlisted: dict[str, UnlistedVector] = {}
     for code, group in groups.items():
-        if code == sr_codes.QUANTITIES_GROUP:
+        if code in (sr_codes.QUANTITIES_GROUP, sr_codes.TYPICALITY_GROUP):
             continue
         if code == sr_codes.POSTERIOR_GROUP:
-            found = {tap: _vector(group, code, derivation) for tap, derivation in sr_codes.POSTERIOR_TAPS.items()}
+            found = {tap: _vector(group, *_posterior_names(group, tap)) for tap in sr_codes.POSTERIOR_TAPS}
         else:
-            found = {code[1].removeprefix(sr_codes.tap_group("")[1]): _vector(group, code, None)}
+            found = {code[1].removeprefix(sr_codes.tap_group("")[1]): _vector(group, code)}
         taps |= {tap: vector for tap, vector in found.items() if vector.size}
         unlisted |= _unlisted(group)
     missing = set(sr_codes.POSTERIOR_TAPS) - set(taps) - set(unlisted)
@@ -212,7 +215,18 @@ def _vectors(groups: Mapping[Code, Dataset]) -> tuple[dict[str, NDArray[np.float
     return taps, unlisted
 
 
-def _vector(group: Dataset, code: Code, derivation: Code | None) -> NDArray[np.float32]:
+def _posterior_names(group: Dataset, tap: str) -> tuple[Code, Code | None]:
+    """The vector's code and the derivation that its numbers must have.
+
+    Up to version 0.1 mu and sigma had the codes of their group, and their derivation alone told them apart.
+    """
+    old = sr_codes.dimension_code(sr_codes.POSTERIOR_GROUP, 0)
+    if any(name_of(item) == old for item in children(group)):
+        return sr_codes.POSTERIOR_GROUP, sr_codes.POSTERIOR_TAPS[tap]
+    return sr_codes.POSTERIOR_CODES[tap], sr_codes.POSTERIOR_TAPS[tap]
+
+
+def _vector(group: Dataset, code: Code, derivation: Code | None = None) -> NDArray[np.float32]:
     """float32 (length,): the numbers of a group that have this derivation, dimension 0 first and none missing."""
     numbers: dict[Code, np.float32] = {}
     for item in children(group):
@@ -230,14 +244,19 @@ def _vector(group: Dataset, code: Code, derivation: Code | None) -> NDArray[np.f
 
 
 def _number(item: Dataset, unit: Code | None = sr_codes.NO_UNITS) -> np.float32:
-    """The value of a NUM, in which decimal and double must be the same finite float32."""
+    """The value of a NUM, in which decimal and double must be the same finite number; of a percentage, the fraction."""
     measured, name = item.MeasuredValueSequence[0], name_of(item)[1]
-    value = np.float32(str(measured.NumericValue))
-    same = value.tobytes() == np.float32(measured.FloatingPointValue).tobytes()
-    if not same or not np.isfinite(value) or float(value) != float(measured.FloatingPointValue):
-        raise CtvaeError("BROKEN_SR", f"{name} has two different values; encode the series again")
-    if unit is not None and code_of(measured.MeasurementUnitsCodeSequence[0]) != unit:
+    found = code_of(measured.MeasurementUnitsCodeSequence[0])
+    if unit is not None and found != unit:
         raise CtvaeError("BROKEN_SR", f"{name} has another unit than {unit[1]}; encode the series again")
+    decimal, double = str(measured.NumericValue), float(measured.FloatingPointValue)
+    if found == sr_codes.PERCENT:
+        value, same = sr_codes.from_percent(decimal), double == float(decimal)
+    else:
+        value = np.float32(decimal)
+        same = np.float64(value).tobytes() == np.float64(double).tobytes()
+    if not same or not np.isfinite(value):
+        raise CtvaeError("BROKEN_SR", f"{name} has two different values; encode the series again")
     return value
 
 
@@ -255,10 +274,15 @@ def _unlisted(group: Dataset) -> dict[str, UnlistedVector]:
 def _quantities(group: Dataset | None) -> dict[str, float]:
     if group is None:
         return {}
-    found = {name_of(item)[1]: float(_number(item, None)) for item in children(group) if item.ValueType == "NUM"}
+    numbers = [item for item in children(group) if item.ValueType == "NUM" and name_of(item) != sr_codes.REAL_VOXELS]
+    found = {name_of(item)[1]: float(_number(item, None)) for item in numbers}
     if len(found) != _length(group):
         raise CtvaeError("BROKEN_SR", f"the SR has {len(found)} quantities; expected {_length(group)}")
     return found
+
+
+def _verdict(group: Dataset | None) -> str | None:
+    return None if group is None else str(only(group, sr_codes.VERDICT).TextValue)
 
 
 def _findings(document: Dataset) -> tuple[Finding, ...]:
@@ -277,7 +301,8 @@ def _lines(items: list[Dataset], depth: int, algorithms: set[str]) -> Iterator[s
             continue
         for item in alike:
             number, below = item.get("ValueType") == "NUM", children(item)
-            modifiers = "".join(f", {value_of(child)}" for child in below) if number else ""
+            codes = [child for child in below if number and child.get("ValueType") == "CODE"]
+            modifiers = "".join(f", {value_of(child)}" for child in codes)
             yield f"{indent}{meaning_of(item)}{modifiers}: {value_of(item)}".rstrip(": ")
             if not number and depth < DEEPEST:
                 yield from _lines(below, depth + 1, algorithms)

@@ -1,9 +1,6 @@
 """FeatureRecord → DICOM Structured Report: the same numbers as in `features.json`, filed with the study.
 
-A Comprehensive 3D SR with template TID 1500 (Measurement Report, PS3.16), in it a TID 1501 measurement group for each
-vector. The vectors are of the whole series, so no region is drawn and each group names the series it was measured on;
-its instances are the evidence. `docs/structured-report.md` shows the tree.
-
+A Comprehensive 3D SR with the template TID 1500 (Measurement Report, PS3.16); `docs/structured-report.md` has the tree.
 The same record gives the same bytes: no clock, no host and nothing random goes in, and the SOP Instance UID is a digest
 of the job key and of all else.
 """
@@ -11,132 +8,168 @@ of the job key and of all else.
 from __future__ import annotations
 
 import hashlib
-from io import BytesIO
+from io import SEEK_END
 
-import highdicom as hd
-from highdicom.coding_schemes import CodingSchemeIdentificationItem
-from pydicom.dataset import Dataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom import dcmwrite
+from pydicom.charset import python_encoding
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, ExplicitVRLittleEndian
 
 from operators import __version__
 from operators.sr import codes as sr_codes
 from operators.sr import header as sr_header
-from operators.sr.tree import measurement_report
+from operators.sr.codes import SrClass
+from operators.sr.content import Item
+from operators.sr.encode_items import element, item_elements, reference, sequence
+from operators.sr.tree import algorithms, measurement_report
 from operators.types import FeatureRecord
+
+SOP_CLASSES: dict[SrClass, UID] = {
+    "comprehensive_3d": Comprehensive3DSRStorage,
+    "comprehensive": ComprehensiveSRStorage,
+}
 
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = f"CT VAE: {sr_codes.NOT_FOR_DIAGNOSIS}"
 DEVICE_SERIAL_NUMBER = "software"
 IMPLEMENTATION_CLASS_UID = sr_codes.derived_uid("ctvae", "implementation class")
-IMPLEMENTATION_VERSION_NAME = "CTVAE_SR_1"
+IMPLEMENTATION_VERSION_NAME = "CTVAE_SR_2"
 PLACEHOLDER_UID = "2.25.0"
+PROCESSING_ALGORITHM = ("Newcode1", "99IHE", "Processing Algorithm")
+"""Purpose of Reference of IHE AI Results; the profile has no final code yet, and the SDK's writer uses this one."""
 
 
-def sr_bytes(record: FeatureRecord, predecessor: Dataset | None = None) -> bytes:
-    """The SR as a DICOM file (PS3.10), Explicit VR Little Endian; equal records give equal bytes.
-
-    Raises:
-        SeriesFailed: as `structured_report`.
-    """
-    return _part10(structured_report(record, predecessor))
-
-
-def structured_report(record: FeatureRecord, predecessor: Dataset | None = None) -> hd.sr.Comprehensive3DSR:
-    """The SR of one series.
+def sr_bytes(
+    record: FeatureRecord, sr_class: SrClass = "comprehensive_3d", predecessor: Dataset | None = None
+) -> bytes:
+    """The SR of one series as a DICOM file (PS3.10), Explicit VR Little Endian; equal arguments give equal bytes.
 
     Args:
         record: mu, sigma and every other tap of up to 256 dimensions are listed; a longer one is named by its digest.
+        sr_class: `comprehensive` for a PACS that refuses Comprehensive 3D SR; the content is the same.
         predecessor: an earlier SR that this one takes the place of (PS3.3 C.17.2.2); part of the content.
 
     Raises:
         SeriesFailed: NON_FINITE_NUMBER for NaN or infinity; BAD_NAME for a tap or quantity whose name no code can hold.
     """
-    about_patient = sr_header.patient_and_study(record.series)
-    day, time = sr_header.content_moment(record.series)
-    document = hd.sr.Comprehensive3DSR(
-        evidence=[_carrier(about_patient)],
-        content=measurement_report(record),
-        series_instance_uid=_series_instance_uid(record),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=PLACEHOLDER_UID,
-        instance_number=sr_header.instance_number(record.series),
-        manufacturer=sr_codes.MANUFACTURER,
-        manufacturer_model_name="VAE features of CT",
-        software_versions=__version__,
-        device_serial_number=DEVICE_SERIAL_NUMBER,
-        series_description=SERIES_DESCRIPTION,
-        content_date=day,
-        content_time=time,
-        is_complete=True,
-        previous_versions=None if predecessor is None else [predecessor],
-        coding_schemes=[_coding_scheme()],
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-    )
-    document.update(about_patient)
-    _set_evidence(document, record)
-    _forget_clock_and_library(document)
-    if terms := sr_header.character_set(record.series.first, _all_text(document)):
-        document.SpecificCharacterSet = terms
-    return _with_uid(document, record.job_key)
+    root = measurement_report(record)
+    header = _header(record, SOP_CLASSES[sr_class], predecessor)
+    header.ContributingEquipmentSequence = _equipment(root)
+    text = "".join([_all_text(header), *root.texts()])
+    if terms := sr_header.character_set(record.series.first, text):
+        header.SpecificCharacterSet = terms
+    body = item_elements(root, python_encoding[terms or "ISO_IR 6"]) | _document(record, predecessor)
+    written = b"".join(element(tag, vr, value) for tag, (vr, value) in sorted(body.items()))
+    return _named(header, written, record.job_key)
 
 
-def _carrier(about_patient: Dataset) -> Dataset:
-    """An empty image header of the study: highdicom wants one to file the SR by.
-
-    The names stay out of it: highdicom prints a person name that has no caret in a warning.
-    """
-    carrier = Dataset()
-    carrier.StudyInstanceUID = about_patient.StudyInstanceUID
-    carrier.SeriesInstanceUID = carrier.SOPInstanceUID = PLACEHOLDER_UID
-    carrier.SOPClassUID = CTImageStorage
-    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
-        setattr(carrier, keyword, "")
-    carrier.StudyDate = carrier.StudyTime = ""
-    return carrier
-
-
-def _set_evidence(document: Dataset, record: FeatureRecord) -> None:
-    del document.CurrentRequestedProcedureEvidenceSequence
-    if items := sr_header.evidence(record.series):
-        document.CurrentRequestedProcedureEvidenceSequence = items
-
-
-def _forget_clock_and_library(document: Dataset) -> None:
-    """Takes out the times that highdicom reads from the clock, and names us as who wrote the file."""
-    del document.InstanceCreationDate, document.InstanceCreationTime
-    for equipment in document.ContributingEquipmentSequence:
-        del equipment.ContributionDateTime
-    document.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    document.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+def _header(record: FeatureRecord, sop_class: UID, predecessor: Dataset | None) -> Dataset:
+    """All that stands before the content: patient, study, SR series (PS3.3 C.17.1) and equipment."""
+    header = sr_header.patient_and_study(record.series)
+    header.SOPClassUID = sop_class
+    header.SOPInstanceUID = PLACEHOLDER_UID
+    header.Modality = "SR"
+    header.SeriesInstanceUID = sr_series_uid(record, sop_class)
+    header.SeriesNumber = SERIES_NUMBER
+    header.SeriesDescription = SERIES_DESCRIPTION
+    header.ReferencedPerformedProcedureStepSequence = []
+    header.InstanceNumber = _instance_number(record, predecessor)
+    header.ContentDate, header.ContentTime = sr_header.content_moment(record.series)
+    header.Manufacturer = sr_codes.MANUFACTURER
+    header.ManufacturerModelName = "VAE features of CT"
+    header.DeviceSerialNumber = DEVICE_SERIAL_NUMBER
+    header.SoftwareVersions = __version__
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = sr_codes.SCHEME
+    scheme.CodingSchemeName = sr_codes.SCHEME_NAME
+    scheme.CodingSchemeResponsibleOrganization = sr_codes.MANUFACTURER
+    header.CodingSchemeIdentificationSequence = [scheme]
+    return header
 
 
-def _with_uid(document: hd.sr.Comprehensive3DSR, job_key: str) -> hd.sr.Comprehensive3DSR:
-    """Names the document by its job and its whole content, so that equal UIDs mean equal bytes."""
-    content = hashlib.sha256(_part10(document)).hexdigest()
-    uid = UID(sr_codes.derived_uid("sr", job_key, content))
-    document.SOPInstanceUID = document.file_meta.MediaStorageSOPInstanceUID = uid
-    return document
-
-
-def _part10(document: Dataset) -> bytes:
-    buffer = BytesIO()
-    document.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def _series_instance_uid(record: FeatureRecord) -> str:
-    """One SR series a study, model and configuration, however often it is run."""
+def sr_series_uid(record: FeatureRecord, sop_class: str) -> str:
+    """Return the UID of the SR series of a source series and part, under one model, configuration and version."""
+    series = record.series
+    of = (series.study_instance_uid, series.series_instance_uid, series.part)
     return sr_codes.derived_uid(
-        "sr series", record.series.study_instance_uid, record.model.weights_sha256, record.config_digest
+        "sr series", *of, record.model.weights_sha256, record.config_digest, __version__, str(sop_class)
     )
 
 
-def _coding_scheme() -> CodingSchemeIdentificationItem:
-    return CodingSchemeIdentificationItem(
-        designator=sr_codes.SCHEME, name=sr_codes.SCHEME_NAME, responsible_organization=sr_codes.MANUFACTURER
-    )
+def _instance_number(record: FeatureRecord, predecessor: Dataset | None) -> int:
+    """Unique in the SR series, and higher where slices came late: by their number and four digits of the job key.
+
+    A viewer that shows one SR of a series takes the last.
+    """
+    number = record.identity.instances * 10_000 + int(record.job_key[:8], 16) % 10_000
+    before = 0 if predecessor is None else int(predecessor.get("InstanceNumber") or 0)
+    return max(number, before + 1)
+
+
+def _equipment(root: Item) -> list[Dataset]:
+    """Contributing Equipment, an item for each algorithm (IHE AI Results): who made what of the numbers."""
+    items = []
+    for name, version in dict.fromkeys(algorithms(root)):
+        purpose, item = Dataset(), Dataset()
+        purpose.CodeValue, purpose.CodingSchemeDesignator, purpose.CodeMeaning = PROCESSING_ALGORITHM
+        item.Manufacturer = sr_codes.MANUFACTURER
+        item.ManufacturerModelName = name[:64]
+        item.SoftwareVersions = version[:64]
+        item.DeviceUID = sr_codes.derived_uid("algorithm", name, version)
+        item.PurposeOfReferenceCodeSequence = [purpose]
+        items.append(item)
+    return items
+
+
+def _document(record: FeatureRecord, predecessor: Dataset | None) -> dict[int, tuple[bytes, bytes]]:
+    """The SR Document General module (PS3.3 C.17.2), as tag → VR and value."""
+    elements = {
+        0x0040A372: (b"SQ", b""),
+        0x0040A491: (b"CS", b"COMPLETE"),
+        0x0040A493: (b"CS", b"UNVERIFIED"),
+        0x0040A496: (b"CS", b"PRELIMINARY"),
+    }
+    study, series = record.series.study_instance_uid, record.series.series_instance_uid
+    if references := sr_header.evidence(record.series):
+        elements[0x0040A375] = (b"SQ", _hierarchy(study, series, references))
+    if predecessor is not None:
+        replaced = [(str(predecessor.SOPClassUID), str(predecessor.SOPInstanceUID))]
+        of = str(predecessor.StudyInstanceUID), str(predecessor.SeriesInstanceUID)
+        elements[0x0040A360] = (b"SQ", _hierarchy(*of, replaced))
+    return elements
+
+
+def _hierarchy(study: str, series: str, references: list[tuple[str, str]]) -> bytes:
+    """The items of a sequence of the Hierarchical SOP Instance Reference macro (PS3.3 C.17.2.1)."""
+    of_series = element(0x00081199, b"SQ", sequence(reference(*uids) for uids in references))
+    of_series += element(0x0020000E, b"UI", series.encode("ascii"))
+    of_study = element(0x00081115, b"SQ", sequence([of_series])) + element(0x0020000D, b"UI", study.encode("ascii"))
+    return sequence([of_study])
+
+
+def _named(header: Dataset, body: bytes, job_key: str) -> bytes:
+    """The file, named by its job and its whole content, so that equal UIDs mean equal bytes."""
+    content = hashlib.sha256(_part10(header, body)).hexdigest()
+    header.SOPInstanceUID = sr_codes.derived_uid("sr", job_key, content)
+    return _part10(header, body)
+
+
+def _part10(header: Dataset, body: bytes) -> bytes:
+    """All elements of the header have lower tags than those of the body."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    buffer = DicomBytesIO(bytes(128) + b"DICM")
+    buffer.seek(0, SEEK_END)
+    write_file_meta_info(buffer, meta)
+    dcmwrite(buffer, header, implicit_vr=False, little_endian=True)
+    return buffer.getvalue() + body
 
 
 def _all_text(document: Dataset) -> str:
     """All text of a document, to see which character set holds it."""
-    return "".join(str(element.value) for element in document.iterall() if element.VR != "SQ")
+    return "".join(str(item.value) for item in document.iterall() if item.VR != "SQ")

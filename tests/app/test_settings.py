@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app.open_pipeline import open_pipeline
 from app.settings import SETTINGS_FILE, EncodeSettings, Settings, check_paths, load_settings
 from operators.types import StartError
 
@@ -29,6 +30,12 @@ def test_a_section_is_read(tmp_path):
     assert settings.privacy.with_dates and not settings.privacy.with_identifiers
 
 
+def test_the_class_of_the_sr_reaches_the_pipeline(tmp_path):
+    settings = load_settings(settings_file(tmp_path, "sr: comprehensive"), {})
+
+    assert open_pipeline(settings, None, tmp_path).sr == "comprehensive"
+
+
 def test_the_packagers_sections_are_left_to_it(tmp_path):
     assert load_settings(settings_file(tmp_path, "application: {title: x}\nresources: {cpu: 1}"), {}) == Settings()
 
@@ -39,6 +46,7 @@ def test_the_packagers_sections_are_left_to_it(tmp_path):
         ("encode: {tap: [dense]}", "encode.tap"),
         ("geometri: {}", "geometri"),
         ("encode: {device: tpu}", "encode.device"),
+        ("sr: enhanced", "sr"),
         ("privacy: {with_dates: perhaps}", "privacy.with_dates"),
         ("privacy: {site_key: secret}", "CTVAE_SITE_KEY"),
         ("encode: [", "line 1"),

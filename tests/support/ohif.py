@@ -1,0 +1,185 @@
+"""Open a study in OHIF and say what it shows. Run as a program, in a network namespace that has nothing but loopback.
+
+    unshare -n python tests/support/ohif.py DIST FOLDER FILE...
+
+Starts Orthanc with the files and OHIF's build in DIST before it, opens the study in Chromium, double-clicks its SR and
+prints one line of JSON: what the image's text boxes say, what the page logged and raised. FOLDER gets `ohif.png`.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+ORTHANC = "http://127.0.0.1:8042"
+DICOMWEB_PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
+SOFTWARE_GL = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+DICOMWEB_SOURCE = {
+    "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
+    "sourceName": "ohif",
+    "configuration": {
+        "friendlyName": "Orthanc",
+        "name": "Orthanc",
+        **{f"{root}Root": "/dicom-web" for root in ("wadoUri", "qido", "wado")},
+        "imageRendering": "wadors",
+        "thumbnailRendering": "wadors",
+        "qidoSupportsIncludeField": False,
+        "supportsFuzzyMatching": False,
+        "singlepart": "bulkdata,video",
+    },
+}
+APP_CONFIG = {
+    "routerBasename": None,
+    "extensions": [],
+    "modes": [],
+    "customizationService": {},
+    "showStudyList": True,
+    "maxNumberOfWebWorkers": 1,
+    "showWarningMessageForCrossOrigin": False,
+    "showCPUFallbackMessage": False,
+    "investigationalUseDialog": {"option": "never"},
+    "defaultDataSourceName": "ohif",
+    "dataSources": [DICOMWEB_SOURCE],
+}
+
+
+class Site(http.server.SimpleHTTPRequestHandler):
+    """OHIF's files, its settings, and Orthanc's DICOMweb on the same origin."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/dicom-web"):
+            self._answer(*self._from_orthanc())
+        elif self.path.startswith("/app-config.js"):
+            self._answer(200, "text/javascript", f"window.config={json.dumps(APP_CONFIG)};".encode())
+        else:
+            if not Path(self.translate_path(self.path)).is_file():
+                self.path = "/index.html"
+            super().do_GET()
+
+    def _from_orthanc(self) -> tuple[int, str, bytes]:
+        headers = {"Accept": self.headers.get("Accept", "*/*"), "Host": self.headers["Host"]}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(ORTHANC + self.path, headers=headers)) as answer:
+                return answer.status, answer.headers.get("Content-Type", ""), answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, "text/plain", error.read()
+
+    def _answer(self, status: int, kind: str, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def main(dist: Path, folder: Path, files: list[Path]) -> None:
+    """Print what OHIF shows of the SR among the files."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with orthanc(folder), site(dist) as port:
+        for file in files:
+            urllib.request.urlopen(f"{ORTHANC}/instances", data=file.read_bytes()).close()
+        with urllib.request.urlopen(f"{ORTHANC}/dicom-web/studies") as answer:
+            (study,) = json.load(answer)
+        uid = study["0020000D"]["Value"][0]
+        found = look(f"http://127.0.0.1:{port}/viewer?StudyInstanceUIDs={uid}", folder / "ohif.png")
+    sys.stdout.write(json.dumps(found))
+
+
+@contextmanager
+def orthanc(folder: Path) -> Iterator[None]:
+    """Orthanc with an empty store; gone when the block ends."""
+    settings = {
+        "Name": "test",
+        "StorageDirectory": str(folder / "orthanc"),
+        "IndexDirectory": str(folder / "orthanc"),
+        "HttpPort": 8042,
+        "DicomServerEnabled": False,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "StoreMetaData": True,
+        "Plugins": [DICOMWEB_PLUGIN],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    file = folder / "orthanc.json"
+    file.write_text(json.dumps(settings))
+    with (folder / "orthanc.log").open("wb") as log, subprocess.Popen(["Orthanc", file], stdout=log, stderr=log) as run:
+        try:
+            wait_for(f"{ORTHANC}/system", run)
+            yield
+        finally:
+            run.terminate()
+
+
+@contextmanager
+def site(dist: Path) -> Iterator[int]:
+    """OHIF before Orthanc on a free port."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Site, directory=str(dist))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def wait_for(url: str, run: subprocess.Popen[bytes]) -> None:
+    """Until the program answers, at most 20 s."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            urllib.request.urlopen(url).close()
+            return
+        except OSError:
+            if run.poll() is not None or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def look(url: str, picture: Path) -> dict[str, object]:
+    """Open the study, double-click the SR (the one thumbnail without an image) and read the viewport."""
+    said: list[tuple[str, str]] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=SOFTWARE_GL)
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.on("console", lambda message: said.append((message.type, message.text)))
+        page.on("pageerror", lambda error: said.append(("pageerror", str(error))))
+        page.add_init_script("localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
+        page.goto(url)
+        thumbnail = page.locator('[data-cy="study-browser-thumbnail-no-image"]').first
+        thumbnail.wait_for(timeout=40_000)
+        page.locator("canvas").first.wait_for(timeout=20_000)
+        thumbnail.dblclick()
+        lines = settled_text(page)
+        page.screenshot(path=picture)
+        shown = page.inner_text("body")
+        browser.close()
+    return {"lines": lines, "said": said, "shown": shown}
+
+
+def settled_text(page: Page) -> list[str]:
+    """The lines in the image's text boxes, once there are some; none where none come within 10 s."""
+    lines = page.locator(".cornerstone-viewport-element svg text tspan, .viewport-element svg text tspan")
+    try:
+        lines.first.wait_for(state="attached", timeout=10_000)
+    except Exception as error:
+        if type(error).__name__ != "TimeoutError":
+            raise
+        return []
+    page.wait_for_timeout(1000)
+    return lines.all_inner_texts()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [Path(name) for name in sys.argv[3:]])
