@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import SHARED_CT, skip_or_fail
+from tests.support.checkout import SHARED_CT, SHARED_FAULTS, skip_or_fail
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +19,19 @@ def shared_ct() -> Callable[[str], Path]:
         found = SHARED_CT / name
         if not found.exists():
             skip_or_fail(f"no ../shared/ct/{name} beside this checkout")
+        return found
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def shared_fault() -> Callable[[str], Path]:
+    """A folder or file of the inputs that once went wrong, by name."""
+
+    def find(name: str) -> Path:
+        found = SHARED_FAULTS / name
+        if not found.exists():
+            skip_or_fail(f"no ../shared/faults/{name} beside this checkout")
         return found
 
     return find

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from models.networks.vae import Vae, receptive_fields
 from models.spec import TapSpec
 
 ONNX_OPSET = 18
+
+_OUTPUT = "output/"
+"""Before the name of an output while it is exported: no value that the exporter makes is called so."""
 
 
 def tap_specs(vae: Vae, spacing_mm: tuple[float, float, float] | None) -> tuple[TapSpec, ...]:
@@ -80,7 +84,7 @@ def _onnx(module: nn.Module, example: Tensor, given: str, outputs: Sequence[str]
             module.eval(),
             (example,),
             input_names=[given],
-            output_names=list(outputs),
+            output_names=[f"{_OUTPUT}{name}" for name in outputs],
             opset_version=ONNX_OPSET,
             dynamo=True,
             verbose=False,
@@ -91,5 +95,19 @@ def _onnx(module: nn.Module, example: Tensor, given: str, outputs: Sequence[str]
         del described.metadata_props[:]  # stack traces, with the paths of this machine
     for function in proto.functions:
         del function.metadata_props[:]
+    _name_outputs(proto.graph, outputs)
     exported: bytes = proto.SerializeToString(deterministic=True)
     return exported
+
+
+def _name_outputs(graph: Any, outputs: Sequence[str]) -> None:
+    """Give the outputs their names, and any other value that is called like one of them another name.
+
+    The exporter names values after what computes them, and taps may be called the same: `conv3d`, `relu`, `linear`.
+    """
+    names = {name: f"{name}/value" for name in outputs} | {f"{_OUTPUT}{name}": name for name in outputs}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for named in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        named.name = names.get(named.name, named.name)
