@@ -1,4 +1,4 @@
-"""A torch checkpoint of MONAI's AutoencoderKL or AutoencoderKlMaisi → a bundle's network. Nothing in it is executed."""
+"""A torch checkpoint of one of MONAI's autoencoders → a bundle's network. Nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.networks.autoencoder_kl import DenseVae, monai_state
+from models.networks.autoencoder_kl import NATIVE_AXES, Axes, DenseVae, monai_state
 from models.networks.registry import all_parameters, build_vae
+from models.networks.var_autoencoder import VarAutoEncoderVae
 from models.spec import BundleError
 from models.weights import read_weights
 
-ARCHITECTURES = ("autoencoder_kl", "autoencoder_kl_maisi")
+ARCHITECTURES = ("autoencoder_kl", "autoencoder_kl_maisi", "var_autoencoder")
+
+_ANCHORS = ("quant_conv_mu.conv.weight", "decodeL.weight")
+"""One tensor that a network of ours has: it shows below which prefix its tensors lie."""
 
 _STATES = ("state_dict", "unet_state_dict", "autoencoder_state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.", "autoencoder.", "model.", "net.")
 _PARAMETERS_BYTES = 1 << 20
 
 # Of how and where it runs, and not of what it computes; or what we say ourselves.
@@ -36,11 +39,18 @@ _NOT_NEEDED = {
     "norm_float16",
     "print_info",
     "save_mem",
+    "dropout",
+    "use_mean_at_inference",
 }
 
 
-def read_parameters(file: Path, architecture: str) -> dict[str, Any]:
-    """The network's parameters as MONAI names them, of a JSON object.
+def read_parameters(file: Path, architecture: str, axes: str = NATIVE_AXES) -> dict[str, Any]:
+    """The network's parameters as MONAI names them, of a JSON object; `in_shape` becomes `window_voxels`.
+
+    Args:
+        file: JSON.
+        architecture: one of `ARCHITECTURES`.
+        axes: of the arrays that it was trained on, in which `in_shape` is.
 
     Raises:
         BundleError: no JSON object, another number of dimensions or channels, or a parameter that is not known.
@@ -59,6 +69,8 @@ def read_parameters(file: Path, architecture: str) -> dict[str, Any]:
         if given.get(name, expected) != expected:
             raise BundleError(f"{name} is {given[name]!r}; expected {expected}: a window of CT is 3D with one channel")
     needed = {name: value for name, value in given.items() if name not in _NOT_NEEDED}
+    if "in_shape" in needed:
+        needed.setdefault("window_voxels", _window(needed.pop("in_shape"), axes))
     channels = needed.get("channels", needed.get("num_channels"))
     if isinstance(needed.get("num_res_blocks"), int) and isinstance(channels, list):
         needed["num_res_blocks"] = [needed["num_res_blocks"]] * len(channels)
@@ -69,7 +81,19 @@ def read_parameters(file: Path, architecture: str) -> dict[str, Any]:
     return needed
 
 
-def import_checkpoint(file: Path, architecture: str, parameters: Mapping[str, Any]) -> tuple[DenseVae, str]:
+def _window(in_shape: Any, axes: str) -> list[int]:
+    """(z, y, x) of MONAI's (channel, …), whose axes are the network's."""
+    good = isinstance(in_shape, list) and len(in_shape) == 4 and all(type(length) is int for length in in_shape)
+    if not good or in_shape[0] != 1:
+        raise BundleError(
+            f"in_shape is {repr(in_shape)[:60]}; expected [1, …] and three sizes: a window has one channel"
+        )
+    return list(Axes(axes).of_window((in_shape[1], in_shape[2], in_shape[3])))
+
+
+def import_checkpoint(
+    file: Path, architecture: str, parameters: Mapping[str, Any]
+) -> tuple[DenseVae | VarAutoEncoderVae, str]:
     """The network with the checkpoint's weights in float32 and eval mode, and the checkpoint's SHA-256.
 
     Raises:
@@ -80,9 +104,10 @@ def import_checkpoint(file: Path, architecture: str, parameters: Mapping[str, An
     state = _state(_loaded(file))
     with torch.device("meta"):
         vae = build_vae(architecture, parameters)
-    assert isinstance(vae, DenseVae)
-    vae.load_state_dict(monai_state(state, vae), assign=True)
-    return vae.eval(), hashlib.sha256(file.read_bytes()).hexdigest()
+    assert isinstance(vae, (DenseVae, VarAutoEncoderVae))
+    vae.load_state_dict(monai_state(state, vae, vae.monai_names()), assign=True)
+    with file.open("rb") as opened:
+        return vae.eval(), hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _loaded(file: Path) -> Any:
@@ -100,7 +125,11 @@ def _loaded(file: Path) -> Any:
 
 
 def _state(loaded: Any) -> dict[str, Tensor]:
-    """The tensors by MONAI's names: out of the dictionary that training scripts wrap them in, without prefixes."""
+    """The network's tensors by MONAI's names: out of what training scripts wrap them in, and without what is beside.
+
+    Raises:
+        BundleError: something else than tensors, two networks, or a tensor that is not finite.
+    """
     for key in _STATES:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -108,10 +137,24 @@ def _state(loaded: Any) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         kind = type(loaded).__name__
         raise BundleError(f"the checkpoint holds a {kind} with other things than tensors; expected a state_dict")
-    state = {str(key): tensor for key, tensor in loaded.items()}
-    while True:
-        prefix = next((one for one in _PREFIXES if all(key.startswith(one) for key in state)), None)
-        if prefix is None:
-            break
-        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return {key: tensor.detach().to(torch.float32).contiguous() for key, tensor in state.items()}
+    prefix = _prefix([str(key) for key in loaded])
+    state: dict[str, Tensor] = {}
+    for key, tensor in loaded.items():
+        if not str(key).startswith(prefix):
+            continue
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise BundleError(f"the checkpoint's {key} holds NaN or infinity; train again or get an undamaged copy")
+        state[str(key).removeprefix(prefix)] = tensor.detach().to(torch.float32).contiguous()
+    return state
+
+
+def _prefix(keys: list[str]) -> str:
+    """What stands before the names of the network's tensors: `module.`, or `autoencoder.` beside a `discriminator.`."""
+    found = sorted({key.removesuffix(anchor) for anchor in _ANCHORS for key in keys if key.endswith(anchor)})
+    usable = [prefix for prefix in found if not prefix or prefix.endswith(".")]
+    if len(usable) > 1:
+        named = ", ".join(repr(prefix) for prefix in usable[:4])
+        raise BundleError(
+            f"the checkpoint holds {len(usable)} networks, below {named}; save the one that is meant alone"
+        )
+    return usable[0] if usable else ""

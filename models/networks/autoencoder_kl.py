@@ -13,7 +13,9 @@ MONAI's own `forward` and `encode_stage_2_inputs` draw a sample; neither is used
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 
 from models.networks.vae import Layer, Size, Vae
 from models.spec import BundleError
+
+logger = logging.getLogger(__name__)
 
 NATIVE_AXES = "SPL"
 """Of this project's windows: (z, y, x) towards the head (superior), the back (posterior) and the left."""
@@ -116,12 +120,54 @@ def autoencoder_kl_maisi(
     return _dense_vae(net, window_voxels, latent_channels, num_res_blocks, attention_levels, axes)
 
 
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Axes of the arrays that a network was trained on, in MONAI's letters: `SPL`, `RAS` …; checked when made."""
+
+    letters: str
+
+    def __post_init__(self) -> None:
+        known = [_SIDES[letter] for letter in self.letters if letter in _SIDES]
+        if len(self.letters) != 3 or sorted(axis for axis, _ in known) != [0, 1, 2]:
+            raise BundleError(f"axes are {self.letters!r}; expected three of R/L, A/P and S/I, such as SPL or RAS")
+
+    def of_network(self, zyx: Size) -> Size:
+        """Sizes along (z, y, x) in the network's order."""
+        first, second, third = (zyx[axis] for axis in self._order())
+        return first, second, third
+
+    def of_window(self, sizes: Size) -> Size:
+        """Sizes in the network's order along (z, y, x)."""
+        order = self._order()
+        z, y, x = (sizes[order.index(axis)] for axis in range(3))
+        return z, y, x
+
+    def to_network(self, windows: Tensor) -> Tensor:
+        """Windows (n, 1, z, y, x) as the network takes them."""
+        turned = windows.permute(0, 1, *(axis + 2 for axis in self._order()))
+        flipped = self._flipped()
+        return turned.flip(flipped) if flipped else turned
+
+    def from_network(self, decoded: Tensor) -> Tensor:
+        """What the network gives, as windows (n, 1, z, y, x)."""
+        order = self._order()
+        return decoded.flip(self._flipped()).permute(0, 1, *(order.index(axis) + 2 for axis in range(3)))
+
+    def _order(self) -> list[int]:
+        """Which of (z, y, x) each axis of the network is."""
+        return [_SIDES[letter][0] for letter in self.letters]
+
+    def _flipped(self) -> list[int]:
+        """The network's dimensions that go the other way."""
+        return [at for at, letter in enumerate(self.letters, 2) if _SIDES[letter][1]]
+
+
 class DenseVae(Vae):
     """A VAE whose latent is a grid.
 
     Attributes:
         latent_shape: (channels, d, h, w), in the order of the network's own axes.
-        axes: of the arrays that the network takes, in MONAI's letters; windows are turned to them and back.
+        axes: of the arrays that the network takes; windows are turned to them and back.
     """
 
     def __init__(
@@ -133,12 +179,11 @@ class DenseVae(Vae):
         layers: Sequence[Layer],
         window_voxels: Size,
         latent_shape: tuple[int, int, int, int],
-        axes: str,
+        axes: Axes,
     ) -> None:
         super().__init__(stages, heads, decoder, layers=layers, window_voxels=window_voxels)
         self.latent_shape = latent_shape
         self.axes = axes
-        self._order, self._flipped = _turn(axes)
 
     @property
     def tap_names(self) -> tuple[str, ...]:
@@ -147,7 +192,7 @@ class DenseVae(Vae):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(mu, log-variance) of the dense latent, flattened: each (n, channels × d × h × w)."""
-        x = self._to_network(x)
+        x = self.axes.to_network(x)
         for stage in self.stages.values():
             x = stage(x)
         return self.mu(x).flatten(1), self.logvar(x).flatten(1)
@@ -155,7 +200,7 @@ class DenseVae(Vae):
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """The named taps, all from one forward pass; see the module for what they are."""
         found: dict[str, Tensor] = {}
-        x = self._to_network(x)
+        x = self.axes.to_network(x)
         for name, stage in self.stages.items():
             found[name] = x = stage(x)
         mean, sigma = self.mu(x), torch.exp(0.5 * self.logvar(x))
@@ -167,29 +212,80 @@ class DenseVae(Vae):
 
     def decode(self, z: Tensor) -> Tensor:
         """Windows (n, 1, d, h, w), not clipped, of latents that are flattened as `encode` does it."""
-        decoded = super().decode(z.reshape(len(z), *self.latent_shape))
-        back = [self._order.index(axis) + 2 for axis in range(3)]
-        return decoded.flip([axis + 2 for axis in self._flipped]).permute(0, 1, *back)
+        return self.axes.from_network(super().decode(z.reshape(len(z), *self.latent_shape)))
 
-    def _to_network(self, x: Tensor) -> Tensor:
-        turned = x.permute(0, 1, *(axis + 2 for axis in self._order))
-        return turned.flip([axis + 2 for axis in self._flipped]) if self._flipped else turned
+    def monai_names(self) -> dict[str, str]:
+        """MONAI's name of each tensor → its name here."""
+        found: dict[str, str] = {}
+        block = 0
+        for stage, modules in self.stages.items():
+            assert isinstance(modules, nn.Sequential)
+            for place, module in enumerate(modules):
+                found |= {
+                    f"encoder.blocks.{block}.{key}": f"stages.{stage}.{place}.{key}" for key in module.state_dict()
+                }
+                block += 1
+        for ours, theirs in (
+            ("mu", "quant_conv_mu"),
+            ("logvar.0", "quant_conv_log_sigma"),
+            ("decoder.0", "post_quant_conv"),
+            ("decoder.1", "decoder"),
+        ):
+            found |= {f"{theirs}.{key}": f"{ours}.{key}" for key in self.get_submodule(ours).state_dict()}
+        return found
 
 
-def monai_state(net_state: Mapping[str, Tensor], vae: DenseVae) -> dict[str, Tensor]:
-    """A state of MONAI's network by the names that the same weights have in the `DenseVae` that was made of one.
+def of_monai_generative(net_state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state of monai-generative's AutoencoderKL by the names that MONAI's has for its tensors; others as they are.
+
+    As MONAI's own `AutoencoderKL.load_old_state_dict` does it: attention blocks became a module `attn` with `out_proj`
+    for `proj_attn`, the convolutions behind an upsampling `postconv`.
+
+    Args:
+        net_state: of either.
+        expected: what MONAI's network has, by its names.
+    """
+    state = dict(net_state)
+    for block in [key.removesuffix(".attn.to_q.weight") for key in expected if key.endswith(".attn.to_q.weight")]:
+        if f"{block}.to_q.weight" not in state:
+            continue
+        for part in ("to_q", "to_k", "to_v"):
+            for kind in ("weight", "bias"):
+                if f"{block}.{part}.{kind}" in state:
+                    state[f"{block}.attn.{part}.{kind}"] = state.pop(f"{block}.{part}.{kind}")
+        weight, bias = (state.pop(f"{block}.proj_attn.{kind}", None) for kind in ("weight", "bias"))
+        if f"{block}.attn.out_proj.weight" in expected:
+            like = expected[f"{block}.attn.out_proj.bias"]
+            state[f"{block}.attn.out_proj.weight"] = torch.eye(len(like)) if weight is None else weight
+            state[f"{block}.attn.out_proj.bias"] = torch.zeros(len(like)) if bias is None else bias
+        elif weight is not None:
+            logger.warning("%s.proj_attn is left out, as MONAI does: with include_fc false nothing uses it", block)
+    for key in expected:
+        before = key.replace(".postconv.", ".conv.")
+        if key not in state and before != key and before in state:
+            state[key] = state.pop(before)
+    return state
+
+
+def monai_state(net_state: Mapping[str, Tensor], vae: Vae, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """A state of MONAI's network by the names that the same weights have in the `Vae` that was made of one.
+
+    Args:
+        net_state: by MONAI's names.
+        vae: what is to be loaded.
+        names: MONAI's name → its name in `vae`.
 
     Raises:
         BundleError: keys are missing or left over, or a tensor has another shape.
     """
-    names = _monai_names(vae)
+    own = vae.state_dict()
+    net_state = of_monai_generative(net_state, {key: own[name] for key, name in names.items()})
     missing, unexpected = sorted(set(names) - set(net_state)), sorted(set(net_state) - set(names))
     if missing or unexpected:
         raise BundleError(
             f"the checkpoint lacks {_some(missing)} and has {_some(unexpected)} beyond the architecture; "
             "give the parameters that it was trained with"
         )
-    own = vae.state_dict()
     for key, name in names.items():
         if own[name].shape != net_state[key].shape:
             raise BundleError(
@@ -197,25 +293,6 @@ def monai_state(net_state: Mapping[str, Tensor], vae: DenseVae) -> dict[str, Ten
                 f"{tuple(own[name].shape)}; give the parameters that it was trained with"
             )
     return {name: net_state[key] for key, name in names.items()}
-
-
-def _monai_names(vae: DenseVae) -> dict[str, str]:
-    """MONAI's name of each tensor → its name here."""
-    found: dict[str, str] = {}
-    block = 0
-    for stage, modules in vae.stages.items():
-        assert isinstance(modules, nn.Sequential)
-        for place, module in enumerate(modules):
-            found |= {f"encoder.blocks.{block}.{key}": f"stages.{stage}.{place}.{key}" for key in module.state_dict()}
-            block += 1
-    for ours, theirs in (
-        ("mu", "quant_conv_mu"),
-        ("logvar.0", "quant_conv_log_sigma"),
-        ("decoder.0", "post_quant_conv"),
-        ("decoder.1", "decoder"),
-    ):
-        found |= {f"{theirs}.{key}": f"{ours}.{key}" for key in vae.get_submodule(ours).state_dict()}
-    return found
 
 
 def _dense_vae(
@@ -240,9 +317,9 @@ def _dense_vae(
         if local:  # from an attention on, each value sees the whole window
             layers += [*seen[:-1], Layer(seen[-1].kernel, seen[-1].stride, f"block{level}")]
     stages["neck"] = nn.Sequential(*blocks[at:])
-    order, _ = _turn(axes)
+    turned = Axes(axes)
     step = 2 ** (levels - 1)
-    grid = [window_voxels[axis] // step for axis in order]
+    grid = [size // step for size in turned.of_network(window_voxels)]
     return DenseVae(
         stages,
         (net.quant_conv_mu, nn.Sequential(net.quant_conv_log_sigma, nn.Hardtanh(-30.0, 20.0))),
@@ -250,7 +327,7 @@ def _dense_vae(
         layers=layers,
         window_voxels=window_voxels,
         latent_shape=(latent_channels, grid[0], grid[1], grid[2]),
-        axes=axes,
+        axes=turned,
     )
 
 
@@ -265,15 +342,6 @@ def _check_levels(
     step = 2 ** (len(channels) - 1)
     if any(size % step for size in window_voxels):
         raise BundleError(f"a window of {window_voxels} is no multiple of {step}, which {len(channels)} levels need")
-
-
-def _turn(axes: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """For each axis of the network: which of (z, y, x) it is; and which of them then go the other way."""
-    sides = [_SIDES.get(letter) for letter in axes]
-    known = [side for side in sides if side is not None]
-    if len(axes) != 3 or sorted(axis for axis, _ in known) != [0, 1, 2]:
-        raise BundleError(f"axes are {axes!r}; expected three of R/L, A/P and S/I, such as SPL or RAS")
-    return tuple(axis for axis, _ in known), tuple(at for at, (_, flipped) in enumerate(known) if flipped)
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -36,12 +36,16 @@ _OPTIONS: Mapping[str, frozenset[str]] = {
     "global_max_pool": frozenset({"keepdims"}),
     "global_mean_pool": frozenset({"keepdims"}),
     "scale": frozenset(),
+    "layer_norm": frozenset({"axes", "epsilon"}),
+    "prelu": frozenset({"shared_axes"}),
+    "constant": frozenset({"value"}),
     "reshape": frozenset({"shape"}),
     "activation": frozenset({"activation"}),
     "pad": frozenset({"pads"}),
     "add": frozenset(),
     "concatenate": frozenset({"axis"}),
 }
+_GRID_ONLY = frozenset({"conv", "max_pool", "mean_pool", "global_max_pool", "global_mean_pool", "pad"})
 
 
 class KerasEncoder(Vae):
@@ -147,8 +151,7 @@ def build_step(kind: str, options: Mapping[str, Any], given: Sequence[Shape]) ->
         BundleError: it cannot be built from these, or not on what it is given.
     """
     shape = given[0]
-    grid_only = kind not in ("dense", "scale", "reshape", "activation", "add", "concatenate")
-    if grid_only and len(shape) != 4:
+    if kind in _GRID_ONLY and len(shape) != 4:
         raise BundleError(f"{kind} is given {shape}; expected a grid (d, h, w, channels)")
     if kind == "conv":
         return _conv(options, shape)
@@ -166,6 +169,17 @@ def build_step(kind: str, options: Mapping[str, Any], given: Sequence[Shape]) ->
         return layers.GlobalPool(kind == "global_mean_pool", keep), (1, 1, 1, shape[3]) if keep else shape[3:]
     if kind == "scale":
         return layers.Scale(shape[-1]), shape
+    if kind == "layer_norm":
+        axes, epsilon = _axes(options["axes"], shape, least=1), _number(options, "epsilon")
+        if epsilon < 0:
+            raise BundleError(f"epsilon is {epsilon:g}; expected 0 or more")
+        _affordable(math.prod(shape[axis - 1] for axis in axes))
+        return layers.LayerNorm(shape, axes, epsilon), shape
+    if kind == "prelu":
+        _affordable(math.prod(shape))
+        return layers.Prelu(shape, _axes(options["shared_axes"], shape, least=0)), shape
+    if kind == "constant":
+        return layers.Constant(_number(options, "value")), shape
     if kind == "reshape":
         return _reshape(options["shape"], shape)
     if kind == "activation":
@@ -254,7 +268,8 @@ def _field(
     kind: str, options: Mapping[str, Any], given: Sequence[tuple[Size, Size]], rank: int
 ) -> tuple[Size, Size] | None:
     """(receptive field, step between neighbours) in voxels of the input; None where that is the whole window."""
-    if rank != 4 or kind in ("reshape", "global_max_pool", "global_mean_pool"):
+    whole = kind in ("reshape", "global_max_pool", "global_mean_pool")
+    if rank != 4 or whole or (kind == "layer_norm" and options["axes"] != [4]):
         return None
     fields = [[max(field[axis] for field, _ in given), max(jump[axis] for _, jump in given)] for axis in range(3)]
     if "kernel" in options:
@@ -288,6 +303,23 @@ def _whole(options: Mapping[str, Any], key: str, least: int) -> int:
     if type(value) is not int or not least <= value <= 65536:
         raise BundleError(f"{key} is {_short(value)}; expected an integer from {least} to 65536")
     return value
+
+
+def _number(options: Mapping[str, Any], key: str) -> float:
+    value = options[key]
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise BundleError(f"{key} is {_short(value)}; expected a finite number")
+    return float(value)
+
+
+def _axes(value: Any, shape: Shape, *, least: int) -> list[int]:
+    """Ascending axes of Keras' order; the batch, which is 0, is none of them."""
+    good = isinstance(value, (list, tuple)) and least <= len(value) <= len(shape)
+    if not good or not all(type(axis) is int and 1 <= axis <= len(shape) for axis in value):
+        raise BundleError(f"axes are {_short(value)}; expected a list of 1 to {len(shape)}")
+    if list(value) != sorted(set(value)):
+        raise BundleError(f"axes are {_short(value)}; expected ascending numbers")
+    return list(value)
 
 
 def _flag(options: Mapping[str, Any], key: str) -> bool:

@@ -153,6 +153,48 @@ class Scale(nn.Module):
         return (x - self.mean.view(form)) * self.scale.view(form) + self.shift.view(form)
 
 
+class LayerNorm(nn.Module):
+    """LayerNormalization over axes of Keras' order (the batch is 0), then scale and shift of each place in them."""
+
+    def __init__(self, shape: Sequence[int], axes: Sequence[int], epsilon: float) -> None:
+        super().__init__()
+        normalised = [shape[axis - 1] for axis in axes]
+        self.scale, self.shift = (nn.Parameter(torch.zeros(normalised)) for _ in range(2))
+        self.axes, self.epsilon = tuple(axes), epsilon
+        self.form = tuple(length if axis in self.axes else 1 for axis, length in enumerate(shape, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 3, 4, 1) if x.ndim == 5 else x
+        centred = y - y.mean(self.axes, keepdim=True)
+        deviation = torch.sqrt(centred.square().mean(self.axes, keepdim=True) + self.epsilon)
+        y = centred / deviation * self.scale.view(self.form) + self.shift.view(self.form)
+        return y.permute(0, 4, 1, 2, 3) if y.ndim == 5 else y
+
+
+class Prelu(nn.Module):
+    """PReLU: a slope below 0 for each place, the same along shared axes (Keras' order, the batch is 0)."""
+
+    def __init__(self, shape: Sequence[int], shared_axes: Sequence[int]) -> None:
+        super().__init__()
+        form = [1 if axis in shared_axes else length for axis, length in enumerate(shape, 1)]
+        self.slope = nn.Parameter(torch.zeros(form))
+
+    def forward(self, x: Tensor) -> Tensor:
+        slope = self.slope.permute(3, 0, 1, 2) if x.ndim == 5 else self.slope
+        return x.clamp_min(0) + slope * x.clamp_max(0)
+
+
+class Constant(nn.Module):
+    """One value, in the form of what it is given."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, self.value)
+
+
 class Reshape(nn.Module):
     """Flatten and Reshape: the values in Keras' order, channels last, in another form."""
 

@@ -13,6 +13,7 @@ from models.networks.ct_vae import ct_vae
 from models.networks.keras import keras_encoder
 from models.networks.question import question
 from models.networks.vae import Vae
+from models.networks.var_autoencoder import var_autoencoder
 from models.spec import BundleError
 
 ARCHITECTURES: Mapping[str, Callable[..., Vae]] = {
@@ -20,6 +21,7 @@ ARCHITECTURES: Mapping[str, Callable[..., Vae]] = {
     "ct_vae": ct_vae,
     "autoencoder_kl": autoencoder_kl,
     "autoencoder_kl_maisi": autoencoder_kl_maisi,
+    "var_autoencoder": var_autoencoder,
     "keras": keras_encoder,
 }
 
@@ -82,7 +84,8 @@ def _check(what: str, value: Any, default: Any) -> None:
     if isinstance(default, bool):
         good, expected = isinstance(value, bool), "true or false"
     elif isinstance(default, int):
-        good, expected = type(value) is int and 1 <= value <= 4096, "integers from 1 to 4096"
+        least = min(1, default)
+        good, expected = type(value) is int and least <= value <= 4096, f"integers from {least} to 4096"
     elif isinstance(default, float):
         good, expected = type(value) in (int, float) and math.isfinite(value) and value > 0, "a positive number"
     else:

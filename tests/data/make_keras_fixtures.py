@@ -156,6 +156,45 @@ def keras3():
     np.savez_compressed(HERE / "keras_expected.npz", **expected)
 
 
+def named_outputs():
+    """Outputs in a dictionary, which Keras numbers by its keys; LayerNormalization and PReLU over several axes."""
+    scattered = keras.initializers.RandomNormal(stddev=0.3)
+    norm, slope = {"gamma_initializer": scattered, "beta_initializer": scattered}, {"alpha_initializer": scattered}
+    x = image = keras.Input((6, 6, 8, 1))
+    x = layers.Conv3D(3, 3, bias_initializer=N)(x)
+    x = layers.LayerNormalization(**norm)(x)
+    x = layers.PReLU(**slope)(x)
+    x = layers.Conv3D(4, 2, bias_initializer=N)(x)
+    x = layers.LayerNormalization(axis=[1, 2, 3, 4], epsilon=0.01, **norm)(x)
+    x = layers.PReLU(shared_axes=[1, 2, 3], **slope)(x)
+    x = layers.Dense(7, bias_initializer=N)(layers.Flatten()(x))
+    x = layers.LayerNormalization(center=False, gamma_initializer=scattered)(x)
+    x = layers.PReLU(**slope)(x)
+    first, second = layers.Dense(3, bias_initializer=N)(x), layers.Dense(3, bias_initializer=N)(x)
+    return keras.Model(image, {"z_mean": first, "z_log_var": second})
+
+
+def heads():
+    """keras_named_outputs*.keras, keras_mean.keras and keras_heads_expected.npz."""
+    keras.utils.set_random_seed(5)
+    encoder, image = named_outputs(), keras.Input((6, 6, 8, 1))
+    voxels = np.random.default_rng(5).integers(0, 256, (2, 6, 6, 8), np.uint8)
+    windows = voxels[..., None].astype(np.float32) / 255
+    outputs = encoder.predict(windows, verbose=0)
+    computed = {"voxels": voxels, "mu": outputs["z_mean"], "logvar": outputs["z_log_var"]}
+    whole = encoder(image)
+    nested_vae = keras.Model(image, layers.Dense(5)(Sampling()([whole["z_mean"], whole["z_log_var"]])))
+    encoder.save(HERE / "keras_named_outputs.keras")
+    nested_vae.save(HERE / "keras_named_outputs_nested.keras")
+    names = ("keras_named_outputs", "keras_named_outputs_nested")
+    expected = {f"{name}/{key}": value for name in names for key, value in computed.items()}
+    x = layers.GlobalAveragePooling3D()(layers.Conv3D(3, 3, activation="relu", bias_initializer=N)(image))
+    mean = keras.Model(image, layers.Dense(4, name="z_mean", bias_initializer=N)(x))
+    mean.save(HERE / "keras_mean.keras")
+    expected |= {"keras_mean/voxels": voxels, "keras_mean/mu": mean.predict(windows, verbose=0)}
+    np.savez_compressed(HERE / "keras_heads_expected.npz", **expected)
+
+
 def question_small():
     """keras_question_small.npz: the question's weights in Keras' order, for a test that copies them by hand."""
     keras.utils.set_random_seed(4)
@@ -173,4 +212,5 @@ if __name__ == "__main__":
     else:
         keras3()
         question_small()
+        heads()
     Path("keras_lambda_ran").unlink(missing_ok=True)

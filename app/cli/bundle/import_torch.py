@@ -1,4 +1,4 @@
-"""`ctvae bundle import-torch`: a checkpoint of MONAI's AutoencoderKL or MAISI's autoencoder → a bundle."""
+"""`ctvae bundle import-torch`: a checkpoint of one of MONAI's autoencoders → a bundle."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ logger = logging.getLogger(__name__)
 
 CARD = """# {name}
 
-The autoencoder of a checkpoint (SHA-256 `{sha256}`), architecture `{architecture}`, read at its posterior mean:
-`latent` is the grid, `mu` its mean over the grid for each channel. Imported by ctvae; what it was trained on, and under
-which licence its weights may be used, its maker says.
+The autoencoder of a checkpoint (SHA-256 `{sha256}`), architecture `{architecture}`, read at its posterior mean{grid}.
+Imported by ctvae. Ask its maker what it was trained on and under which licence its weights may be used.
 
 Not for clinical use. Nothing was measured yet: `ctvae bundle certify` does.
 """
@@ -33,7 +32,9 @@ def command(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="State dict: .pt, .pth or .safetensors.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder; a bundle there is replaced.")],
     parameters: Annotated[Path, typer.Option("--params", help="JSON: the network's arguments, as MONAI names them.")],
-    architecture: Annotated[str, typer.Option("--arch", help="autoencoder_kl or autoencoder_kl_maisi.")],
+    architecture: Annotated[
+        str, typer.Option("--arch", help="autoencoder_kl, autoencoder_kl_maisi or var_autoencoder.")
+    ],
     window_voxels: Annotated[str, typer.Option(help="Of the input: z,y,x.")] = "",
     spacing: Annotated[str | None, typer.Option(help="Of its voxels, mm: z,y,x; with --fit window.")] = None,
     window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH: what it knows as 0 and 1.")] = None,
@@ -55,9 +56,10 @@ def command(
         from app.cli.bundle import preprocessing_of
         from app.open_bundle import bundle_errors
         from models.importers.torch_checkpoint import read_parameters
+        from models.networks.autoencoder_kl import NATIVE_AXES
 
         with bundle_errors():
-            given = read_parameters(parameters, architecture)
+            given = read_parameters(parameters, architecture, axes or NATIVE_AXES)
             if window_voxels:
                 given["window_voxels"] = window_voxels
             settings = preprocessing_of(given.get("window_voxels"), spacing, window_hu, fit, overlap)
@@ -97,6 +99,7 @@ def imported(
 
     vae, sha256 = import_checkpoint(checkpoint, architecture, parameters)
     name = output.resolve().name
+    grid = ":\n`latent` is the grid, `mu` its mean over the grid for each channel" if "latent" in vae.tap_names else ""
     bundle = Bundle(
         path=output,
         name=name,
@@ -112,7 +115,7 @@ def imported(
         bundle,
         weights={key: tensor.numpy() for key, tensor in vae.state_dict().items()},
         onnx=encoder_onnx(vae),
-        card=CARD.format(name=name, sha256=sha256, architecture=architecture),
+        card=CARD.format(name=name, sha256=sha256, architecture=architecture, grid=grid),
         licence=LICENCE,
         monai={},
     )

@@ -46,6 +46,8 @@ def write_keras_bundle(
         BundleError: weights that do not fit, or a folder that cannot be written.
     """
     vae = imported.vae()
+    with source.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     warnings = (*imported.warnings, *_measured_warnings(imported, vae, preprocessing))
     count = sum(array.size for array in imported.weights.values())
     bundle = Bundle(
@@ -59,7 +61,7 @@ def write_keras_bundle(
         weights_sha256="",
         training={
             "command": "ctvae bundle import-keras",
-            "imported_from": {"format": "keras", "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+            "imported_from": {"format": "keras", "sha256": sha256},
             "encoder_parameters": int(count),
             "warnings": list(warnings),
         },

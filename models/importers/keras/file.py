@@ -7,7 +7,6 @@ looked at: a Lambda's stays the text that it is. Which layout it is, is seen fro
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 import zlib
@@ -19,10 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.importers.keras.graph import is_described
 from models.importers.keras.hdf5 import CONFIG_BYTES, FILE_BYTES, read_hdf5_apart
 from models.spec import BundleError
 
 _DEPTH = 64
+_UNFOLDS = 10
+_UNFOLDS_FREELY_BYTES = 16 << 20
+"""A configuration is text, which packs well, and a tiny model's weights lie in an HDF5 file that is mostly empty."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -36,6 +39,8 @@ class KerasFile:
         names: path of a group of weights → the layer's own name, where the file says it.
         by_index: weights are numbered within a layer (`vars/0`), and layers by their class; else both are named.
         order: the layers as the model has them, where weights are named and the file says it.
+        parts: of a subclassed model, whose file does not say how its layers are joined, what it consists of; such a
+            file's weights are not read.
     """
 
     config: Mapping[str, Any] | None
@@ -43,6 +48,7 @@ class KerasFile:
     names: Mapping[str, str]
     by_index: bool
     order: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 def read_keras_file(path: Path) -> KerasFile:
@@ -51,24 +57,27 @@ def read_keras_file(path: Path) -> KerasFile:
     Raises:
         BundleError: no such file, none of these, damaged, or larger than the bounds above.
     """
+    if path.is_dir():
+        raise BundleError("a folder, as a SavedModel is; save the encoder as one file: encoder.save('encoder.keras')")
     if not path.is_file():
         raise BundleError("there is no such Keras file; give an encoder.keras, .h5 or .weights.h5")
     if path.stat().st_size > FILE_BYTES:
         raise BundleError(f"the Keras file has {path.stat().st_size} bytes; expected at most {FILE_BYTES}")
-    content = path.read_bytes()
-    if content.startswith(b"PK"):
-        return _read_archive(content)
-    if content.startswith(_HDF5):
-        return _read_hdf5(content)
+    with path.open("rb") as opened:
+        start = opened.read(len(_HDF5))
+    if start.startswith(b"PK"):
+        return _read_archive(path)
+    if start == _HDF5:
+        return _read_hdf5(path.read_bytes())
     raise BundleError(
         "neither a .keras archive nor HDF5; expected a model saved by Keras as .keras, .h5 or .weights.h5"
     )
 
 
-def _read_archive(content: bytes) -> KerasFile:
+def _read_archive(path: Path) -> KerasFile:
     """A `.keras`: nothing is unpacked to the disk, and only two of its members are looked at."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        with zipfile.ZipFile(path) as archive:
             config = parse_json(_member(archive, "config.json", CONFIG_BYTES))
             weights = _member(archive, "model.weights.h5", FILE_BYTES)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
@@ -76,19 +85,25 @@ def _read_archive(content: bytes) -> KerasFile:
     if not weights.startswith(_HDF5):
         raise BundleError("model.weights.h5 in the .keras archive is not HDF5; save the model again")
     held = _read_hdf5(weights)
-    return KerasFile(config, held.arrays, held.names, held.by_index)
+    parts = held.parts if is_described(config) else held.parts or ("its layers",)
+    return KerasFile(config, held.arrays, held.names, held.by_index, (), parts)
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """One member's bytes, at most `limit` of them, whatever its header claims."""
+    """One member's bytes. Nothing is unpacked of one that says it is larger than `limit`, or that unfolds too far.
+
+    The archive's own reader unpacks no more than a member says.
+    """
     found = [info for info in archive.infolist() if info.filename == name]
     if len(found) != 1 or found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BundleError(f"the .keras archive has {len(found)} readable {name}; expected one, as Keras saves it")
-    with archive.open(found[0]) as member:
-        content = member.read(limit + 1)
-    if len(content) > limit:
-        raise BundleError(f"{name} in the .keras archive has more than {limit} bytes unpacked; that is no encoder")
-    return content
+    packed, unpacked = found[0].compress_size, found[0].file_size
+    if unpacked > limit or unpacked > _UNFOLDS_FREELY_BYTES + _UNFOLDS * packed:
+        raise BundleError(
+            f"{name} in the .keras archive would unfold from {packed} to {unpacked} bytes; expected at most {limit}, "
+            f"and at most {_UNFOLDS} times its packed size, as weights do; save the model again"
+        )
+    return archive.read(found[0])
 
 
 def parse_json(text: bytes | str) -> Mapping[str, Any]:
@@ -123,7 +138,7 @@ def _read_hdf5(content: bytes) -> KerasFile:
     held = read_hdf5_apart(content)
     config = None if held.config is None else parse_json(held.config)
     by_index = config is None and any("/vars/" in path for path in held.arrays)
-    return KerasFile(config, held.arrays, held.names, by_index, held.order)
+    return KerasFile(config, held.arrays, held.names, by_index, held.order, held.parts)
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,9 @@ from models.spec import BundleError
 MU_NAMES = ("zmean", "meanz", "mu", "zmu", "latentmean", "latentmu")
 LOGVAR_NAMES = ("zlogvar", "logvarz", "logvar", "zlogvariance", "logvariance", "latentlogvar", "latentlogvariance")
 
+NO_LOGVAR = "none"
+"""Said in place of a layer's name: the encoder has no log-variance."""
+
 _MODELS = ("Functional", "Model", "Sequential")
 _JOINING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot", "Operation",
             "Attention", "AdditiveAttention", "MultiHeadAttention", "TFOpLambda", "SlicingOpLambda")  # fmt: skip
@@ -47,30 +50,54 @@ class Node:
     calls: int = 1
 
 
-def parse_graph(config: Mapping[str, Any]) -> tuple[Node, ...]:
-    """The layers of a model, each after those that it takes its input from.
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A model's layers, nested models unfolded.
+
+    Attributes:
+        nodes: each after those that it takes its input from.
+        outputs: names of the nodes that the model gives, in order.
+        labels: (key, node) of each output that a model names in a dictionary, as `{"z_mean": …}`; nested models too.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+def is_described(config: Mapping[str, Any]) -> bool:
+    """Return whether the configuration says how the layers are joined; that of a subclassed model does not."""
+    return config.get("class_name") in _MODELS and isinstance(_config(config).get("layers"), list)
+
+
+def parse_graph(config: Mapping[str, Any]) -> Graph:
+    """Parse the configuration of a model that `is_described`.
 
     Raises:
-        BundleError: no Functional or Sequential model, or a configuration that makes no sense.
+        BundleError: a configuration that makes no sense.
     """
-    if config.get("class_name") not in _MODELS or not isinstance(_config(config).get("layers"), list):
-        raise BundleError(
-            f"the model is a {_short(config.get('class_name'))}, whose configuration does not say how its layers are "
-            "joined; save the encoder itself, a Functional or Sequential model"
-        )
-    nodes, _ = _expand(config, "", "", None)
+    labels: list[tuple[str, str]] = []
+    nodes, outputs = _expand(config, "", "", None, labels)
     names = [node.name for node in nodes]
     if len(set(names)) != len(names) or len(names) > _LAYERS:
         raise BundleError(
             f"the model has {len(names)} layers, or two of one name; expected at most {_LAYERS}, each its own"
         )
-    return tuple(nodes)
+    return Graph(tuple(nodes), tuple(outputs), tuple(labels))
 
 
 def _expand(
-    model: Mapping[str, Any], prefix: str, address: str, feeds: Sequence[str] | None
+    model: Mapping[str, Any], prefix: str, address: str, feeds: Sequence[str] | None, labels: list[tuple[str, str]]
 ) -> tuple[list[Node], list[str]]:
-    """A model's nodes and the names of its outputs; `feeds` are what a nested one is given."""
+    """A model's nodes and the names of its outputs.
+
+    Args:
+        model: its configuration.
+        prefix: of its layers' names.
+        address: of its weights.
+        feeds: what a nested one is given.
+        labels: of `Graph`; its own are added.
+    """
     config = _config(model)
     layers = [_checked(entry) for entry in config.get("layers") or ()]
     sequential = model["class_name"] == "Sequential"
@@ -93,7 +120,7 @@ def _expand(
             outputs[own_name, 0] = last = feeds[min(at, len(feeds) - 1)]
             continue
         if kind in _MODELS and isinstance(_config(entry).get("layers"), list) and len(calls) <= 1:
-            inner, ends = _expand(entry, f"{prefix}{own_name}/", f"{place}/", taken or [""])
+            inner, ends = _expand(entry, f"{prefix}{own_name}/", f"{place}/", taken or [""], labels)
             nodes += inner
             outputs.update({(own_name, number): end for number, end in enumerate(ends)})
             last = ends[0] if ends else ""
@@ -102,8 +129,15 @@ def _expand(
         node = Node(f"{prefix}{own_name}", kind, _is_keras(entry), _config(entry), inputs, place, max(1, len(calls)))
         nodes.append(node)
         outputs[own_name, 0] = last = node.name
-    ends = [outputs.get(key, f"{prefix}{key[0]}:{key[1]}") for key in _references(config.get("output_layers"))]
-    return nodes, [last] if sequential else ends
+    if sequential:
+        return nodes, [last]
+    given_out: Any = config.get("output_layers")
+    keys = sorted(given_out) if isinstance(given_out, dict) else []  # Keras numbers a dictionary's outputs by its keys
+    references = _references([given_out[key] for key in keys] if keys else given_out)
+    ends = [outputs.get(key, f"{prefix}{key[0]}:{key[1]}") for key in references]
+    if len(keys) == len(ends):
+        labels += zip(keys, ends, strict=True)
+    return nodes, ends
 
 
 def _first_input(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], prefix: str) -> Node:
@@ -138,43 +172,70 @@ def _references(value: Any) -> list[tuple[str, int]]:
     return [found for inner in value for found in _references(inner)]
 
 
-def find_heads(nodes: Sequence[Node], mu: str | None, logvar: str | None) -> tuple[str, str]:
-    """The layers whose outputs are mu and log-variance.
+def find_heads(graph: Graph, mu: str | None, logvar: str | None) -> tuple[str, str | None]:
+    """The layers whose outputs are mu and log-variance; None where the encoder has no log-variance.
 
-    As given; else by their names; else what the sampling layer takes: a Lambda or an unknown class that is given two.
-    Names and a sampling layer that contradict each other tell nothing.
+    As given; else by their names, or by those that the model gives its outputs; else what the sampling layer takes: a
+    Lambda or an unknown class that is given two. Names and a sampling layer that contradict each other tell nothing.
+    There is no log-variance where `NO_LOGVAR` is given, or where mu is all that the model gives.
 
     Raises:
         BundleError: they cannot be told.
     """
-    chosen = _named(nodes, mu, MU_NAMES), _named(nodes, logvar, LOGVAR_NAMES)
-    sampled = {node.inputs for node in nodes if node.kind not in _JOINING and len(node.inputs) == 2}
-    if mu is None and logvar is None and len(sampled) == 1:
-        first, second = sampled.pop()
-        if None in chosen:
-            # A second input called sigma or std is perhaps no log-variance: to be said, not guessed.
-            sure = not re.search(r"sigma|std|dev|scale", second.lower().rpartition("/")[2])
-            chosen = (first, second) if sure else (None, None)
-        elif set(chosen) != {first, second}:
-            chosen = (None, None)
-    if chosen[0] is None or chosen[1] is None or chosen[0] == chosen[1]:
-        last = ", ".join(node.name for node in nodes if node.kind == "Dense")[-160:]
-        raise BundleError(
-            f"which layers give mu and log-variance cannot be told; say --mu NAME --logvar NAME (Dense layers: {last})"
+    found_mu = _named(graph, mu, MU_NAMES)
+    found_logvar = None if logvar == NO_LOGVAR else _named(graph, logvar, LOGVAR_NAMES)
+    pairs = {node.inputs for node in graph.nodes if node.kind not in _JOINING and len(node.inputs) == 2}
+    if len(pairs) == 1 and logvar != NO_LOGVAR and not (mu and logvar):
+        found_mu, found_logvar = _as_sampled(*pairs.pop(), (mu, logvar), (found_mu, found_logvar))
+    mean_alone = logvar == NO_LOGVAR or (not pairs and graph.outputs == (found_mu,))
+    if found_mu is not None and found_logvar is None and mean_alone:
+        return found_mu, None
+    if found_mu is None or found_logvar is None or found_mu == found_logvar:
+        raise BundleError(_heads_wanted(graph, found_mu, found_logvar, logvar))
+    return found_mu, found_logvar
+
+
+def _as_sampled(
+    first: str, second: str, given: tuple[str | None, str | None], named: tuple[str | None, str | None]
+) -> tuple[str | None, str | None]:
+    """(mu, log-variance), where a sampling layer takes `first` and `second`."""
+    if given == (None, None) and None not in named:
+        return named if set(named) == {first, second} else (None, None)
+    # A second input called sigma or std is perhaps no log-variance: to be said, not guessed.
+    sure = not re.search(r"sigma|std|dev|scale", second.lower().rpartition("/")[2])
+    if given == (None, None):
+        return (first, second) if sure else (None, None)
+    if given[0] is not None:
+        return named[0], named[1] or (second if sure and named[0] == first else None)
+    return named[0] or (first if named[1] == second else None), named[1]
+
+
+def _heads_wanted(graph: Graph, mu: str | None, logvar: str | None, given_logvar: str | None) -> str:
+    """What to say of the heads, and what of them is known already."""
+    dense = ", ".join(node.name for node in graph.nodes if node.kind == "Dense")[-160:]
+    if mu is not None and mu == logvar:
+        return f"{mu} cannot give both mu and log-variance; say --mu NAME --logvar NAME (Dense layers: {dense})"
+    if mu is None and given_logvar is not None:
+        return f"which layer gives mu cannot be told; say --mu NAME (Dense layers: {dense})"
+    if mu is not None and logvar is None:
+        return (
+            "which layer gives the log-variance cannot be told; say --logvar NAME, or --logvar none if the encoder has "
+            f"none (mu: {mu}; Dense layers: {dense})"
         )
-    return chosen[0], chosen[1]
+    return f"which layers give mu and log-variance cannot be told; say --mu NAME --logvar NAME (Dense layers: {dense})"
 
 
-def _named(nodes: Sequence[Node], wanted: str | None, usual: Sequence[str]) -> str | None:
-    """The one node of that name, or of a name that is usual for it."""
+def _named(graph: Graph, wanted: str | None, usual: Sequence[str]) -> str | None:
+    """The one node of that name, or of a name that is usual for it; its own, or that of the model's output."""
+    names = [*((node.name, node.name) for node in graph.nodes), *graph.labels]
     if wanted is not None:
-        found = [node.name for node in nodes if wanted in (node.name, node.name.rpartition("/")[2])]
+        found = {node for name, node in names if wanted in (name, name.rpartition("/")[2])}
         if len(found) != 1:
-            known = ", ".join(node.name for node in nodes)[-200:]
+            known = ", ".join(node.name for node in graph.nodes)[-200:]
             raise BundleError(f"{len(found)} layers are called {_short(wanted)}; expected one of … {known}")
-        return found[0]
-    found = [node.name for node in nodes if re.sub(r"[^a-z]", "", node.name.rpartition("/")[2].lower()) in usual]
-    return found[0] if len(found) == 1 else None
+        return found.pop()
+    found = {node for name, node in names if re.sub(r"[^a-z]", "", name.rpartition("/")[2].lower()) in usual}
+    return found.pop() if len(found) == 1 else None
 
 
 def on_the_way(nodes: Sequence[Node], ends: Sequence[str]) -> tuple[Node, ...]:

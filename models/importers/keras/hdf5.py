@@ -45,6 +45,7 @@ class Hdf5:
     arrays: Mapping[str, NDArray[np.float32]]
     names: Mapping[str, str]
     order: tuple[str, ...]
+    parts: tuple[str, ...] = ()
 
 
 def read_hdf5_apart(content: bytes) -> Hdf5:
@@ -73,13 +74,13 @@ def read_hdf5_apart(content: bytes) -> Hdf5:
         raise BundleError(damaged.format(f"ended with {done.returncode}"))
     try:
         with np.load(io.BytesIO(done.stdout), allow_pickle=False) as held:
-            said = json.loads(held["said"].tobytes())
-            arrays = {path: held[f"array{number}"] for number, path in enumerate(said.get("paths", ()))}
+            answer = json.loads(held["answer"].tobytes())
+            arrays = {path: held[f"array{number}"] for number, path in enumerate(answer.get("paths", ()))}
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise BundleError(damaged.format("gave no answer")) from error
-    if "error" in said:
-        raise BundleError(said["error"])
-    return Hdf5(said["config"], arrays, said["names"], tuple(said["order"]))
+    if "error" in answer:
+        raise BundleError(answer["error"])
+    return Hdf5(answer["config"], arrays, answer["names"], tuple(answer["order"]), tuple(answer["parts"]))
 
 
 def _serve() -> None:
@@ -92,12 +93,13 @@ def _serve() -> None:
     try:
         held = read_hdf5(sys.stdin.buffer.read())
         arrays = held.arrays
-        said = {"config": held.config, "paths": list(arrays), "names": held.names, "order": held.order}
+        answer = {"config": held.config, "paths": list(arrays), "names": held.names, "order": held.order}
+        answer["parts"] = held.parts
     except BundleError as error:
-        said = {"error": str(error)}
+        answer = {"error": str(error)}
     numbered = {f"array{number}": array for number, array in enumerate(arrays.values())}
     made = io.BytesIO()
-    np.savez(made, allow_pickle=False, said=np.frombuffer(json.dumps(said).encode(), np.uint8), **numbered)
+    np.savez(made, allow_pickle=False, answer=np.frombuffer(json.dumps(answer).encode(), np.uint8), **numbered)
     sys.stdout.buffer.write(made.getvalue())
 
 
@@ -113,9 +115,22 @@ def read_hdf5(content: bytes) -> Hdf5:
         if config is not None:
             root = _group(file, "model_weights")
         elif "layer_names" not in file.attrs and "layers" not in file and "_layer_checkpoint_dependencies" not in file:
-            raise BundleError("the HDF5 file holds no weights of a Keras model; save the model as .keras")
+            parts = _parts(file)
+            if not parts:
+                raise BundleError("the HDF5 file holds no weights of a Keras model; save the model as .keras")
+            return Hdf5(None, {}, {}, (), parts)
         arrays, names = _weights(root)
         return Hdf5(config, arrays, names, _texts(root, "layer_names"))
+
+
+def _parts(file: Any) -> tuple[str, ...]:
+    """The attributes of a subclassed model that hold weights of Keras: layers, or models of their own."""
+    found: dict[str, None] = {}
+    for path, item in _walk(file):
+        part, _, below = path.partition("/")
+        if isinstance(item, h5py.Dataset) and "vars" in below.split("/"):
+            found[part] = None
+    return tuple(found)
 
 
 @contextmanager

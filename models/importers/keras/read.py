@@ -1,7 +1,8 @@
 """An encoder that was trained in Keras, with its own weights, as an architecture of this project.
 
-The network of the question, whatever its widths, becomes `question`; any other that the bridge knows becomes `keras`.
-A ReLU on a head is kept, for the numbers shall be Keras', and said in a warning.
+A file that says how its layers are joined becomes `keras`, with a tap by the name of each layer. Weights alone are read
+where their shapes are those of `question`. A ReLU on a head is kept, because the numbers must be those of Keras, and
+reported in a warning.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,19 @@ from torch import nn
 
 from models.importers.keras.file import KerasFile, read_keras_file
 from models.importers.keras.graph import Node, find_heads, on_the_way, parse_graph, shapes_of_inputs
-from models.importers.keras.question import as_question, question_from_weights
-from models.importers.keras.steps import IDENTITIES, Arrays, Step, step_of, weights_of
+from models.importers.keras.steps import IDENTITIES, Arrays, Operation, Step, operation_of, weights_of
+from models.importers.keras.weights_alone import question_from_weights
 from models.networks.keras import IMAGE, LOGVAR, MU, VALUES, Shape, build_step
 from models.networks.registry import build_vae
 from models.networks.vae import Size, Vae
 from models.spec import BundleError
+
+_NO_DEVIATION = Operation("constant", {"value": -1e4})
+"""The log-variance of an encoder that has none: sigma = exp(-5000) is 0 in float32."""
+
+_NO_LOGVAR_WARNING = (
+    "the encoder has no log-variance: sigma of a window is 0, and that of a series is the spread between its windows"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ def read_keras(
         path: `.keras`, `.h5`, or `.weights.h5` of the question's network.
         heads: `linear` or `relu`: needed for weights alone, which do not say it.
         mu: name of the layer that gives the posterior mean; by default it is found by its name or the sampling layer.
-        logvar: the same for the log-variance.
+        logvar: the same for the log-variance; `none` for an encoder without one.
         window_voxels: (d, h, w), where the file leaves it open.
 
     Raises:
@@ -81,21 +89,37 @@ def read_keras(
     if heads not in (None, "linear", "relu"):
         raise BundleError(f"heads are {heads!r}; expected 'linear' or 'relu'")
     file = read_keras_file(path)
+    if file.parts:
+        raise BundleError(_subclassed(file))
     if file.config is None:
         parameters, weights, warnings = question_from_weights(file, heads, (mu, logvar), window_voxels)
         return KerasImport("question", parameters, weights, tuple(warnings), (heads == "relu", heads == "relu"))
-    nodes = parse_graph(file.config)
-    ends = find_heads(nodes, mu, logvar)
-    way = on_the_way(nodes, ends)
-    window, steps, arrays = _translate(way, ends, window_voxels, file)
+    graph = parse_graph(file.config)
+    ends = find_heads(graph, mu, logvar)
+    way = on_the_way(graph.nodes, [end for end in ends if end is not None])
+    window, steps = _translate(way, ends, window_voxels, file)
     relu = _cuts(steps, MU), _cuts(steps, LOGVAR)
     if heads is not None and (heads == "relu",) * 2 != relu:
         raise BundleError(f"--heads {heads} contradicts the file, whose heads say it themselves; leave it out")
-    found = as_question(window, steps, arrays)
-    if found is not None:
-        return KerasImport("question", *found, _precision(way), relu)
-    weights = {_key(step, name): array for step in steps for name, array in arrays[step["name"]].items()}
-    return KerasImport("keras", {"window_voxels": list(window), "steps": steps}, weights, _precision(way), relu)
+    warnings = [*_precision(way), *([_NO_LOGVAR_WARNING] if ends[1] is None else [])]
+    weights = {_key(step, name): array for step in steps for name, array in step.weights.items()}
+    parameters = {"window_voxels": list(window), "steps": [step.parameters() for step in steps]}
+    return KerasImport("keras", parameters, weights, tuple(warnings), relu)
+
+
+def _subclassed(file: KerasFile) -> str:
+    """What to say of a model that is a class of the user's own: its file does not say how its layers are joined."""
+    kind = "" if file.config is None else f" of the class {str(file.config.get('class_name'))[:40]!r}"
+    parts = ", ".join(part[:40] for part in file.parts[:6])
+    encoders = [part for part in file.parts if part.isidentifier() and part.lower().startswith("enc")]
+    if encoders:
+        then = f"save its encoder alone: vae.{encoders[0][:40]}.save('encoder.keras')"
+    else:
+        then = "build a Functional model of the same layers, keras.Model(inputs, [z_mean, z_log_var]), and save that"
+    return (
+        f"the file holds a subclassed model{kind} (its parts: {parts}), which does not say how its layers are joined; "
+        f"{then}"
+    )
 
 
 def head_warnings(imported: KerasImport, mu: NDArray[np.float32], inputs: str) -> tuple[str, ...]:
@@ -121,15 +145,12 @@ def head_warnings(imported: KerasImport, mu: NDArray[np.float32], inputs: str) -
 
 
 def _translate(
-    way: Sequence[Node], ends: tuple[str, str], window_voxels: Size | None, file: KerasFile
-) -> tuple[Size, list[Step], dict[str, Arrays]]:
-    """The window, the steps from it to the heads, and their weights by step."""
+    way: Sequence[Node], ends: tuple[str, str | None], window_voxels: Size | None, file: KerasFile
+) -> tuple[Size, list[Step]]:
+    """The window, and the steps from it to the heads."""
     window, source, steps = _input(way, window_voxels)
-    names = {source: steps[-1]["name"] if steps else IMAGE}
-    shapes: dict[str, Shape] = {IMAGE: (*window, 1)}
-    for step in steps:
-        shapes[step["name"]] = window
-    arrays: dict[str, Arrays] = {step["name"]: {} for step in steps}
+    names = {source: steps[-1].name if steps else IMAGE}
+    shapes: dict[str, Shape] = {IMAGE: (*window, 1)} | {step.name: window for step in steps}
     for node in way:
         if node.name == source:
             continue
@@ -139,18 +160,19 @@ def _translate(
         if node.kind in IDENTITIES and node.own:
             names[node.name] = taken[0]
             continue
-        options = step_of(node, len(shapes[taken[0]]), math.prod(shapes[taken[0]]))
+        given = [shapes[name] for name in taken]
+        operation = operation_of(node, given[0])
         name = _tap_name(node.name, shapes)
         try:
             with torch.device("meta"):
-                module, shape = build_step(options["kind"], options, [shapes[one] for one in taken])
+                module, shape = build_step(operation.kind, operation.options, given)
         except BundleError as error:
             raise BundleError(f"layer {node.name!r}: {error}") from error
-        held = weights_of(node, options, file)
-        _fitting(node, module, held)
-        names[node.name], shapes[name], arrays[name] = name, shape, held
-        steps.append({"name": name, "kind": options.pop("kind"), "inputs": taken, **options})
-    return window, *_with_heads(steps, arrays, (names[ends[0]], names[ends[1]]))
+        weights = weights_of(node, operation, given[0], file)
+        _fitting(node, module, weights)
+        names[node.name], shapes[name] = name, shape
+        steps.append(Step(name, operation, tuple(taken), weights))
+    return window, _with_heads(steps, names[ends[0]], None if ends[1] is None else names[ends[1]])
 
 
 def _input(way: Sequence[Node], window_voxels: Size | None) -> tuple[Size, str, list[Step]]:
@@ -163,12 +185,12 @@ def _input(way: Sequence[Node], window_voxels: Size | None) -> tuple[Size, str, 
         raise BundleError(f"the input is {repr(shape)[:60]}; expected (batch, d, h, w, 1), one channel, channels last")
     given = window_voxels or (None, None, None)
     lengths = []
-    for said, wanted in zip(shape[1:4], given, strict=True):
-        if said is None and wanted is None:
+    for stated, wanted in zip(shape[1:4], given, strict=True):
+        if stated is None and wanted is None:
             raise BundleError(f"the input {shape} leaves the window's size open; say --window-voxels D,H,W")
-        if said is not None and wanted is not None and said != wanted:
+        if stated is not None and wanted is not None and stated != wanted:
             raise BundleError(f"the input is {shape}, not a window of {window_voxels}; leave --window-voxels out")
-        length = wanted if said is None else said
+        length = wanted if stated is None else stated
         if type(length) is not int or not 1 <= length <= 4096:
             raise BundleError(f"the input is {repr(shape)[:60]}; expected a window of 1 to 4096 voxels along each axis")
         lengths.append(length)
@@ -177,22 +199,22 @@ def _input(way: Sequence[Node], window_voxels: Size | None) -> tuple[Size, str, 
         raise BundleError(f"the input is a window of {size}; expected at most {VALUES} voxels")
     bare: list[Step] = []
     if len(shape) == 4:
-        bare.append({"name": "voxels", "kind": "reshape", "inputs": [IMAGE], "shape": list(size)})
+        bare.append(Step("voxels", Operation("reshape", {"shape": list(size)}), (IMAGE,), {}))
     return size, node.name, bare
 
 
-def _with_heads(
-    steps: list[Step], arrays: dict[str, Arrays], heads: tuple[str, str]
-) -> tuple[list[Step], dict[str, Arrays]]:
+def _with_heads(steps: Sequence[Step], mu: str, logvar: str | None) -> list[Step]:
     """The steps, with the two heads called `mu` and `logvar`."""
-    if heads[0] == heads[1] or IMAGE in heads:
+    if mu == logvar or IMAGE in (mu, logvar):
         raise BundleError("mu and log-variance are one and the same layer; say --mu NAME --logvar NAME")
-    called = {heads[0]: MU, heads[1]: LOGVAR}
+    called = {mu: MU, logvar: LOGVAR}
     renamed = [
-        {**step, "name": called.get(step["name"], step["name"]), "inputs": [called.get(i, i) for i in step["inputs"]]}
+        replace(
+            step, name=called.get(step.name, step.name), inputs=tuple(called.get(name, name) for name in step.inputs)
+        )
         for step in steps
     ]
-    return renamed, {called.get(name, name): held for name, held in arrays.items()}
+    return renamed if logvar is not None else [*renamed, Step(LOGVAR, _NO_DEVIATION, (MU,), {})]
 
 
 def _fitting(node: Node, module: nn.Module, held: Arrays) -> None:
@@ -212,12 +234,12 @@ def _tap_name(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _key(step: Step, name: str) -> str:
-    return f"{step['name']}.{name}" if step["name"] in (MU, LOGVAR) else f"stages.{step['name']}.{name}"
+    return f"{step.name}.{name}" if step.name in (MU, LOGVAR) else f"stages.{step.name}.{name}"
 
 
 def _cuts(steps: Sequence[Step], head: str) -> bool:
     """The head ends with a ReLU that lets nothing below 0 through."""
-    activation = next(step for step in steps if step["name"] == head).get("activation", {})
+    activation = next(step for step in steps if step.name == head).operation.options.get("activation", {})
     return activation.get("name") == "relu" and not activation.get("negative_slope")
 
 

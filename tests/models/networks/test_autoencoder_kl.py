@@ -55,7 +55,7 @@ def monai_net(architecture: str, **more) -> torch.nn.Module:
 
 def ours(net: torch.nn.Module, architecture: str, **more) -> DenseVae:
     vae = build_vae(architecture, {**PARAMETERS[architecture], "window_voxels": list(WINDOW), **more})
-    vae.load_state_dict(monai_state(net.state_dict(), vae))
+    vae.load_state_dict(monai_state(net.state_dict(), vae, vae.monai_names()))
     return vae.eval()
 
 

@@ -24,7 +24,11 @@ from models.spec import BundleError, Preprocessing, arrays_only
 from tests.support.checkout import ROOT
 
 DATA = ROOT / "tests" / "data"
-EXPECTED = dict(np.load(DATA / "keras_expected.npz")) | dict(np.load(DATA / "keras2_expected.npz"))
+EXPECTED = {
+    key: values
+    for file in ("keras_expected.npz", "keras2_expected.npz", "keras_heads_expected.npz")
+    for key, values in np.load(DATA / file).items()
+}
 LINEAR = {"heads": "linear", "window_voxels": (8, 16, 24)}
 FILES: dict[str, dict[str, Any]] = {
     "keras_question.keras": {},
@@ -42,6 +46,8 @@ FILES: dict[str, dict[str, Any]] = {
     "keras2_sibling.keras": {},
     "keras2_sibling.h5": {},
     "keras2_nested.h5": {},
+    "keras_named_outputs.keras": {},
+    "keras_named_outputs_nested.keras": {},
 }
 
 
@@ -91,27 +97,10 @@ def test_the_expected_values_differ_between_the_two_windows_and_between_the_mode
     assert np.abs(EXPECTED["keras_question/mu"] - EXPECTED["keras2_question/mu"]).max() > 1e-2
 
 
-def test_the_questions_network_is_recognised_and_its_sibling_is_not():
+def test_a_file_that_says_how_its_layers_are_joined_has_a_tap_for_each_of_them():
     imported = read_keras(DATA / "keras_question.keras")
-    assert (imported.architecture, dict(imported.parameters)) == (
-        "question",
-        {
-            "window_voxels": [8, 16, 24],
-            "channels": [3, 4, 5],
-            "dense": 7,
-            "latents": 3,
-            "heads": "linear",
-            "decoder": False,
-        },
-    )
-    assert read_keras(DATA / "keras_sibling.keras").architecture == "keras"
-
-
-def test_another_activation_in_the_dense_layer_is_not_taken_for_the_questions_network(tmp_path):
-    def change(config):
-        layer(config, names_of(config, "Dense")[0])["config"]["activation"] = "tanh"
-
-    assert read_keras(edited(tmp_path, change)).architecture == "keras"
+    assert imported.architecture == "keras"
+    assert [step["kind"] for step in imported.parameters["steps"]][-4:] == ["reshape", "dense", "dense", "dense"]
 
 
 def test_every_layer_on_the_way_is_a_tap_and_a_dead_branch_is_none(tmp_path):
@@ -194,6 +183,57 @@ def test_heads_without_usual_names_or_a_sampling_layer_are_asked_for(tmp_path):
 
     with pytest.raises(BundleError, match="say --mu NAME --logvar NAME"):
         read_keras(edited(tmp_path, rename, "keras_sibling.keras"))
+
+
+def test_an_encoder_without_a_log_variance_has_a_sigma_of_0_and_says_so():
+    imported = read_keras(DATA / "keras_mean.keras")
+    windows = torch.from_numpy(EXPECTED["keras_mean/voxels"].astype(np.float32) / 255)[:, None]
+    with torch.inference_mode():
+        taps = imported.vae().taps(windows, ("mu", "sigma"))
+    np.testing.assert_allclose(taps["mu"], EXPECTED["keras_mean/mu"], atol=1e-5)
+    assert (taps["sigma"] == 0).all()
+    assert "no log-variance" in imported.warnings[0]
+
+
+def test_what_is_known_of_the_heads_is_not_asked_for(tmp_path):
+    def rename(config):
+        entry = layer(config, "z_mean")
+        entry["name"] = entry["config"]["name"] = "code"
+        config["config"]["output_layers"] = [["code", 0, 0]]
+
+    made = edited(tmp_path, rename, "keras_mean.keras")
+    with pytest.raises(BundleError, match="say --mu NAME --logvar NAME"):
+        read_keras(made)
+    with pytest.raises(BundleError, match=r"which layer gives mu cannot be told; say --mu NAME \("):
+        read_keras(made, logvar="none")
+
+    def two(config):
+        rename(config)
+        config["config"]["output_layers"].append([names_of(config, "GlobalAveragePooling3D")[0], 0, 0])
+
+    with pytest.raises(
+        BundleError, match=r"^which layer gives the log-variance .* say --logvar NAME, or --logvar none"
+    ):
+        read_keras(edited(tmp_path, two, "keras_mean.keras"), mu="code")
+
+
+@pytest.mark.parametrize("file", ["m_subclassed.weights.h5", "m_subclassed_full.keras"])
+def test_a_subclassed_model_is_named_as_one_with_what_to_save(shared_fault, file):
+    with pytest.raises(
+        BundleError, match=r"subclassed model .*encoder, decoder.*vae\.encoder\.save\('encoder.keras'\)"
+    ):
+        read_keras(shared_fault(f"keras-subclassed/{file}"), heads="linear")
+
+
+def test_keras_own_default_layer_names_make_a_bundle(shared_fault, tmp_path):
+    from models.importers.keras.bundle import write_keras_bundle
+
+    source = shared_fault("keras-default-names/a.keras")
+    written, _ = write_keras_bundle(read_keras(source), tmp_path / "plain", arrays_only((8, 8, 8)), source=source)
+    windows = np.random.default_rng(7).random((2, 8, 8, 8, 1)).astype(np.float32).transpose(0, 4, 1, 2, 3)
+    got = OnnxEncoder(load_bundle(written.path)).run(windows, ["mu", "conv3d"])
+    of_keras = [[-0.166745, 0.0603, 0.011626], [-0.133888, -0.014691, 0.074287]]  # Keras 3.15.1, TensorFlow 2.19.0
+    np.testing.assert_allclose(got["mu"], of_keras, atol=1e-5)
 
 
 def test_a_second_head_called_sigma_is_not_taken_for_a_log_variance(tmp_path):
@@ -345,7 +385,7 @@ def test_the_command_writes_a_bundle_of_the_question_and_says_what_its_heads_are
     call = ["bundle", "import-keras", str(source), "-o", str(output), "--fit", "resize", "--window-hu", "-1000,400"]
     assert main(call) == 0
     said = capsys.readouterr()
-    assert "question, 557 parameters" in said.out
+    assert "keras, 557 parameters" in said.out
     assert "units are 0 for all of four chest phantoms" in said.err
     bundle = load_bundle(output)
     assert bundle.preprocessing == Preprocessing("resize", (8, 16, 24), None, (-1000.0, 400.0))

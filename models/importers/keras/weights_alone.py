@@ -1,10 +1,10 @@
-"""Whether an encoder from Keras is the network of the question, by its layers or by the shapes of its weights alone."""
+"""Weights alone, as Keras saves them in `.weights.h5`: read where their shapes are those of the question's network."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from models.importers.keras.file import KerasFile
 from models.importers.keras.graph import LOGVAR_NAMES, MU_NAMES
-from models.importers.keras.steps import Arrays, Step
-from models.networks.keras import IMAGE, LOGVAR, MU
+from models.importers.keras.steps import Arrays
 from models.networks.vae import Size
 from models.spec import BundleError
 
@@ -23,52 +22,7 @@ Weights = dict[str, NDArray[np.float32]]
 QUESTION_WINDOW: Size = (32, 256, 256)
 QUESTION_CHANNELS = (16, 32, 64, 32, 16)
 
-_RELU = {"name": "relu"}
 _SAVE_WHOLE = "save the encoder as .keras, which says how its layers are joined"
-
-
-def as_question(window: Size, steps: Sequence[Step], arrays: Mapping[str, Arrays]) -> tuple[Parameters, Weights] | None:
-    """Parameters and weights of `question`, where the steps are that network; else None."""
-    channels = [step["channels"] for step in steps if step["kind"] == "conv"]
-    blocks = len(channels)
-    if not 1 <= blocks <= 16 or len(steps) != 2 * blocks + 4 or any(size % 2**blocks for size in window):
-        return None
-    dense, head = steps[2 * blocks + 1], steps[2 * blocks + 2]
-    if dense["kind"] != "dense" or head["kind"] != "dense" or max(*channels, dense["units"], head["units"]) > 4096:
-        return None
-    expected = _question_steps(channels, dense["units"], head["units"], head["activation"], window)
-    row = [IMAGE, *(step["name"] for step in steps[: 2 * blocks + 2])]
-    sources = [*row, row[-1]]
-    found = [{key: value for key, value in step.items() if key not in ("name", "inputs")} for step in steps]
-    for step in found:  # which are the same where a grid can be halved
-        if step["kind"] == "max_pool":
-            step["padding"] = "valid"
-    chained = all(step["inputs"] == [source] for step, source in zip(steps, sources, strict=True))
-    if found != expected or not chained or {step["name"] for step in steps[-2:]} != {MU, LOGVAR}:
-        return None
-    heads = "relu" if head["activation"] == _RELU else "linear"
-    named = [arrays[step["name"]] for step in steps if step["kind"] in ("conv", "dense")][:-2]
-    layers = [tuple(held[key] for key in sorted(held, reverse=True)) for held in (*named, arrays[MU], arrays[LOGVAR])]
-    parameters = _parameters(window, channels, dense["units"], head["units"], heads)
-    return parameters, _weights([(weight, bias) for weight, bias in layers], blocks, heads)
-
-
-def _question_steps(channels: Sequence[int], dense: int, latents: int, head: Step, window: Size) -> list[Step]:
-    """What the question's network is made of, without names; a head that is neither linear nor ReLU matches nothing."""
-    steps: list[Step] = []
-    for width in channels:
-        conv = {"kind": "conv", "channels": width, "kernel": [2, 2, 2], "stride": [1, 1, 1], "dilation": [1, 1, 1]}
-        steps.append({**conv, "groups": 1, "padding": "same", "bias": True, "activation": _RELU})
-        steps.append({"kind": "max_pool", "kernel": [2, 2, 2], "stride": [2, 2, 2], "padding": "valid"})
-    steps.append({"kind": "reshape", "shape": [channels[-1] * math.prod(window) // 8 ** len(channels)]})
-    steps.append({"kind": "dense", "units": dense, "bias": True, "activation": _RELU})
-    last = {
-        "kind": "dense",
-        "units": latents,
-        "bias": True,
-        "activation": head if head == _RELU else {"name": "linear"},
-    }
-    return [*steps, last, last]
 
 
 def question_from_weights(
@@ -99,10 +53,10 @@ def question_from_weights(
     channels = [int(width) for width in before[1:]]
     weights = [_turned(kernel, bias) for _, kernel, bias in (*convs, trunk, mu, logvar)]
     parameters = _parameters(window, channels, int(dense), int(first[1].shape[1]), heads)
-    taken = (
+    assumed = (
         "weights alone: activations, padding and poolings are taken to be the question's, for shapes do not tell them"
     )
-    return parameters, _weights(weights, len(channels), heads), [taken, *warnings, *guessed]
+    return parameters, _weights(weights, len(channels), heads), [assumed, *warnings, *guessed]
 
 
 def _layers(file: KerasFile) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
