@@ -15,11 +15,11 @@ from operators.types import StartError
 
 @contextmanager
 def bundle_errors() -> Iterator[None]:
-    """Turn a `BundleError` into a `StartError` with the reason `BUNDLE_INVALID`."""
+    """Turn a `BundleError` into a `StartError` with its reason."""
     try:
         yield
     except BundleError as error:
-        raise StartError("BUNDLE_INVALID", str(error)) from error
+        raise StartError(error.reason, str(error)) from error
 
 
 def open_bundle(models: Path | None, name: str | None = None) -> Bundle:

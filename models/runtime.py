@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.onnx_graph import has_external_data
 from models.spec import Bundle, BundleError
 from models.weights import read_weights
 
@@ -26,9 +27,6 @@ Device = Literal["auto", "cpu", "cuda"]
 
 CPU_THREADS = 2
 """Of ONNX Runtime: fixed, so that sums are made in the same order on a laptop and on a server."""
-
-# An ONNX tensor kept in another file says so in an entry with the key "location" (onnx.proto, StringStringEntryProto).
-_EXTERNAL_DATA = b"\n\x08location\x12"
 
 
 class Encoder(Protocol):
@@ -101,7 +99,13 @@ class OnnxEncoder:
         self.fallback = fallback
 
         graph = bundle.onnx_path.read_bytes()
-        if _EXTERNAL_DATA in graph:
+        try:
+            external = has_external_data(graph)
+        except ValueError as error:
+            raise BundleError(
+                f"cannot use encoder.onnx: damaged or not ONNX ({error}); get an undamaged copy"
+            ) from error
+        if external:
             raise BundleError("encoder.onnx keeps tensors in other files; export it with all weights inside")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

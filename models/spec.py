@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 FORMAT_VERSION = 1
 POOLINGS = ("none", "mean", "max", "std", "flatten")
@@ -23,6 +23,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _TAP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 65536
+LARGEST_VALUES = 1 << 27
+"""That a window or a tap may have; as float32 512 MiB. A bundle that says more would take all memory when it runs."""
+SPACING_MM = (0.01, 1000.0)
+"""Least and largest spacing of a window's voxels, mm: of micro-CT, and of a body in one voxel."""
 _MONAI_SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
@@ -30,6 +34,14 @@ _MONAI_SCHEMA = (
 
 class BundleError(Exception):
     """A bundle that cannot be used: one line that says what was found, what was expected, what to do."""
+
+    reason: ClassVar[str] = "BUNDLE_INVALID"
+
+
+class InTheWayError(BundleError):
+    """Something that ctvae did not write stands where a bundle, or a file of one, is to be written."""
+
+    reason: ClassVar[str] = "OUTPUT_IN_THE_WAY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +73,17 @@ class Preprocessing:
             raise BundleError(f"preprocessing needs spacing_mm with fit 'window' and none with fit {self.fit!r}")
         if len(self.window_voxels) != 3 or min(self.window_voxels) < 1:
             raise BundleError(f"preprocessing window_voxels is {self.window_voxels}; expected three positive integers")
-        if self.spacing_mm is not None and (len(self.spacing_mm) != 3 or min(self.spacing_mm) <= 0):
-            raise BundleError(f"preprocessing spacing_mm is {self.spacing_mm}; expected three positive lengths")
+        if math.prod(self.window_voxels) > LARGEST_VALUES:
+            raise BundleError(
+                f"preprocessing window_voxels is {self.window_voxels}; expected at most {LARGEST_VALUES} in all"
+            )
+        low, high = SPACING_MM
+        if self.spacing_mm is not None and not (
+            len(self.spacing_mm) == 3 and low <= min(self.spacing_mm) and max(self.spacing_mm) <= high
+        ):
+            raise BundleError(
+                f"preprocessing spacing_mm is {self.spacing_mm}; expected three lengths from {low:g} to {high:g} mm"
+            )
         if len(self.window_hu) != 2 or not self.window_hu[0] < self.window_hu[1]:
             raise BundleError(f"preprocessing window_hu is {self.window_hu}; expected (low, high) with low < high")
         if not 0 <= self.overlap < 1:
@@ -197,6 +218,8 @@ def _parse_tap(own: Any) -> TapSpec:
     if pooling not in POOLINGS or (len(shape) == 1 and pooling != "none"):
         expected = "'none', for it is a vector" if len(shape) == 1 else f"one of {', '.join(POOLINGS)}"
         raise BundleError(f"metadata.json: a tap of shape {shape} has pooling {_short(pooling)}; expected {expected}")
+    if math.prod(shape) > LARGEST_VALUES:
+        raise BundleError(f"metadata.json: a tap has shape {shape}; expected at most {LARGEST_VALUES} values")
     return TapSpec(_matching(own, "name", _TAP_NAME), shape, pooling, _millimetres(own, "receptive_field_mm"))
 
 

@@ -21,7 +21,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,15 +32,28 @@ from numpy.typing import NDArray
 
 from models.bundle.golden import GOLDEN, make_golden
 from models.bundle.monai_config import INFERENCE, inference_config, monai_defaults
-from models.spec import Bundle, BundleError, compose_metadata, parse_metadata
-from models.weights import read_weights
+from models.spec import Bundle, BundleError, InTheWayError, compose_metadata, parse_metadata
+from models.weights import LARGEST_BYTES, check_weights, is_pickle
 
 DEFAULT_BUNDLE = "ct_vae"
 
 _METADATA = Path("configs", "metadata.json")
 _METADATA_BYTES = 8 << 20
+_LARGEST_BYTES = {".safetensors": LARGEST_BYTES, ".onnx": 2 << 30}
 _PICKLES = (".pt", ".pth", ".pkl", ".ckpt", ".bin", ".ts")
 _A_PICKLE = "is a pickle; expected safetensors: a pickle can run code and is not read"
+
+OWN_FILES = (
+    "LICENSE",
+    "configs/golden.json",
+    "configs/inference.json",
+    "configs/metadata.json",
+    "docs/README.md",
+    "docs/certificate.json",
+    "models/encoder.onnx",
+    "models/model.safetensors",
+)
+"""What ctvae writes into a bundle. Anything else in its folder belongs to the user and stays."""
 
 
 def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
@@ -81,12 +95,29 @@ def load_bundle(path: Path) -> Bundle:
     if not path.is_dir():
         raise BundleError(f"no bundle folder {path}; give the folder that holds {_METADATA.as_posix()}")
     bundle = parse_metadata(path, _read_metadata(path))
-    weights = _checked_bytes(path, bundle.weights_path, bundle.weights_sha256)
-    _checked_bytes(path, bundle.onnx_path, bundle.onnx_sha256)
-    for key, tensor in read_weights(weights).items():
-        if not np.isfinite(tensor).all():
-            raise BundleError(f"weights {key} hold NaN or infinity; train again or get an undamaged copy")
+    _check_file(path, bundle.weights_path, bundle.weights_sha256)
+    _check_file(path, bundle.onnx_path, bundle.onnx_sha256)
+    check_weights(bundle.weights_path)
     return bundle
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that a bundle can be written to a folder and nothing is lost that ctvae did not write.
+
+    Raises:
+        InTheWayError: there is something else than a bundle that ctvae wrote.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    try:
+        metadata = _read_metadata(path) if path.is_dir() else None
+    except BundleError:
+        metadata = None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("ctvae"), dict):
+        raise InTheWayError(f"{path.name} exists and is not a bundle that ctvae wrote; choose another output folder")
+    for name in OWN_FILES:
+        if (path / name).is_dir():
+            raise InTheWayError(f"{name} in {path.name} is a folder; expected a file: choose another output folder")
 
 
 def save_bundle(
@@ -101,7 +132,8 @@ def save_bundle(
     """Write a bundle to `bundle.path`, all of it or nothing, and read it back.
 
     Args:
-        bundle: what to say of it; the two digests are filled in here. A bundle that is there already is replaced.
+        bundle: what to say of it; the two digests are filled in here. Of a bundle that is there already `OWN_FILES` are
+            replaced; other files in its folder stay.
         weights: encoder and decoder, by parameter name.
         onnx: the encoder, every tap an output.
         card: `docs/README.md`.
@@ -109,34 +141,31 @@ def save_bundle(
         monai: MONAI's descriptive keys, for the metadata; defaults stand for those that are not given.
 
     Raises:
-        BundleError: something else than a bundle is in the way, or what was written does not load.
+        InTheWayError: something else than a bundle that ctvae wrote is there.
+        BundleError: what was written does not load.
     """
     from safetensors.numpy import save
 
     path = bundle.path.resolve()
-    if path.exists() and not (path / _METADATA).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise BundleError(f"{bundle.path} exists and is no bundle; choose another place")
+    check_replaceable(path)
     content = save({name: np.ascontiguousarray(tensor) for name, tensor in sorted(weights.items())})
     described = replace(
         bundle, weights_sha256=hashlib.sha256(content).hexdigest(), onnx_sha256=hashlib.sha256(onnx).hexdigest()
     )
     described_to_monai = compose_metadata(described, {**monai_defaults(described), **monai})
     metadata = json.dumps(described_to_monai, indent=2, allow_nan=False) + "\n"
+    files = {
+        _METADATA.as_posix(): metadata.encode(),
+        "models/model.safetensors": content,
+        "models/encoder.onnx": onnx,
+        INFERENCE: inference_config(described),
+        "docs/README.md": card.encode(),
+        "LICENSE": licence.encode(),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
-        fresh = Path(temporary) / "new"
-        for name, data in (
-            (_METADATA.as_posix(), metadata.encode()),
-            ("models/model.safetensors", content),
-            ("models/encoder.onnx", onnx),
-            (INFERENCE, inference_config(described)),
-            ("docs/README.md", card.encode()),
-            ("LICENSE", licence.encode()),
-        ):
-            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            (fresh / name).write_bytes(data)
-        (fresh / GOLDEN).write_bytes(make_golden(load_bundle(fresh)))
-        _swap(fresh, path, Path(temporary) / "old")
+    with _fresh_copy(path, without=OWN_FILES) as fresh:
+        _put(fresh, files)
+        _put(fresh, {GOLDEN: make_golden(load_bundle(fresh))})
     return load_bundle(bundle.path)
 
 
@@ -157,32 +186,52 @@ def amend_bundle(path: Path, files: Mapping[str, bytes]) -> Bundle:
         plain = not inside.is_absolute() and bool(inside.parts) and not {"..", "."} & set(name.split("/"))
         if not plain or inside.parts[0] == "models" or inside == PurePosixPath(_METADATA.as_posix()):
             raise BundleError(f"{name!r} cannot be put into a bundle; expected a file in docs/ or configs/, or LICENSE")
-    whole = path.resolve()
-    with tempfile.TemporaryDirectory(prefix=f".{whole.name}-", dir=whole.parent) as temporary:
-        fresh = Path(temporary) / "new"
-        shutil.copytree(whole, fresh, symlinks=True)
-        for name, content in files.items():
-            target = fresh / name
-            if not target.parent.resolve().is_relative_to(fresh.resolve()):
-                raise BundleError(f"the folder of {name} is a link that leads out of the bundle; make it a folder")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            target.write_bytes(content)
+    with _fresh_copy(path.resolve(), without=tuple(files)) as fresh:
+        _put(fresh, files)
         load_bundle(fresh)
-        _swap(fresh, whole, Path(temporary) / "old")
     return load_bundle(path)
 
 
-def _swap(fresh: Path, path: Path, old: Path) -> None:
-    """Put `fresh` in the place of `path`; what was there goes to `old`, and back should that fail."""
-    if path.exists():
-        path.rename(old)
+@contextmanager
+def _fresh_copy(path: Path, *, without: Sequence[str]) -> Iterator[Path]:
+    """A copy of a folder, but for the named files, to be changed in the block; it then takes the folder's place.
+
+    Should the block or the renaming end early, the folder stays as it was. Even of a process that is killed between the
+    two renames the former folder is left: as `old` in a hidden folder beside it.
+    """
+    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    fresh, old = workspace / "new", workspace / "old"
     try:
+        if path.exists():
+            shutil.copytree(path, fresh, symlinks=True, ignore=_named(path, without))
+        yield fresh
+        if path.exists():
+            path.rename(old)
         fresh.rename(path)
-    except OSError:
-        if old.exists():
+    finally:
+        if old.exists() and not path.exists():
             old.rename(path)
-        raise
+        shutil.rmtree(workspace)
+
+
+def _named(folder: Path, names: Sequence[str]) -> Callable[[str, list[str]], list[str]]:
+    """For `copytree`: what to leave out, by paths inside of the folder."""
+    return lambda inside, found: [one for one in found if (Path(inside) / one).relative_to(folder).as_posix() in names]
+
+
+def _put(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by their paths inside of the folder; no link is followed.
+
+    Raises:
+        BundleError: a folder in it is a link that leads elsewhere.
+    """
+    for name, content in files.items():
+        target = folder / name
+        if not target.parent.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"the folder of {name} is a link that leads out of the bundle; make it a folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.write_bytes(content)
 
 
 def _read_metadata(path: Path) -> Any:
@@ -201,8 +250,8 @@ def _no_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _checked_bytes(path: Path, file: Path, expected: str) -> bytes:
-    """The bytes of a file inside the bundle, once their digest is what the metadata says."""
+def _check_file(path: Path, file: Path, expected: str) -> None:
+    """Check that a file inside the bundle is there, not too large, and has the digest that the metadata say."""
     inside = file.relative_to(path).as_posix()
     if not file.is_file():
         pickles = sorted(p.name for p in (path / "models").glob("*") if p.suffix in _PICKLES)
@@ -210,10 +259,13 @@ def _checked_bytes(path: Path, file: Path, expected: str) -> bytes:
         raise BundleError(f"no {inside} in the bundle{hint}; get a complete copy of it")
     if not file.resolve().is_relative_to(path.resolve()):
         raise BundleError(f"{inside} is a link that leads out of the bundle; put the file itself there")
-    content = file.read_bytes()
-    if file.suffix == ".safetensors" and (content[:2] == b"PK" or content[:1] == b"\x80"):
-        raise BundleError(f"{inside} {_A_PICKLE}")
-    digest = hashlib.sha256(content).hexdigest()
+    size, most = file.stat().st_size, _LARGEST_BYTES[file.suffix]
+    if size > most:
+        raise BundleError(f"{inside} has {size} bytes; expected at most {most}: get an undamaged copy")
+    with file.open("rb") as content:
+        if file.suffix == ".safetensors" and is_pickle(content.read(16), size):
+            raise BundleError(f"{inside} {_A_PICKLE}")
+        content.seek(0)
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
     if digest != expected:
         raise BundleError(f"{inside} has SHA-256 {digest[:12]}…, metadata says {expected[:12]}…; get an undamaged copy")
-    return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,12 +45,27 @@ def command(
                 if decoder is not None:
                     files[output / "decoder.onnx"] = decoder
                     verdicts[-1] = check_decoder(bundle, decoder)
+        _check_place(files)
         write_whole(files)
         sys.stdout.write(verdict_lines(verdicts))
         sys.stdout.write("".join(f"{file.name}: {len(content):,} bytes\n" for file, content in files.items()))
         return 1 if any(one.good is False for one in verdicts) else 0
 
     return guarded(run, log_level)
+
+
+def _check_place(files: Mapping[Path, bytes]) -> None:
+    """Check that nothing is replaced but the very files that are to be written.
+
+    Raises:
+        StartError: `OUTPUT_IN_THE_WAY`.
+    """
+    from operators.types import StartError
+
+    for file, content in files.items():
+        if file.exists() and not (file.is_file() and file.read_bytes() == content):
+            text = f"{file.name} in the output folder is another file; delete it or choose another folder"
+            raise StartError("OUTPUT_IN_THE_WAY", text)
 
 
 def _decoder(bundle: Bundle) -> bytes | None:

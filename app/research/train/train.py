@@ -17,7 +17,8 @@ from app.research.data.scans import Scan, Split, cached_windows, find_scans, joi
 from app.research.data.window_cache import ScanWindows
 from app.research.train.describe import UNSAID, Wording, check_describable, describe, learned_cases, write
 from app.research.train.recipe import Plan
-from models.spec import Bundle, BundleError, Preprocessing
+from models.bundle.store import check_replaceable
+from models.spec import Bundle, BundleError, InTheWayError, Preprocessing
 from operators.types import RunFailed, SeriesError, StartError
 
 if TYPE_CHECKING:
@@ -108,9 +109,10 @@ def train_bundle(
 def _check_output(places: Places, resume: bool) -> None:
     """All that could make the last step fail, looked at before hours of training."""
     output, checkpoint = places.output, places.checkpoint
-    metadata = output / "configs" / "metadata.json"
-    if output.exists() and not metadata.is_file() and not (output.is_dir() and not any(output.iterdir())):
-        raise StartError("OUTPUT_IN_THE_WAY", f"{output.name} exists and is no bundle; choose another place with -o")
+    try:
+        check_replaceable(output)
+    except InTheWayError as error:
+        raise StartError(error.reason, str(error)) from error
     if checkpoint.exists() and not resume:
         text = f"{checkpoint.name} is an unfinished training: go on with --resume, or delete it to begin anew"
         raise StartError("CHECKPOINT_EXISTS", text)

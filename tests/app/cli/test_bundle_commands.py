@@ -230,6 +230,16 @@ def test_export_writes_encoder_and_decoder_that_agree_with_torch(made, tmp_path,
     np.testing.assert_allclose(decoder.run(None, {"z": expected["mu"]})[0], decoded, atol=1e-5)
 
 
+def test_export_replaces_no_file_but_its_own(made, tmp_path, capsys):
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "decoder.onnx").write_text("mine")
+    said = error_of(capsys, "bundle", "export", made.path, "-o", tmp_path / "onnx")
+    assert "OUTPUT_IN_THE_WAY: decoder.onnx in the output folder is another file" in said
+    assert [file.name for file in (tmp_path / "onnx").iterdir()] == ["decoder.onnx"]
+    (tmp_path / "onnx" / "decoder.onnx").unlink()
+    assert [ctvae("bundle", "export", made.path, "-o", tmp_path / "onnx") for _ in range(2)] == [0, 0]
+
+
 def test_what_export_cannot_write_is_one_line(made, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert "OUTPUT_UNWRITABLE" in error_of(capsys, "bundle", "export", made.path, "-o", tmp_path / "file")

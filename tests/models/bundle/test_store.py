@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from models.bundle.store import amend_bundle, find_bundle, load_bundle, save_bundle
-from models.spec import Bundle, BundleError, Preprocessing, TapSpec, arrays_only
+from models.bundle.store import amend_bundle, check_replaceable, find_bundle, load_bundle, save_bundle
+from models.spec import Bundle, BundleError, InTheWayError, Preprocessing, TapSpec, arrays_only
 from tests.support.bundles import write_small_bundle
 from tests.support.checkout import ROOT
 
@@ -31,6 +31,18 @@ def made(tmp_path_factory):
 def bundle(made, tmp_path):
     """A copy that may be broken."""
     return replace(made, path=Path(shutil.copytree(made.path, tmp_path / "small")))
+
+
+def save_again(made: Bundle, path: Path, **weights: np.ndarray) -> Bundle:
+    """The same bundle saved to another place, with other weights where they are given."""
+    return save_bundle(
+        replace(made, path=path),
+        weights=safetensors.numpy.load_file(made.weights_path) | weights,
+        onnx=made.onnx_path.read_bytes(),
+        card="# untrained\n",
+        licence="Apache-2.0\n",
+        monai={},
+    )
 
 
 def edit(bundle: Bundle, change) -> None:
@@ -65,29 +77,73 @@ def test_saving_the_same_twice_gives_the_same_bytes(made, tmp_path):
         assert (again.path / file.relative_to(made.path)).read_bytes() == file.read_bytes(), file.name
 
 
-def test_saving_replaces_a_bundle_but_nothing_else(made, tmp_path):
-    write_small_bundle(tmp_path / "small", seed=1)
-    assert write_small_bundle(tmp_path / "small").weights_sha256 == made.weights_sha256
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("mine")
-    with pytest.raises(BundleError, match="is no bundle"):
-        write_small_bundle(tmp_path / "other")
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+def test_saving_replaces_the_files_of_a_bundle_and_leaves_others(made, tmp_path):
+    save_again(made, tmp_path / "small", extra=np.zeros(1, np.float32))
+    (tmp_path / "small" / "docs" / "certificate.json").write_text("{}")
+    (tmp_path / "small" / "docs" / "notes.txt").write_text("mine")
+    (tmp_path / "small" / "link").symlink_to("docs")
+    assert save_again(made, tmp_path / "small").weights_sha256 == made.weights_sha256
+    assert (tmp_path / "small" / "docs" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "small" / "link").is_symlink()
+    assert not (tmp_path / "small" / "docs" / "certificate.json").exists()  # it was of the former weights
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_a_bundle_that_cannot_be_replaced_stays(made, tmp_path, monkeypatch):
-    kept = write_small_bundle(tmp_path / "small", seed=1)
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("thesis.txt", "mine"),
+        ("configs/metadata.json", '{"version": "1.0.0", "network_data_format": {}}'),
+        ("configs/metadata.json", "{"),
+    ],
+)
+def test_what_ctvae_did_not_write_is_in_the_way(made, tmp_path, file, content):
+    (tmp_path / "other" / "configs").mkdir(parents=True)
+    (tmp_path / "other" / file).write_text(content)
+    with pytest.raises(InTheWayError, match="is not a bundle that ctvae wrote"):
+        save_again(made, tmp_path / "other")
+    assert (tmp_path / "other" / file).read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_in_the_way(bundle):
+    (bundle.path / "docs" / "certificate.json").mkdir()
+    with pytest.raises(InTheWayError, match=r"certificate\.json in small is a folder"):
+        check_replaceable(bundle.path)
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
+def test_a_bundle_whose_replacement_is_stopped_between_the_renames_stays(made, tmp_path, monkeypatch, error):
+    kept = save_again(made, tmp_path / "small", extra=np.zeros(1, np.float32))
     rename = Path.rename
 
-    def fails_for_the_new_one(path, to):
+    def stopped_at_the_new_one(path, to):
         if path.name == "new":
-            raise OSError("no space left on device")
+            assert not (tmp_path / "small").exists()
+            raise error
         return rename(path, to)
 
-    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
-    with pytest.raises(OSError, match="no space"):
-        write_small_bundle(tmp_path / "small")
+    monkeypatch.setattr(Path, "rename", stopped_at_the_new_one)
+    with pytest.raises(type(error)):
+        save_again(made, tmp_path / "small")
     assert load_bundle(tmp_path / "small") == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_stopped_again_while_it_is_put_back_the_former_bundle_is_still_there(made, tmp_path, monkeypatch):
+    kept = save_again(made, tmp_path / "small", extra=np.zeros(1, np.float32))
+    rename = Path.rename
+
+    def stopped(path, to):
+        if path.name in ("new", "old"):
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        save_again(made, tmp_path / "small")
+    (left,) = tmp_path.glob(".small-*/old")
+    assert load_bundle(left) == replace(kept, path=left)
 
 
 def test_what_cannot_be_loaded_is_not_saved(made, tmp_path):
@@ -132,6 +188,25 @@ def test_a_pickle_beside_the_missing_weights_is_not_read(bundle):
 def test_a_pickle_in_the_weights_place_is_not_read(bundle, content):
     put_weights(bundle, content)
     assert "is a pickle" in error_of(bundle.path)
+
+
+def test_a_good_header_that_begins_as_a_pickle_does_is_read(bundle):
+    """Its length, the first bytes of the file, is 128 modulo 256: a pickle of protocol 2 begins with 0x80 too."""
+    weights = safetensors.numpy.load_file(bundle.weights_path)
+    for number in range(64):
+        content = safetensors.numpy.save(weights, {"filled": "x" * (8 * number)})
+        if content[0] == 0x80:
+            break
+    assert content[0] == 0x80
+    put_weights(bundle, content)
+    assert load_bundle(bundle.path).weights_sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("file", ["models/model.safetensors", "models/encoder.onnx"])
+def test_a_file_that_would_take_all_memory_is_not_read(bundle, file):
+    with (bundle.path / file).open("r+b") as sparse:
+        sparse.truncate(1 << 40)
+    assert f"{file} has 1099511627776 bytes; expected at most" in error_of(bundle.path)
 
 
 @pytest.mark.parametrize("file", ["models/model.safetensors", "models/encoder.onnx"])
@@ -209,6 +284,8 @@ def test_a_field_that_is_not_as_expected_is_named(bundle, section, value, says):
         ("window_voxels", [8, 16, 1 << 40], "window_voxels is"),
         ("spacing_mm", [1, 1, "1"], "spacing_mm is"),
         ("spacing_mm", [1, 1, -1], "spacing_mm is"),
+        ("spacing_mm", [1e-6, 4, 4], "expected three lengths from 0.01 to 1000 mm"),
+        ("window_voxels", [4096, 4096, 4096], "expected at most 134217728 in all"),
         ("spacing_mm", None, "spacing_mm"),
         ("window_hu", [1000, -1000], "window_hu is"),
         ("overlap", 1.0, "overlap is"),
@@ -229,6 +306,7 @@ def test_a_preprocessing_that_cannot_be_is_refused(bundle, field, value, says):
         (0, {"name": "sigma"}, "no name twice"),
         (0, {"shape": [5]}, "expected mu and sigma"),
         (0, {"shape": [0]}, "shape is"),
+        (2, {"shape": [65536, 65536, 64, 64]}, "expected at most 134217728 values"),
         (0, {"pooling": "mean"}, "pooling"),
         (2, {"pooling": "median"}, "pooling"),
         (2, {"receptive_field_mm": [1, 2]}, "receptive_field_mm is"),
