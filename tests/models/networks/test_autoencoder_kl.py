@@ -121,7 +121,7 @@ def test_monais_orientation_turns_our_axes_into_those_it_was_trained_on():
         MetaTensor(windows()[0], affine=to_ras)
     )
     vae = ours(monai_net("autoencoder_kl"), "autoencoder_kl", axes="RAS")
-    assert torch.equal(vae._to_network(windows())[0], turned.as_tensor())
+    assert torch.equal(vae.axes.to_network(windows())[0], turned.as_tensor())
 
 
 @pytest.mark.parametrize("architecture", sorted(PARAMETERS))
