@@ -6,8 +6,7 @@ import math
 
 from torch import nn
 
-from models.networks.conv_pool import ConvReluPool, LastUp
-from models.networks.layers import ChannelsLastFlatten, Grid
+from models.networks.layers import ChannelsLastFlatten, Grid, SamePadConv3d
 from models.networks.vae import Layer, Size, Vae, halved
 from models.spec import BundleError
 
@@ -33,7 +32,7 @@ def question(
     layers: list[Layer] = []
     before = 1
     for number, after in enumerate(channels, 1):
-        stages[f"block{number}"] = ConvReluPool(before, after)
+        stages[f"block{number}"] = nn.Sequential(SamePadConv3d(before, after, 2), nn.ReLU(), nn.MaxPool3d(2))
         layers += [Layer((2, 2, 2), (1, 1, 1)), Layer((2, 2, 2), (2, 2, 2), f"block{number}")]
         before = after
     grid = halved(window_voxels, len(channels))
@@ -41,7 +40,7 @@ def question(
     stages["dense"] = nn.Sequential(ChannelsLastFlatten(), nn.Linear(flat, dense), nn.ReLU())
     up: list[nn.Module] = [nn.Linear(latents, dense), nn.ReLU(), nn.Linear(dense, flat), Grid(channels[-1], grid)]
     for before, after in zip(channels[::-1], (*channels[-2::-1], 1), strict=True):
-        up += [nn.ReLU(inplace=True), LastUp(before) if after == 1 else nn.ConvTranspose3d(before, after, 2, 2)]
+        up += [nn.ReLU(inplace=True), nn.ConvTranspose3d(before, after, 2, 2)]
     mu, logvar = (nn.Linear(dense, latents) for _ in ("mu", "log-variance"))
     ends = (mu, logvar) if heads == "linear" else (nn.Sequential(mu, nn.ReLU()), nn.Sequential(logvar, nn.ReLU()))
     back = nn.Sequential(*up) if decoder else None
