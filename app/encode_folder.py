@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from app.exit_codes import exit_code
 from app.ledger import Ledger
 from app.open_pipeline import open_pipeline
+from app.output_lock import output_lock
 from app.read_input import open_series
-from app.settings import Device, EncodeSettings, RunPaths, Settings, check_input
+from app.settings import Device, EncodeSettings, RunPaths, Settings, check_apart, check_input
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.job import log_outcome
 from operators.pipeline import OnOutcome
@@ -56,7 +58,11 @@ def encode(
         for outcome in inventory.unreadable:
             on_outcome(outcome)
 
-    with open_series(check_input(Path(folder)), settings, enter) as jobs:
+    source = check_input(Path(folder))
+    if target is not None:
+        check_apart(source, target)
+    lock = nullcontext() if target is None else output_lock(target)
+    with lock, open_series(source, settings, enter) as jobs:
         for selected in jobs:
             job = pipeline.run(selected)
             on_outcome(job.ended("eligible" if target is None else "written"))

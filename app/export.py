@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from app.exit_codes import exit_code
-from app.ledger import Ledger
+from app.ledger import Ledger, Results
 from app.open_bundle import open_scan_bundle
 from app.read_input import open_series
 from app.settings import RunPaths, Settings
@@ -14,18 +15,23 @@ from models.spec import Preprocessing
 from operators.build_volume import build_volume
 from operators.job import Job
 from operators.preprocess import preprocess
-from operators.results.write_nifti import write_volume_nifti, write_windows_nifti
+from operators.results.write_nifti import remove_nifti, write_volume_nifti, write_windows_nifti
 from operators.types import Volume
 from operators.write_features import series_folder
 
+NIFTI: Final = Results("outcome.export.json", None, remove_nifti, ".*.nii.gz.*")
+
 
 def export_folder(paths: RunPaths, settings: Settings, *, windows: bool = False) -> int:
-    """What `ctvae export` does: every series that passes the gate, with progress; exit code and ledger as of `encode`.
+    """Export every series that passes the gate, with progress and a ledger: what `ctvae export` does.
 
     Args:
         paths: of the run.
         settings: which series are selected, and how they are read.
         windows: write the windows of the bundle too.
+
+    Returns:
+        The exit code of the contract.
 
     Raises:
         StartError: `BUNDLE_INVALID`, with `windows`.
@@ -35,7 +41,7 @@ def export_folder(paths: RunPaths, settings: Settings, *, windows: bool = False)
     preprocessing = open_scan_bundle(paths.models, settings).preprocessing if windows else None
     build = partial(build_volume, policy=settings.geometry)
     with (
-        Ledger(paths.output) as ledger,
+        Ledger(paths.output, NIFTI) as ledger,
         progress("reading headers") as report,
         open_series(paths.input, settings, ledger.enter_inventory, report) as jobs,
     ):

@@ -1,82 +1,131 @@
-"""The ledger of a run: every series met and how it ended, as `outcome.json` in the output folder."""
+"""The ledger of a run: every series met and how it ended, in the output folder; what it may replace or remove there.
+
+A command removes and replaces only what it writes itself. So each has a ledger of its own name, and its own way to
+remove what an earlier run of it wrote of a series.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
+from app.output_lock import output_lock
 from app.settings import starting
 from operators.job import Job, failure, log_outcome
 from operators.read_study import Inventory
-from operators.results.write_json import RunFacts, write_outcome
-from operators.types import Outcome, RunFailed, SeriesFailed
+from operators.results.atomic import remove_unfinished, write_together
+from operators.results.write_json import NOTICE, RunFacts, outcome_json, result_json
+from operators.types import Outcome, RunFailed, SeriesFailed, StartError
 from operators.write_features import remove_features, series_folder
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a command writes into the output folder.
+
+    Attributes:
+        ledger: name of the file that says how each series ended.
+        summary: name of the file for mercure; None for a command that is not started by a router.
+        remove: removes what an earlier run wrote of a series, given the output folder and the series' name in it.
+        unfinished: name pattern of files that a killed run may have left half written.
+    """
+
+    ledger: str
+    summary: str | None
+    remove: Callable[[Path, str], None]
+    unfinished: str
+
+
+FEATURES: Final = Results("outcome.json", "result.json", remove_features, "*/.features.*")
 
 
 @dataclass(slots=True)
 class Ledger:
     """Every series met in a run and how it ended; the only thing of a run that grows.
 
+    Entered, it locks the output folder and removes the ledger of an earlier run, so that a run that is killed leaves
+    none rather than a wrong one.
+
     Attributes:
-        output: folder in which `outcome.json` ends; one of an earlier run is taken away at the start, so that a run
-            that is killed leaves no ledger rather than a wrong one.
+        output: folder in which the ledger ends.
+        results: what the command writes.
     """
 
     output: Path
+    results: Results = FEATURES
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     reading_seconds: float = 0.0
     outcomes: list[Outcome] = field(default_factory=list)
     inventory: Inventory | None = None
+    _stack: ExitStack = field(default_factory=ExitStack)
 
     @property
     def met(self) -> int:
         """Number of series that were met, once all headers are read."""
         return 0 if self.inventory is None else len(self.inventory.series)
 
-    def __post_init__(self) -> None:
-        with starting():
-            (self.output / "outcome.json").unlink(missing_ok=True)
-            (self.output / "result.json").unlink(missing_ok=True)
+    @property
+    def files(self) -> list[Path]:
+        """Those that `close` writes."""
+        return [self.output / name for name in (self.results.ledger, self.results.summary) if name]
 
     def __enter__(self) -> Self:
-        """The open ledger."""
+        """Open the ledger.
+
+        Raises:
+            StartError: `OUTPUT_IN_USE`, `OUTPUT_IN_THE_WAY` or `NOT_ACCESSIBLE`.
+        """
+        with ExitStack() as stack:
+            killed = stack.enter_context(output_lock(self.output))
+            with starting():
+                for file in self.files:
+                    _remove_ours(file)
+                if killed:
+                    remove_unfinished(self.output, self.results.unfinished)
+                    remove_unfinished(self.output, f".{self.results.ledger}.*")
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it, also when the run was interrupted or broke: what was met and has no outcome has failed."""
-        if error is None or self.inventory is not None:
-            self.close()
+        with self._stack:
+            if error is None or self.inventory is not None:
+                self.close()
 
     def enter(self, outcome: Outcome) -> None:
-        """A series ended: one line in the log, one in the ledger, and no result of an earlier run if it has none."""
+        """Enter how a series ended; one that was not written keeps no result of an earlier run of this command."""
         if outcome.status != "written":
             with starting():
-                remove_features(self.output, series_folder(outcome))
+                self.results.remove(self.output, series_folder(outcome))
         log_outcome(outcome)
         self.outcomes.append(outcome)
 
     def enter_inventory(self, inventory: Inventory) -> None:
-        """All headers are read: the files that could not be are entered."""
+        """Enter the files that cannot be read, when all headers are read."""
         self.inventory = inventory
         self.reading_seconds = (datetime.now(UTC) - self.started).total_seconds()
         for outcome in inventory.unreadable:
             self.enter(outcome)
 
     def close(self) -> None:
-        """Write `outcome.json` and `result.json`.
+        """Write the ledger and the summary.
 
         Silence is never success: a series that was met and has no outcome has failed, and no CT at all is a line.
 
         Raises:
-            RunFailed: LOST_RUN, where it ended before anything was read.
+            RunFailed: `LOST_RUN`, where it ended before anything was read.
         """
         if self.inventory is None:
             raise RunFailed("LOST_RUN", "the run ended before the input was read; nothing was written; run again")
@@ -85,11 +134,38 @@ class Ledger:
             if (series.series_instance_uid, series.part) not in ended:
                 lost = SeriesFailed("LOST_SERIES", "the run ended before this series did; run again")
                 self.enter(failure(Job(series, series), lost))
-        ruled_out = sum(outcome.reason == "NO_RULE" for outcome in self.outcomes)
-        if all(outcome.status == "skipped" for outcome in self.outcomes) and ruled_out:
-            logger.error("NO_RULE: no selection rule takes any of %d CT series; `ctvae inspect -c` says why", ruled_out)
-        elif all(outcome.status == "skipped" for outcome in self.outcomes):
-            met = f"{len(self.outcomes)} other series, {self.inventory.not_dicom} files that are no DICOM images"
-            logger.error("NO_CT: no CT image series in the input folder (%s); `ctvae inspect` says what is there", met)
+        if all(outcome.status == "skipped" for outcome in self.outcomes):
+            logger.error("%s", _why_nothing(self.outcomes, self.inventory.not_dicom))
         about = RunFacts(self.started, self.reading_seconds, self.inventory.not_dicom)
-        write_outcome(self.outcomes, self.output, about)
+        contents = (outcome_json(self.outcomes, about), result_json(self.outcomes))
+        write_together(dict(zip(self.files, contents, strict=False)))
+
+
+def _why_nothing(skipped: Iterable[Outcome], not_dicom: int) -> str:
+    """Return one line for a run in which every series was skipped."""
+    reasons = Counter(str(outcome.reason) for outcome in skipped)
+    if ruled_out := reasons["NO_RULE"]:
+        return f"NO_RULE: no selection rule takes any of {ruled_out} CT series; `ctvae inspect -c` says why"
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    others = f"{reasons.total()} other series ({counts})" if counts else "no other series"
+    found = f"{others}, {not_dicom} files that are not DICOM images"
+    return f"NO_CT: no CT image series in the input folder; found {found}; `ctvae inspect` says what is there"
+
+
+def _remove_ours(file: Path) -> None:
+    """Remove a ledger or summary of an earlier run.
+
+    Raises:
+        StartError: `OUTPUT_IN_THE_WAY`: a file of that name that ctvae did not write.
+    """
+    try:
+        found: Any = json.loads(file.read_bytes())
+        ours = found.get("notice") == NOTICE or found.get("software", {}).get("name") == "ctvae"
+    except FileNotFoundError:
+        return
+    except (ValueError, AttributeError):
+        ours = False
+    if not ours:
+        text = f"{file} was not written by ctvae; move it away, or give another output folder"
+        raise StartError("OUTPUT_IN_THE_WAY", text)
+    file.unlink(missing_ok=True)

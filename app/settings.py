@@ -117,7 +117,7 @@ def check_paths(
     The output folder is created where it is missing.
 
     Raises:
-        StartError: INPUT_MISSING, INPUT_NOT_A_FOLDER, OUTPUT_UNWRITABLE or MODELS_MISSING.
+        StartError: INPUT_MISSING, INPUT_NOT_A_FOLDER, INPUT_AND_OUTPUT_OVERLAP, OUTPUT_UNWRITABLE or MODELS_MISSING.
     """
     models = given_models or (
         Path(environment["HOLOSCAN_MODEL_PATH"]) if environment.get("HOLOSCAN_MODEL_PATH") else None
@@ -125,7 +125,9 @@ def check_paths(
     if models is not None and not models.exists():
         raise StartError("MODELS_MISSING", f"no model bundle or folder {models}; give one with -m")
     source = check_input(given_input or Path(environment.get("HOLOSCAN_INPUT_PATH") or "input"))
-    target = _check_output(given_output or Path(environment.get("HOLOSCAN_OUTPUT_PATH") or "output"))
+    target = given_output or Path(environment.get("HOLOSCAN_OUTPUT_PATH") or "output")
+    check_apart(source, target)
+    _check_output(target)
     return RunPaths(source, target, models)
 
 
@@ -147,7 +149,20 @@ def check_input(source: Path) -> Path:
     return source
 
 
-def _check_output(folder: Path) -> Path:
+@starting()
+def check_apart(source: Path, target: Path) -> None:
+    """Check that neither the input nor the output lies inside the other: results must never be read as input.
+
+    Raises:
+        StartError: `INPUT_AND_OUTPUT_OVERLAP`.
+    """
+    inside, outside = target.resolve(), source.resolve()
+    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
+        text = f"the input {source} and the output {target} lie one inside the other; give folders apart"
+        raise StartError("INPUT_AND_OUTPUT_OVERLAP", text)
+
+
+def _check_output(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -155,7 +170,6 @@ def _check_output(folder: Path) -> Path:
     except OSError as error:
         text = f"cannot write into {folder} ({error.strerror}); give a folder that can be written with -o"
         raise StartError("OUTPUT_UNWRITABLE", text) from error
-    return folder
 
 
 def _parsed(path: Path) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from operators.results.write_json import features_json, write_atomically
-from operators.results.write_taps import TAP_FILES, tap_files
+from operators.results.atomic import write_together
+from operators.results.write_json import features_json
+from operators.results.write_taps import TAP_FILE, tap_files
 from operators.sr.codes import SrClass
 from operators.types import FeatureRecord, Outcome, Series, SeriesFailed
 
@@ -45,13 +46,15 @@ def write_features(
     except OSError as error:
         text = f"cannot make a folder in the output folder ({error.strerror}); check space and permissions"
         raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
-    write_atomically(contents)
-    _remove_taps(folder, keep=[path.name for path in contents])
+    earlier = _tap_files_of(folder)
+    write_together(contents)
+    for file in earlier - set(contents):
+        file.unlink(missing_ok=True)
     return record
 
 
 def remove_features(output: Path, name: str) -> None:
-    """Take away what an earlier run wrote of a series that this run could not write.
+    """Remove what an earlier run wrote of a series that this run could not write, and nothing else.
 
     Args:
         output: the folder of the results.
@@ -60,18 +63,20 @@ def remove_features(output: Path, name: str) -> None:
     folder = output / name
     if not folder.is_dir():
         return
-    for file in (FEATURES_JSON, FEATURES_SR):
-        (folder / file).unlink(missing_ok=True)
-    _remove_taps(folder, keep=())
+    for file in (*_tap_files_of(folder), folder / FEATURES_SR, folder / FEATURES_JSON):
+        file.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _remove_taps(folder: Path, keep: Collection[str]) -> None:
-    """Take away files of taps that an earlier run was asked for."""
-    for file in folder.glob(TAP_FILES):
-        if file.name not in keep:
-            file.unlink()
+def _tap_files_of(folder: Path) -> set[Path]:
+    """Return the files of long taps that the `features.json` in a folder names; none where it cannot be read."""
+    try:
+        taps = json.loads((folder / FEATURES_JSON).read_bytes())["taps"].values()
+        names = [str(tap["file"]["name"]) for tap in taps if "file" in tap]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return set()
+    return {folder / name for name in names if TAP_FILE.fullmatch(name)}
 
 
 def series_folder(series: Series | Outcome) -> str:

@@ -23,7 +23,7 @@ def command(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Each CT volume that can be read → SERIES.nii.gz, int16 HU with its affine; and outcome.json for the run.
+    """Each CT volume that can be read → SERIES.nii.gz, int16 HU with its affine; and outcome.export.json for the run.
 
     With --windows also SERIES.window1.nii.gz and so on, in the order of the windows in features.json.
     """

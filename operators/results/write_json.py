@@ -7,24 +7,20 @@ so that the same input gives the same bytes; those stand in `outcome.json` alone
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from operators import __version__
 from operators.results.write_taps import file_entry, has_file
-from operators.types import FeatureRecord, Finding, Outcome, SeriesFailed, TapValues
+from operators.types import FeatureRecord, Finding, Outcome, TapValues
 
 SCHEMA_VERSION = "1.0"
 NOTICE = "Not for diagnosis; computed by software, unverified."
@@ -88,8 +84,8 @@ class RunFacts:
     files_not_dicom: int
 
 
-def write_outcome(outcomes: Sequence[Outcome], output: Path, run: RunFacts) -> None:
-    """Write `outcome.json` and, for the router mercure, `result.json` into the output folder."""
+def outcome_json(outcomes: Sequence[Outcome], run: RunFacts) -> bytes:
+    """`outcome.json` of a run that ends now."""
     about = {
         "files_not_dicom": run.files_not_dicom,
         "reading_seconds": round(run.reading_seconds, 4),
@@ -98,8 +94,12 @@ def write_outcome(outcomes: Sequence[Outcome], output: Path, run: RunFacts) -> N
         "started_at": run.started.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    ledger, summary = _dump(outcome_document(outcomes, **about)), _dump(result_document(outcomes))
-    write_atomically({output / "outcome.json": ledger, output / "result.json": summary})
+    return _dump(outcome_document(outcomes, **about))
+
+
+def result_json(outcomes: Iterable[Outcome]) -> bytes:
+    """`result.json` of a run, for the router mercure."""
+    return _dump(result_document(outcomes))
 
 
 def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
@@ -116,62 +116,9 @@ def features_schema() -> str:
     return resources.files("operators.results").joinpath("features.schema.json").read_text(encoding="utf-8")
 
 
-def write_atomically(contents: Mapping[Path, bytes]) -> None:
-    """Write files so that all are there whole, or none: temporary names, fsync, and renames when all have room.
-
-    Raises:
-        SeriesFailed: OUTPUT_UNWRITABLE, when the disk is full or the folder is not ours; nothing is left behind.
-    """
-    with ExitStack() as files:
-        for path, content in contents.items():
-            file = files.enter_context(atomic_file(path))
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, that gets its name when the block ends well and is gone when it does not.
-
-    Raises:
-        SeriesFailed: OUTPUT_UNWRITABLE, when the disk is full or the folder is not ours.
-    """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644 & ~_umask())
-        Path(temporary).replace(path)
-        _fsync_folder(path.parent)
-    except OSError as error:
-        text = f"cannot write {path.name} into the output folder ({error.strerror}); check space and permissions"
-        raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
 def floats(values: NDArray[np.float32]) -> list[float]:
     """float32 (n,) → numbers that JSON writes in the fewest digits that read back to the same float32."""
     return [float(str(value)) for value in values]
-
-
-def _umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _acquisition(record: FeatureRecord) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.preprocess import merge_findings
-from operators.results.write_json import atomic_file
+from operators.results.atomic import atomic_file
 from operators.types import Finding, SeriesFailed, Shape, Volume, Windows
 
 COMPRESSION_LEVEL: Final = 3
@@ -68,6 +68,14 @@ def write_windows_nifti(windows: Windows, window_hu: tuple[float, float], folder
         planes = (plane * np.float32(high - low) + np.float32(low) for plane in voxels[0])
         _write(planes, (depth, height, width), np.dtype("<f4"), affine, paths[-1])
     return paths
+
+
+def remove_nifti(folder: Path, name: str) -> None:
+    """Remove what an earlier export wrote of a series: its volume and its windows."""
+    (folder / f"{name}.nii.gz").unlink(missing_ok=True)
+    for file in folder.glob(f"{name}.window*.nii.gz"):
+        if file.name.removeprefix(f"{name}.window").removesuffix(".nii.gz").isdigit():
+            file.unlink()
 
 
 def _write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from io import BytesIO
 from typing import Any
 
@@ -14,7 +15,8 @@ LISTED_VALUES = 4096
 """A longer vector, or a grid that is kept, is not listed in features.json."""
 
 ALWAYS_LISTED = ("mu", "sigma")
-TAP_FILES = "features.*.npz"
+TAP_FILE = re.compile(r"features\.[a-z0-9_.]+\.npz")
+"""Name of such a file."""
 
 
 def tap_files(record: FeatureRecord) -> dict[str, bytes]:

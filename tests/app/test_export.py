@@ -27,7 +27,7 @@ SHAPE, SPACING = (12, 20, 30), (5.0, 3.0, 2.0)
 def export(source: Path, output: Path, *more: str) -> tuple[int, dict[str, str | None]]:
     """Exit code, and status or reason by folder."""
     code = ctvae(["export", str(source), "-o", str(output), *more])
-    lines = json.loads((output / "outcome.json").read_text())["series"]
+    lines = json.loads((output / "outcome.export.json").read_text())["series"]
     return code, {line["folder"]: line["reason"] or line["status"] for line in lines}
 
 

@@ -92,9 +92,11 @@ def test_paths_come_from_the_sdks_variables(tmp_path):
 
 
 def test_arguments_win_over_variables(tmp_path):
-    paths = check_paths(tmp_path, tmp_path / "out", None, {"HOLOSCAN_INPUT_PATH": "elsewhere"})
+    (tmp_path / "in").mkdir()
 
-    assert paths.input == tmp_path
+    paths = check_paths(tmp_path / "in", tmp_path / "out", None, {"HOLOSCAN_INPUT_PATH": "elsewhere"})
+
+    assert paths.input == tmp_path / "in"
 
 
 @pytest.mark.parametrize(
@@ -102,13 +104,14 @@ def test_arguments_win_over_variables(tmp_path):
     [
         ("none", "out", None, "INPUT_MISSING"),
         ("file", "out", None, "INPUT_NOT_A_FOLDER"),
-        (".", "file", None, "OUTPUT_UNWRITABLE"),
-        (".", "file/below", None, "OUTPUT_UNWRITABLE"),
-        (".", "out", "none", "MODELS_MISSING"),
+        ("in", "file", None, "OUTPUT_UNWRITABLE"),
+        ("in", "file/below", None, "OUTPUT_UNWRITABLE"),
+        ("in", "out", "none", "MODELS_MISSING"),
     ],
 )
 def test_a_wrong_path_has_its_own_reason(tmp_path, source, target, models, reason):
     (tmp_path / "file").write_text("")
+    (tmp_path / "in").mkdir()
 
     with pytest.raises(StartError) as caught:
         check_paths(tmp_path / source, tmp_path / target, tmp_path / models if models else None, {})

@@ -134,13 +134,13 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
     Raises:
         StartError: `OUTPUT_UNWRITABLE`.
     """
-    from operators.results.write_json import write_atomically
+    from operators.results.atomic import write_together
     from operators.types import SeriesFailed, StartError
 
     try:
         for file in contents:
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(contents)
+        write_together(contents)
     except OSError as error:
         raise StartError("OUTPUT_UNWRITABLE", f"cannot make the output folder ({error.strerror})") from error
     except SeriesFailed as error:

@@ -1,0 +1,129 @@
+"""Files that appear whole or not at all, and several together or none."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+
+from operators.types import SeriesFailed
+
+_MODE: Final = 0o644  # less what the umask forbids
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files so that all are there whole, or none of them.
+
+    They are written under temporary names and renamed when all have room. Where a rename fails or is interrupted, those
+    before it are undone and what stood there before is put back.
+
+    Raises:
+        SeriesFailed: `OUTPUT_UNWRITABLE`, when the disk is full or the folder is not ours.
+    """
+    staged: list[tuple[Path, Path]] = []
+    with _unwritable(next(iter(contents)).name):
+        try:
+            for path, content in contents.items():
+                staged.append((_temporary(path), path))
+                with _opened(staged[-1][0]) as file:
+                    file.write(content)
+            _rename_together(staged)
+        finally:
+            for temporary, _ in staged:
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that gets its name when the block ends well, and is gone when it does not.
+
+    Raises:
+        SeriesFailed: `OUTPUT_UNWRITABLE`, when the disk is full or the folder is not ours.
+    """
+    temporary = _temporary(path)
+    with _unwritable(path.name):
+        try:
+            with _opened(temporary) as file:
+                yield file
+            temporary.replace(path)
+            _fsync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, names: str) -> None:
+    """Remove what a killed run left of files whose names fit a pattern, below this folder."""
+    for file in folder.glob(names):
+        if file.name.startswith(".") and file.name.endswith(".partial"):
+            file.unlink(missing_ok=True)
+
+
+def _rename_together(staged: Sequence[tuple[Path, Path]]) -> None:
+    kept: list[tuple[Path, Path | None]] = []
+    try:
+        for temporary, path in staged:
+            before = _temporary(path) if path.exists() else None
+            kept.append((path, before))
+            if before:
+                _keep(path, before)
+            temporary.replace(path)
+    except BaseException:
+        for (path, before), (temporary, _) in zip(kept, staged, strict=False):
+            _put_back(path, before, renamed=not temporary.exists())
+        raise
+    for _, before in kept:
+        if before:
+            before.unlink(missing_ok=True)
+    for folder in {path.parent for _, path in staged}:
+        _fsync_folder(folder)
+
+
+def _keep(path: Path, before: Path) -> None:
+    """Give what stands at a path a second name, or another one where the file system has no links."""
+    try:
+        os.link(path, before)
+    except OSError:
+        path.replace(before)
+
+
+def _put_back(path: Path, before: Path | None, *, renamed: bool) -> None:
+    """Undo one rename as far as the file system lets us; the first error is the one that is reported."""
+    with suppress(OSError):
+        if before and before.exists():
+            before.replace(path)
+            before.unlink(missing_ok=True)  # two links to one file stay two when one is renamed to the other
+        elif renamed and before is None:
+            path.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file, on the disk when the block ends."""
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _MODE), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _unwritable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = f"cannot write {name} into the output folder ({error.strerror}); check space and permissions"
+        raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
