@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import NOTHING_DISCLOSED, Disclosure
@@ -55,6 +55,9 @@ class Settings:
     selection: Selection = EVERY_CT
     geometry: GeometryPolicy = NO_REPAIR
     sr: SrClass = "comprehensive_3d"
+
+
+DEFAULTS: Final = Settings()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,10 @@ def command(
     ] = Path(".cache", "windows"),
     version: Annotated[str, typer.Option(help="Of the bundle.")] = "0.1.0",
     notes: Annotated[Path | None, typer.Option(help="Limits of the data, for the model card: a Markdown list.")] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--settings", help="Settings whose selection and geometry say what is read; default: app.yaml."),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
 ) -> int:
     """Train a VAE on CT and write it as a bundle, with OUTPUT.log beside it to watch while it trains."""
@@ -61,6 +65,7 @@ def command(
         from app.open_bundle import bundle_errors
         from app.research.train.describe import Wording
         from app.research.train.train import Places, train_bundle
+        from app.settings import load_settings
 
         given = {"architecture": arch, "minutes": minutes, "steps": steps, "batch": batch, "seed": seed}
         with bundle_errors():
@@ -73,7 +78,9 @@ def command(
                     show(fraction, 1, text)
 
                 places = Places(data, output, where, cache, labels)
-                bundle = train_bundle(places, plan, wording=wording, resume=resume, report=report)
+                bundle = train_bundle(
+                    places, plan, wording=wording, resume=resume, settings=load_settings(settings), report=report
+                )
         if bundle is not None:
             _summary(bundle)
         return 0

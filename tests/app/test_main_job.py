@@ -310,7 +310,7 @@ def test_a_disk_that_fills_up_leaves_neither_of_the_two_files(phantom_ct, tmp_pa
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("operators.results.write_json.os.fsync", full)
+    monkeypatch.setattr("operators.results.atomic.os.fsync", full)
     with pytest.raises(CtvaeError, match="No space left"):
         list(encode(phantom_ct, output=tmp_path, on_outcome=raise_failure))
 

@@ -32,6 +32,10 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Measure on patients that it was trained on, too.")] = False,
     phantoms: Annotated[int, typer.Option(min=0, help="Phantoms for disentanglement; 0 for none.")] = 150,
     seed: Annotated[int, typer.Option(min=0, help="Of noise, folds, samples and phantoms.")] = 0,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--settings", help="Settings whose selection and geometry say what is read; default: app.yaml."),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
 ) -> int:
     """Repeatability, information, identity, reconstruction and disentanglement of a bundle's features, into its card.
@@ -43,6 +47,7 @@ def command(
         from app.console import progress
         from app.open_bundle import bundle_errors, open_bundle
         from app.research.certify.certify import certify_bundle, write_certificate
+        from app.settings import load_settings
         from operators.types import StartError
 
         if 0 < phantoms < 30:
@@ -61,6 +66,7 @@ def command(
                     force=force,
                     phantoms=phantoms,
                     seed=seed,
+                    settings=load_settings(settings),
                     report=lambda text, fraction: show(fraction, 1, text),
                 )
             write_certificate(bundle, certificate)

@@ -22,6 +22,7 @@ from app.research.certify.measure import Decode, Measured, measure_scans
 from app.research.certify.phantoms import phantom_figures
 from app.research.data.scans import Scan, find_scans, join_labels
 from app.research.train.describe import learned_cases
+from app.settings import DEFAULTS, Settings
 from models.bundle.store import amend_bundle
 from models.runtime import Encoder, open_encoder
 from models.spec import Bundle, TapSpec
@@ -66,6 +67,7 @@ def certify_bundle(
     force: bool = False,
     phantoms: int = PHANTOMS,
     seed: int = 0,
+    settings: Settings = DEFAULTS,
     report: Report = lambda text, fraction: None,
 ) -> dict[str, Any]:
     """Measure, and give the certificate as plain JSON values; equal calls give equal certificates.
@@ -80,6 +82,7 @@ def certify_bundle(
         force: measure on patients that the bundle was trained on, too; the certificate then says so.
         phantoms: how many to draw for disentanglement; 0 for none.
         seed: of all that is drawn.
+        settings: which series are selected, and how they are read.
         report: called with what is being done and how much of it is, 0 to 1.
 
     Raises:
@@ -94,7 +97,7 @@ def certify_bundle(
     if long:
         text = f"taps of more than {LONGEST} values: {', '.join(long)}; take another pooling, such as mean"
         raise StartError("TAP_TOO_LONG", text)
-    scans = find_scans(data, root)
+    scans = find_scans(data, root, settings)
     roles = roles_of(join_labels(scans, labels) if labels else scans, bundle, force=force)
     encoder = open_encoder(bundle, "cpu")
     decode = open_decoder(bundle)

@@ -10,17 +10,23 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from app.read_input import open_series
 from app.research.data.window_cache import ScanWindows, stamp_of, stored_windows
+from app.settings import DEFAULTS, Settings
 from models.spec import Preprocessing
 from operators.build_volume import build_volume
+from operators.geometry.policy import GeometryPolicy
 from operators.images.read_image import is_image
-from operators.read_study import read_studies
-from operators.series.ct_images import select_series
-from operators.types import Instance, Series, SeriesError, StartError, Volume
+from operators.input.archives import is_archive
+from operators.job import log_outcome
+from operators.read_study import Inventory
+from operators.types import Instance, Outcome, Series, StartError, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +62,7 @@ class Scan:
     split: Split | None
     source: str
     key: str
-    open: Callable[[], Volume]
+    open: Callable[[], Volume] = field(repr=False)
     labels: Mapping[str, str] = field(default_factory=dict)
     stamp: str = ""
     known_as: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -70,22 +76,29 @@ class _Found:
         series: as selected.
         place: the first folder below the data, or else the file; of a list the row's path.
         dicom: its PatientID, or StudyInstanceUID without one; empty for research formats.
+        open: reads it.
+        stamp: digest of the sizes and times of change of its files, and of how it is read.
         row: of the list.
     """
 
     series: Series
     place: str
     dicom: str
+    open: Callable[[], Volume] = field(repr=False)
+    stamp: str
     row: Mapping[str, str] = field(default_factory=dict)
 
 
-def find_scans(data: Path, root: Path | None = None) -> tuple[Scan, ...]:
-    """All CT that a folder (DICOM and research formats) or a list holds; what is not CT is logged and left out.
+def find_scans(data: Path, root: Path | None = None, settings: Settings = DEFAULTS) -> tuple[Scan, ...]:
+    """Find all CT that a folder or a list holds, selected and read as in encoding; what is left out is logged.
+
+    Archives stay unpacked for as long as one of their scans is held.
 
     Args:
-        data: a folder; or a CSV with the columns `path` (a NIfTI, NRRD or MetaImage file or a folder of DICOM) and, if
-            wanted, `patient`, `split` (`train`, `calibration` or `test`), `source`, and labels.
+        data: a folder; or a CSV with the columns `path` (a NIfTI, NRRD or MetaImage file, a ZIP archive or a folder of
+            DICOM) and, if wanted, `patient`, `split` (`train`, `calibration` or `test`), `source`, and labels.
         root: the folder that a list's paths are relative to; by default the list's own.
+        settings: of app.yaml: which CT series of a study are selected, and what is repaired rather than rejected.
 
     Without a list's `patient`, DICOM is told apart by PatientID. A file in a research format is of the patient whose
     DICOM lies below the same first folder of `data` (in a list: the same row's path); without any DICOM there, it is
@@ -96,9 +109,9 @@ def find_scans(data: Path, root: Path | None = None) -> tuple[Scan, ...]:
             scan under two names, or DICOM of several patients beside a file in a research format.
     """
     if data.is_dir():
-        scans = _scans(_passed(data))
+        scans = _scans(_passed(data, settings))
     elif data.is_file():
-        scans = _listed_once(_scans(list(_listed_series(data, root or data.parent))))
+        scans = _listed_once(_scans(list(_listed_series(data, root or data.parent, settings))))
     else:
         raise StartError("NO_DATA", "the data are neither a folder nor a list; give one of them")
     if not scans:
@@ -218,7 +231,7 @@ def _listed_once(listed: Sequence[Scan]) -> list[Scan]:
     return list(found.values())
 
 
-def _listed_series(listed: Path, root: Path) -> Iterator[_Found]:
+def _listed_series(listed: Path, root: Path, settings: Settings) -> Iterator[_Found]:
     for number, row in enumerate(_rows(listed, "BAD_LIST"), 2):
         split = row.get("split") or None
         if split not in (None, *SPLITS):
@@ -227,27 +240,46 @@ def _listed_series(listed: Path, root: Path) -> Iterator[_Found]:
         path = root / row.get("path", "")
         if not row.get("path") or not path.exists():
             raise StartError("BAD_LIST", f"line {number} has no path that exists below the list's folder or --root")
-        found = [] if path.is_file() and not is_image(path) else _passed(path)
+        found = _passed(path, settings) if path.is_dir() or is_image(path) or is_archive(path) else []
         if not found:
             raise StartError("BAD_LIST", f"line {number} names no CT; take it off the list")
         yield from (replace(one, place=row["path"], row=row) for one in found)
 
 
-def _passed(source: Path) -> list[_Found]:
+def _passed(source: Path, settings: Settings) -> list[_Found]:
     """Every series that passes selection, those in research formats first."""
+    archives = ExitStack()
+    build = partial(build_volume, policy=settings.geometry)
     passed: list[_Found] = []
-    for study in read_studies(source).studies:
-        for series in study.series:
-            try:
-                selected = select_series(series)
-                if series.image:
-                    build_volume(series)  # only its values say whether it is CT
-            except SeriesError as error:
-                logger.info("series %s left out: %s", series.series_instance_uid, error)
-                continue
-            dicom = "" if series.image else str(series.first.get("PatientID", "")) or study.study_instance_uid
-            passed.append(_Found(selected, next(iter(Path(series.folder).parts), "."), dicom))
+    for job in archives.enter_context(open_series(source, settings, _log_unreadable)):
+        if isinstance(job.state, Outcome):
+            log_outcome(job.ended("eligible"))
+            continue
+        series = job.state
+        if series.image and (found := job.then("volume", build).ended("eligible")).reason:
+            log_outcome(found)  # only its values say whether it is CT
+            continue
+        dicom = "" if series.image else str(series.first.get("PatientID", "")) or series.study_instance_uid
+        place = next(iter(Path(series.folder).parts), ".")
+        opened = partial(_open, series, settings.geometry, archives)
+        passed.append(_Found(series, place, dicom, opened, _stamp(series, settings.geometry)))
     return sorted(passed, key=lambda one: one.series.folder if one.series.image else "\U0010ffff")
+
+
+def _open(series: Series, policy: GeometryPolicy, archives: ExitStack) -> Volume:
+    """Build the volume. Who holds this function holds the archives, which are removed with the last of their scans."""
+    return build_volume(series, policy)
+
+
+def _stamp(series: Series, policy: GeometryPolicy) -> str:
+    """Digest of what its files look like to the system and of the repairs; "" where nobody looked at the files."""
+    stamp = stamp_of([instance.stamp for instance in series.files])
+    return _digest(stamp, repr(policy)) if stamp else ""
+
+
+def _log_unreadable(inventory: Inventory) -> None:
+    for outcome in inventory.unreadable:
+        log_outcome(outcome)
 
 
 def _scans(found: Sequence[_Found]) -> list[Scan]:
@@ -293,9 +325,9 @@ def _scan(found: _Found, known_as: str, patient: str) -> Scan:
         split=split,
         source=row.get("source", ""),
         key=_digest(series.series_instance_uid, *sorted(map(_name, series.instances))),
-        open=lambda: build_volume(series),
+        open=found.open,
         labels=_filled({name: value for name, value in row.items() if name not in COLUMNS}),
-        stamp=stamp_of([instance.stamp for instance in series.files]),
+        stamp=found.stamp,
         known_as={
             "series_instance_uid": series.series_instance_uid,
             "patient": row.get("patient") or known_as,

@@ -17,6 +17,7 @@ from app.research.data.scans import Scan, Split, cached_windows, find_scans, joi
 from app.research.data.window_cache import ScanWindows
 from app.research.train.describe import UNSAID, Wording, check_describable, describe, learned_cases, write
 from app.research.train.recipe import Plan
+from app.settings import DEFAULTS, Settings
 from models.bundle.store import check_replaceable
 from models.spec import Bundle, BundleError, InTheWayError, Preprocessing
 from operators.types import RunFailed, SeriesError, StartError
@@ -67,6 +68,7 @@ def train_bundle(
     *,
     wording: Wording = UNSAID,
     resume: bool = False,
+    settings: Settings = DEFAULTS,
     report: Report = lambda text, fraction: None,
 ) -> Bundle | None:
     """Read, split, train, measure, and write the bundle with its card.
@@ -76,6 +78,7 @@ def train_bundle(
         plan: how.
         wording: for the card.
         resume: go on from the checkpoint beside the output, where there is one.
+        settings: which series are selected, and how they are read.
         report: called with what is being done and how much of it is, 0 to 1.
 
     Returns:
@@ -89,7 +92,7 @@ def train_bundle(
     _check_output(places, resume)
     plan = _whole(places.output, plan, wording)
     start = _start(plan)
-    scans = find_scans(places.data, places.root)
+    scans = find_scans(places.data, places.root, settings)
     if places.labels is not None:
         scans = join_labels(scans, places.labels)
     parts = split_by_patient(scans, calibration=plan.data.calibration, test=plan.data.test, seed=plan.data.seed)

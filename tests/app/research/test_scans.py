@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +21,14 @@ from app.research.data.scans import (
     with_margin,
 )
 from app.research.data.window_cache import window_heights
+from app.settings import Settings
+from operators.geometry.policy import GeometryPolicy
 from operators.preprocess import preprocess
-from operators.types import StartError
+from operators.select_series import Selection
+from operators.series.rule import Range, Rule
+from operators.types import SeriesError, StartError
 from tests.support.bundles import SMALL_WINDOWS
-from tests.support.cohorts import write_cohort, write_list, write_nifti, write_patient
+from tests.support.cohorts import SHAPE, write_cohort, write_list, write_nifti, write_patient
 
 
 def scan(patient: str, split=None, **more) -> Scan:
@@ -271,3 +277,41 @@ def test_another_preprocessing_has_windows_of_its_own(cohort, tmp_path):
     assert cached_windows(found, SMALL_WINDOWS, tmp_path).voxels.shape[1:] == (8, 16, 16)
     expected = tuple(size + 2 * margin for size, margin in zip((8, 16, 16), MARGIN_VOXELS, strict=True))
     assert cached_windows(found, wider, tmp_path).voxels.shape[1:] == expected
+
+
+def test_archives_are_read_and_their_folders_are_gone_with_the_scans(tmp_path, monkeypatch):
+    cohort = write_cohort(tmp_path / "plain", 2)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    shutil.make_archive(str(tmp_path / "data" / "all"), "zip", cohort)
+    listed = write_list(tmp_path / "list.csv", ("path", "patient"), ("data/all.zip", "a"))
+
+    plain = find_scans(cohort)
+    scans = find_scans(tmp_path / "data")
+    of_list = find_scans(listed)
+
+    assert [one.key for one in scans] == [one.key for one in of_list] == [one.key for one in plain]
+    assert {one.patient for one in of_list} == {"a"}
+    assert np.array_equal(scans[0].open().voxels(), plain[0].open().voxels())
+    del scans, of_list
+    gc.collect()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_the_settings_say_which_scans_are_read_and_how(tmp_path):
+    write_patient(tmp_path / "whole", 1)
+    for path in sorted(write_patient(tmp_path / "short", 2).iterdir())[3:]:
+        path.unlink()
+    repairs = Settings(geometry=GeometryPolicy(min_slices=3))
+    none = Settings(selection=Selection((Rule("thick", thickness_mm=Range(min=1000)),)))
+
+    strict, lenient = find_scans(tmp_path), find_scans(tmp_path, settings=repairs)
+
+    [broken] = [one for one in strict if one.known_as["path"] == "short"]
+    [mended] = [one for one in lenient if one.key == broken.key]
+    with pytest.raises(SeriesError, match="TOO_FEW_SLICES"):
+        broken.open()
+    assert mended.open().shape == (3, *SHAPE[1:])
+    assert mended.stamp != broken.stamp, "windows of one are not those of the other in the cache"
+    with pytest.raises(StartError, match="NO_DATA"):
+        find_scans(tmp_path, settings=none)
