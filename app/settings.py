@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
+from app.settings_file import SettingsFile, read_settings_file
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import NOTHING_DISCLOSED, Disclosure
 from operators.select_series import EVERY_CT, Selection
@@ -21,8 +23,8 @@ from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.sr.codes import SrClass
 from operators.types import StartError
 
+PACKAGER_SECTIONS = ("application", "resources")
 FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below
-SECTIONS = ("application", "resources", "encode", "privacy", "selection", "geometry", "sr")
 Device = Literal["auto", "cpu", "cuda"]
 SETTINGS_FILE = Path(__file__).resolve().with_name("app.yaml")
 
@@ -105,7 +107,44 @@ def _settings_file(path: Path | None, named: str | None) -> Settings:
         if path is None and not named:
             return Settings()
         raise StartError("SETTINGS_INVALID", f"no settings file {chosen}; expected app.yaml or a file like it")
-    return _validated(_parsed(chosen), chosen)
+    return _checked(read_settings_file(chosen))
+
+
+def _checked(file: SettingsFile) -> Settings:
+    """The sections that are ours, and `resources`, which the packager reads only when a container starts."""
+    _check_resources(file)
+    ours = {name: dict(value) if isinstance(value, dict) else value for name, value in file.sections.items()}
+    ours = {name: value for name, value in ours.items() if value is not None and name not in PACKAGER_SECTIONS}
+    if isinstance(ours.get("privacy"), dict) and "site_key" in ours["privacy"]:
+        raise file.invalid(("privacy", "site_key"), "unknown key; the key comes from CTVAE_SITE_KEY")
+    rules = ours["selection"].pop("sdk_rules", None) if isinstance(ours.get("selection"), dict) else None
+    settings = file.into(Settings, ours)
+    if rules is None:
+        return settings
+    return replace(settings, selection=replace(settings.selection, sdk_rules=_sdk_rules(rules, file.path.parent)))
+
+
+def _check_resources(file: SettingsFile) -> None:
+    given = file.sections.get("resources") or {}
+    if not isinstance(given, dict):
+        raise file.invalid(("resources",), "expected keys with values, such as {cpu: 2}")
+    for key, least in (("cpu", 1), ("gpu", 0)):
+        if key in given and (type(given[key]) is not int or given[key] < least):
+            found = json.dumps(given[key], default=str)
+            raise file.invalid(("resources", key), f"found {found}; expected a whole number from {least} on")
+    if "memory" in given and not re.fullmatch(r"[1-9]\d*(Mi|Gi)", str(given["memory"])):
+        raise file.invalid(("resources", "memory"), "expected a number of Mi or Gi, such as 2Gi")
+
+
+def _sdk_rules(given: object, folder: Path) -> tuple[SdkRule, ...]:
+    """The SDK's rules as they stand in the settings, or in the JSON file beside them that is named there."""
+    if not isinstance(given, str):
+        return parse_sdk_rules(given)
+    try:
+        return parse_sdk_rules(json.loads((folder / given).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        text = f"selection.sdk_rules: cannot read {given} ({type(error).__name__}); expected JSON beside the settings"
+        raise StartError("SETTINGS_INVALID", text) from error
 
 
 @starting()
@@ -173,50 +212,3 @@ def _check_output(folder: Path) -> None:
     except OSError as error:
         text = f"cannot write into {folder} ({error.strerror}); give a folder that can be written with -o"
         raise StartError("OUTPUT_UNWRITABLE", text) from error
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        parsed = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        where = getattr(error, "problem_mark", None)
-        text = f"cannot read {path}" + (f" at line {where.line + 1}" if where else "") + "; expected YAML"
-        raise StartError("SETTINGS_INVALID", text) from error
-    if not isinstance(parsed, dict):
-        raise StartError("SETTINGS_INVALID", f"{path} holds no sections; expected some of {', '.join(SECTIONS)}")
-    return parsed
-
-
-def _validated(parsed: Mapping[str, Any], path: Path) -> Settings:
-    from pydantic import TypeAdapter, ValidationError
-
-    ours = {key: value or {} for key, value in parsed.items() if key not in ("application", "resources")}
-    selection = ours.get("selection")
-    if isinstance(selection, dict) and selection.get("sdk_rules") is not None:
-        ours["selection"] = {**selection, "sdk_rules": _sdk_rules(selection["sdk_rules"], path.parent)}
-    if isinstance(ours.get("privacy"), dict) and "site_key" in ours["privacy"]:
-        raise StartError(
-            "SETTINGS_INVALID", f"{path}: privacy.site_key: unknown key; the key comes from CTVAE_SITE_KEY"
-        )
-    try:
-        return TypeAdapter(Settings).validate_python(ours)
-    except ValidationError as error:
-        # Of several readings of one value the one that got farthest.
-        found = max(error.errors(), key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
-        where = ".".join(str(part) for part in found["loc"] if not str(part).startswith("literal["))
-        unknown = found["type"] == "unexpected_keyword_argument"
-        text = "unknown key; see the keys in the app.yaml that came with ctvae" if unknown else found["msg"]
-        raise StartError("SETTINGS_INVALID", f"{path}: {where}: {text}") from error
-
-
-def _sdk_rules(given: object, folder: Path) -> tuple[SdkRule, ...]:
-    """The SDK's rules as they stand in the settings, or in the JSON file beside them that is named there."""
-    if not isinstance(given, str):
-        return parse_sdk_rules(given)
-    try:
-        return parse_sdk_rules(json.loads((folder / given).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        text = f"selection.sdk_rules: cannot read {given} ({type(error).__name__}); expected JSON beside the settings"
-        raise StartError("SETTINGS_INVALID", text) from error

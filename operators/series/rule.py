@@ -31,6 +31,8 @@ class Range:
         ends = [end for end in (self.min, self.max) if end is not None]
         if not ends or not all(map(math.isfinite, ends)) or ends != sorted(ends):
             raise ValueError("expected min, max or both, in this order")
+        if ends[0] < 0:
+            raise ValueError(f"found {ends[0]:g}; expected a number from 0 on")
 
     def beyond(self, low: float, high: float) -> str | None:
         """What of `low` to `high` lies outside; None where all is inside."""

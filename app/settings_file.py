@@ -1,0 +1,132 @@
+"""A settings file in YAML → a frozen dataclass; what is wrong is said with its line, in the words of the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from operators.types import StartError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+T = TypeVar("T")
+# What was expected, for each kind of error of pydantic's that a file can cause.
+EXPECTED = {
+    "unexpected_keyword_argument": "unknown key; see the keys in the app.yaml that came with ctvae",
+    "missing": "missing; give it a value",
+    "missing_argument": "missing; give it a value",
+    "dataclass_type": "expected keys with values, such as {key: value}",
+    "tuple_type": "expected a list, such as [a, b]",
+    "string_type": "expected text",
+    "int_type": "expected a whole number, not in quotes",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number, not in quotes",
+    "bool_type": "expected true or false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFile:
+    """A YAML file of sections, as it was read.
+
+    Attributes:
+        path: of the file.
+        sections: plain values, by the name of the section.
+        root: the same as nodes, which know their lines.
+    """
+
+    path: Path
+    sections: dict[str, Any]
+    root: yaml.Node
+
+    def into(self, settings: type[T], sections: dict[str, Any]) -> T:
+        """Check sections against a dataclass, strictly: "4" is not a number, an unknown key is an error.
+
+        Raises:
+            StartError: `SETTINGS_INVALID`, with the line and the key or value that is wrong.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            # As JSON: there, a list is a tuple and an object a dataclass even where types are strict.
+            return TypeAdapter(settings).validate_json(json.dumps(sections, default=str), strict=True)
+        except ValidationError as error:
+            # Of several readings of one value the one that got farthest.
+            found = max(error.errors(), key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
+            raise self.invalid(found["loc"], _text(found)) from error
+
+    def invalid(self, place: tuple[str | int, ...], text: str) -> StartError:
+        """Return the error that names a place by its line and its keys.
+
+        Args:
+            place: keys and positions; what the file does not have (pydantic names a class, a variant) is left out.
+            text: what was found there and what was expected.
+        """
+        node, line, named = self.root, self.root.start_mark.line, list[str]()
+        for part in place:
+            if isinstance(node, yaml.MappingNode):
+                child = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+                if child is None:
+                    continue
+                line, node = child[0].start_mark.line, child[1]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+                node = node.value[part]
+                line = node.start_mark.line
+            else:
+                continue
+            named.append(str(part))
+        if text.startswith("missing"):
+            named.append(str(place[-1]))
+        return StartError("SETTINGS_INVALID", f"{self.path}, line {line + 1}: {'.'.join(named)}: {text}")
+
+
+def read_settings_file(path: Path) -> SettingsFile:
+    """Read a file of sections.
+
+    Raises:
+        StartError: `SETTINGS_INVALID`, with the line where the YAML is wrong or a key is given twice.
+    """
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        parsed = loader.construct_document(root) if root else None
+        json.dumps(parsed, default=str)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise StartError("SETTINGS_INVALID", f"{path}{where}: {problem or 'expected YAML'}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        text = f"cannot read {path} ({type(error).__name__}); expected YAML in UTF-8, without references to itself"
+        raise StartError("SETTINGS_INVALID", text) from error
+    if not isinstance(parsed, dict) or root is None:
+        raise StartError("SETTINGS_INVALID", f"{path} holds no sections; see the app.yaml that came with ctvae")
+    return SettingsFile(path, parsed, root)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which PyYAML takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _text(found: ErrorDetails) -> str:
+    """What was found and what was expected instead."""
+    context, kind = found.get("ctx", {}), found["type"]
+    if kind == "value_error":
+        return str(context["error"])
+    expected = f"expected {context['expected']}" if kind == "literal_error" else EXPECTED.get(kind, found["msg"])
+    shown = json.dumps(found["input"], default=str)
+    plain = isinstance(found["input"], (str, int, float)) and len(shown) <= 40 and expected.startswith("expected")
+    return f"found {shown}; {expected}" if plain else expected
