@@ -338,6 +338,30 @@ def test_a_terminated_run_accounts_for_every_series_and_leaves_no_partial_file(m
     assert {line["reason"] for line in Run(code, tmp_path, "").outcomes} == {"LOST_SERIES", "UNREADABLE_FILE"}
 
 
+def test_a_terminated_graph_writes_its_ledger_and_leaves_no_unpacked_image(mixed_ct, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "temporary").mkdir()
+    shutil.make_archive(str(tmp_path / "in" / "study"), "zip", mixed_ct)
+    slow = (
+        "import time, sys, operators.nodes as n; compute = n.StageOperator.compute\n"
+        "def late(self, *context): print('at', flush=True); time.sleep(1); return compute(self, *context)\n"
+        "n.StageOperator.compute = late; from app.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", slow, "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as started:
+        started.stdout.readline()
+        unpacked = [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
+        started.terminate()
+        code = started.wait(60)
+
+    assert unpacked and code == 1
+    assert "LOST_SERIES" in {line["reason"] for line in Run(code, tmp_path / "out", "").outcomes}
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_nobody_without_a_home_can_run_the_graph_and_nothing_is_reported_to_anybody(phantom_ct, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
