@@ -11,11 +11,19 @@ from functools import partial
 from typing import Final
 
 from pydicom import config
+from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from operators.dicom.decode_slice import decode_slice
-from operators.dicom.pixel_format import LOSSY_SYNTAXES, MAYBE_LOSSY_SYNTAXES, NATIVE_SYNTAXES, PixelFormat
+from operators.dicom.pixel_format import (
+    LOSSY_SYNTAXES,
+    MAYBE_LOSSY_SYNTAXES,
+    NATIVE_SYNTAXES,
+    PixelFormat,
+    pixel_format,
+)
 from operators.geometry.grid import regular_grid
+from operators.geometry.origin import check_origin
 from operators.geometry.policy import MIN_SLICES, NO_REPAIR, GeometryPolicy
 from operators.geometry.repair_headers import formats_of
 from operators.geometry.resampling import Resampling, resample_slice
@@ -33,17 +41,18 @@ def build_volume(series: Series, policy: GeometryPolicy = NO_REPAIR) -> Volume:
         policy: what is repaired rather than rejected.
 
     Raises:
-        SeriesRejected: `TOO_FEW_SLICES`, `MIXED_PATIENT`, `MIXED_FRAME_OF_REFERENCE`, `DUPLICATE_INSTANCES`,
-            `MISSING_PIXELS` or `TRUNCATED_PIXELS`; for what a slice says of its pixels see `pixel_format`, for what the
-            slices say of their place see `regular_grid`.
+        SeriesRejected: `TOO_FEW_SLICES`, `DUPLICATE_INSTANCES`, `MISSING_PIXELS` or `TRUNCATED_PIXELS`; for what a
+            slice says of its pixels see `pixel_format`, for whose it is `check_origin`, for its place `regular_grid`.
         OSError: where a file is gone.
     """
     if series.image:
         return image_volume(series, policy.min_slices)
-    few = _check_count(len(series.instances), policy)
-    _check_same_origin(series.instances)
+    headers = [instance.header for instance in series.instances]
+    _check_single_frames(headers)
+    few = _check_count(len(headers), policy)
+    origin = check_origin(headers)
     _check_instances(series.files)
-    formats, repaired = formats_of([instance.header for instance in series.instances], policy)
+    formats, repaired = formats_of(headers, policy)
     slices = list(zip(series.instances, formats, strict=True))
     if policy.truncated_pixels == "drop":
         slices = [one for one in slices if not _lost_bytes(*one)]
@@ -54,7 +63,8 @@ def build_volume(series: Series, policy: GeometryPolicy = NO_REPAIR) -> Volume:
     grid = regular_grid([instance.header for instance, _ in slices], policy)
     slices = [slices[index] for index in grid.order]
     _check_lengths(slices)
-    findings = (*series.findings, *few, *repaired, *grid.findings, *_pixel_findings(series.files, formats))
+    findings = (*series.findings, *origin, *few, *repaired, *grid.findings, *_acquisition_findings(headers))
+    findings += tuple(_pixel_findings(series.files, formats))
     threads = 1 if all(pixels.transfer_syntax in NATIVE_SYNTAXES for pixels in formats) else 2
     read = partial(_read_slice, slices)
     if grid.resampling:
@@ -78,27 +88,20 @@ def _read_resampled(read_stored: Callable[[int], HuSlice], resampling: Resamplin
     return resample_slice(read_stored, resampling, d)
 
 
+def _check_single_frames(headers: Iterable[Dataset]) -> None:
+    """Check that each CT Image is one frame, before slices are counted: a file of 20 frames is not one slice."""
+    for header in headers:
+        if header.get("NumberOfFrames") not in (None, "", 1):
+            pixel_format(header)
+
+
 def _check_count(count: int, policy: GeometryPolicy) -> list[Finding]:
     if count < policy.min_slices:
         found = f"found {count} slices; expected at least {policy.min_slices}; get the whole series"
         raise SeriesRejected("TOO_FEW_SLICES", found)
     if count < MIN_SLICES:
-        return [Finding("FEW_SLICES", f"among {count} slices one that is missing cannot be told")]
+        return [Finding("FEW_SLICES", f"{count} slices are too few to detect a missing one")]
     return []
-
-
-def _check_same_origin(instances: Sequence[Instance]) -> None:
-    """One patient, one frame of reference: else a UID was used twice, and the slices are of different scans."""
-    if (patients := len(_values(instances, "PatientID"))) > 1:
-        raise SeriesRejected(
-            "MIXED_PATIENT",
-            f"found {patients} PatientIDs under one SeriesInstanceUID; expected one; separate the scans",
-        )
-    if (frames := len(_values(instances, "FrameOfReferenceUID"))) > 1:
-        raise SeriesRejected(
-            "MIXED_FRAME_OF_REFERENCE",
-            f"found {frames} frames of reference; expected one, for positions in two cannot be compared; separate them",
-        )
 
 
 def _check_instances(instances: Sequence[Instance]) -> None:
@@ -138,6 +141,35 @@ def _lost_bytes(instance: Instance, pixels: PixelFormat) -> int:
     return max(0, start + pixels.native_bytes - instance.path.stat().st_size)
 
 
+def _acquisition_findings(headers: Sequence[Dataset]) -> list[Finding]:
+    """Return what changes along the scan although a volume has one value of it."""
+    findings = []
+    if kernels := _several(headers, "ConvolutionKernel"):
+        findings.append(Finding("MIXED_KERNEL", f"kernel {kernels}"))
+    if kilovolts := _several(headers, "KVP"):
+        findings.append(Finding("MIXED_KVP", f"kV {kilovolts}"))
+    return findings
+
+
+def _several(headers: Sequence[Dataset], keyword: str) -> str:
+    """Return the commonest values of an element and how many slices have them; empty where there is only one."""
+    counts = Counter(_text(header, keyword) for header in headers)
+    if len(counts.keys() - {""}) < 2:
+        return ""
+    listed = ", ".join(f"{value or 'unknown'} in {count}" for value, count in counts.most_common(4))
+    return f"{listed} of {len(headers)} slices"
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    """Return a value that a scanner sets, cut short: numbers as numbers, several values joined by a backslash."""
+    value = header.get(keyword)
+    if value is None or isinstance(value, bytes):
+        return ""
+    several = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+    text = "\\".join(f"{one:g}" if isinstance(one, int | float) else str(one).strip() for one in several)
+    return "".join(one if one.isprintable() else "?" for one in text)[:32]
+
+
 def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat]) -> list[Finding]:
     findings = []
     said = {str(instance.header.get("LossyImageCompression") or "") for instance in instances}
@@ -155,8 +187,3 @@ def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat
         detail = f"SOPInstanceUID is missing or invalid in {invalid} of {len(instances)} files"
         findings.append(Finding("INVALID_INSTANCE_UID", detail))
     return findings
-
-
-def _values(instances: Iterable[Instance], keyword: str) -> set[str]:
-    """What stands in the headers, empty values apart."""
-    return {value for instance in instances if (value := str(instance.header.get(keyword) or ""))}

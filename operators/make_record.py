@@ -15,6 +15,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from models.spec import Bundle
+from operators.geometry.origin import frame_of_reference
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.measure.quantities import measure_quantities
 from operators.read_study import pixels_digest
@@ -85,12 +86,11 @@ def configuration_digest(
 
 
 def _identity(series: Series, digest: str) -> SeriesIdentity:
-    frame = str(series.first.get("FrameOfReferenceUID", "") or "")
     return SeriesIdentity(
         study_instance_uid=series.study_instance_uid,
         series_instance_uid=series.series_instance_uid,
         part=series.part,
-        frame_of_reference_uid=frame if UID(frame, IGNORE).is_valid else None,
+        frame_of_reference_uid=frame_of_reference([instance.header for instance in series.instances]),
         modality=_text(series.first, "Modality") or "CT",
         instances=len(series.files),
         instances_digest=digest,

@@ -22,8 +22,9 @@ from operators.dicom.read_header import read_instance
 from operators.images.read_image import find_image, image_series
 from operators.input.archives import Archive
 from operators.input.files import InputRoots, input_files, not_opened
+from operators.job import Job, failure
 from operators.series.split import split_series
-from operators.types import Finding, Instance, Outcome, Series, SeriesRejected, Study
+from operators.types import Finding, Instance, Outcome, Series, SeriesError, SeriesRejected, Study
 from operators.uids import uid_from_digest
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class Inventory:
     Attributes:
         studies: in the order of their UIDs, and so are the series in each; a series that holds several volumes is in
             parts.
-        unreadable: one a file that is DICOM and cannot be read, or that the system would not open.
+        unreadable: one for each file that is DICOM and cannot be read, or that the system would not open; and for each
+            series that broke the splitting.
         files: how many files were met.
         not_dicom: how many of them are no images (or a DICOMDIR) and were passed over.
     """
@@ -88,8 +90,16 @@ def read_studies(
             on_file(done, len(paths))
     logger.debug("%d files: %d not DICOM, %d unreadable", len(paths), not_dicom, len(unreadable))
     dicom = [_series(group, roots, unreadable) for group in grouped.items()]
-    studies = _studies([part for one in _unique([*dicom, *images]) for part in split_series(one)])
-    return Inventory(studies, tuple(unreadable), len(paths), not_dicom)
+    parts: list[Series] = []
+    for series in _unique([*dicom, *images]):
+        try:
+            parts += split_series(series)
+        except (SeriesError, OSError):
+            parts.append(series)  # its frames cannot be told apart: `select` does the same, and ends it with the reason
+        except Exception as error:  # one broken series must not stop the others
+            logger.debug("series %s was not split", series.series_instance_uid, exc_info=True)
+            unreadable.append(failure(Job(series, series), error))
+    return Inventory(_studies(parts), tuple(unreadable), len(paths), not_dicom)
 
 
 def pixels_digest(instance: Instance) -> str:

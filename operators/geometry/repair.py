@@ -6,11 +6,12 @@ What is interpolated was not scanned, so it is bounded, and each place has its f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.geometry.line import Line
 from operators.types import SeriesRejected
 
 MAX_GAP_MM: Final = 10.0
@@ -39,27 +40,30 @@ class Stack:
         sources: for each of its slices, (slice in order of height, weight); None where they are the scanned ones.
         filled: which of its slices are interpolated in the place of a missing one.
         resampled: what was irregular, in words; empty where nothing was.
+        first_mm: height of its first slice above the lowest that was scanned: of the order of rounding.
     """
 
     spacing_mm: float
     sources: Sources | None = None
     filled: tuple[int, ...] = ()
     resampled: str = ""
+    first_mm: float = 0.0
 
 
-def fill_missing(heights: NDArray[np.float64], steps: NDArray[Any], message: str) -> Stack:
+def fill_missing(heights: NDArray[np.float64], places: NDArray[np.intp], line: Line, message: str) -> Stack:
     """A stack with the mean of its neighbours in the place of each missing slice.
 
     Args:
         heights: of the slices, rising, in mm.
-        steps: between neighbours, in slices: 1, or more where some are missing.
+        places: of the slices in the stack, from 0, rising; those that are not there are missing, at least one.
+        line: on which they lie.
         message: what is wrong, for the case that it is too much.
 
     Raises:
         SeriesRejected: `MISSING_SLICE`, where several are missing in a row, more than a tenth in all, or across more
             than 10 mm.
     """
-    places = np.concatenate([[0], np.cumsum(steps)]).astype(int)
+    steps = np.diff(places)
     count = int(places[-1]) + 1
     widest = float(np.diff(heights)[steps > 1].max())
     missing = count - len(heights)
@@ -74,7 +78,7 @@ def fill_missing(heights: NDArray[np.float64], steps: NDArray[Any], message: str
         ((stored[place], 1.0),) if place in stored else ((stored[place - 1], 0.5), (stored[place + 1], 0.5))
         for place in range(count)
     )
-    return Stack(float(heights[-1] - heights[0]) / (count - 1), sources, filled)
+    return Stack(line.spacing_mm, sources, filled, first_mm=line.first_mm - float(heights[0]))
 
 
 def resample_stack(heights: NDArray[np.float64], message: str) -> Stack:

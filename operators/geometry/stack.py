@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from operators.geometry.line import Line, line_through_ends, nearest_line
 from operators.geometry.policy import GeometryPolicy
 from operators.geometry.repair import Stack, fill_missing, resample_stack
 from operators.types import SeriesRejected
@@ -19,7 +20,7 @@ SAME_POSITION_MM: Final = 0.01
 
 OFF_GRID_SPACING: Final = (0.05, 0.15)
 OFF_GRID_MM: Final = 0.06
-"""How far a slice may lie from its place on the regular grid: a twentieth of the spacing; and, as positions are often
+"""How far a slice may lie from its place on the regular grid: a twentieth of the spacing; and, as coordinates are often
 rounded to 0.1 mm, 0.06 mm where that is no more than 0.15 of the spacing. A missing slice is half a spacing off."""
 
 OFF_AXIS_PIXELS: Final = 0.5
@@ -39,8 +40,8 @@ SPLITTING_TAGS: Final = (
 _Array = NDArray[np.float64]
 
 
-def check_one_slice_a_position(heights: _Array, headers: Sequence[Dataset]) -> None:
-    """Of slices sorted by height along their normal, in mm.
+def check_one_slice_per_position(heights: _Array, headers: Sequence[Dataset] = ()) -> None:
+    """Check slices sorted by height along their normal, in mm.
 
     Raises:
         SeriesRejected: `SINGLE_POSITION` or `DUPLICATE_POSITIONS`.
@@ -53,9 +54,11 @@ def check_one_slice_a_position(heights: _Array, headers: Sequence[Dataset]) -> N
     groups = np.concatenate([[0], np.cumsum(np.diff(heights) >= SAME_POSITION_MM)])
     counts = np.bincount(groups)
     if counts.max() > 1:
-        by = _what_splits(groups, counts, headers)
+        by = _what_splits(groups, counts, headers) if headers else []
         told_apart = (
-            f"they differ in {', '.join(by)}, as phases or time points do" if by else "nothing tells them apart"
+            f"they differ in {', '.join(by)}, as phases or time points do"
+            if by
+            else "no header value that is read divides them into whole volumes"
         )
         raise SeriesRejected(
             "DUPLICATE_POSITIONS",
@@ -77,7 +80,7 @@ def _what_splits(groups: NDArray[Any], counts: NDArray[Any], headers: Sequence[D
 
 
 def slice_tilt(positions: _Array, normal: _Array, pixel_mm: float, policy: GeometryPolicy) -> float | None:
-    """By how many degrees the line of the origins, (slices, 3) in mm, is off the normal; None where it is along it.
+    """Return by how many degrees the line of the origins, (slices, 3) in mm, is off the normal; None where it is not.
 
     Raises:
         SeriesRejected: `SHIFTED_SLICES` where they do not lie on a straight line; `GANTRY_TILT` where they do, and the
@@ -90,6 +93,7 @@ def slice_tilt(positions: _Array, normal: _Array, pixel_mm: float, policy: Geome
     worst = float(np.linalg.norm(aside, axis=1).max())
     if worst <= allowed:
         return None
+    heights, aside = heights - heights.mean(), aside - aside.mean(axis=0)
     slope = aside.T @ heights / (heights @ heights)
     residual = float(np.linalg.norm(aside - np.outer(heights, slope), axis=1).max())
     if residual > allowed:
@@ -97,6 +101,8 @@ def slice_tilt(positions: _Array, normal: _Array, pixel_mm: float, policy: Geome
             "SHIFTED_SLICES",
             f"slices are shifted by up to {worst:.2f} mm in their plane; expected at most {allowed:.2f} mm",
         )
+    if float(np.linalg.norm(slope)) * float(np.ptp(heights)) <= allowed:
+        return None  # the first slice is the one that is aside
     degrees = math.degrees(math.atan(float(np.linalg.norm(slope))))
     if policy.gantry_tilt == "reject" or degrees > MAX_TILT_DEGREES:
         expected = "none" if policy.gantry_tilt == "reject" else f"at most {MAX_TILT_DEGREES:g}°"
@@ -108,43 +114,65 @@ def slice_tilt(positions: _Array, normal: _Array, pixel_mm: float, policy: Geome
     return degrees
 
 
-def stack_slices(heights: _Array, policy: GeometryPolicy) -> Stack:
-    """The regular stack on which the slices lie, or that the policy makes of them.
+def stack_slices(heights: _Array, policy: GeometryPolicy, rounded_axes: float = 1.0) -> Stack:
+    """Return the regular stack on which the slices lie, or that the policy makes of them.
 
     Args:
         heights: of the slices, rising, in mm.
         policy: what is repaired.
+        rounded_axes: the sum of the normal's absolute components, 1 to √3: where each coordinate is rounded, so many
+            times as much is the height off.
 
     Raises:
-        SeriesRejected: `MISSING_SLICE` where the odd gaps are few and whole multiples of the usual one, else
-            `IRREGULAR_SPACING`.
+        SeriesRejected: `MISSING_SLICE` where the slices lie on a regular grid of which some places, not many, have
+            none; else `IRREGULAR_SPACING`.
     """
-    spacing = float(heights[-1] - heights[0]) / (len(heights) - 1)
-    off_grid = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights)))
-    if off_grid.max() <= allowed_off_grid_mm(spacing):
-        return Stack(spacing)
-    gaps = np.diff(heights)
-    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
-    times = np.rint(gaps / usual)
-    whole = np.abs(gaps - times * usual) <= 2 * allowed_off_grid_mm(usual)
-    if whole.all() and times.min() >= 1 and 2 * np.count_nonzero(times > 1) < len(gaps):
-        first = int(np.argmax(times > 1))
+    if line := _fitting_line(heights, np.arange(len(heights)), rounded_axes):
+        return Stack(line.spacing_mm, first_mm=line.first_mm - float(heights[0]))
+    gaps, places = np.diff(heights), places_with_gaps(heights)
+    if places is not None and (line := _fitting_line(heights, places, rounded_axes)):
+        first = int(np.argmax(np.diff(places) > 1))
         found = (
-            f"found a gap of {gaps[first]:.2f} mm after slice {first + 1} of {len(heights)}, {int((times - 1).sum())} "
-            f"missing in all; expected {usual:.2f} mm throughout"
+            f"found a gap of {gaps[first]:.2f} mm after slice {first + 1} of {len(heights)}, "
+            f"{int(places[-1]) + 1 - len(heights)} missing in all; expected {line.spacing_mm:.2f} mm throughout"
         )
         if policy.missing_slice == "interpolate":
-            return fill_missing(heights, times, found)
+            return fill_missing(heights, places, line, found)
         raise SeriesRejected("MISSING_SLICE", f"{found}; get the whole series")
     found = (
-        f"found distances of slices from {gaps.min():.2f} to {gaps.max():.2f} mm; expected {usual:.2f} mm throughout"
+        f"found distances of slices from {gaps.min():.2f} to {gaps.max():.2f} mm; expected {_median(gaps):.2f} mm "
+        "throughout"
     )
     if policy.irregular_spacing == "resample":
         return resample_stack(heights, found)
     raise SeriesRejected("IRREGULAR_SPACING", f"{found}; send one stack at a time")
 
 
-def allowed_off_grid_mm(spacing_mm: float) -> float:
-    """How far from its place on the grid a slice may lie."""
+def places_with_gaps(heights: _Array) -> NDArray[np.intp] | None:
+    """Return the places on a grid, from 0, of slices of which a few are missing; None where they lie on none.
+
+    Args:
+        heights: of the slices, rising, in mm.
+    """
+    gaps = np.diff(heights)
+    usual = float(gaps[gaps < 1.5 * _median(gaps)].mean())
+    steps = np.rint(gaps / usual).astype(np.intp)
+    on_grid = np.abs(gaps - steps * usual) <= 2 * allowed_off_grid_mm(usual)
+    few = 0 < 2 * np.count_nonzero(steps > 1) < len(gaps)
+    return np.concatenate([[0], np.cumsum(steps)]) if on_grid.all() and steps.min() >= 1 and few else None
+
+
+def _median(gaps: _Array) -> float:
+    return float(np.sort(gaps)[(len(gaps) - 1) // 2])
+
+
+def _fitting_line(heights: _Array, places: NDArray[np.intp], rounded_axes: float) -> Line | None:
+    """Return the regular grid that is near enough to all slices; None where there is none."""
+    lines = (find(heights, places) for find in (line_through_ends, nearest_line))
+    return next((line for line in lines if line.off_mm <= allowed_off_grid_mm(line.spacing_mm, rounded_axes)), None)
+
+
+def allowed_off_grid_mm(spacing_mm: float, rounded_axes: float = 1.0) -> float:
+    """Return how far from its place on the grid a slice may lie."""
     low, high = (part * spacing_mm for part in OFF_GRID_SPACING)
-    return min(max(low, OFF_GRID_MM), high)
+    return min(max(low, OFF_GRID_MM * rounded_axes), high)

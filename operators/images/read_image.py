@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from operators.dicom.pixel_format import MAX_SIDE
-from operators.geometry.grid import DIRECTION_TOLERANCE, POSITION_LIMIT_MM, SPACING_RANGE_MM, direction_findings
+from operators.geometry.grid import direction_findings
+from operators.geometry.planes import DIRECTION_TOLERANCE, POSITION_LIMIT_MM, SPACING_RANGE_MM
 from operators.geometry.policy import MIN_SLICES
 from operators.images.header import ImageHeader, image_format
 from operators.images.meta_image import read_meta_image_header

@@ -6,6 +6,7 @@ left out, a finding says how many and why.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Final
@@ -39,6 +40,10 @@ them the pixel contrasts of value 4 (C.8.16.1.4) that combine images.
 Of multi-energy images (Supplement 188) VMI and MAT_REMOVED are in HU and pass.
 """
 
+HOUNSFIELD: Final = re.compile("HUS?|HOUN(D?S?|SD)F[EI]+LDS?(UNITS?)?(HU)?")
+"""Letters of RescaleType where the unit is HU: as the standard spells it, and as files do (`HOUNDSFIELD UNIT`). Not
+`HU_MOD`, the modified HU of multi-energy images."""
+
 _Reason = tuple[str, str]
 
 
@@ -52,7 +57,7 @@ def select_series(series: Series) -> Series:
     if series.image:
         return series  # its header says nothing; the gate looks at its values
     series = with_frames(series)
-    reasons = [why_not(instance.header) for instance in series.instances]
+    reasons = [reason_against(instance.header) for instance in series.instances]
     kept = tuple(instance for instance, reason in zip(series.instances, reasons, strict=True) if reason is None)
     left_out = Counter(reason for reason in reasons if reason is not None)
     if not kept:
@@ -66,8 +71,8 @@ def select_series(series: Series) -> Series:
     return replace(series, instances=kept, findings=(*series.findings, finding))
 
 
-def why_not(header: Dataset) -> _Reason | None:
-    """Reason code and what was found, for an instance that is not a CT image in HU."""
+def reason_against(header: Dataset) -> _Reason | None:
+    """Return reason code and what was found of an instance that is not a CT image in HU; None where it is one."""
     return _not_this_class(header) or _not_this_image(header) or _not_in_hu(header)
 
 
@@ -101,7 +106,7 @@ def _not_in_hu(header: Dataset) -> _Reason | None:
         if (said := str(header.get(keyword) or "").upper()) in {"DISTORTED", "CURVED_MPR"} | MAP_TYPES:
             return "DERIVED_MAP", f"found {keyword} {said}"
     unit = str(header.get("RescaleType") or "HU").upper()
-    if unit != "HU":
+    if not HOUNSFIELD.fullmatch(re.sub("[^A-Z]", "", unit)):
         # US means unspecified (PS3.3 C.11.1.1.2); what the numbers are then, nobody can say.
         return "DERIVED_MAP", f"found RescaleType {unit[:16]}"
     return None

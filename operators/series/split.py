@@ -1,13 +1,12 @@
-"""A series that holds several volumes → parts, from headers alone: first by kind of image, then by phase or time point.
+"""A series that holds several volumes → parts, from headers alone: first by kind of image, then by phase or pass.
 
-Nothing is dropped: each instance is in exactly one part, and one that makes no stack is left to the gate. Nothing is
-made up: slices are told apart only by what the headers say, each part has one slice a position, and where nothing tells
-them apart the series stays whole, for the gate to reject.
+Each instance is in exactly one part; one that makes no stack is left to the gate. Slices are divided only by what the
+headers say, and each part has one slice at a position. Where nothing divides them, the series stays whole, and the gate
+rejects it.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -17,20 +16,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from operators.dicom.enhanced_ct import with_frames
-from operators.geometry.grid import DIRECTION_TOLERANCE, PIXEL_SPACING_TOLERANCE, POSITION_LIMIT_MM, numbers_in
-from operators.series.ct_images import why_not
-from operators.series.phases import differing, is_stack, tell_apart
-from operators.types import Finding, Instance, Series
-
-logger = logging.getLogger(__name__)
-
-PLACE_TAGS: Final = {
-    "ImagePositionPatient": 3,
-    "ImageOrientationPatient": 6,
-    "PixelSpacing": 2,
-    "Rows": 1,
-    "Columns": 1,
-}
+from operators.geometry.grid import is_regular
+from operators.geometry.origin import has_one_origin
+from operators.geometry.planes import DIRECTION_TOLERANCE, PIXEL_SPACING_TOLERANCE, Planes, numbers_in, read_planes
+from operators.series.ct_images import reason_against
+from operators.series.volumes import divide
+from operators.types import Finding, Instance, Series, SeriesRejected
 
 MAX_KINDS: Final = 16
 """Orientations, matrices and spacings of a series that is split; one of more is no series of volumes."""
@@ -39,44 +30,32 @@ _Group = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Images:
-    """Instances that are CT in HU, with their places.
-
-    Attributes:
-        instances: in a fixed order.
-        places: keyword of `PLACE_TAGS` → float64 (instances, length).
-    """
-
-    instances: tuple[Instance, ...]
-    places: dict[str, NDArray[np.float64]]
-
-
-@dataclass(frozen=True, slots=True)
 class _Part:
     instances: tuple[Instance, ...]
-    told_by: tuple[str, ...]
+    keywords: tuple[str, ...]
 
 
 def split_series(series: Series) -> tuple[Series, ...]:
-    """The parts of a series, each with the finding `SPLIT_SERIES`; the series itself where it is one volume, or none.
+    """Split a series into parts, each with the finding `SPLIT_SERIES`; one volume, or none, stays the series itself.
 
-    The parts are in the order of their kinds (the one with the lowest InstanceNumber first, what is not CT in HU last),
-    and in each in the order of what tells the volumes apart.
+    A multi-frame CT comes out with one instance per frame. The parts are in the order of their kinds (the one with the
+    lowest InstanceNumber first, what is not CT in HU last), and in each in the order of what divides the volumes.
+
+    Raises:
+        SeriesRejected: a multi-frame CT whose frames cannot be told apart, see `with_frames`.
+        SeriesFailed: `FILE_CHANGED`.
+        OSError: where a multi-frame file cannot be read.
     """
     if series.image:
         return (series,)
-    try:
-        series = with_frames(series)
-        parts = _parts(series.instances)
-    except Exception:  # one broken series must not stop the reading of all: its own stages meet the same, and say so
-        logger.debug("series %s was not split", series.series_instance_uid, exc_info=True)
-        return (series,)
+    series = with_frames(series)
+    parts = _parts(series.instances)
     if len(parts) < 2:
         return (series,)
     split = []
     for number, part in enumerate(parts, 1):
         detail = (
-            f"part {number} of {len(parts)}, told apart by {', '.join(part.told_by)}: {len(part.instances)} of "
+            f"part {number} of {len(parts)}, told apart by {', '.join(part.keywords)}: {len(part.instances)} of "
             f"{len(series.instances)} images of the series"
         )
         findings = (*series.findings, Finding("SPLIT_SERIES", detail))
@@ -85,53 +64,41 @@ def split_series(series: Series) -> tuple[Series, ...]:
 
 
 def _parts(instances: Sequence[Instance]) -> list[_Part]:
-    """All instances in parts; none where the series must stay whole."""
+    """Return all instances in parts; none where the series must stay whole."""
     other: dict[str, list[Instance]] = {}
-    found: list[Instance] = []
+    images: list[Instance] = []
     for instance in instances:
-        reason = why_not(instance.header)
-        (other.setdefault(reason[0], []) if reason else found).append(instance)
-    if (images := _images(found)) is None or not _one_origin(found):
+        reason = reason_against(instance.header)
+        (other.setdefault(reason[0], []) if reason else images).append(instance)
+    if (planes := _planes(images)) is None or not has_one_origin([image.header for image in images]):
         return []
-    kinds, by_place = _kinds(images)
+    kinds, by_place = _kinds(planes)
     by_kind = (*(["kind of image"] if other else []), *by_place)
     parts = []
+    any_regular = False
     for kind in sorted(kinds, key=lambda kind: _first_of(images, kind)):
-        volumes, told_by = _volumes(images, kind)
-        parts += [_Part(tuple(images.instances[i] for i in volume), (*by_kind, *told_by)) for volume in volumes]
-    if by_kind and not any(is_stack([one.header for one in part.instances]) for part in parts):
+        division = divide([images[i].header for i in kind], planes.take(kind))
+        for volume in division.volumes:
+            members = [kind[i] for i in volume]
+            any_regular |= is_regular(planes.take(members))
+            parts.append(_Part(tuple(images[i] for i in members), (*by_kind, *division.keywords)))
+    if by_kind and not any_regular:
         return []
     return [*parts, *(_Part(tuple(other[code]), by_kind) for code in sorted(other))]
 
 
-def _images(instances: Sequence[Instance]) -> _Images | None:
-    """None where there are none, or one of them does not say where it lies, or lacks its pixels: it is broken."""
-    if not instances or any(instance.pixel_offset is None for instance in instances):
+def _planes(images: Sequence[Instance]) -> Planes | None:
+    """Return where the images lie; None where there are none, or one does not say it, or lacks its pixels."""
+    if not images or any(image.pixel_offset is None for image in images):
         return None
-    places = {}
-    headers = [instance.header for instance in instances]
-    for keyword, length in PLACE_TAGS.items():
-        one_for_all = len(differing(headers, keyword)) == 1
-        found = [numbers_in(header, keyword) for header in (headers[:1] if one_for_all else headers)]
-        if any(len(one) != length for one in found) or not (np.abs(found) <= POSITION_LIMIT_MM).all():
-            return None
-        places[keyword] = np.broadcast_to(np.array(found, np.float64), (len(headers), length))
-    return _Images(tuple(instances), places)
+    try:
+        return read_planes([image.header for image in images])
+    except SeriesRejected:
+        return None  # the series stays whole, and the gate, which reads the planes too, gives the reason
 
 
-def _one_origin(instances: Sequence[Instance]) -> bool:
-    """Slices of several patients or frames of reference are no parts of one series."""
-    headers = [instance.header for instance in instances]
-    return all(
-        len({str(value or "") for value in differing(headers, keyword)} - {""}) <= 1
-        for keyword in ("PatientID", "FrameOfReferenceUID")
-    )
-
-
-def _first_of(images: _Images, group: _Group) -> tuple[float, str]:
-    return min(
-        (_number(images.instances[i].header, "InstanceNumber"), images.instances[i].sop_instance_uid) for i in group
-    )
+def _first_of(images: Sequence[Instance], group: _Group) -> tuple[float, str]:
+    return min((_number(images[i].header, "InstanceNumber"), images[i].sop_instance_uid) for i in group)
 
 
 def _number(header: Dataset, keyword: str) -> float:
@@ -143,11 +110,10 @@ def _number(header: Dataset, keyword: str) -> float:
 # By kind: what cannot lie on one grid
 
 
-def _kinds(images: _Images) -> tuple[list[_Group], list[str]]:
-    """Images of one matrix, pixel spacing and orientation, as exact as the gate wants it; and which of these differ."""
-    matrix = np.hstack([images.places["Rows"], images.places["Columns"]])
-    spacing, direction = images.places["PixelSpacing"], images.places["ImageOrientationPatient"]
-    rest = np.arange(len(matrix))
+def _kinds(planes: Planes) -> tuple[list[_Group], list[str]]:
+    """Return images of one matrix, pixel spacing and orientation, as exact as the gate wants it; and what differs."""
+    matrix, spacing, direction = planes.matrix, planes.pixel_spacing_mm, planes.cosines
+    rest = np.arange(len(planes))
     kinds: list[_Group] = []
     differ: set[str] = set()
     while rest.size and len(kinds) <= MAX_KINDS:
@@ -169,15 +135,3 @@ def _kinds(images: _Images) -> tuple[list[_Group], list[str]]:
 def _near(values: NDArray[np.float64], rest: NDArray[np.intp], allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which of the rest have the values of its first, (instances, length)."""
     return np.asarray((np.abs(values[rest] - values[rest[0]]) <= allowed).all(axis=1))
-
-
-def _volumes(images: _Images, kind: _Group) -> tuple[list[_Group], tuple[str, ...]]:
-    """The volumes of one kind, and what tells them apart; the kind itself where it is one, or nothing does."""
-    members = list(kind)
-    direction = images.places["ImageOrientationPatient"][members[0]]
-    normal = np.cross(direction[:3], direction[3:])
-    heights_mm = images.places["ImagePositionPatient"][members] @ normal
-    told = tell_apart([images.instances[i].header for i in kind], heights_mm)
-    if told is None:
-        return [kind], ()
-    return [tuple(kind[i] for i in volume) for volume in told.volumes], told.keywords

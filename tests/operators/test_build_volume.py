@@ -276,6 +276,13 @@ def test_three_slices_are_too_few(tmp_path, count):
     assert rejected(tmp_path).reason == "TOO_FEW_SLICES"
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_ct_image_of_several_frames_is_rejected_for_that_and_not_for_its_few_files(tmp_path, count):
+    write_tiny_ct(tmp_path, stored_values(count), change=all_slices(NumberOfFrames=20))
+    error = rejected(tmp_path)
+    assert error.reason == "UNSUPPORTED_PIXELS" and "found 20 frames" in error.message
+
+
 def test_a_slice_that_is_missing_anywhere_is_found(tmp_path):
     for gone in range(1, 11):
         folder = tmp_path / str(gone)

@@ -24,7 +24,7 @@ from operators.series.split import split_series
 from operators.types import Outcome, Series, SeriesError
 from tests.operators.test_build_volume import CORONAL, only_series
 from tests.support.bundles import write_small_bundle
-from tests.support.tiny_ct import Change, put, stored_values, write_tiny_ct
+from tests.support.tiny_ct import SERIES, Change, put, stored_values, write_tiny_ct
 
 Tell = Callable[[Dataset, int, int], None]
 DEPTH = 5
@@ -316,13 +316,19 @@ def test_directions_beyond_all_bounds_and_an_image_type_that_is_a_number_are_met
     assert (reason(first), build_volume(select_series(second)).shape[0]) == ("MISSING_GEOMETRY", 5)
 
 
-def test_an_error_while_splitting_leaves_the_series_whole_and_the_others_read(tmp_path, monkeypatch):
+def test_an_error_while_splitting_fails_the_series_and_the_others_are_read(tmp_path, monkeypatch):
     def broken(*_: object) -> None:
-        raise RuntimeError
+        raise RuntimeError("Doe^Jane")
 
-    monkeypatch.setattr("operators.series.split.tell_apart", broken)
-    write_phases(tmp_path, phases(2), lambda ds, phase, d: put(ds, AcquisitionNumber=phase))
-    assert only_series(tmp_path).part is None
+    write_phases(tmp_path / "a", phases(2), lambda ds, phase, d: put(ds, AcquisitionNumber=phase))
+    write_tiny_ct(tmp_path / "b", change=lambda ds, d: put(ds, SeriesInstanceUID="1.5", SOPClassUID="1.2.3.4"))
+    monkeypatch.setattr("operators.series.split.divide", broken)
+    reading = read_studies(tmp_path)
+    [other] = [series for study in reading.studies for series in study.series]
+    [failed] = reading.unreadable
+    assert other.series_instance_uid == "1.5"
+    assert (failed.series_instance_uid, failed.status, failed.reason) == (SERIES, "failed", "INTERNAL_ERROR")
+    assert "RuntimeError" in str(failed.message) and "Doe" not in str(failed.message)
 
 
 # Every instance in one part, whatever the series

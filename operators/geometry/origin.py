@@ -1,0 +1,59 @@
+"""Whether slices are of one patient and one frame of reference: else their positions cannot be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from operators.geometry.policy import MIN_SLICES
+from operators.types import Finding, SeriesRejected
+
+
+def has_one_origin(headers: Sequence[Dataset]) -> bool:
+    """Return whether slices pass `check_origin`."""
+    try:
+        check_origin(headers)
+    except SeriesRejected:
+        return False
+    return True
+
+
+def check_origin(headers: Sequence[Dataset]) -> list[Finding]:
+    """Check that slices are of one patient and one frame of reference.
+
+    A frame of reference of its own for each slice says nothing (the LIDC collection is anonymised so): whether the
+    slices belong together is then left to their positions, which must be those of a regular stack.
+
+    Raises:
+        SeriesRejected: `MIXED_PATIENT` or `MIXED_FRAME_OF_REFERENCE`.
+    """
+    if (patients := len(_values(headers, "PatientID"))) > 1:
+        raise SeriesRejected(
+            "MIXED_PATIENT",
+            f"found {patients} PatientIDs under one SeriesInstanceUID; expected one; separate the scans",
+        )
+    frames = len(_values(headers, "FrameOfReferenceUID"))
+    if frames <= 1:
+        return []
+    if frames < max(MIN_SLICES, len(headers)):
+        raise SeriesRejected(
+            "MIXED_FRAME_OF_REFERENCE",
+            f"found {frames} frames of reference; expected one, for positions in two cannot be compared; separate them",
+        )
+    detail = f"each of {frames} slices has a FrameOfReferenceUID of its own; their positions make one regular stack"
+    return [Finding("FRAME_OF_REFERENCE_PER_SLICE", detail)]
+
+
+def frame_of_reference(headers: Sequence[Dataset]) -> str | None:
+    """Return the FrameOfReferenceUID that all slices share; None where there is none, or it is not a valid UID."""
+    found = _values(headers, "FrameOfReferenceUID")
+    uid = found.pop() if len(found) == 1 else ""
+    return uid if UID(uid, config.IGNORE).is_valid else None
+
+
+def _values(headers: Sequence[Dataset], keyword: str) -> set[str]:
+    """Return what stands in the headers, empty values apart."""
+    return {value for header in headers if (value := str(header.get(keyword) or ""))}
