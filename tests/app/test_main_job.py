@@ -23,7 +23,6 @@ from operators.sr.read import read_sr
 from operators.synthetic.write_ct import affine_for, write_ct_series
 from operators.types import CtvaeError
 from tests.support.checkout import ROOT
-from tests.support.tiny_ct import put, write_tiny_ct
 
 
 @dataclass(frozen=True)
@@ -276,15 +275,6 @@ def test_a_folder_without_ct_is_exit_code_2_and_says_so(tmp_path, capsys, conten
     assert code == 2
     assert "NO_CT" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "outcome.json").read_text())["series"] == []
-
-
-def test_where_no_series_is_ct_the_line_names_the_reasons(tmp_path, capsys):
-    write_tiny_ct(tmp_path / "in" / "a", change=lambda ds, d: put(ds, RescaleType="MGML"))
-    write_tiny_ct(tmp_path / "in" / "b", change=lambda ds, d: put(ds, SeriesInstanceUID="1.5", Modality="PT"))
-
-    assert ctvae(["encode", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 2
-
-    assert "2 other series (1 DERIVED_MAP, 1 NOT_CT_IMAGE)" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(tmp_path, capsys):
