@@ -6,12 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from operators.types import (
     CtvaeError,
-    Encoding,
-    FeatureRecord,
     Finding,
     Outcome,
     Series,
@@ -19,13 +17,25 @@ from operators.types import (
     StartError,
     Status,
     Volume,
-    Windows,
 )
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+@runtime_checkable
+class Noun(Protocol):
+    """What every state of a job says of itself, whatever stage it is at."""
+
+    @property
+    def volume(self) -> Volume | None:
+        """Its volume; None before the geometry gate."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was met so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,8 @@ def log_outcome(outcome: Outcome) -> None:
 
 
 def _outcome(job: Job[T], status: Status, reason: str | None = None, message: str | None = None) -> Outcome:
-    volume, findings = _volume(job.state), _findings(job.state, job.series)
+    state = job.state if isinstance(job.state, Noun) else job.series
+    volume = state.volume
     return Outcome(
         series_instance_uid=job.series.series_instance_uid,
         part=job.series.part,
@@ -106,23 +117,5 @@ def _outcome(job: Job[T], status: Status, reason: str | None = None, message: st
         message=message,
         shape=volume.shape if volume else None,
         spacing_mm=volume.spacing_mm if volume else None,
-        findings=findings,
+        findings=state.findings,
     )
-
-
-def _volume(state: object) -> Volume | None:
-    if isinstance(state, FeatureRecord):
-        return state.encoding.windows.volume
-    if isinstance(state, Encoding):
-        return state.windows.volume
-    if isinstance(state, Windows):
-        return state.volume
-    return state if isinstance(state, Volume) else None
-
-
-def _findings(state: object, series: Series) -> tuple[Finding, ...]:
-    if isinstance(state, FeatureRecord):
-        return state.findings
-    if isinstance(state, Encoding):
-        return state.windows.findings
-    return state.findings if isinstance(state, Windows | Volume) else series.findings

@@ -18,12 +18,10 @@ from models.spec import Bundle
 from operators.geometry.origin import frame_of_reference
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.measure.quantities import measure_quantities
-from operators.read_study import pixels_digest
 from operators.types import (
     Acquisition,
     Encoding,
     FeatureRecord,
-    Instance,
     ModelIdentity,
     Series,
     SeriesIdentity,
@@ -99,13 +97,7 @@ def _identity(series: Series, digest: str) -> SeriesIdentity:
 
 
 def _instances_digest(series: Series) -> str:
-    return _sha256(sorted(_instance_identity(instance) for instance in series.files))
-
-
-def _instance_identity(instance: Instance) -> str:
-    """SOP Instance UID; where it is missing or invalid, the digest of the pixels."""
-    uid = instance.sop_instance_uid
-    return uid if UID(uid, IGNORE).is_valid else pixels_digest(instance)
+    return _sha256(sorted(instance.identity for instance in series.files))
 
 
 def _subject(header: Dataset, disclosure: Disclosure) -> Subject:

@@ -75,7 +75,7 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
         affines_lps_mm=np.stack([window_affine(volume, axes, start) for start in starts]),
         spacing_mm=(z.spacing_mm, y.spacing_mm, x.spacing_mm),
         real_fraction=np.array([inside_z[start : start + depth].mean() * in_plane for start in starts], np.float32),
-        findings=merge_findings(volume, met),
+        findings=volume.findings_with(met),
     )
 
 
@@ -192,16 +192,3 @@ def _cut(canvas: NDArray[np.float32], starts: list[int], depth: int) -> NDArray[
     if len(starts) == 1:
         return np.ascontiguousarray(canvas)[None, None]
     return np.stack([canvas[start : start + depth] for start in starts])[:, None]
-
-
-def merge_findings(volume: Volume, met: list[tuple[Finding, ...]]) -> tuple[Finding, ...]:
-    """Those of the volume, each once; then those of the slices, one a code, with the detail of the first slice."""
-    first: dict[str, str] = {}
-    slices: dict[str, int] = {}
-    for findings in met:
-        details = {finding.code: finding.detail for finding in reversed(findings)}
-        for code, detail in details.items():
-            first.setdefault(code, detail)
-            slices[code] = slices.get(code, 0) + 1
-    merged = [Finding(code, f"{first[code]} (in {slices[code]} of {len(met)} slices)") for code in sorted(first)]
-    return (*dict.fromkeys(volume.findings), *merged)

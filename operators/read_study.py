@@ -138,7 +138,7 @@ def _series(
     (study_uid, series_uid, _), instances = group
     folder = roots.folder(min(instance.path for instance in instances).parent)
     instances = sorted(instances, key=lambda instance: (instance.sop_instance_uid, instance.path))
-    kept = _without_copies(instances)
+    kept = tuple(map(_identified, _without_copies(instances)))
     series = Series(series_uid, study_uid, folder, kept)
     folders = {roots.folder(instance.path.parent) for instance in instances}
     lost = sum(outcome.folder in folders for outcome in unreadable)
@@ -153,6 +153,13 @@ def _series(
     if not _valid(study_uid):
         series = _derived(series, "StudyInstanceUID", "invalid" if study_uid else "missing")
     return series
+
+
+def _identified(instance: Instance) -> Instance:
+    """Return the instance with the digest of its pixels where its UID does not identify it."""
+    if _valid(instance.sop_instance_uid):
+        return instance
+    return replace(instance, pixels_digest=pixels_digest(instance))
 
 
 def _without_copies(instances: list[Instance]) -> tuple[Instance, ...]:
@@ -191,7 +198,9 @@ def _derived(series: Series, keyword: str, was: str) -> Series:
     if keyword == "StudyInstanceUID" and series.study_instance_uid:
         digest = _sha256(series.study_instance_uid)
     else:
-        digest = _sha256(keyword, *sorted(pixels_digest(instance) for instance in series.instances))
+        digest = _sha256(
+            keyword, *sorted(instance.pixels_digest or pixels_digest(instance) for instance in series.instances)
+        )
     original = series.study_instance_uid if keyword == "StudyInstanceUID" else series.series_instance_uid
     uid = uid_from_digest(digest)
     finding = Finding("UID_DERIVED", f"{keyword} is {was}; {uid} takes its place")

@@ -9,7 +9,7 @@ head (LPS), in mm. Arrays are indexed (z, y, x) and called (D, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +124,8 @@ class Instance:
         frame: which frame of a multi-frame file; None for the file as a whole.
         image: what it is, where it is no DICOM but a volume in a research format; the header is then all but empty.
         stamp: size and time of change of the file when its header was read; None where nobody looked.
+        pixels_digest: SHA-256, in hex, of the file from its pixels on, taken when the header was read; None where the
+            SOP Instance UID is valid, and identifies the file.
     """
 
     path: Path
@@ -132,11 +134,19 @@ class Instance:
     frame: Frame | None = None
     image: ImageFile | None = None
     stamp: tuple[int, int] | None = None
+    pixels_digest: str | None = None
 
     @property
     def sop_instance_uid(self) -> str:
         """SOPInstanceUID as it stands in the file; empty where there is none."""
         return str(self.header.get("SOPInstanceUID", "") or "")
+
+    @property
+    def identity(self) -> str:
+        """What identifies the file in a digest: the SOP Instance UID, or the digest of its pixels where that is bad."""
+        found = self.pixels_digest or self.sop_instance_uid
+        _check(bool(found), "an instance that nothing identifies")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +171,15 @@ class Series:
     part: int | None = None
     derived_uids: tuple[tuple[str, str], ...] = ()
     findings: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(bool(self.instances), "a series without instances")
+        _check(self.part is None or self.part >= 1, f"part {self.part}; expected 1 or more")
+
+    @property
+    def volume(self) -> None:
+        """None: its geometry is not known yet."""
+        return
 
     @property
     def files(self) -> tuple[Instance, ...]:
@@ -227,6 +246,30 @@ class Volume:
     read_slice: Callable[[int], HuSlice] = field(repr=False, compare=False)
     decode_threads: int = 1
 
+    def __post_init__(self) -> None:
+        _check(len(self.shape) == 3 and min(self.shape) >= 1, f"a volume of shape {self.shape}")
+        _check(min(self.spacing_mm) > 0, f"a spacing of {self.spacing_mm} mm")
+        _check(self.affine_lps_mm.shape == (4, 4) and bool(np.isfinite(self.affine_lps_mm).all()), "no affine")
+
+    @property
+    def volume(self) -> Volume:
+        """Itself, as of every noun after it."""
+        return self
+
+    def findings_with(self, of_slices: Sequence[tuple[Finding, ...]]) -> tuple[Finding, ...]:
+        """Its findings, each once; then those of its slices, one per code, with the detail of the first slice."""
+        first: dict[str, str] = {}
+        slices: dict[str, int] = {}
+        for findings in of_slices:
+            details = {finding.code: finding.detail for finding in reversed(findings)}
+            for code, detail in details.items():
+                first.setdefault(code, detail)
+                slices[code] = slices.get(code, 0) + 1
+        merged = [
+            Finding(code, f"{first[code]} (in {slices[code]} of {len(of_slices)} slices)") for code in sorted(first)
+        ]
+        return (*dict.fromkeys(self.findings), *merged)
+
     def slices(self) -> Iterator[HuSlice]:
         """The slices in order of d, one after the other; with `decode_threads` 2, two are decoded ahead."""
         return map_ahead(self.read_slice, range(self.shape[0]), self.decode_threads)
@@ -263,6 +306,12 @@ class Windows:
     real_fraction: NDArray[np.float32]
     findings: tuple[Finding, ...]
 
+    def __post_init__(self) -> None:
+        shape, count = self.voxels.shape, len(self.voxels)
+        _check(self.voxels.dtype == np.float32 and len(shape) == 5 and shape[1] == 1 <= count, f"windows of {shape}")
+        _check(self.affines_lps_mm.shape == (count, 4, 4), f"{len(self.affines_lps_mm)} affines of {count} windows")
+        _check(self.real_fraction.shape == (count,), f"{len(self.real_fraction)} fractions of {count} windows")
+
 
 @dataclass(frozen=True, slots=True)
 class TapValues:
@@ -283,6 +332,11 @@ class TapValues:
     windows: NDArray[np.float32]
     shape: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        found = f"tap {self.name} of {self.values.shape}, its windows of {self.windows.shape}"
+        _check(self.values.ndim == 1 and self.windows.shape[1:] == self.values.shape and len(self.windows) > 0, found)
+        _check(self.values.dtype == self.windows.dtype == np.float32, f"tap {self.name} is not float32")
+
     @property
     def length(self) -> int:
         """How many dimensions the vector has."""
@@ -296,6 +350,21 @@ class Encoding:
     windows: Windows
     taps: Mapping[str, TapValues]
     runtime: str
+
+    def __post_init__(self) -> None:
+        _check({"mu", "sigma"} <= self.taps.keys(), f"taps {', '.join(self.taps)}; expected mu and sigma among them")
+        counts = {len(tap.windows) for tap in self.taps.values()}
+        _check(counts == {len(self.windows.voxels)}, f"taps of {counts} windows, of {len(self.windows.voxels)}")
+
+    @property
+    def volume(self) -> Volume:
+        """The volume that was encoded."""
+        return self.windows.volume
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was met on the way, from the headers to the windows."""
+        return self.windows.findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,9 +481,14 @@ class FeatureRecord:
     reliability: Reliability | None = None
 
     @property
+    def volume(self) -> Volume:
+        """The volume that it describes."""
+        return self.encoding.volume
+
+    @property
     def series(self) -> Series:
         """The series that it describes."""
-        return self.encoding.windows.volume.series
+        return self.volume.series
 
     @property
     def series_instance_uid(self) -> str:
@@ -424,7 +498,7 @@ class FeatureRecord:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What was met on the way, from the headers to the windows."""
-        return self.encoding.windows.findings
+        return self.encoding.findings
 
     @property
     def taps(self) -> Mapping[str, TapValues]:
@@ -446,3 +520,13 @@ class Outcome:
     spacing_mm: Millimetres | None = None
     findings: tuple[Finding, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        good = self.status in ("written", "eligible")
+        _check(good is (self.reason is None), f"{self.status} with the reason {self.reason}")
+
+
+def _check(holds: bool, found: str) -> None:
+    """Raise for a noun that contradicts itself: an error of ours, never of the input."""
+    if not holds:
+        raise ValueError(f"found {found}")

@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.preprocess import merge_findings
 from operators.results.atomic import atomic_file
 from operators.types import Finding, SeriesFailed, Shape, Volume, Windows
 
@@ -45,7 +44,7 @@ def write_volume_nifti(volume: Volume, path: Path) -> Volume:
             yield ready.hu
 
     _write(slices(), volume.shape, np.dtype("<i2"), volume.affine_lps_mm, path)
-    return replace(volume, findings=merge_findings(volume, met))
+    return replace(volume, findings=volume.findings_with(met))
 
 
 def write_windows_nifti(windows: Windows, window_hu: tuple[float, float], folder: Path, name: str) -> list[Path]:

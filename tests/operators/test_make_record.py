@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import hmac
 import json
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 
 from models.spec import Bundle
-from operators.dicom.read_header import read_instance
 from operators.make_record import Disclosure, make_record
+from operators.read_study import pixels_digest, read_studies
 from operators.results.write_json import features_document, features_json, features_schema
 from tests.support.records import PREPROCESSING, made_encoding, made_series
 from tests.support.tiny_ct import put, write_tiny_ct
@@ -104,13 +105,26 @@ def test_the_order_of_the_files_changes_nothing():
 
 def test_without_instance_uids_the_job_key_follows_the_pixels_alone(tmp_path):
     def job_key(**changed):
-        paths = write_tiny_ct(tmp_path, change=lambda dataset, d: put(dataset, **changed))
-        instances = tuple(read_instance(path) for path in paths)
-        for instance in instances:
-            instance.header.SOPInstanceUID = ""
-        return record_of(dataclasses.replace(made_series(), instances=instances)).job_key
+        write_tiny_ct(tmp_path, change=lambda dataset, d: put(dataset, SOPInstanceUID="", **changed))
+        [study] = read_studies(tmp_path).studies
+        return record_of(dataclasses.replace(made_series(), instances=study.series[0].instances)).job_key
 
     plain = job_key()
 
     assert job_key(PatientName="Another^Name") == plain
     assert job_key(PixelData=bytes(8 * 6 * 2)) != plain
+
+
+def test_the_digest_of_files_without_a_valid_uid_is_taken_while_reading_and_the_record_reads_no_file(tmp_path):
+    def change(dataset, d):
+        put(dataset, SOPInstanceUID="" if d else "1.2.3.4")
+
+    write_tiny_ct(tmp_path, change=change)
+    [study] = read_studies(tmp_path).studies
+    files = study.series[0].files
+    digests = sorted(one.identity if one.sop_instance_uid == "1.2.3.4" else pixels_digest(one) for one in files)
+    shutil.rmtree(tmp_path)
+
+    record = record_of(series=study.series[0])
+
+    assert record.identity.instances_digest == hashlib.sha256(json.dumps(digests).encode()).hexdigest()
