@@ -108,28 +108,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def list_outcomes(outcomes: Sequence[Outcome], descriptions: Sequence[str]) -> None:
-    """Some lines a series, on stdout: verdict and grid, what it is, where, why, what was found; then the counts.
-
-    Args:
-        outcomes: how each ended.
-        descriptions: what each is, in the same order.
-    """
-    console = Console(highlight=False, soft_wrap=True)
-    for outcome, description in zip(outcomes, descriptions, strict=True):
-        console.print(
-            f"[{COLOURS[outcome.status]}]{outcome.status:<9}[/] [bold]{_escaped(_grid(outcome) or description)}[/]"
-        )
-        for line in _about(outcome, description if outcome.shape else ""):
-            console.print(f"          {_escaped(line)}")
-    summary(outcomes, "")
-
-
 def summary(outcomes: Sequence[Outcome], where: str) -> None:
     """One line on stdout: how many series ended how, and where to look."""
     counts = Counter(outcome.status for outcome in outcomes)
     text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no series there"
-    Console(highlight=False, soft_wrap=True).print(_escaped(f"{text}; {where}" if where else text))
+    Console(highlight=False, soft_wrap=True).print(escaped(f"{text}; {where}" if where else text))
 
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> str:
@@ -139,26 +122,8 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> str:
     return "".join(f"{words[one.good]:<5} {one.question:<{width}}  {one.detail}\n" for one in verdicts)
 
 
-def _grid(outcome: Outcome) -> str:
-    if not outcome.shape or not outcome.spacing_mm:
-        return ""
-    shape = " × ".join(map(str, outcome.shape))
-    return f"{shape} voxels, {' × '.join(f'{round(value, 3):g}' for value in outcome.spacing_mm)} mm"
-
-
-def _about(outcome: Outcome, description: str) -> Iterator[str]:
-    if description:
-        yield description
-    part = "" if outcome.part is None else f", part {outcome.part}"
-    yield f"{outcome.series_instance_uid}{part} in {outcome.folder}"
-    if outcome.reason:
-        yield f"{outcome.reason}: {outcome.message}"
-    for finding in outcome.findings:
-        yield f"finding {finding.code}: {finding.detail}"
-
-
-def _escaped(text: str) -> str:
-    """Text of a file's header is no markup, and its control characters do not reach the terminal."""
+def escaped(text: str) -> str:
+    """Return text from a file so that it is no markup, and its control characters do not reach the terminal."""
     from rich.markup import escape
 
     return escape("".join(character if character.isprintable() else "?" for character in text))

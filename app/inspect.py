@@ -8,21 +8,41 @@ from pathlib import Path
 
 from app.read_input import OnFile, open_series
 from app.settings import Settings
+from models.spec import Preprocessing
 from operators.build_volume import build_volume
+from operators.preprocess import preprocess
 from operators.read_study import Inventory
 from operators.types import Outcome, Series
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A series, and what would become of it."""
+    """A series, or a file that cannot be read, and what would become of it.
+
+    Attributes:
+        description: what a person knows a series by.
+        study_instance_uid: empty for a file.
+    """
 
     outcome: Outcome
     description: str
+    study_instance_uid: str = ""
 
 
-def inspect_folder(folder: Path, settings: Settings, on_file: OnFile | None = None) -> list[Inspection]:
-    """Every series below a folder with the verdict of selection and geometry gate; no pixel of DICOM is decoded."""
+def inspect_folder(
+    folder: Path, settings: Settings, on_file: OnFile | None = None, pixels: Preprocessing | None = None
+) -> list[Inspection]:
+    """Judge every series of an input as `encode` would.
+
+    Args:
+        folder: the input.
+        settings: which series are selected, and how they are read.
+        on_file: called with (files done, files in all) while headers are read.
+        pixels: decode every slice, and resample it to a bundle's windows; None judges by headers alone.
+
+    Returns:
+        The files that cannot be read, then the series.
+    """
     inspected: list[Inspection] = []
 
     def enter(inventory: Inventory) -> None:
@@ -30,13 +50,16 @@ def inspect_folder(folder: Path, settings: Settings, on_file: OnFile | None = No
 
     build = partial(build_volume, policy=settings.geometry)
     with open_series(folder, settings, enter, on_file) as jobs:
-        for job in jobs:
-            inspected.append(Inspection(job.then("volume", build).ended("eligible"), _description(job.series)))
+        for selected in jobs:
+            job = selected.then("volume", build)
+            ended = job.then("decode_preprocess", partial(preprocess, settings=pixels)) if pixels else job
+            series = job.series
+            inspected.append(Inspection(ended.ended("eligible"), _description(series), series.study_instance_uid))
     return inspected
 
 
 def _description(series: Series) -> str:
-    """Modality, description and number of files: what a person knows a series by."""
+    """Return modality, description and number of files."""
     if series.image:
         return f"{series.image.format} file"
     header = series.first

@@ -9,10 +9,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
 
-from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import UID
 
 from models.spec import Bundle
 from operators.geometry.origin import frame_of_reference

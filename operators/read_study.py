@@ -121,7 +121,8 @@ def _read(path: Path, roots: InputRoots) -> Instance | Outcome | None:
         except SeriesRejected as error:
             with path.open("rb") as file:
                 uid = uid_from_digest(hashlib.file_digest(file, "sha256").hexdigest())
-            return Outcome(uid, None, roots.folder(path.parent), error.status, error.reason, error.message)
+            folder, name = roots.folder(path.parent), roots.folder(path)
+            return Outcome(uid, None, folder, error.status, error.reason, error.message, file=name)
     except OSError as error:
         return not_opened(path, path.parent, roots, error)
 

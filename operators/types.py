@@ -508,7 +508,12 @@ class FeatureRecord:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended for one series or part of it: a line of `outcome.json`."""
+    """How it ended for one series or part of it: a line of `outcome.json`.
+
+    Attributes:
+        file: of an outcome that is of one file: its path relative to the input. It may hold a name, so it is for the
+            user's own terminal alone.
+    """
 
     series_instance_uid: str
     part: int | None
@@ -520,6 +525,7 @@ class Outcome:
     spacing_mm: Millimetres | None = None
     findings: tuple[Finding, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    file: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         good = self.status in ("written", "eligible")

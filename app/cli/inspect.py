@@ -15,32 +15,45 @@ from app.process import LogLevel, guarded
 def command(
     folder: Annotated[Path, typer.Argument(metavar="IN", help="Folder with CT, ZIP archive, NIfTI, NRRD or MHA file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the form of outcome.json.")] = False,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="Decode every slice too; the verdicts are then those of encode.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Print UID, reason and findings of each series, and each bad file.")
+    ] = False,
+    models: Annotated[
+        Path | None, typer.Option("-m", "--model", help="Bundle, or folder of bundles, for --pixels; default: shipped.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.ERROR,
 ) -> int:
-    """What is in a folder: studies, series, geometry, verdict and reason. Reads of DICOM headers alone, writes nothing.
+    """Show the series of a folder with geometry and verdict, by DICOM headers alone. Writes nothing.
 
     Exit code 0: something is eligible; 2: nothing is; 1: something failed; 3: could not start.
     """
 
     def run() -> int:
-        from app.console import list_outcomes, progress
+        from app.console import progress
         from app.exit_codes import exit_code
         from app.inspect import inspect_folder
+        from app.inspect_table import print_inspections
+        from app.open_bundle import open_scan_bundle
         from app.settings import check_input, load_settings
         from operators.results.write_json import outcome_document
 
         settings = load_settings(config)
-        with progress("reading headers") as report:
-            inspected = inspect_folder(check_input(folder), settings, report)
+        source = check_input(folder)
+        preprocessing = open_scan_bundle(models, settings).preprocessing if pixels else None
+        with progress("reading headers") as on_file:
+            inspected = inspect_folder(source, settings, on_file, preprocessing)
         outcomes = [inspection.outcome for inspection in inspected]
         if as_json:
-            document = outcome_document(outcomes)
+            document = outcome_document(outcomes, judged_by="pixels" if pixels else "headers")
             for line in document["series"]:
                 del line["seconds"]
             sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         else:
-            list_outcomes(outcomes, [inspection.description for inspection in inspected])
+            print_inspections(inspected, verbose=verbose, decoded=pixels)
         return exit_code(outcomes)
 
     return guarded(run, log_level)

@@ -68,7 +68,7 @@ def input_files(source: Path, archives: Sequence[Archive]) -> tuple[InputRoots, 
 def _refused(archive: Archive, error: SeriesError) -> Outcome:
     with archive.path.open("rb") as file:
         uid = uid_from_digest(hashlib.file_digest(file, "sha256").hexdigest())
-    return Outcome(uid, None, archive.name, error.status, error.reason, error.message)
+    return Outcome(uid, None, archive.name, error.status, error.reason, error.message, file=archive.name)
 
 
 def _files(root: Path, roots: InputRoots) -> tuple[list[Path], list[Outcome]]:
@@ -98,4 +98,5 @@ def not_opened(path: Path, folder: Path, roots: InputRoots, error: OSError) -> O
     """A file or folder that the system would not give: `failed`, for another try may succeed."""
     digest = hashlib.sha256(os.fsencode(roots.relative(path))).hexdigest()
     message = f"the file whose path has the SHA-256 {digest[:16]}… was not opened: {error.strerror}; check permissions"
-    return Outcome(uid_from_digest(digest), None, roots.folder(folder), "failed", "FILE_NOT_OPENED", message)
+    where, file = roots.folder(folder), roots.folder(path)
+    return Outcome(uid_from_digest(digest), None, where, "failed", "FILE_NOT_OPENED", message, file=file)

@@ -555,7 +555,7 @@ def test_the_graph_and_the_loop_and_inspect_select_alike(four_series, tmp_path, 
 
 
 def test_inspect_shows_a_person_which_rule_took_or_dropped_each_series(four_series, tmp_path, capsys):
-    ctvae(["inspect", str(four_series), "-c", str(settings_file(tmp_path, MINE))])
+    ctvae(["inspect", "-v", str(four_series), "-c", str(settings_file(tmp_path, MINE))])
     shown = capsys.readouterr().out
     assert "finding SELECTED_BY_RULE: long enough" in shown
     assert "NO_RULE: no selection rule takes it; nearest is long enough: slices: 5 is below 6" in shown
