@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
+from models.record import TrainingRecord, read_record
+
 FORMAT_VERSION = 1
 POOLINGS = ("none", "mean", "max", "std", "flatten")
 ARRAYS_ONLY: Final = "array"
@@ -134,7 +136,7 @@ class Bundle:
     Attributes:
         weights_sha256: of `model.safetensors`: the identity of the model.
         onnx_sha256: of `encoder.onnx`.
-        training: what is on record about how it was made (data, split, seed, measured figures), plain JSON values.
+        training: what is on record about how it was made.
     """
 
     path: Path
@@ -146,7 +148,7 @@ class Bundle:
     taps: tuple[TapSpec, ...]
     weights_sha256: str
     onnx_sha256: str = ""
-    training: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    training: TrainingRecord = field(default_factory=TrainingRecord, repr=False)
 
     @property
     def arrays_only(self) -> bool:
@@ -192,8 +194,15 @@ def parse_metadata(path: Path, metadata: Any) -> Bundle:
         taps=taps,
         weights_sha256=_matching(own, "weights_sha256", _SHA256),
         onnx_sha256=_matching(own, "onnx_sha256", _SHA256),
-        training=_typed(own, "training", dict),
+        training=_parse_training(_typed(own, "training", dict)),
     )
+
+
+def _parse_training(own: Mapping[str, object]) -> TrainingRecord:
+    try:
+        return read_record(own)
+    except ValueError as error:
+        raise BundleError(f"metadata.json: training.{error}; get an undamaged copy of the bundle") from error
 
 
 def _parse_preprocessing(own: Mapping[str, Any]) -> Preprocessing:
@@ -261,7 +270,7 @@ def compose_metadata(bundle: Bundle, monai: Mapping[str, Any]) -> dict[str, Any]
             "taps": [asdict(tap) for tap in bundle.taps],
             "weights_sha256": bundle.weights_sha256,
             "onnx_sha256": bundle.onnx_sha256,
-            "training": dict(bundle.training),
+            "training": bundle.training.as_json(),
         },
     }
 

@@ -117,10 +117,11 @@ def _text(notes: Path | None) -> str:
 
 
 def _summary(bundle: Bundle) -> None:
-    figures = bundle.training["figures"]
+    figures = bundle.training.figures
+    assert figures is not None
     sys.stdout.write(
-        f"{bundle.name} {bundle.version}: {bundle.training['steps']} steps; on {figures['windows']} windows of test "
-        f"patients reconstruction {figures['mae_hu']:.1f} HU, {figures['active']} of {len(figures['kl'])} active\n"
+        f"{bundle.name} {bundle.version}: {bundle.training.steps} steps; on {figures.windows} windows of test "
+        f"patients reconstruction {figures.mae_hu:.1f} HU, {figures.active} of {len(figures.kl)} active\n"
     )
 
 

@@ -122,8 +122,11 @@ def check_decoder(bundle: Bundle, onnx: bytes) -> Verdict:
 
 def check_active(bundle: Bundle) -> Verdict:
     """Are at least half of the units active (variance of mu above 0.01, Burda et al. 2016, arXiv:1509.00519)?"""
-    for source, found in (("certificate", _certified(bundle)), ("training", bundle.training.get("figures"))):
-        counted = _active_of(found)
+    figures = bundle.training.figures
+    for source, counted in (
+        ("certificate", _active_of(_certified(bundle))),
+        ("training", None if figures is None else (figures.active, len(figures.kl))),
+    ):
         if counted is not None:
             active, units = counted
             detail = f"{active} of {units} units are active, says its {source}"
@@ -161,11 +164,10 @@ def _certified(bundle: Bundle) -> Any:
 
 
 def _active_of(found: Any) -> tuple[int, int] | None:
-    """(active, all) of what training or certifying measured."""
+    """(active, all) of a certificate."""
     if not isinstance(found, dict):
         return None
-    active = found.get("active", found.get("active_units"))
-    units = found.get("kl", found.get("kl_by_dimension"))
+    active, units = found.get("active_units"), found.get("kl_by_dimension")
     if type(active) is not int or not isinstance(units, (list, tuple)) or not 0 <= active <= len(units):
         return None
     return active, len(units)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,32 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from models.networks.vae import Vae
+from models.record import Figures
 from models.training.losses import active_units, kl_divergence
 
 WindowArray = NDArray[np.floating[Any]]
 
 BODY_FROM_HU = -500.0
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What was measured on windows that training did not see.
-
-    Attributes:
-        windows: how many.
-        mae_hu: mean absolute error of the reconstruction from mu, over all voxels, the padding's air too.
-        mae_body_hu: the same over the voxels above -500 HU.
-        active: dimensions whose mu varies by more than 0.01 over these windows.
-        kl: mean KL by dimension, nats.
-        mu_variance: variance of mu by dimension.
-    """
-
-    windows: int
-    mae_hu: float
-    mae_body_hu: float
-    active: int
-    kl: tuple[float, ...]
-    mu_variance: tuple[float, ...]
 
 
 def evaluate(vae: Vae, windows: WindowArray, window_hu: tuple[float, float], *, threads: int = 2) -> Figures:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models.networks.vae import Vae
 from models.training.checkpoint import CheckpointError, load_checkpoint
-from models.training.evaluate import Figures, evaluate, threads_and_seed
+from models.training.evaluate import evaluate, threads_and_seed
 from models.training.progress import Progress, Watch
 from models.training.run import TrainingRun, learning_rate, over_all
 from models.training.settings import TrainingSettings
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointError",
-    "Figures",
     "Progress",
     "Trained",
     "TrainingInterrupted",

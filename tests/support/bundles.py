@@ -9,6 +9,7 @@ import torch
 from models.bundle.export import encoder_onnx, tap_specs
 from models.bundle.store import save_bundle
 from models.networks.registry import build_vae
+from models.record import TrainingRecord
 from models.spec import Bundle, Preprocessing
 
 SMALL_WINDOWS = Preprocessing("window", (8, 16, 16), (8.0, 16.0, 16.0), (-1000.0, 1000.0))
@@ -36,7 +37,7 @@ def write_small_bundle(path: Path, *, seed: int = 0, version: str = "0.0.1") -> 
         preprocessing=SMALL_WINDOWS,
         taps=tap_specs(vae, SMALL_WINDOWS.spacing_mm),
         weights_sha256="",
-        training={"command": "none"},
+        training=TrainingRecord(command="none"),
     )
     weights = {name: tensor.numpy() for name, tensor in vae.state_dict().items()}
     monai = {"monai_version": "1.6.1", "pytorch_version": "2.13.0", "numpy_version": "2.4.6"}

@@ -69,7 +69,7 @@ def command(
         for warning in warnings:
             logger.warning("%s", warning)
         taps = ", ".join(f"{tap.name} {'×'.join(map(str, tap.shape))}" for tap in bundle.taps)
-        count = bundle.training["encoder_parameters"]
+        count = bundle.training.encoder_parameters
         sys.stdout.write(f"{bundle.name} {bundle.version}: {bundle.architecture}, {count} parameters\ntaps: {taps}\n")
         if bundle.arrays_only:
             sys.stdout.write("no preprocessing was given: it runs on arrays alone\n")

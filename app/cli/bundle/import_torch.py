@@ -21,7 +21,7 @@ CARD = """# {name}
 The autoencoder of a checkpoint (SHA-256 `{sha256}`), architecture `{architecture}`, read at its posterior mean{grid}.
 Imported by ctvae. Ask its maker what it was trained on and under which licence its weights may be used.
 
-Not for clinical use. Nothing was measured yet: `ctvae bundle certify` does.
+Not for clinical use. `ctvae bundle certify` measures what its features are good for.
 """
 LICENCE = (
     "The weights come from a checkpoint that was imported; their maker says under which licence they may be used.\n"
@@ -95,6 +95,7 @@ def imported(
     from models.bundle.store import save_bundle
     from models.importers.torch_checkpoint import import_checkpoint
     from models.networks.registry import all_parameters
+    from models.record import Imported, TrainingRecord
     from models.spec import Bundle
 
     vae, sha256 = import_checkpoint(checkpoint, architecture, parameters)
@@ -109,7 +110,7 @@ def imported(
         preprocessing=settings,
         taps=tap_specs(vae, settings.spacing_mm),
         weights_sha256="",
-        training={"imported": {"from": "torch", "sha256": sha256}},
+        training=TrainingRecord(imported=Imported("torch", sha256)),
     )
     return save_bundle(
         bundle,

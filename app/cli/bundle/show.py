@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
+    from models.record import TrainingRecord
     from models.spec import Bundle, Preprocessing
 
 
@@ -77,18 +79,22 @@ def _part(name: str) -> str:
     return "decoder" if name.startswith(("decoder.", "describer.")) else "encoder"
 
 
-def _training(training: Mapping[str, Any]) -> dict[str, Any]:
+def _training(record: TrainingRecord) -> dict[str, object]:
     """What fits on some lines: patients by split, steps, time, reconstruction, origin."""
-    found = {key: training[key] for key in ("command", "steps", "elapsed_s", "imported") if key in training}
-    cases = [case for case in training.get("data") or () if isinstance(case, dict)]
-    splits = {str(case.get("split")) for case in cases}
-    patients = {name: len({c.get("patient") for c in cases if c.get("split") == name}) for name in sorted(splits)}
-    if patients:
-        found["patients"] = patients
-    figures = training.get("figures")
-    if isinstance(figures, dict):
-        found["figures"] = {key: figures[key] for key in ("windows", "mae_hu", "mae_body_hu") if key in figures}
-    return found
+    patients: dict[str, set[str]] = {}
+    for case in record.data:
+        patients.setdefault(case.split, set()).add(case.patient)
+    figures = record.figures
+    found = {
+        "command": record.command,
+        "steps": record.steps,
+        "elapsed_s": record.elapsed_s,
+        "imported": record.imported and asdict(record.imported),
+        "patients": {name: len(patients[name]) for name in sorted(patients)},
+        "figures": figures
+        and {"windows": figures.windows, "mae_hu": figures.mae_hu, "mae_body_hu": figures.mae_body_hu},
+    }
+    return {key: value for key, value in found.items() if value}
 
 
 def _lines(bundle: Bundle, described: Mapping[str, Any]) -> Iterator[str]:

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
 import numpy as np
 
-BEGIN, END = "<!-- certificate -->", "<!-- end of certificate -->"
 FEW_PATIENTS = 30
 MOST_DIMENSIONS = 128
 WIDTH = 120
-
-_UNPROVEN = re.compile(r"- Whether `mu` predicts anything.*?(?=\n- |\n\n|\n*\Z)\n?", re.DOTALL)
-
-
-def with_section(card: str, section: str) -> str:
-    """The card with this section in the place of the former one, or before its limits, or at its end.
-
-    The limit that nothing was measured is taken away: it was.
-    """
-    block = f"{BEGIN}\n{section.strip()}\n{END}\n"
-    card = _UNPROVEN.sub("", card)
-    if BEGIN in card and END in card:
-        before, rest = card.split(BEGIN, 1)
-        return before + block + rest.split(END, 1)[1].removeprefix("\n")
-    if "\n## Limits\n" in card:
-        before, limits = card.split("\n## Limits\n", 1)
-        return f"{before.rstrip()}\n\n{block}\n## Limits\n{limits}"
-    return f"{card.rstrip()}\n\n{block}"
 
 
 def certificate_markdown(certificate: Mapping[str, Any]) -> str:

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.certify.certificate import certificate_markdown, summary, with_section
+from app.research.certify.certificate import certificate_markdown, summary
 from app.research.certify.figures import figures_of_tap, figures_of_units, reconstruction_figures, rounded
 from app.research.certify.measure import Decode, Measured, measure_scans
 from app.research.certify.phantoms import phantom_figures
 from app.research.data.scans import Scan, find_scans, join_labels
-from app.research.train.describe import learned_cases
+from app.research.train.card import model_card, with_section
 from app.settings import DEFAULTS, Settings
+from models.bundle.check import CERTIFICATE, read_certificate
 from models.bundle.store import amend_bundle
 from models.runtime import Encoder, open_encoder
 from models.spec import Bundle, TapSpec
@@ -148,14 +149,24 @@ def certify_bundle(
 
 def write_certificate(bundle: Bundle, certificate: Mapping[str, Any]) -> Bundle:
     """Put `docs/certificate.json` into the bundle, and its section into the card."""
-    card = bundle.path / "docs" / "README.md"
-    before = card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.name} {bundle.version}\n"
     document = json.dumps(certificate, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    files = {
-        "docs/certificate.json": document.encode(),
-        "docs/README.md": with_section(before, certificate_markdown(certificate)).encode(),
-    }
+    files = {CERTIFICATE.as_posix(): document.encode(), "docs/README.md": _card(bundle, certificate).encode()}
     return amend_bundle(bundle.path, files)
+
+
+def _card(bundle: Bundle, certificate: Mapping[str, Any]) -> str:
+    """The card with the certificate: rendered anew from the bundle; of one that somebody edited, the section alone."""
+    file = bundle.path / "docs" / "README.md"
+    section, former = certificate_markdown(certificate), read_certificate(bundle)
+    before = file.read_text(encoding="utf-8") if file.is_file() else f"# {bundle.name} {bundle.version}\n"
+    if bundle.training.figures is not None:
+        ours = [model_card(bundle), *([model_card(bundle, certificate_markdown(former))] if former else [])]
+        if before in ours:
+            return model_card(bundle, section)
+        logger.warning(
+            "docs/README.md was edited: only its certificate is replaced; read whether its limits still hold"
+        )
+    return with_section(before, section)
 
 
 def roles_of(scans: Sequence[Scan], bundle: Bundle, *, force: bool = False) -> Roles:
@@ -167,8 +178,8 @@ def roles_of(scans: Sequence[Scan], bundle: Bundle, *, force: bool = False) -> R
     Raises:
         StartError: `TRAINED_ON`: nobody is left.
     """
-    made_with = learned_cases(bundle)
-    patients, keys = ({case.get(field) for case in made_with} - {None} for field in ("patient", "scan"))
+    learned = bundle.training.learned
+    patients, keys = {case.patient for case in learned}, {case.scan for case in learned} - {""}
     known = {
         scan.patient
         for scan in scans

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from textwrap import fill
-from typing import Any
 
 from app.research.data.scans import SPLITS
+from models.from_json import from_json
+from models.record import Figures, TrainingRecord
 from models.spec import Bundle
+from models.training.settings import TrainingSettings
+
+BEGIN, END = "<!-- certificate -->", "<!-- end of certificate -->"
+"""Between them a card has its certificate, so that a later one takes its place also where someone edited the card."""
 
 LICENCE = """\
 The weights and files in this folder are under the Apache License 2.0
@@ -23,25 +29,25 @@ attributions:
 _LISTED_DIMENSIONS = 256
 
 
-def licence_text(training: Mapping[str, Any]) -> str:
+def licence_text(training: TrainingRecord) -> str:
     """`LICENSE` of the bundle, the origins of the training data included."""
-    return LICENCE + "".join(f"- {source}\n" for source in _sources(training))
+    return LICENCE + "".join(f"- {source}\n" for source in training.sources)
 
 
-def model_card(bundle: Bundle, notes: str = "", certificate: str = "") -> str:
+def model_card(bundle: Bundle, certificate: str = "") -> str:
     """The card, from what the bundle says of itself and of its training.
 
     Args:
         bundle: one that `ctvae train` made.
-        notes: more limits, a Markdown list; else those that it was trained with.
         certificate: what was measured afterwards, a Markdown section, put behind the figures.
     """
     training, preprocessing = bundle.training, bundle.preprocessing
-    figures, low, high = training["figures"], *preprocessing.window_hu
+    figures, (low, high) = training.figures, preprocessing.window_hu
+    assert figures is not None
     limits = [
         _UNSEEN,
         *([] if certificate else [_UNPROVEN]),
-        *filter(None, [(notes or training.get("notes", "")).strip()]),
+        *filter(None, [training.notes.strip()]),
     ]
     taps = "\n".join(
         f"| `{tap.name}` | {' × '.join(map(str, tap.shape))} | {tap.pooling} | {_millimetres(tap.receptive_field_mm)} |"
@@ -74,7 +80,7 @@ A window of {grid} voxels (z, y, x; {spacing}), HU from {low:g} to {high:g} scal
 
 ## How
 
-    {training["command"]}
+    {training.command}
 
 {_course(training)}
 
@@ -82,7 +88,7 @@ A window of {grid} voxels (z, y, x; {spacing}), HU from {low:g} to {high:g} scal
 
 {_figures_table(figures)}
 
-KL by dimension, nats: {_by_dimension(figures["kl"])}.
+KL by dimension, nats: {_by_dimension(figures.kl)}.
 {_section(certificate)}
 ## Limits
 
@@ -100,80 +106,99 @@ _UNPROVEN = """\
   features, was not measured here; `ctvae bundle certify` measures it."""
 
 
+def marked(certificate: str) -> str:
+    """The section of a certificate between its marks."""
+    return f"{BEGIN}\n{certificate.strip()}\n{END}\n"
+
+
+def with_section(card: str, certificate: str) -> str:
+    """A card with this section in the place of the former one, or before its limits, or at its end; nothing else."""
+    block = marked(certificate)
+    if BEGIN in card and END in card:
+        before, rest = card.split(BEGIN, 1)
+        return before + block + rest.split(END, 1)[1].removeprefix("\n")
+    if "\n## Limits\n" in card:
+        before, limits = card.split("\n## Limits\n", 1)
+        return f"{before.rstrip()}\n\n{block}\n## Limits\n{limits}"
+    return f"{card.rstrip()}\n\n{block}"
+
+
 def _section(certificate: str) -> str:
-    return f"\n{certificate.strip()}\n" if certificate.strip() else ""
+    return f"\n{marked(certificate)}" if certificate.strip() else ""
 
 
-def _course(training: Mapping[str, Any]) -> str:
-    settings = training["settings"]
-    ended = ", ended early: the calibration windows got no better" if training.get("ended") == "early" else ""
+def _course(training: TrainingRecord) -> str:
+    settings = _settings(training)
+    ended = ", ended early: the calibration windows got no better" if training.ended == "early" else ""
     lines = [
-        f"{training['steps']} steps of {settings['batch'] * settings['accumulate']} windows in "
-        f"{training['elapsed_s'] / 60:.1f} minutes{ended}, seed {settings['seed']}, torch {training['torch']}. "
+        f"{training.steps} steps of {settings.batch * settings.accumulate} windows in "
+        f"{training.elapsed_s / 60:.1f} minutes{ended}, seed {settings.seed}, torch {training.torch}. "
         "Reading and preprocessing are those of inference.",
-        f"- {_likelihood(settings)}; KL with weight {settings['beta']:g} after a warm-up over "
-        f"{settings['kl_warmup']:.0%} of the training, free bits {settings['free_bits_nats']:g} nats a dimension."
+        f"- {_likelihood(settings)}; KL with weight {settings.beta:g} after a warm-up over "
+        f"{settings.kl_warmup:.0%} of the training, free bits {settings.free_bits_nats:g} nats a dimension."
         f"{_terms(settings)}",
         f"- What the encoder saw was changed at random: {_augmentation(settings)}.",
     ]
-    if settings["ema"]:
-        lines.append(f"- The weights are a moving average over steps, decay {settings['ema']:g}.")
-    parent = training.get("init")
-    if parent:
-        name = f"{parent['name']} {parent['version']}"
-        lines.append(f"- Fine-tuned from {name}, weights SHA-256 `{parent['weights_sha256']}`.")
+    if settings.ema:
+        lines.append(f"- The weights are a moving average over steps, decay {settings.ema:g}.")
+    parent = training.init
+    if parent is not None:
+        name = f"{parent.name} {parent.version}"
+        lines.append(f"- Fine-tuned from {name}, weights SHA-256 `{parent.weights_sha256}`.")
     wrapped = [fill(line, 120, subsequent_indent="  ", break_on_hyphens=False) for line in lines[1:]]
     return "\n".join([fill(lines[0], 120), "", *wrapped])
 
 
-def _likelihood(settings: Mapping[str, Any]) -> str:
-    named = {"gaussian": "Gaussian", "laplace": "Laplace"}[settings["likelihood"]]
-    if settings["scale"] == "learned":
+def _settings(training: TrainingRecord) -> TrainingSettings:
+    """The settings of the training, as far as this version knows them."""
+    known = {entry.name for entry in fields(TrainingSettings)}
+    settings: TrainingSettings = from_json(TrainingSettings, {k: v for k, v in training.settings.items() if k in known})
+    return settings
+
+
+def _likelihood(settings: TrainingSettings) -> str:
+    named = {"gaussian": "Gaussian", "laplace": "Laplace"}[settings.likelihood]
+    if settings.scale == "learned":
         return f"{named} likelihood with a learned scale (arXiv:2006.13202)"
-    return f"{named} likelihood of scale {settings['scale']:g}"
+    return f"{named} likelihood of scale {settings.scale:g}"
 
 
-def _terms(settings: Mapping[str, Any]) -> str:
+def _terms(settings: TrainingSettings) -> str:
     """What else was made small."""
     penalties = {"beta_tc": "β-TC (arXiv:1802.04942)", "dip_ii": "DIP-VAE-II (arXiv:1711.00848)"}
     penalties["mmd"] = "MMD, InfoVAE (arXiv:1706.02262)"
     said = []
-    if settings["penalty"] != "none":
-        said.append(f"{penalties[settings['penalty']]} with weight {settings['penalty_weight']:g}")
-    if settings.get("invariance"):
-        said.append(f"the difference of mu between two views of a window, with weight {settings['invariance']:g}")
-    if settings.get("feature_weight"):
+    if settings.penalty != "none":
+        said.append(f"{penalties[settings.penalty]} with weight {settings.penalty_weight:g}")
+    if settings.invariance:
+        said.append(f"the difference of mu between two views of a window, with weight {settings.invariance:g}")
+    if settings.feature_weight:
         what = "the likelihood of what a window holds, a soft histogram of HU, gradient and local standard deviation"
-        said.append(f"{what}, with weight {settings['feature_weight']:g}")
+        said.append(f"{what}, with weight {settings.feature_weight:g}")
     return f" Beside them {', '.join(said)}." if said else ""
 
 
-def _augmentation(settings: Mapping[str, Any]) -> str:
+def _augmentation(settings: TrainingSettings) -> str:
     drawn = ("noise", "gain", "blur", "sharpen", "shift", "thickness", "field_of_view", "zoom")
-    used = [f"{name.replace('_', ' ')} up to {settings[name]:g}" for name in drawn if settings.get(name)]
-    if settings.get("crop"):
-        used.append(f"a part of the plane instead of all of it in {settings['crop']:.0%} of the windows")
+    used = [f"{name.replace('_', ' ')} up to {getattr(settings, name):g}" for name in drawn if getattr(settings, name)]
+    if settings.crop:
+        used.append(f"a part of the plane instead of all of it in {settings.crop:.0%} of the windows")
     return "; ".join(["windows cut at a random place", *used])
 
 
-def _data_table(training: Mapping[str, Any]) -> str:
+def _data_table(training: TrainingRecord) -> str:
     rows = ["| split | patients | volumes | windows |", "|---|---|---|---|"]
     for split in SPLITS:
-        cases = [case for case in training["data"] if case["split"] == split]
-        patients, windows = len({case["patient"] for case in cases}), sum(case["windows"] for case in cases)
+        cases = [case for case in training.data if case.split == split]
+        patients, windows = len({case.patient for case in cases}), sum(case.windows for case in cases)
         rows.append(f"| {split} | {patients} | {len(cases)} | {windows} |")
     return "\n".join(rows)
 
 
-def _sources(training: Mapping[str, Any]) -> list[str]:
-    return sorted({case["source"] for case in training["data"] if case["source"]})
-
-
-def _sources_list(training: Mapping[str, Any]) -> str:
-    volumes = Counter((case["source"], case["split"]) for case in training["data"])
+def _sources_list(training: TrainingRecord) -> str:
+    volumes = Counter((case.source, case.split) for case in training.data)
     listed = "".join(
-        f"- {source}: {_counted({split: volumes[source, split] for split in SPLITS})}\n"
-        for source in _sources(training)
+        f"- {source}: {_counted({split: volumes[source, split] for split in SPLITS})}\n" for source in training.sources
     )
     return f"{listed}\n" if listed else ""
 
@@ -191,15 +216,15 @@ def _counted(volumes: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {split}" for split, count in volumes.items() if count)
 
 
-def _figures_table(figures: Mapping[str, Any]) -> str:
+def _figures_table(figures: Figures) -> str:
     return f"""\
 | | |
 |---|---|
-| windows | {figures["windows"]} |
-| reconstruction from `mu`, mean absolute error, all voxels | {figures["mae_hu"]:.1f} HU |
-| the same, voxels above -500 HU | {figures["mae_body_hu"]:.1f} HU |
-| active units (variance of `mu` above 0.01) | {figures["active"]} of {len(figures["kl"])} |
-| KL of a window | {sum(figures["kl"]):.1f} nats |"""
+| windows | {figures.windows} |
+| reconstruction from `mu`, mean absolute error, all voxels | {figures.mae_hu:.1f} HU |
+| the same, voxels above -500 HU | {figures.mae_body_hu:.1f} HU |
+| active units (variance of `mu` above 0.01) | {figures.active} of {len(figures.kl)} |
+| KL of a window | {sum(figures.kl):.1f} nats |"""
 
 
 def _millimetres(seen: tuple[float, float, float] | None) -> str:

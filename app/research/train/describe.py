@@ -17,11 +17,12 @@ from app.research.data.window_cache import ScanWindows
 from app.research.train.card import licence_text, model_card
 from app.research.train.recipe import Plan
 from models.bundle.store import save_bundle
+from models.record import Case, Figures, Parent, Report, TrainingRecord
 from models.spec import Bundle, TapSpec, compose_metadata, parse_metadata
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae
-    from models.training.evaluate import Figures
+    from models.training.progress import Progress
     from models.training.train import Trained
 
 logger = logging.getLogger(__name__)
@@ -39,21 +40,6 @@ class Wording:
 UNSAID = Wording()
 
 
-def learned_cases(bundle: Bundle | None) -> list[Mapping[str, Any]]:
-    """Whom a bundle, or any that it was fine-tuned from, has learned from: patient, scan (its key) and split of each.
-
-    Calibration patients too: an early stop chose the weights by them.
-    """
-    if bundle is None:
-        return []
-    own = [case for case in bundle.training.get("data", ()) if case.get("split") in ("train", "calibration")]
-    found = [
-        {key: case.get(key) for key in ("patient", "scan", "split")}
-        for case in (*bundle.training.get("learned_before", ()), *own)
-    ]
-    return list({(str(case["patient"]), str(case["scan"])): case for case in found}.values())
-
-
 def check_describable(output: Path, plan: Plan, vae: Vae, wording: Wording) -> None:
     """Whether the metadata of the bundle to come will be read back: better known before hours of training.
 
@@ -62,7 +48,7 @@ def check_describable(output: Path, plan: Plan, vae: Vae, wording: Wording) -> N
     """
     from models.bundle.export import tap_specs
 
-    draft = _bundle(output, plan, tap_specs(vae, plan.preprocessing.spacing_mm), wording, {})
+    draft = _bundle(output, plan, tap_specs(vae, plan.preprocessing.spacing_mm), wording, TrainingRecord())
     digests = replace(draft, weights_sha256="0" * 64, onnx_sha256="0" * 64)
     parse_metadata(output, json.loads(json.dumps(compose_metadata(digests, {}))))
 
@@ -94,25 +80,28 @@ def describe(
     tested: Any = chain.from_iterable(windows[scan.key].voxels for scan in parts["test"] if scan.key in windows)
     figures = evaluate(trained.vae, tested, plan.preprocessing.window_hu, threads=plan.training.threads)
     _warn_of_collapse(figures)
-    parent = plan.start and {
-        "name": plan.start.name,
-        "version": plan.start.version,
-        "weights_sha256": plan.start.weights_sha256,
-    }
-    training = {
-        "command": wording.command,
-        "notes": wording.notes.strip(),
-        "torch": torch.__version__,
-        "init": parent,
-        "learned_before": learned_cases(plan.start),
-        "splits": {key: value for key, value in asdict(plan.data).items() if key != "root"},
-        "labels": dict(Counter(name for scans in parts.values() for scan in scans for name in scan.labels)),
-        "data": [
-            _case(scan, split, windows[scan.key]) for split in SPLITS for scan in parts[split] if scan.key in windows
-        ],
-        **_course(trained, plan),
-        "figures": asdict(figures),
-    }
+    start = plan.start
+    training = TrainingRecord(
+        command=wording.command,
+        notes=wording.notes.strip(),
+        torch=torch.__version__,
+        init=None if start is None else Parent(start.name, start.version, start.weights_sha256),
+        learned_before=() if start is None else start.training.learned,
+        splits={key: value for key, value in asdict(plan.data).items() if key != "root"},
+        labels=dict(Counter(name for scans in parts.values() for scan in scans for name in scan.labels)),
+        data=tuple(
+            Case(scan.patient, scan.key, split, scan.source, len(windows[scan.key]))
+            for split in SPLITS
+            for scan in parts[split]
+            if scan.key in windows
+        ),
+        settings=_as_json(asdict(plan.training)),
+        steps=trained.steps,
+        elapsed_s=round(trained.elapsed_s, 1),
+        ended=trained.ended,
+        history=_history(trained.history),
+        figures=figures,
+    )
     return _bundle(output, plan, tap_specs(trained.vae, plan.preprocessing.spacing_mm), wording, training)
 
 
@@ -141,35 +130,28 @@ def _warn_of_collapse(figures: Figures) -> None:
         )
 
 
-def _course(trained: Trained, plan: Plan) -> dict[str, Any]:
-    """How the training went: its settings, and some thirty lines of its log."""
-    every = max(1, len(trained.history) // 30)
-    kept = [*trained.history[:-1:every], *trained.history[-1:]]
-    named = ("step", "fraction", "elapsed_s", "loss", "rmse", "kl", "active", "calibration")
-    return {
-        "settings": {
-            key: dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(plan.training).items()
-        },
-        "steps": trained.steps,
-        "elapsed_s": round(trained.elapsed_s, 1),
-        "ended": trained.ended,
-        "history": [{key: _rounded(getattr(at, key)) for key in named} for at in kept],
-    }
+def _as_json(settings: Mapping[str, Any]) -> dict[str, object]:
+    """Settings as JSON gives them back."""
+    plain: dict[str, object] = json.loads(json.dumps(settings))
+    return plain
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
-
-
-def _case(scan: Scan, split: str, windows: ScanWindows) -> dict[str, Any]:
-    return {
-        "patient": scan.patient,
-        "split": split,
-        "source": scan.source,
-        "scan": scan.key,
-        "windows": len(windows),
-    }
+def _history(history: Sequence[Progress]) -> tuple[Report, ...]:
+    """Some thirty of a training's reports, the last one among them."""
+    every = max(1, len(history) // 30)
+    return tuple(
+        Report(
+            step=at.step,
+            fraction=round(at.fraction, 5),
+            elapsed_s=round(at.elapsed_s, 5),
+            loss=round(at.loss, 5),
+            rmse=round(at.rmse, 5),
+            kl=round(at.kl, 5),
+            active=at.active,
+            calibration=None if at.calibration is None else round(at.calibration, 5),
+        )
+        for at in (*history[:-1:every], *history[-1:])
+    )
 
 
 def _monai_keys(bundle: Bundle) -> dict[str, Any]:
@@ -186,15 +168,13 @@ def _monai_keys(bundle: Bundle) -> dict[str, Any]:
         "description": "Encoder and decoder of a VAE; the posterior mean describes a window of a CT scan.",
         "authors": "the ctvae project",
         "copyright": "Apache-2.0; see LICENSE for the origins of the training data",
-        "data_source": "; ".join(sorted({case["source"] for case in bundle.training["data"] if case["source"]})),
+        "data_source": "; ".join(bundle.training.sources),
         "data_type": "dicom, nifti",
         "intended_use": "Research only. Not for clinical use.",
     }
 
 
-def _bundle(
-    output: Path, plan: Plan, taps: tuple[TapSpec, ...], wording: Wording, training: Mapping[str, Any]
-) -> Bundle:
+def _bundle(output: Path, plan: Plan, taps: tuple[TapSpec, ...], wording: Wording, training: TrainingRecord) -> Bundle:
     return Bundle(
         path=output,
         name=output.resolve().name,

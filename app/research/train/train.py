@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from app.research.data.scans import Scan, Split, cached_windows, find_scans, join_labels, split_by_patient, with_margin
 from app.research.data.window_cache import ScanWindows
-from app.research.train.describe import UNSAID, Wording, check_describable, describe, learned_cases, write
+from app.research.train.describe import UNSAID, Wording, check_describable, describe, write
 from app.research.train.recipe import Plan
 from app.settings import DEFAULTS, Settings
 from models.bundle.store import check_replaceable
@@ -157,7 +157,7 @@ def _check_parent(parts: Mapping[Split, Sequence[Scan]], parent: Bundle | None) 
     """Whom the parent, or its own parents, learned from cannot be measured with."""
     if parent is None:
         return
-    learned = {str(case.get(key)) for case in learned_cases(parent) for key in ("patient", "scan")}
+    learned = {name for case in parent.training.learned for name in (case.patient, case.scan) if name}
     for split in ("calibration", "test"):
         seen = sorted({scan.patient for scan in parts[split] if {scan.patient, scan.key} & learned})
         if seen:

@@ -14,6 +14,7 @@ from models.bundle.store import save_bundle
 from models.importers.keras.read import KerasImport, head_warnings
 from models.networks.vae import Size, Vae
 from models.phantom import PhantomFactors, phantom_slices
+from models.record import Imported, TrainingRecord
 from models.spec import Bundle, Preprocessing
 
 LICENCE = "The weights came from a Keras file; their licence is that of whoever trained them, and of the data.\n"
@@ -59,12 +60,12 @@ def write_keras_bundle(
         preprocessing=preprocessing,
         taps=tap_specs(vae, preprocessing.spacing_mm),
         weights_sha256="",
-        training={
-            "command": "ctvae bundle import-keras",
-            "imported_from": {"format": "keras", "sha256": sha256},
-            "encoder_parameters": int(count),
-            "warnings": list(warnings),
-        },
+        training=TrainingRecord(
+            command="ctvae bundle import-keras",
+            imported=Imported("keras", sha256),
+            encoder_parameters=int(count),
+            warnings=tuple(warnings),
+        ),
     )
     monai = {"description": "Encoder of a VAE that was trained in Keras, with its own weights."}
     card = _card(bundle, warnings, count)
@@ -126,5 +127,5 @@ It takes a window of {grid} voxels (z, y, x) in [0, 1]. {given}
 
 ## Limits
 
-- What it was trained on is not known to this project, and nothing was measured of its features.
+- What it was trained on is not known to this project; `ctvae bundle certify` measures what its features are good for.
 {limits}"""

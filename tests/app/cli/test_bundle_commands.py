@@ -17,6 +17,7 @@ import torch
 from app.cli import main
 from models import runtime
 from models.bundle.store import load_bundle
+from models.record import Figures, TrainingRecord
 from models.runtime import OnnxEncoder, TorchEncoder, load_vae
 from models.spec import arrays_only
 from operators.encode import pool
@@ -165,7 +166,8 @@ def test_check_answers_a_question_a_line(made, capsys):
 
 
 def test_check_refuses_a_collapsed_bundle_unless_it_is_forced(bundle, capsys):
-    edit(bundle, lambda own: own.update(training={"figures": {"active": 1, "kl": [2.0, 0.0, 0.0, 0.0]}}))
+    figures = Figures(windows=9, mae_hu=100.0, mae_body_hu=200.0, active=1, kl=(2.0, 0.0, 0.0, 0.0))
+    edit(bundle, lambda own: own.update(training=TrainingRecord(figures=figures).as_json()))
     said = error_of(capsys, "bundle", "check", bundle.path)
     assert "BUNDLE_REFUSED: small 0.0.1: active units: 1 of 4 units are active" in said
     assert "--force" in said

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.research.train.card import licence_text, model_card
+from models.record import Case, Figures, Parent, TrainingRecord
 from models.spec import Bundle, TapSpec
 from models.training.settings import TrainingSettings
 from tests.support.bundles import SMALL_WINDOWS
@@ -15,29 +16,28 @@ from tests.support.bundles import SMALL_WINDOWS
 SETTINGS = {name: getattr(TrainingSettings(steps=4), name) for name in TrainingSettings.__dataclass_fields__}
 
 
-def case(patient: str, split: str, source: str = "") -> dict[str, object]:
-    return {"patient": patient, "split": split, "source": source, "scan": "0123", "windows": 3}
+def case(patient: str, split: str, source: str = "") -> Case:
+    return Case(patient, "0123", split, source, windows=3)
 
 
 @pytest.fixture
 def bundle():
-    training = {
-        "command": "ctvae train DATA -o tiny",
-        "notes": "- three phantoms, no patient",
-        "torch": "2.13.0",
-        "init": None,
-        "data": [
+    training = TrainingRecord(
+        command="ctvae train DATA -o tiny",
+        notes="- three phantoms, no patient",
+        torch="2.13.0",
+        data=(
             case("a", "train", "Made up, CC0"),
             case("b", "train", "Made up, CC0"),
             case("c", "calibration", "Made up, CC0"),
             case("d", "test", "Another, CC BY 4.0"),
-        ],
-        "settings": SETTINGS,
-        "steps": 4,
-        "elapsed_s": 90.0,
-        "ended": "finished",
-        "figures": {"windows": 3, "mae_hu": 81.25, "mae_body_hu": 99.0, "active": 3, "kl": [1.5, 0.5, 0.25, 0.0]},
-    }
+        ),
+        settings=SETTINGS,
+        steps=4,
+        elapsed_s=90.0,
+        ended="finished",
+        figures=Figures(3, 81.25, 99.0, 3, (1.5, 0.5, 0.25, 0.0)),
+    )
     taps = (
         TapSpec("mu", (4,), "none"),
         TapSpec("sigma", (4,), "none"),
@@ -63,7 +63,7 @@ def test_the_card_counts_patients_and_volumes_by_split_and_source(bundle):
 
 def test_the_card_says_what_was_made_small(bundle):
     asked = {"likelihood": "laplace", "scale": 0.1, "penalty": "mmd", "penalty_weight": 5.0, "blur": 1.5, "ema": 0.99}
-    card = model_card(replace(bundle, training=dict(bundle.training) | {"settings": SETTINGS | asked}))
+    card = model_card(replace(bundle, training=replace(bundle.training, settings=SETTINGS | asked)))
     for said in ("Laplace likelihood of scale 0.1", "InfoVAE", "weight 5", "blur up to 1.5", "decay 0.99"):
         assert said in " ".join(card.split()), said
     assert "learned scale" not in card
@@ -71,15 +71,15 @@ def test_the_card_says_what_was_made_small(bundle):
 
 def test_the_card_names_every_view_that_is_drawn(bundle):
     drawn = dict.fromkeys(("noise", "gain", "blur", "sharpen", "shift", "thickness", "field_of_view", "zoom"), 0.5)
-    card = model_card(replace(bundle, training=dict(bundle.training) | {"settings": SETTINGS | drawn | {"crop": 0.25}}))
+    card = model_card(replace(bundle, training=replace(bundle.training, settings=SETTINGS | drawn | {"crop": 0.25})))
     for name in drawn:
         assert f"{name.replace('_', ' ')} up to 0.5" in " ".join(card.split()), name
     assert "in 25% of the windows" in " ".join(card.split())
 
 
 def test_the_card_names_the_bundle_that_was_fine_tuned(bundle):
-    parent = {"name": "parent", "version": "0.1.0", "weights_sha256": "ab" * 32}
-    card = model_card(replace(bundle, training=dict(bundle.training) | {"init": parent}))
+    parent = Parent("parent", "0.1.0", "ab" * 32)
+    card = model_card(replace(bundle, training=replace(bundle.training, init=parent)))
     assert f"Fine-tuned from parent 0.1.0, weights SHA-256 `{'ab' * 32}`" in card
     assert "Fine-tuned" not in model_card(bundle)
 
@@ -90,7 +90,7 @@ def test_a_certificate_stands_in_the_place_of_what_was_not_measured(bundle):
     assert "was not measured here" not in certified
     assert (
         certified.index("## Measured")
-        < certified.index("\n\n## Certificate\n\nICC 0.99\n\n")
+        < certified.index("\n## Certificate\n\nICC 0.99\n")
         < certified.index("## Limits")
     )
 
@@ -101,8 +101,8 @@ def test_no_line_of_prose_is_longer_than_the_page(bundle):
 
 
 def test_a_dense_latent_is_summed_up(bundle):
-    figures = dict(bundle.training["figures"]) | {"kl": [number / 1000 for number in range(1001)]}
-    card = model_card(replace(bundle, training=dict(bundle.training) | {"figures": figures}))
+    figures = replace(bundle.training.figures, kl=tuple(number / 1000 for number in range(1001)))
+    card = model_card(replace(bundle, training=replace(bundle.training, figures=figures)))
     assert "least 0.00, quartiles 0.25, 0.50, 0.75, most 1.00, of 1001 dimensions" in card
 
 

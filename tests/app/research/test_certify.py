@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from app.cli import main
-from app.research.certify.certificate import certificate_markdown, with_section
+from app.research.certify.certificate import certificate_markdown
 from app.research.certify.certify import certify_bundle, roles_of, write_certificate
 from app.research.certify.figures import rounded
 from app.research.certify.phantoms import phantom_volume
 from app.research.data.changed_windows import see_scan
 from app.research.data.scans import Scan, find_scans
+from app.research.train.card import marked, with_section
 from models.bundle.check import check_active
 from models.bundle.store import load_bundle
 from models.phantom import PhantomFactors, make_phantom
+from models.record import Case
 from models.spec import arrays_only
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
@@ -58,9 +60,9 @@ def certificate(bundle, cohort):
 
 
 def trained_on(bundle, *, patients=(), scans=(), split="train"):
-    cases = [{"patient": name, "split": split} for name in patients]
-    cases += [{"patient": f"other {key}", "scan": key, "split": split} for key in scans]
-    return replace(bundle, training={**bundle.training, "data": cases})
+    cases = [Case(name, split=split) for name in patients]
+    cases += [Case(f"other {key}", key, split) for key in scans]
+    return replace(bundle, training=replace(bundle.training, data=tuple(cases)))
 
 
 def test_it_says_on_what_it_was_measured(certificate, bundle):
@@ -246,12 +248,11 @@ def test_written_twice_the_card_has_one_section_and_the_same_bytes(certificate, 
     assert cards[0] == cards[1] and cards[0].count("## Certificate") == 1
 
 
-def test_the_section_stands_before_the_limits_and_one_of_them_is_gone():
-    card = "# a\n\n## Limits\n\n- one\n- Whether `mu` predicts anything, or\n  not, is not known.\n- two\n"
-    assert (
-        with_section(card, "## Certificate\n").split("<!-- end of certificate -->")[1]
-        == "\n\n## Limits\n\n- one\n- two\n"
-    )
+def test_in_an_edited_card_the_section_stands_before_the_limits_and_nothing_else_changes():
+    card = "# a\n\n## Limits\n\n- one\n- mine\n"
+    first = with_section(card, "## Certificate\n")
+    assert first == f"# a\n\n{marked('## Certificate')}\n## Limits\n\n- one\n- mine\n"
+    assert with_section(first, "## Other") == first.replace("## Certificate", "## Other")
 
 
 def test_a_long_vector_has_figures_without_intervals(bundle, cohort, monkeypatch):

@@ -28,9 +28,9 @@ def test_the_card_has_the_certificate_of_these_weights():
 
 
 def test_nobody_who_was_trained_on_is_measured():
-    data, cases = read_certificate()["data"], load_bundle(SHIPPED).training["data"]
+    data, cases = read_certificate()["data"], load_bundle(SHIPPED).training.data
     assert not data["trained_on_included"]
-    assert data["patients"] == len({case["patient"] for case in cases if case["split"] == "test"}) >= 12
+    assert data["patients"] == len({case.patient for case in cases if case.split == "test"}) >= 12
 
 
 def read_certificate():

@@ -26,6 +26,7 @@ from app.research.train import plots
 from app.research.train.recipe import Recipe, _Loader, load_recipe, make_plan, parse_recipe
 from app.research.train.train import Places, train_bundle
 from models.bundle.store import load_bundle
+from models.record import Parent
 from models.runtime import open_encoder
 from models.spec import Preprocessing
 from models.training.settings import TrainingSettings
@@ -77,7 +78,7 @@ def test_the_command_trains_a_bundle_that_encodes(call, cohort, tmp_path):
     assert code == 0, err
     assert "tiny 0.1.0: 4 steps" in out
     bundle = load_bundle(tmp_path / "tiny")
-    assert bundle.training["command"] == "ctvae train DATA -o tiny --config train.yaml --seed 3"
+    assert bundle.training.command == "ctvae train DATA -o tiny --config train.yaml --seed 3"
     voxels = preprocess(find_scans(cohort)[0].open(), bundle.preprocessing).voxels
     mu = open_encoder(bundle, "cpu").run(voxels, ["mu"])["mu"]
     assert mu.shape == (len(voxels), 4)
@@ -95,12 +96,12 @@ def test_a_second_run_decodes_no_dicom_and_gives_the_same_weights(call, tmp_path
 
 def test_a_bundle_says_what_it_was_trained_on_and_how(trained):
     training = trained[1].training
-    assert sorted(case["split"] for case in training["data"]) == ["calibration", "test", "train", "train"]
-    assert all(case["windows"] > 0 and case["scan"] for case in training["data"])
-    assert training["steps"] == training["settings"]["steps"] == 4
-    assert training["settings"]["parameters"]["latents"] == len(training["figures"]["kl"]) == 4
-    assert training["init"] is None
-    assert "SECRET" not in json.dumps(dict(training))
+    assert sorted(case.split for case in training.data) == ["calibration", "test", "train", "train"]
+    assert all(case.windows > 0 and case.scan for case in training.data)
+    assert training.steps == training.settings["steps"] == 4
+    assert training.settings["parameters"]["latents"] == len(training.figures.kl) == 4
+    assert training.init is None
+    assert "SECRET" not in json.dumps(training.as_json())
 
 
 def test_what_can_be_watched_lies_beside_the_bundle(trained):
@@ -184,7 +185,7 @@ def test_a_bundle_is_fine_tuned_from_its_own_weights(cohort, tmp_path):
         Places(cohort, tmp_path / "tuned", cache=tmp_path / "cache"),
         make_plan(recipe, training={}, data={}, start=parent),
     )
-    assert tuned.training["init"] == {"name": "parent", "version": "0.0.1", "weights_sha256": parent.weights_sha256}
+    assert tuned.training.init == Parent("parent", "0.0.1", parent.weights_sha256)
     assert (tuned.preprocessing, tuned.architecture) == (parent.preprocessing, parent.architecture)
     window = np.random.default_rng(0).random((1, 1, 8, 16, 16), np.float32)
     before, after = (open_encoder(bundle, "cpu").run(window, ["mu"])["mu"] for bundle in (parent, tuned))
@@ -208,7 +209,7 @@ def test_what_contradicts_the_bundle_to_start_from_is_an_error(tmp_path, asked, 
 
 def test_whom_the_parent_learned_from_is_not_measured_with(trained, tmp_path):
     places, parent = trained
-    by_split = {case["split"]: case["scan"] for case in parent.training["data"]}
+    by_split = {case.split: case.scan for case in parent.training.data}
     now = {by_split["train"]: "test", by_split["test"]: "calibration"}
     rows = [("path", "patient", "split")]
     for number, one in enumerate(find_scans(places.data)):
@@ -234,15 +235,11 @@ def test_whom_a_grandparent_learned_from_is_never_measured_with(trained, tmp_pat
 
     second = tune("second", first, p5="train", p6="calibration", p7="test")
     third = tune("third", second, p5="train", p7="calibration", p8="test")
-    learned = [case["scan"] for case in first.training["data"] if case["split"] != "test"]
-    before = third.training["learned_before"]
-    assert first.training["learned_before"] == []
-    assert [case["scan"] for case in before[:3]] == learned
-    assert before[3:] == [
-        {"patient": case["patient"], "scan": case["scan"], "split": case["split"]}
-        for case in second.training["data"]
-        if case["split"] != "test"
-    ]
+    learned = [case.scan for case in first.training.data if case.split != "test"]
+    before = third.training.learned_before
+    assert first.training.learned_before == ()
+    assert [case.scan for case in before[:3]] == learned
+    assert before[3:] == tuple(case for case in second.training.data if case.split != "test")
     for path in ("p6", next(one.known_as["path"] for one in find_scans(more) if one.key == learned[0])):
         for split in ("calibration", "test"):
             splits = {"p7": "train", "p8": "test" if split == "calibration" else "calibration", path: split}
@@ -250,7 +247,7 @@ def test_whom_a_grandparent_learned_from_is_never_measured_with(trained, tmp_pat
                 tune("fourth", third, **splits)
     measured = {scan.key for scan in roles_of(find_scans(more), third).measured}
     assert measured == {one.key for one in find_scans(more)} - set(learned) - {
-        case["scan"] for made in (second, third) for case in made.training["data"] if case["split"] != "test"
+        case.scan for made in (second, third) for case in made.training.data if case.split != "test"
     }
     assert len(measured) == 2
 
@@ -263,8 +260,8 @@ def test_a_list_with_labels_of_its_own_and_of_a_file_is_trained_on(call, cohort,
     labels = write_list(tmp_path / "labels.csv", ("patient", "stage"), ("p1", "II"))
     code, _, err = call("--labels", labels, "--steps", 1, data=listed)
     assert code == 0, err
-    cases = load_bundle(tmp_path / "tiny").training["data"]
-    assert [(case["patient"], case["split"]) for case in cases] == [
+    cases = load_bundle(tmp_path / "tiny").training.data
+    assert [(case.patient, case.split) for case in cases] == [
         ("p1", "train"),
         ("p5", "train"),
         ("p2", "calibration"),

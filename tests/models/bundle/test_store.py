@@ -265,6 +265,9 @@ def test_another_format_version_is_refused(bundle, version):
         ("architecture", "ct_vae", "architecture is"),
         ("architecture", {"name": "os.system", "parameters": {}}, "name is"),
         ("training", [], "training is"),
+        ("training", {"figures": {"active": "4", "kl": [1.0]}}, "training.figures.windows is missing"),
+        ("training", {"steps": "many"}, "training.steps is 'many'; expected int"),
+        ("training", {"data": [{"scan": "0"}]}, "training.data[0].patient is missing"),
         ("taps", {}, "taps is"),
         ("taps", [], "expected mu and sigma"),
         ("taps", [7], "a tap is 7"),
@@ -376,17 +379,17 @@ def test_the_shipped_bundle_is_small_and_says_what_it_was_trained_on():
     bundle = load_bundle(SHIPPED)
     size = sum(file.stat().st_size for file in (bundle.weights_path, bundle.onnx_path))
     assert size <= 12_000_000
-    train = {case["patient"] for case in bundle.training["data"] if case["split"] == "train"}
-    test = {case["patient"] for case in bundle.training["data"] if case["split"] == "test"}
+    train = {case.patient for case in bundle.training.data if case.split == "train"}
+    test = {case.patient for case in bundle.training.data if case.split == "test"}
     assert train and len(test) >= 12 and not train & test
     card = (SHIPPED / "docs" / "README.md").read_text()
     assert "Not for clinical use" in card
-    assert all(case["source"] in card for case in bundle.training["data"])
+    assert all(case.source in card for case in bundle.training.data)
 
 
 def test_the_shipped_bundle_has_at_least_half_of_its_units_active():
     bundle = load_bundle(SHIPPED)
-    assert 2 * bundle.training["figures"]["active"] >= len(bundle.training["figures"]["kl"])
+    assert 2 * bundle.training.figures.active >= len(bundle.training.figures.kl)
 
 
 def test_a_preprocessing_is_digested_by_its_parameters():
