@@ -163,11 +163,13 @@ def _by_stack(slices: _Slices) -> Iterator[Division]:
     found: list[Division] = []
     for keywords in (*combinations(tags, 1), *pairs):
         groups = slices.groups(keywords)
-        if min(map(len, groups)) < MIN_SLICES or not slices.steady(groups) or not slices.all_regular(groups):
+        if not _enough(groups) or not slices.steady(groups):
             continue
         if slices.at_most == 1 and _is_one_volume(slices, groups):
             continue
-        found.append(Division(_joined(slices, groups), keywords))
+        volumes = _joined(slices, groups)
+        if _are_stacks(slices, volumes):
+            found.append(Division(volumes, keywords))
     if found:
         yield min(found, key=lambda division: len(division.volumes))
 
@@ -177,15 +179,19 @@ def _joined(slices: _Slices, groups: _Groups) -> _Groups:
     joined = [groups[0]]
     for group in groups[1:]:
         both = (*joined[-1], *group)
-        if (
-            slices.steady((both,))
-            and is_regular(slices.planes.take(both))
-            and _is_one_volume(slices, (joined[-1], group))
-        ):
+        together = slices.steady((both,)) and is_regular(slices.planes.take(both))
+        if together and _is_one_volume(slices, (joined[-1], group)):
             joined[-1] = tuple(sorted(both))
         else:
             joined.append(group)
     return tuple(joined)
+
+
+def _are_stacks(slices: _Slices, groups: _Groups) -> bool:
+    """Return whether most groups are regular stacks, and the others too short for one: passes that were broken off."""
+    short = [group for group in groups if len(group) < MIN_SLICES]
+    long = tuple(group for group in groups if len(group) >= MIN_SLICES)
+    return len(short) < len(long) and all(_once(slices.spots, one) for one in short) and slices.all_regular(long)
 
 
 def _is_one_volume(slices: _Slices, groups: _Groups) -> bool:

@@ -92,6 +92,21 @@ def test_rotations_of_two_overlapping_passes_stay_together(tmp_path):
     assert_passes(parts_of(tmp_path), [np.concatenate(heights[:2]), np.concatenate(heights[2:])], stored)
 
 
+def test_a_pass_that_was_broken_off_is_a_part_that_the_gate_rejects(tmp_path):
+    heights = [2.0 * np.arange(8), 50 + 2.0 * np.arange(6), 90 + 2.0 * np.arange(3)]
+    stored = write_passes(tmp_path, heights, "AcquisitionNumber")
+    first, second, broken_off = parts_of(tmp_path)
+    np.testing.assert_array_equal(voxels(first), stored[:8])
+    np.testing.assert_array_equal(voxels(second), stored[8:14])
+    assert reason(broken_off) == "TOO_FEW_SLICES"
+
+
+def test_a_short_last_rotation_stays_with_its_pass(tmp_path):
+    heights = [2.0 * (first + np.arange(count)) for first, count in ((0, 6), (6, 2), (3, 6), (9, 3))]
+    stored = write_passes(tmp_path, heights, "AcquisitionNumber")
+    assert_passes(parts_of(tmp_path), [np.concatenate(heights[:2]), np.concatenate(heights[2:])], stored)
+
+
 def test_passes_in_two_kernels_are_a_part_for_each_kernel(tmp_path):
     """Two passes that overlap, each reconstructed twice: four volumes."""
     heights = [2.0 * (first + np.arange(6)) for first in (0, 0, 4, 4)]
