@@ -110,6 +110,35 @@ def phantom_slices(
         yield np.clip(np.rint(smooth), -1024, 3071).astype(np.int16)
 
 
+def phantom_windows(
+    window_voxels: tuple[int, int, int], window_hu: tuple[float, float], spacing_mm: Zyx | None = None
+) -> Floats:
+    """Return windows of four chests that differ in much, to see on them what a network does.
+
+    Args:
+        window_voxels: (d, h, w).
+        window_hu: (low, high), which become 0 and 1.
+        spacing_mm: (z, y, x); by default a whole chest fits the window.
+
+    Returns:
+        float32 (4, 1, d, h, w) in [0, 1].
+    """
+    z, y, x = (mm / voxels for mm, voxels in zip(_WHOLE_CHEST_MM, window_voxels, strict=True))
+    low, high = window_hu
+    chests = [np.stack(list(phantom_slices(one, window_voxels, spacing_mm or (z, y, x)))) for one in _UNLIKE]
+    windows: Floats = np.clip((np.stack(chests)[:, None] - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    return windows
+
+
+_WHOLE_CHEST_MM = (300.0, 360.0, 360.0)
+_UNLIKE = (
+    PhantomFactors(),
+    PhantomFactors(body_width_mm=290.0, fat_mm=4.0, lung_scale=0.8, noise_hu=40.0),
+    PhantomFactors(body_width_mm=380.0, fat_mm=30.0, emphysema_fraction=0.4, contrast_hu=0.0),
+    PhantomFactors(lung_scale=1.1, nodule_diameter_mm=30.0, spine_offset_mm=20.0, noise_hu=5.0, table=False),
+)
+
+
 class _Canvas(NamedTuple):
     """One slice being painted at height z: HU at (y, x), mm about the centre."""
 

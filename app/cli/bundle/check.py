@@ -18,7 +18,8 @@ def command(
         Path | None, typer.Argument(metavar="[BUNDLE]", help="Its folder; default: the shipped one.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Accept a bundle with fewer than half of its units active.")
+        bool,
+        typer.Option("--force", help="Accept one that learned little: few active units, one blob for all scans."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
@@ -28,7 +29,7 @@ def command(
     def run() -> int:
         from app.console import verdict_lines
         from app.open_bundle import bundle_errors, open_bundle
-        from models.bundle.check import check_bundle
+        from models.bundle.check import ACTIVE_UNITS, RECONSTRUCTION, check_bundle
         from operators.types import StartError
 
         bundle = open_bundle(path)
@@ -39,10 +40,11 @@ def command(
             sys.stdout.write(json.dumps(document, indent=1) + "\n")
         else:
             sys.stdout.write(verdict_lines(verdicts))
-        bad = [one for one in verdicts if one.good is False and not (force and one.question == "active units")]
+        learned = (ACTIVE_UNITS, RECONSTRUCTION)
+        bad = [one for one in verdicts if one.good is False and not (force and one.question in learned)]
         if bad:
             found = "; ".join(f"{one.question}: {one.detail}" for one in bad)
-            hint = "; --force accepts it" if [one.question for one in bad] == ["active units"] else ""
+            hint = "; --force accepts it" if all(one.question in learned for one in bad) else ""
             raise StartError("BUNDLE_REFUSED", f"{bundle.name} {bundle.version}: {found}{hint}")
         return 0
 

@@ -13,19 +13,11 @@ from models.bundle.golden import golden_input
 from models.bundle.store import save_bundle
 from models.importers.keras.read import KerasImport, head_warnings
 from models.networks.vae import Size, Vae
-from models.phantom import PhantomFactors, phantom_slices
+from models.phantom import phantom_windows
 from models.record import Imported, TrainingRecord
 from models.spec import Bundle, Preprocessing
 
 LICENCE = "The weights came from a Keras file; their licence is that of whoever trained them, and of the data.\n"
-
-_FIELD_MM = (300.0, 360.0, 360.0)
-_PHANTOMS = (
-    PhantomFactors(),
-    PhantomFactors(body_width_mm=290.0, fat_mm=4.0, lung_scale=0.8, noise_hu=40.0),
-    PhantomFactors(body_width_mm=380.0, fat_mm=30.0, emphysema_fraction=0.4, contrast_hu=0.0),
-    PhantomFactors(lung_scale=1.1, nodule_diameter_mm=30.0, spine_offset_mm=20.0, noise_hu=5.0, table=False),
-)
 
 
 def write_keras_bundle(
@@ -76,14 +68,7 @@ def write_keras_bundle(
 
 def probe_windows(window_voxels: Size, window_hu: tuple[float, float]) -> NDArray[np.float32]:
     """Windows to see the heads on, float32 (5, 1, d, h, w) in [0, 1]: four chest phantoms and the self-test input."""
-    depth, height, width = window_voxels
-    spacing = _FIELD_MM[0] / depth, _FIELD_MM[1] / height, _FIELD_MM[2] / width
-    low, high = window_hu
-    windows = [golden_input(window_voxels)[0, 0]]
-    for factors in _PHANTOMS:
-        hu = np.stack(list(phantom_slices(factors, window_voxels, spacing)))
-        windows.append(np.clip((hu - low) / (high - low), 0.0, 1.0).astype(np.float32))
-    return np.stack(windows)[:, None]
+    return np.concatenate([golden_input(window_voxels), phantom_windows(window_voxels, window_hu)])
 
 
 def _measured_warnings(imported: KerasImport, vae: Vae, preprocessing: Preprocessing) -> tuple[str, ...]:

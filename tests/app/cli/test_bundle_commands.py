@@ -155,21 +155,25 @@ def test_a_bundle_of_arrays_alone_runs_on_arrays_and_encode_refuses_it(bundle, w
     assert "ARRAYS_ONLY" in said
 
 
-def test_check_answers_a_question_a_line(made, capsys):
-    assert ctvae("bundle", "check", made.path) == 0
+def test_check_answers_one_question_per_line_and_refuses_one_blob(made, capsys):
+    """The weights are from a seed: whatever is shown, the same is reconstructed."""
+    assert ctvae("bundle", "check", made.path, "--force") == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert [line.split()[0] for line in said.out.splitlines()] == ["good"] * 6 + ["-"]
-    assert ctvae("bundle", "check", made.path, "--json") == 0
+    assert [line.split()[0] for line in said.out.splitlines()] == ["good"] * 5 + ["BAD", "good", "-"]
+    assert ctvae("bundle", "check", made.path, "--force", "--json") == 0
     verdicts = json.loads(capsys.readouterr().out)["verdicts"]
     assert [one["question"] for one in verdicts if one["good"] is None] == ["active units"]
+    said = error_of(capsys, "bundle", "check", made.path)
+    assert "BUNDLE_REFUSED: small 0.0.1: reconstruction: those of four phantoms differ as the phantoms do with" in said
+    assert "they are one blob; --force accepts it" in said
 
 
 def test_check_refuses_a_collapsed_bundle_unless_it_is_forced(bundle, capsys):
     figures = Figures(windows=9, mae_hu=100.0, mae_body_hu=200.0, active=1, kl=(2.0, 0.0, 0.0, 0.0))
     edit(bundle, lambda own: own.update(training=TrainingRecord(figures=figures).as_json()))
     said = error_of(capsys, "bundle", "check", bundle.path)
-    assert "BUNDLE_REFUSED: small 0.0.1: active units: 1 of 4 units are active" in said
+    assert "active units: 1 of 4 units are active" in said
     assert "--force" in said
     assert ctvae("bundle", "check", bundle.path, "--force") == 0
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle.check import check_active, check_bundle, check_golden
+from models.bundle.check import check_active, check_bundle, check_golden, check_reconstruction
 from models.bundle.golden import GOLDEN, golden_input, make_golden, read_golden
-from models.bundle.store import amend_bundle
+from models.bundle.store import amend_bundle, load_bundle
 from models.record import Figures, TrainingRecord
 from models.runtime import OnnxEncoder
 from models.spec import BundleError
 from tests.support.bundles import write_small_bundle
+from tests.support.checkout import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,7 @@ def test_golden_values_are_what_the_encoder_gives(made):
 def test_a_bundle_that_is_as_it_was_written_is_good(made):
     good = verdicts(made)
     assert good.pop("active units") is None  # untrained: nobody measured
+    assert good.pop("reconstruction") is False  # and whatever is shown, the same is reconstructed
     assert set(good.values()) == {True}
 
 
@@ -114,6 +116,12 @@ def test_golden_values_that_cannot_be_are_one_line(bundle, change, says):
     with pytest.raises(BundleError, match=says):
         read_golden(bundle)
     assert verdicts(bundle)["golden values"] is False
+
+
+def test_reconstructions_that_differ_as_the_phantoms_do_are_good():
+    (verdict,) = check_reconstruction(load_bundle(ROOT / "models" / "ct_vae"))
+    assert verdict.good is True
+    assert "correlation of 0.7" in verdict.detail
 
 
 @pytest.mark.parametrize(("active", "good"), [(4, True), (2, True), (1, False), (0, False)])
