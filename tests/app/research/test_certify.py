@@ -207,7 +207,7 @@ def test_a_scan_that_cannot_be_read_is_left_out(bundle, cohort, monkeypatch, cap
         raise SeriesRejected("MISSING_SLICE", "made up")
 
     broken = Scan(patient="P9", split=None, source="", key="0" * 16, open=refuse)
-    monkeypatch.setattr("app.research.certify.certify.find_scans", lambda data, root: (*scans, broken))
+    monkeypatch.setattr("app.research.certify.certify.find_scans", lambda *_: (*scans, broken))
     found = certify_bundle(bundle, cohort, taps=["mu"], phantoms=0)
     assert (found["data"]["scans"], found["data"]["unreadable_scans"]) == (PATIENTS, 1)
     assert "MISSING_SLICE" in caplog.text and "P9" not in caplog.text
