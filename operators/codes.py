@@ -1,0 +1,161 @@
+"""Reason and finding codes: what scripts may rely on, each with its documentation line.
+
+A new code is one line here. `docs/codes.md` is this list as a table. Where a code is raised it stands as a plain
+string, which equals its member.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Why a series ended, or what the user of its numbers should know.
+
+    Attributes:
+        effect: `rejected`, `skipped` or `failed` for a reason that ends a series; `finding` for what stops nothing.
+            `GANTRY_TILT` is either, by policy.
+        line: what was found.
+    """
+
+    effect: str
+    line: str
+
+    def __new__(cls, value: str, effect: str, line: str) -> Code:
+        """Make a member that is its name as text, and carries its documentation."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.effect, member.line = effect, line
+        return member
+
+    UNREADABLE_FILE = "UNREADABLE_FILE", "rejected", "The file is DICOM, a research format or an archive, but damaged."
+    UNSAFE_ARCHIVE = (
+        "UNSAFE_ARCHIVE",
+        "rejected",
+        "The archive could lead out of its folder, fill the disk, or is not what it seems.",
+    )
+    FILE_NOT_OPENED = "FILE_NOT_OPENED", "failed", "The system did not open the file or folder."
+    UNSUPPORTED_IMAGE = "UNSUPPORTED_IMAGE", "rejected", "A variant of NIfTI, NRRD or MetaImage that is not read."
+    DATA_FILE_OUTSIDE = "DATA_FILE_OUTSIDE", "rejected", "The header's data file is missing or lies outside the input."
+    MISSING_PIXELS = "MISSING_PIXELS", "rejected", "A file has no pixels: cut off in its header, or stripped."
+    TRUNCATED_PIXELS = "TRUNCATED_PIXELS", "rejected", "A file ends before its pixels do."
+    UNDECODABLE_PIXELS = (
+        "UNDECODABLE_PIXELS",
+        "rejected",
+        "The pixels are not what the header says, or a broken codestream.",
+    )
+    UNSUPPORTED_PIXELS = (
+        "UNSUPPORTED_PIXELS",
+        "rejected",
+        "Colour, floating point, or another kind of pixels that is not CT.",
+    )
+    UNSUPPORTED_TRANSFER_SYNTAX = (
+        "UNSUPPORTED_TRANSFER_SYNTAX",
+        "rejected",
+        "The pixels are in an encoding that is not read.",
+    )
+    BITS_MISMATCH = "BITS_MISMATCH", "rejected", "Bits stored or sign contradict the values."
+    AMBIGUOUS_PADDING = "AMBIGUOUS_PADDING", "rejected", "The declared padding value is one that tissue can have."
+    MISSING_RESCALE = "MISSING_RESCALE", "rejected", "No rescale slope or intercept."
+    INVALID_RESCALE = "INVALID_RESCALE", "rejected", "A rescale slope that is zero, negative or not finite."
+    NON_FINITE_VOXELS = "NON_FINITE_VOXELS", "rejected", "The voxels hold NaN or infinity."
+    NOT_HU = "NOT_HU", "rejected", "The values cannot be Hounsfield units."
+    MIXED_PATIENT = "MIXED_PATIENT", "rejected", "Several patients under one series UID."
+    MIXED_FRAME_OF_REFERENCE = "MIXED_FRAME_OF_REFERENCE", "rejected", "Several frames of reference in one series."
+    MIXED_MATRIX = "MIXED_MATRIX", "rejected", "Several sizes of matrix."
+    MIXED_ORIENTATION = "MIXED_ORIENTATION", "rejected", "Several orientations."
+    MIXED_PIXEL_SPACING = "MIXED_PIXEL_SPACING", "rejected", "Several pixel spacings."
+    DUPLICATE_INSTANCES = "DUPLICATE_INSTANCES", "rejected", "One SOP Instance UID in several files that differ."
+    DUPLICATE_POSITIONS = (
+        "DUPLICATE_POSITIONS",
+        "rejected",
+        "Several slices at one position, and nothing tells them apart.",
+    )
+    SINGLE_POSITION = "SINGLE_POSITION", "rejected", "All slices at one position."
+    TOO_FEW_SLICES = "TOO_FEW_SLICES", "rejected", "Fewer slices than the settings ask for."
+    MISSING_SLICE = "MISSING_SLICE", "rejected", "A slice is missing."
+    IRREGULAR_SPACING = "IRREGULAR_SPACING", "rejected", "The distances between slices differ."
+    SHIFTED_SLICES = "SHIFTED_SLICES", "rejected", "The slices do not lie on a line."
+    MISSING_GEOMETRY = "MISSING_GEOMETRY", "rejected", "Position, orientation or spacing is missing or impossible."
+    CONTRADICTORY_GEOMETRY = "CONTRADICTORY_GEOMETRY", "rejected", "The file gives two geometries that differ."
+    SHEARED_AXES = "SHEARED_AXES", "rejected", "The axes are not at right angles."
+    NOT_3D = "NOT_3D", "rejected", "Not one volume in three dimensions."
+    INVALID_FUNCTIONAL_GROUPS = (
+        "INVALID_FUNCTIONAL_GROUPS",
+        "rejected",
+        "The functional groups of a multi-frame CT do not fit its frames.",
+    )
+    INCOMPLETE_CONCATENATION = (
+        "INCOMPLETE_CONCATENATION",
+        "rejected",
+        "Fewer files of a concatenation than it says it has.",
+    )
+    GANTRY_TILT = (
+        "GANTRY_TILT",
+        "finding",
+        "The gantry was tilted: straightened, or rejected where the settings or its angle say so.",
+    )
+    NOT_CT_IMAGE = "NOT_CT_IMAGE", "skipped", "Another SOP class or modality than CT."
+    SECONDARY_CAPTURE = "SECONDARY_CAPTURE", "skipped", "A screen, a page of text or a dose report."
+    LOCALIZER = "LOCALIZER", "skipped", "A localizer."
+    DERIVED_MAP = (
+        "DERIVED_MAP",
+        "skipped",
+        "A map, projection or rendering: its numbers are not the HU of one place in the body.",
+    )
+    LABEL_MAP = "LABEL_MAP", "skipped", "A label map or an 8-bit picture."
+    NO_RULE = "NO_RULE", "skipped", "No selection rule takes the series."
+    NOT_PREFERRED = "NOT_PREFERRED", "skipped", "Other series of the study are preferred."
+    INPUT_OUTPUT_ERROR = "INPUT_OUTPUT_ERROR", "failed", "The system reported an error while reading or writing."
+    FILE_CHANGED = "FILE_CHANGED", "failed", "A file changed between header and pixels."
+    OUTPUT_UNWRITABLE = "OUTPUT_UNWRITABLE", "failed", "The results cannot be written."
+    OUT_OF_MEMORY = "OUT_OF_MEMORY", "failed", "Not enough memory for the series."
+    NON_FINITE_FEATURES = "NON_FINITE_FEATURES", "failed", "The encoder gave NaN or infinity."
+    NON_FINITE_NUMBER = "NON_FINITE_NUMBER", "failed", "A number that the SR cannot hold."
+    BAD_NAME = "BAD_NAME", "failed", "A name that the SR cannot hold."
+    BAD_VECTOR = "BAD_VECTOR", "failed", "A vector that the SR cannot hold."
+    SLICE_SHAPE = "SLICE_SHAPE", "failed", "A slice has another shape than its volume."
+    CHANGE_MISPLACED = "CHANGE_MISPLACED", "failed", "In certifying, a changed scan gave other windows."
+    LOST_SERIES = "LOST_SERIES", "failed", "The run ended before the series did."
+    INTERNAL_ERROR = "INTERNAL_ERROR", "failed", "An error of ctvae; report it."
+    UID_DERIVED = "UID_DERIVED", "finding", "A study or series UID was missing or invalid and is replaced."
+    INVALID_INSTANCE_UID = "INVALID_INSTANCE_UID", "finding", "A SOP Instance UID is missing or invalid."
+    IDENTICAL_COPIES = "IDENTICAL_COPIES", "finding", "Files that are byte for byte copies of others were left out."
+    UNREADABLE_NEIGHBOUR = (
+        "UNREADABLE_NEIGHBOUR",
+        "finding",
+        "Files in the same folder cannot be read; slices may be lost.",
+    )
+    INSTANCES_LEFT_OUT = "INSTANCES_LEFT_OUT", "finding", "Instances that are not CT images were left out."
+    SPLIT_SERIES = "SPLIT_SERIES", "finding", "The series holds several volumes; this is one of them."
+    SELECTED_BY_RULE = "SELECTED_BY_RULE", "finding", "The selection rules that take the series."
+    RESEARCH_FORMAT = "RESEARCH_FORMAT", "finding", "Not DICOM: no patient, no acquisition, no SR."
+    FRAME_OF_REFERENCE_PER_SLICE = (
+        "FRAME_OF_REFERENCE_PER_SLICE",
+        "finding",
+        "Each slice has a frame of reference of its own, as in LIDC; none is reported.",
+    )
+    FEW_SLICES = "FEW_SLICES", "finding", "Too few slices to detect a missing one."
+    NOT_AXIAL = "NOT_AXIAL", "finding", "Coronal or sagittal slices."
+    OBLIQUE = "OBLIQUE", "finding", "The axes are more than 1° off the patient's."
+    OVERLAPPING_SLICES = "OVERLAPPING_SLICES", "finding", "The slices are thicker than their distance."
+    GAPS_BETWEEN_SLICES = "GAPS_BETWEEN_SLICES", "finding", "The slices are thinner than their distance."
+    MIXED_THICKNESS = "MIXED_THICKNESS", "finding", "Several slice thicknesses."
+    MIXED_KERNEL = "MIXED_KERNEL", "finding", "Several convolution kernels along the scan."
+    MIXED_KVP = "MIXED_KVP", "finding", "Several tube voltages along the scan."
+    MISSING_SLICE_INTERPOLATED = (
+        "MISSING_SLICE_INTERPOLATED",
+        "finding",
+        "A missing slice is the mean of its neighbours.",
+    )
+    SPACING_RESAMPLED = "SPACING_RESAMPLED", "finding", "An irregular stack was resampled."
+    RESCALE_ASSUMED = "RESCALE_ASSUMED", "finding", "Slope 1 and intercept 0 were assumed."
+    TRUNCATED_SLICE_DROPPED = "TRUNCATED_SLICE_DROPPED", "finding", "A slice that is cut off was left out."
+    LOSSY_COMPRESSION = "LOSSY_COMPRESSION", "finding", "The slices were compressed with loss."
+    FRACTIONAL_RESCALE = "FRACTIONAL_RESCALE", "finding", "HU are rounded, for slope or intercept has a fraction."
+    FRACTIONAL_HU = "FRACTIONAL_HU", "finding", "HU with fractions are rounded."
+    HU_SATURATED = "HU_SATURATED", "finding", "HU beyond int16 are clipped."
+    PIXEL_PADDING = "PIXEL_PADDING", "finding", "Declared padding became air."
+    BELOW_CT_SCALE = "BELOW_CT_SCALE", "finding", "HU below -1024 became air."
+    ENCODED_ON_CPU = "ENCODED_ON_CPU", "finding", "The encoder left the GPU that was asked for."
+    CHANGED = "CHANGED", "finding", "In certifying, a synthetic change of a scan."
