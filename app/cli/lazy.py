@@ -14,7 +14,8 @@ from typer.main import get_command
 from app.exit_codes import COULD_NOT_START, FAILED
 from app.process import tolerate_any_text
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+HELP = ["-h", "--help"]
+CONTEXT = {"help_option_names": HELP, "max_content_width": 100}
 
 
 class LazyGroup(TyperGroup):
@@ -27,7 +28,13 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, name: str, package: str, summaries: Mapping[str, str], **about: Any) -> None:
         super().__init__(
-            name=name, rich_markup_mode=None, subcommand_metavar="COMMAND …", context_settings=CONTEXT, **about
+            name=name,
+            rich_markup_mode=None,
+            options_metavar=None,
+            subcommand_metavar="COMMAND …",
+            add_help_option=False,  # Typer's own loads pydantic, which takes longer than all the rest of the help
+            context_settings=CONTEXT,
+            **about,
         )
         self.package, self.summaries = package, summaries
 
@@ -53,7 +60,10 @@ class LazyGroup(TyperGroup):
             formatter.write_dl(list(self.summaries.items()))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments before the command; without any, show the help and end with code 3."""
+        """Parse the arguments before the command, of which there is the help; no argument is a wrong call, code 3."""
+        if args and args[0] in HELP:
+            sys.stdout.write(ctx.get_help() + "\n")
+            raise typer.Exit(0)
         if not args:
             sys.stderr.write(ctx.get_help() + "\n")
             raise typer.Exit(COULD_NOT_START)
