@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from operators.types import StartError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
 # What was expected, for each kind of error of pydantic's that a file can cause.
@@ -59,7 +56,7 @@ class SettingsFile:
         except ValidationError as error:
             # Of several readings of one value the one that got farthest.
             found = max(error.errors(), key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
-            raise self.invalid(found["loc"], _text(found)) from error
+            raise self.invalid(found["loc"], _text({**found})) from error
 
     def invalid(self, place: tuple[str | int, ...], text: str) -> StartError:
         """Return the error that names a place by its line and its keys.
@@ -121,7 +118,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _text(found: ErrorDetails) -> str:
+def _text(found: Mapping[str, Any]) -> str:
     """What was found and what was expected instead."""
     context, kind = found.get("ctx", {}), found["type"]
     if kind == "value_error":
