@@ -14,6 +14,7 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from operators.dicom.character_sets import undecodable_finding
 from operators.dicom.decode_slice import decode_slice
 from operators.dicom.pixel_format import (
     LOSSY_SYNTAXES,
@@ -22,6 +23,7 @@ from operators.dicom.pixel_format import (
     PixelFormat,
     pixel_format,
 )
+from operators.dicom.read_header import TEXT_KEYWORDS
 from operators.geometry.grid import regular_grid
 from operators.geometry.origin import check_origin
 from operators.geometry.policy import MIN_SLICES, NO_REPAIR, GeometryPolicy
@@ -63,13 +65,15 @@ def build_volume(series: Series, policy: GeometryPolicy = NO_REPAIR) -> Volume:
     grid = regular_grid([instance.header for instance, _ in slices], policy)
     slices = [slices[index] for index in grid.order]
     _check_lengths(slices)
-    findings = (*series.findings, *origin, *few, *repaired, *grid.findings, *_acquisition_findings(headers))
-    findings += tuple(_pixel_findings(series.files, formats))
+    findings = (*series.findings, *origin, *undecodable_finding(headers, TEXT_KEYWORDS), *few, *repaired)
+    findings += (*grid.findings, *_acquisition_findings(headers), *_pixel_findings(series.files, formats))
     threads = 1 if all(pixels.transfer_syntax in NATIVE_SYNTAXES for pixels in formats) else 2
     read = partial(_read_slice, slices)
     if grid.resampling:
         read = partial(_read_resampled, read, grid.resampling)
-    return Volume(series, grid.shape, grid.affine_lps_mm, grid.spacing_mm, findings, read, threads)
+    return Volume(
+        series, grid.shape, grid.affine_lps_mm, grid.spacing_mm, findings, read, threads, policy.implausible_hu
+    )
 
 
 def _read_slice(slices: Sequence[tuple[Instance, PixelFormat]], d: int) -> HuSlice:

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydicom import config
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from operators.dicom.read_header import read_instance
+from operators.dicom.read_header import HeaderValues, read_instance
 from operators.images.read_image import find_image, image_series
 from operators.input.archives import Archive
 from operators.input.files import InputRoots, input_files, not_opened
@@ -75,9 +75,9 @@ def read_studies(
     roots, paths, unreadable = input_files(folder.resolve(), archives)
     grouped: _Grouped = defaultdict(list)
     images: list[Series] = []
-    not_dicom = 0
+    not_dicom, values = 0, HeaderValues()
     for done, path in enumerate(paths, 1):
-        met = _read(path, roots)
+        met = _read(path, roots, values)
         if isinstance(met, Outcome):
             unreadable.append(met)
         elif met is None:
@@ -113,11 +113,11 @@ def pixels_digest(instance: Instance) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path, roots: InputRoots) -> Instance | Outcome | None:
+def _read(path: Path, roots: InputRoots, values: HeaderValues) -> Instance | Outcome | None:
     """A file's header, or why there is none; None where it is no image."""
     try:
         try:
-            return read_instance(path) or find_image(path, roots.root_of(path))
+            return read_instance(path, values) or find_image(path, roots.root_of(path))
         except SeriesRejected as error:
             with path.open("rb") as file:
                 uid = uid_from_digest(hashlib.file_digest(file, "sha256").hexdigest())

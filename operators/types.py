@@ -216,10 +216,13 @@ class HuSlice:
     Attributes:
         hu: int16 Hounsfield units, (H, W), rows and columns as stored.
         findings: what decoding met (saturation, padding, …).
+        histogram: int64 (2048,) of a sample of its values as they were stored, see `operators.dicom.plausible_hu`; None
+            where nobody asks whether they are HU.
     """
 
     hu: NDArray[np.int16]
     findings: tuple[Finding, ...] = ()
+    histogram: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +239,7 @@ class Volume:
         read_slice: d → the decoded slice; may be called from several threads; raises `SeriesRejected` or
             `SeriesFailed`.
         decode_threads: 2 where slices are compressed. Native ones are copied faster than threads hand over to another.
+        implausible_hu: what becomes of values that cannot be HU, once all slices have been decoded.
     """
 
     series: Series
@@ -245,6 +249,7 @@ class Volume:
     findings: tuple[Finding, ...]
     read_slice: Callable[[int], HuSlice] = field(repr=False, compare=False)
     decode_threads: int = 1
+    implausible_hu: Literal["reject", "keep"] = "reject"
 
     def __post_init__(self) -> None:
         _check(len(self.shape) == 3 and min(self.shape) >= 1, f"a volume of shape {self.shape}")
@@ -365,6 +370,16 @@ class Encoding:
     def findings(self) -> tuple[Finding, ...]:
         """What was met on the way, from the headers to the windows."""
         return self.windows.findings
+
+    @property
+    def sigma_parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(within, between) windows, float32 (length,) each, whose squares add up to that of sigma.
+
+        The law of total variance: the root of the mean of the windows' sigma², which is the encoder's own uncertainty,
+        and the standard deviation of their mu.
+        """
+        mu, sigma = (self.taps[name].windows.astype(np.float64) for name in ("mu", "sigma"))
+        return np.sqrt(np.square(sigma).mean(axis=0)).astype(np.float32), mu.std(axis=0).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,12 @@ import struct
 import zlib
 from typing import BinaryIO, Final
 
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 MAX_INFLATED_BYTES: Final = 1 << 28
 """A deflated file may have 256 MiB, and unfold to as many: a slice of 512² has half of one, and deflate can reach
@@ -15,7 +20,15 @@ MAX_INFLATED_BYTES: Final = 1 << 28
 NUMBER_VRS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 """VRs of binary numbers, with their format in `struct`."""
 
+SEQUENCE_AND_BYTE_VRS: Final = {"AT", "OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UN"}
+
 TEXT_VRS: Final = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
+
+
+_VRS: Final = {*NUMBER_VRS, *TEXT_VRS, *SEQUENCE_AND_BYTE_VRS}
+_NATIVE: Final = frozenset(
+    {ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
+)
 
 
 def is_dicom(first: bytes) -> bool:
@@ -40,6 +53,47 @@ def was_dicom(name: str, first: bytes) -> bool:
     return name[-1:].isdigit() and not first.strip(b"\0")
 
 
+def found_encoding(first: bytes, implicit: bool, little: bool) -> tuple[bool, bool]:
+    """Return whether a data set is implicit VR and little endian, as its first element shows.
+
+    Files are relabelled and forwarded without being rewritten, so the meta information may say something else.
+
+    Args:
+        first: the first 6 bytes of the data set.
+        implicit: what the transfer syntax says; it counts where the bytes say nothing.
+        little: likewise.
+    """
+    groups = int.from_bytes(first[:2], "little"), int.from_bytes(first[:2], "big")
+    if len(first) < 6 or groups[0] == groups[1]:
+        return implicit, little
+    found_little, found_implicit = groups[0] < groups[1], first[4:6].decode("latin-1") not in _VRS
+    # There is no implicit VR big endian: such bytes are something else.
+    return (found_implicit, found_little) if found_little or not found_implicit else (implicit, little)
+
+
+def found_syntax(label: str, implicit: bool, little: bool) -> str:
+    """Return the transfer syntax that a label and the encoding that was found give together."""
+    if label and label not in _NATIVE:
+        return label  # it names a codec, of which the data set's encoding says nothing
+    return str(ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian)
+
+
+def is_deflated(first: bytes) -> bool:
+    """Return whether a file is deflated: it says so, and does not go on with a plain element of group 0008."""
+    if DeflatedExplicitVRLittleEndian.encode() not in first[:1024]:
+        return False
+    start = _deflated_start(first)
+    # No encoder's block begins so: a stored one has bytes 00 08 as half of its length, and the complement after it.
+    return first[start : start + 2] not in (b"\x08\0", b"\0\x08") or first[start + 3 : start + 5] == b"\xf7\xff"
+
+
+def labelled_explicit(data: bytes) -> bytes:
+    """Return a file that calls itself deflated as one that calls itself explicit VR little endian."""
+    # Two UIDs of the same even length, thanks to the padding that UI allows.
+    deflated, explicit = DeflatedExplicitVRLittleEndian.encode(), ExplicitVRLittleEndian.encode()
+    return data.replace(deflated, explicit.ljust(len(deflated), b"\0"), 1)
+
+
 def inflate(file: BinaryIO) -> bytes:
     """A deflated DICOM file (PS3.5 A.5) as an explicit VR little endian one, so that offsets are those of plain bytes.
 
@@ -49,17 +103,19 @@ def inflate(file: BinaryIO) -> bytes:
     """
     file.seek(0)
     data = memoryview(file.read(MAX_INFLATED_BYTES + 1))
-    meta_length = struct.unpack_from("<I", data, 140)[0] if bytes(data[132:138]) == b"\2\0\0\0UL" else -1
-    start = 144 + meta_length
+    start = _deflated_start(data)
     if not 144 <= start <= len(data) <= MAX_INFLATED_BYTES:
         raise ValueError("no group length, so no way to tell where the deflated part begins; or too large")
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     plain = decompressor.decompress(data[start:], MAX_INFLATED_BYTES)
     if not decompressor.eof:
         raise ValueError(f"deflated data ends early, or unfolds to more than {MAX_INFLATED_BYTES >> 20} MiB")
-    # Two UIDs of the same even length, thanks to the padding that UI allows.
-    deflated, explicit = DeflatedExplicitVRLittleEndian.encode(), ExplicitVRLittleEndian.encode()
-    return bytes(data[:start]).replace(deflated, explicit.ljust(len(deflated), b"\0"), 1) + plain
+    return labelled_explicit(bytes(data[:start])) + plain
+
+
+def _deflated_start(data: bytes | memoryview) -> int:
+    """Return where the data set begins, by the group length; 143 where there is none."""
+    return 144 + (struct.unpack_from("<I", data, 140)[0] if bytes(data[132:138]) == b"\2\0\0\0UL" else -1)
 
 
 def _begins_with_elements(first: bytes, order: str) -> bool:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
 
+from operators.dicom.header import Header
 from operators.dicom.read_header import read_nested
 from operators.types import Instance, SeriesRejected
 
@@ -168,7 +169,8 @@ def _header(
         elements.update(anatomy)
     for macro in _MACROS:
         elements.update(own[macro] if macro in own else in_common.get(macro, {}))
-    frame = _dataset(elements)
+    # The frames have most elements in common; each gets its own where one is asked for.
+    frame = Header((keyword_for_tag(tag), elements[tag]) for tag in sorted(elements))
     frame.file_meta = header.file_meta
     implicit, little = header.original_encoding
     frame.set_original_encoding(implicit, little, header.original_character_set)

@@ -68,6 +68,21 @@ class Header(Dataset):
         self._own()
         return super().get_item(key, **options)
 
+    def items(self) -> Any:
+        """As of any data set."""
+        self._own()
+        return super().items()
+
+    def values(self) -> Any:
+        """As of any data set."""
+        self._own()
+        return super().values()
+
+    def elements(self) -> Any:
+        """As of any data set."""
+        self._own()
+        return super().elements()
+
     def _own(self) -> None:
         """Elements of its own, in a dictionary of its own: a shallow copy may hold the one that there was."""
         if self.__dict__.get("_values") is None:

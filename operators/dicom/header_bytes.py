@@ -13,10 +13,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial
 from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+from operators.dicom.file_format import found_encoding
 
 MAX_VALUE_BYTES: Final = 1 << 20
 """Of one value that is read: descriptions and lists of numbers have some hundred."""
@@ -43,7 +45,7 @@ _LONG_VRS: Final = frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32)
 
 def in_pieces(
     source: BinaryIO, tags: Sequence[int], stops: Collection[int], over: Collection[int] = ()
-) -> tuple[Dataset, list[FileDataset | Dataset], int]:
+) -> tuple[Encoded, list[FileDataset | Dataset], int]:
     """The elements of a data set up to its pixels, by pydicom; what is of undefined length is stepped over.
 
     Args:
@@ -53,24 +55,23 @@ def in_pieces(
         over: tags of sequences to step over whatever their length, to count all that they hold.
 
     Returns:
-        What pydicom reads first, with the meta information; all that it reads, piece by piece; and how many elements
-        were stepped over.
+        The meta information and how the data set is encoded; all that pydicom reads, piece by piece; and how many
+        elements were stepped over.
 
     Raises:
         ValueError: more than a header has; and all that pydicom raises on bytes that are not what they say.
     """
     file: Any = HeaderFile(source)
-    wanted, stop = list(tags), _Stop(stops, over)
-    raw = read_partial(file, stop, force=True, specific_tags=wanted)
-    implicit, little = raw.original_encoding
-    pieces: list[FileDataset | Dataset] = [raw]
+    encoded = _encoding(file)
+    pieces: list[FileDataset | Dataset] = []
     counted = 0
-    while stop.to_step_over:
-        counted = step_over(source, bool(little), bool(implicit), counted, deep=bool(over))
+    while True:
         stop = _Stop(stops, over)
-        piece = read_dataset(file, bool(implicit), bool(little), stop_when=stop, specific_tags=wanted)
+        piece = read_dataset(file, encoded.implicit, encoded.little, stop_when=stop, specific_tags=list(tags))
         pieces.append(piece)
-    return raw, pieces, counted
+        if not stop.to_step_over:
+            return encoded, pieces, counted
+        counted = step_over(source, encoded.little, encoded.implicit, counted, deep=bool(over))
 
 
 def read_whole(data: bytes, tags: Sequence[int], stops: Collection[int]) -> Dataset:
@@ -88,7 +89,33 @@ def read_whole(data: bytes, tags: Sequence[int], stops: Collection[int]) -> Data
     if counted > MAX_NESTED:
         raise ValueError(f"{counted} elements in sequences; expected at most {MAX_NESTED}")
     file: Any = HeaderFile(io.BytesIO(data), len(data), 4 * MAX_NESTED)
-    return read_partial(file, _Stop(stops, (), undefined=False), force=True, specific_tags=list(tags))
+    encoded, stop = _encoding(file), _Stop(stops, (), undefined=False)
+    return read_dataset(file, encoded.implicit, encoded.little, stop_when=stop, specific_tags=list(tags))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What stands before a data set, and how this is encoded: as it was found, whatever the transfer syntax says.
+
+    Attributes:
+        meta: group 0002, not converted.
+        implicit: whether its elements are without VR.
+        little: its byte order.
+    """
+
+    meta: FileMetaDataset
+    implicit: bool
+    little: bool
+
+
+def _encoding(file: Any) -> Encoded:
+    """Read the meta information; the file is then at the first element of the data set."""
+    raw = read_partial(file, lambda *_: True, force=True)
+    implicit, little = raw.original_encoding
+    place = file.tell()
+    found = found_encoding(file.read(6), bool(implicit), bool(little))
+    file.seek(place)
+    return Encoded(raw.file_meta, *found)
 
 
 class _Stop:

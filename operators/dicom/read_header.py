@@ -15,28 +15,30 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
 from pydicom import config
-from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    MediaStorageDirectoryStorage,
-)
-from pydicom.valuerep import TEXT_VR_DELIMS
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from operators.dicom.file_format import NUMBER_VRS, TEXT_VRS, inflate, is_dicom, was_dicom
+from operators.dicom.character_sets import ASCII, Undecodable, character_sets, decode_text
+from operators.dicom.file_format import (
+    MAX_INFLATED_BYTES,
+    NUMBER_VRS,
+    TEXT_VRS,
+    found_syntax,
+    inflate,
+    is_deflated,
+    is_dicom,
+    labelled_explicit,
+    was_dicom,
+)
 from operators.dicom.header import Header, own_element
 from operators.dicom.header_bytes import in_pieces, read_whole
 from operators.dicom.scan import SCANNED_BYTES, Scanned, scan_elements
@@ -76,6 +78,11 @@ _KEYWORDS: Final = {int(tag): keyword for tag, keyword in zip(_TAGS, HEADER_TAGS
 _META: Final = frozenset({0x00020002, 0x00020010})  # class and transfer syntax; of the others nothing is asked
 _CHARACTER_SET: Final = 0x00080005
 _CHARACTER_SET_APPLIES: Final = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
+_LATIN: Final = {"DS", "IS", "UI"}  # never text: what is not a number or a UID is known to be none
+TEXT_KEYWORDS: Final = tuple(
+    keyword for keyword in HEADER_TAGS if dictionary_VR(Tag(keyword)) in TEXT_VRS - {*_LATIN, "UR"}
+)
+"""Those of `HEADER_TAGS` that hold text."""
 
 T = TypeVar("T")
 Plain = Callable[[Dataset], Iterable[DataElement]]
@@ -91,11 +98,12 @@ _BROKEN: Final = (
 )
 
 
-def read_instance(path: Path) -> Instance | None:
-    """The header of a file.
+def read_instance(path: Path, values: HeaderValues | None = None) -> Instance | None:
+    """Read the header of a file.
 
     Args:
         path: a regular file.
+        values: of the reading that it is part of, which its headers share.
 
     Returns:
         None where the file is not DICOM, or is a DICOMDIR, which only lists others.
@@ -104,6 +112,7 @@ def read_instance(path: Path) -> Instance | None:
         SeriesRejected: `UNREADABLE_FILE`, where it is DICOM but its header is broken; the file is named by its digest.
         OSError: where the file cannot be opened.
     """
+    values = values or HeaderValues()
     with path.open("rb") as file:
         first = file.read(SCANNED_BYTES)
         if not is_dicom(first):
@@ -114,13 +123,17 @@ def read_instance(path: Path) -> Instance | None:
         try:
             scanned = scan_elements(first, _WANTED, _STOPS, whole=len(first) < SCANNED_BYTES)
             if scanned is not None:
-                header, pixel_offset = _scanned(scanned)
-            elif DeflatedExplicitVRLittleEndian.encode() in first[:1024]:
-                header, pixel_offset = _read(io.BytesIO(inflate(file)))
+                header, pixel_offset = _scanned(scanned, values)
+            elif is_deflated(first):
+                header, pixel_offset = _read(io.BytesIO(inflate(file)), values)
                 header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", DeflatedExplicitVRLittleEndian)
             else:
                 file.seek(0)
-                header, pixel_offset = _read(file)
+                if DeflatedExplicitVRLittleEndian.encode() in first[:1024]:
+                    source: BinaryIO = io.BytesIO(labelled_explicit(file.read(MAX_INFLATED_BYTES)))
+                else:
+                    source = file
+                header, pixel_offset = _read(source, values)
         except _BROKEN as error:
             if isinstance(error, OSError) and error.errno:
                 raise  # the system's, not the file's
@@ -134,40 +147,46 @@ def read_instance(path: Path) -> Instance | None:
     return Instance(path, header, pixel_offset, stamp=(state.st_size, state.st_mtime_ns))
 
 
-def _scanned(scanned: Scanned) -> tuple[Dataset, int | None]:
+def _scanned(scanned: Scanned, values: HeaderValues) -> tuple[Dataset, int | None]:
     """As `_read`, of a plain file."""
-    said = next((value for tag, _, value in scanned.elements if tag == _CHARACTER_SET), b"")
-    character_set = said.decode("latin-1").rstrip(" \0").split("\\")
+    said = next((value for tag, _, value in scanned.elements if tag == _CHARACTER_SET), b"").decode("latin-1")
+    sets = character_sets(said)
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        charsets = tuple(convert_encodings(character_set))
         header = Header(
-            (_KEYWORDS[tag], _shared(tag, vr or "UN", value, True, charsets)) for tag, vr, value in scanned.elements
+            (_KEYWORDS[tag], values.shared(tag, vr or "UN", value, True, sets)) for tag, vr, value in scanned.elements
         )
-        meta = [_own(tag, vr or "UN", value, True, charsets) for tag, vr, value in scanned.meta if tag in _META]
+        meta = [values.own(tag, vr or "UN", value, True, sets) for tag, vr, value in scanned.meta if tag in _META]
         header.file_meta = FileMetaDataset({element.tag: element for element in meta})
-    header.set_original_encoding(scanned.implicit, True, character_set)
+    header.set_original_encoding(scanned.implicit, True, said.rstrip(" \0").split("\\"))
+    _name_syntax(header)
     return header, scanned.stop if scanned.stop_tag in _PIXEL_TAGS else None
 
 
-def _read(source: BinaryIO) -> tuple[Dataset, int | None]:
+def _read(source: BinaryIO, values: HeaderValues) -> tuple[Dataset, int | None]:
     """Header with converted values, and the offset of the tag of Pixel Data (or Float, or Double Float Pixel Data)."""
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         # Of odd encodings and lengths: the first show in the values, the second in a header without what is needed.
         warnings.simplefilter("ignore")
-        raw, pieces, _ = in_pieces(source, _TAGS, _STOPS)
-        implicit, little = raw.original_encoding
-        encodings = convert_encodings(raw.get("SpecificCharacterSet"))
-        header = Dataset({element.tag: element for piece in pieces for element in _converted(piece, encodings)})
-        header.file_meta = FileMetaDataset({element.tag: element for element in _converted(raw.file_meta, encodings)})
-    header.set_original_encoding(implicit, little, raw.original_character_set)
-    if not header.file_meta.get("TransferSyntaxUID"):
-        found = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", found)
+        encoded, pieces, _ = in_pieces(source, _TAGS, _STOPS)
+        sets = character_sets(pieces[0].get("SpecificCharacterSet"))
+        header = Dataset({element.tag: element for piece in pieces for element in _converted(piece, sets, values)})
+        header.file_meta = FileMetaDataset({one.tag: one for one in _converted(encoded.meta, sets, values)})
+    header.set_original_encoding(encoded.implicit, encoded.little, pieces[0].get("SpecificCharacterSet", ""))
+    _name_syntax(header)
     offset = source.tell()
     tag = source.read(4)
-    group, element = struct.unpack("<HH" if little else ">HH", tag) if len(tag) == 4 else (0, 0)
+    group, element = struct.unpack("<HH" if encoded.little else ">HH", tag) if len(tag) == 4 else (0, 0)
     return header, offset if group << 16 | element in _PIXEL_TAGS else None
+
+
+def _name_syntax(header: Dataset) -> None:
+    """Where the transfer syntax says how the data set is encoded, it says what was found."""
+    implicit, little = header.original_encoding
+    label = str(header.file_meta.get("TransferSyntaxUID") or "")
+    found = found_syntax(label, bool(implicit), bool(little))
+    if found != label:
+        header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", found)
 
 
 def read_nested(data: bytes, keywords: Sequence[str], take: Callable[[Dataset, Plain], T]) -> T:
@@ -185,49 +204,62 @@ def read_nested(data: bytes, keywords: Sequence[str], take: Callable[[Dataset, P
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            wanted = [Tag(one) for one in keywords]
-            raw = read_whole(data, wanted, _STOPS)
-            encodings = convert_encodings(raw.get("SpecificCharacterSet"))
-            return take(raw, lambda dataset: _converted(dataset, encodings))
+            raw = read_whole(data, [Tag(one) for one in (*keywords, "SpecificCharacterSet")], _STOPS)
+            sets, values = character_sets(raw.get("SpecificCharacterSet")), HeaderValues()
+            return take(raw, lambda dataset: _converted(dataset, sets, values))
         except _BROKEN as error:
             raise ValueError(type(error).__name__) from error
 
 
 _UNDEFINED: Final = 0xFFFFFFFF
-_SHARED_BYTES: Final = 256
-"""Longer values are not kept for other files: 8192 of them are 2 MiB at the most."""
+_KEPT_BYTES: Final = 256
+_KEPT_VALUES: Final = 8192
 
 
-def _converted(raw: Dataset, encodings: list[str]) -> Iterator[DataElement]:
-    charsets = tuple(encodings)
+class HeaderValues:
+    """The converted values of the headers of one reading, each made once: most are the same in all slices.
+
+    They go with the reading, so that a process that stays up keeps no patient's values. At most 8192 values of 256
+    bytes are kept: 2 MiB.
+    """
+
+    def __init__(self) -> None:
+        """Make an empty one."""
+        self._made: dict[tuple[int, str, bytes, bool, tuple[str, ...]], DataElement] = {}
+
+    def shared(self, tag: int, vr: str, value: bytes, little: bool, sets: tuple[str, ...]) -> DataElement:
+        """Return an element that other headers may have too: nobody changes it, and several values are a tuple."""
+        key = tag, vr, value, little, sets
+        made = self._made.get(key)
+        if made is None:
+            made = _element(tag, vr, value, little, sets)
+            if len(value) <= _KEPT_BYTES:
+                if len(self._made) >= _KEPT_VALUES:
+                    self._made.clear()
+                self._made[key] = made
+        return made
+
+    def own(self, tag: int, vr: str, value: bytes, little: bool, sets: tuple[str, ...]) -> DataElement:
+        """Return an element of a header's own, which may be changed."""
+        return own_element(self.shared(tag, vr, value, little, sets))
+
+
+def _converted(raw: Dataset, sets: tuple[str, ...], values: HeaderValues) -> Iterator[DataElement]:
+    if _CHARACTER_SET in raw:
+        sets = character_sets(raw.get("SpecificCharacterSet"))  # an item may have one of its own (C.12.1.1.2)
     for tag in raw.keys():  # noqa: SIM118 — iterating over the data set itself would convert
         element: RawDataElement | DataElement = raw.get_item(tag)
         if isinstance(element, RawDataElement):
             value = element.value if isinstance(element.value, bytes) else b""
             if len(value) < element.length != _UNDEFINED:
                 raise EOFError  # a UID that was cut short is the UID of another series
-            yield _own(element.tag, element.VR or "UN", value, element.is_little_endian, charsets)
+            yield values.own(element.tag, element.VR or "UN", value, element.is_little_endian, sets)
         elif element.VR != "SQ":
             yield element
 
 
-def _own(tag: int, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
-    """An element of its own for a header: who sets a value sets it in the element, and so in all that share it."""
-    return own_element(_shared(tag, vr, value, little_endian, encodings))
-
-
-def _shared(tag: int, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
-    """An element that others may have too: nobody changes it, and several values are a tuple."""
-    kept = len(value) <= _SHARED_BYTES
-    return (_element if kept else _element.__wrapped__)(tag, vr, value, little_endian, encodings)
-
-
-@lru_cache(maxsize=8192)
-def _element(tag: int, vr: str, value: bytes, little_endian: bool, encodings: tuple[str, ...]) -> DataElement:
-    """An element whose value has the type of its VR; empty where the bytes do not make such a value.
-
-    Most values are the same in all slices of a series: they are converted once.
-    """
+def _element(tag: int, vr: str, value: bytes, little_endian: bool, sets: tuple[str, ...]) -> DataElement:
+    """An element whose value has the type of its VR; empty where the bytes do not make such a value."""
     tag = BaseTag(tag)
     if vr not in NUMBER_VRS and vr not in TEXT_VRS:
         vr = _known_vr(tag)
@@ -236,14 +268,25 @@ def _element(tag: int, vr: str, value: bytes, little_endian: bool, encodings: tu
             numbers = struct.unpack(f"{'<' if little_endian else '>'}{_count(value, vr)}{NUMBER_VRS[vr]}", value)
             return DataElement(tag, vr, numbers[0] if len(numbers) == 1 else numbers, already_converted=True)
         if vr in TEXT_VRS:
-            charsets = encodings if vr in _CHARACTER_SET_APPLIES else ("latin-1",)
-            text = decode_bytes(value, charsets, set(TEXT_VR_DELIMS)).strip(" \0\r\n" if vr == "UI" else " \0")
-            made = DataElement(tag, vr, text, validation_mode=config.IGNORE)
-            several = isinstance(made.value, MultiValue)
-            return DataElement(tag, vr, tuple(made.value), already_converted=True) if several else made
+            return _text_element(tag, vr, value, sets)
         return DataElement(tag, "UN", value, already_converted=True)
     except (ValueError, TypeError, OverflowError, ArithmeticError, struct.error):
         return DataElement(tag, vr, None, already_converted=True)
+
+
+def _text_element(tag: BaseTag, vr: str, value: bytes, sets: tuple[str, ...]) -> DataElement:
+    if vr in _CHARACTER_SET_APPLIES:
+        text = decode_text(value, sets, name=vr == "PN")
+    elif vr in _LATIN or value.isascii():
+        text = value.decode("latin-1")
+    else:  # of these, each value for itself: an ImageType may say LOCALIZER beside what cannot be decoded
+        texts = tuple(decode_text(one, (ASCII,)) for one in value.rstrip(b" \0").split(b"\\"))
+        return DataElement(tag, vr, texts[0] if len(texts) == 1 else texts, already_converted=True)
+    if isinstance(text, Undecodable):
+        return DataElement(tag, vr, text, already_converted=True)
+    made = DataElement(tag, vr, text.strip(" \0\r\n" if vr == "UI" else " \0"), validation_mode=config.IGNORE)
+    several = isinstance(made.value, MultiValue)
+    return DataElement(tag, vr, tuple(made.value), already_converted=True) if several else made
 
 
 def _known_vr(tag: BaseTag) -> str:

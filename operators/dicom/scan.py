@@ -12,6 +12,8 @@ from struct import Struct
 from struct import error as struct_error
 from typing import Final
 
+from operators.dicom.file_format import found_encoding
+
 SCANNED_BYTES: Final = 32 * 1024
 """Of a file: headers of CT slices have 2 to 20 KiB."""
 
@@ -87,7 +89,9 @@ def _scan(data: bytes, wanted: frozenset[int], stops: frozenset[int], whole: boo
         place += length
     if syntax in _NOT_PLAIN:
         raise _NotPlain
-    implicit = syntax == _IMPLICIT
+    implicit, little = found_encoding(data[place : place + 6], syntax == _IMPLICIT, True)
+    if not little:
+        raise _NotPlain
     elements: list[tuple[int, str | None, bytes]] = []
     before = 0
     while place < end:

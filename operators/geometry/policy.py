@@ -20,6 +20,7 @@ class GeometryPolicy:
         min_slices: fewer are rejected; below four, a slice that is missing cannot be told.
         missing_rescale: `assume_hu` takes a missing or zero slope for 1 and a missing intercept for 0, in all slices.
         truncated_pixels: `drop` leaves a slice out that is cut off; where it is not the last, it is a missing slice.
+        implausible_hu: `keep` encodes values that cannot be HU, with a finding.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}  # an unknown key in app.yaml is an error
@@ -30,6 +31,7 @@ class GeometryPolicy:
     min_slices: int = MIN_SLICES
     missing_rescale: Literal["reject", "assume_hu"] = "reject"
     truncated_pixels: Literal["reject", "drop"] = "reject"
+    implausible_hu: Literal["reject", "keep"] = "reject"
 
     def __post_init__(self) -> None:
         if self.min_slices < 2:

@@ -253,10 +253,10 @@ def test_nothing_that_is_logged_names_a_file_or_a_patient(tmp_path, caplog):
 def test_a_file_that_the_system_will_not_open_has_failed_and_the_others_go_on(tmp_path, monkeypatch):
     paths = write_tiny_ct(tmp_path)
 
-    def closed(path: Path):
+    def closed(path: Path, values):
         if path == paths[0]:
             raise PermissionError(13, "Permission denied", str(path))
-        return read_instance(path)
+        return read_instance(path, values)
 
     monkeypatch.setattr(read_study, "read_instance", closed)
     reading = read_studies(tmp_path)

@@ -1,0 +1,168 @@
+"""Text of a data set in its Specific Character Set (PS3.3 C.12.1.1.2, PS3.5 6.1), exactly or not at all.
+
+A wrong name in a report is worse than none. So every byte has to be valid in the declared character set; nothing is
+guessed, replaced or masked. pydicom 3.0 is not used for this: it leaves the escape sequences of ISO 2022 IR 58 in the
+text, and decodes bytes that are not valid to replacement characters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from operators.types import Finding
+
+ASCII: Final = "6"
+"""The default repertoire, ISO IR 6: what holds where nothing is declared."""
+
+_SINGLE_BYTE: Final = {
+    **{"100": "iso8859-1", "101": "iso8859-2", "109": "iso8859-3", "110": "iso8859-4", "144": "iso8859-5"},
+    **{"127": "iso8859-6", "126": "iso8859-7", "138": "iso8859-8", "148": "iso8859-9", "203": "iso8859-15"},
+    **{"166": "tis-620", "13": "shift_jis"},
+}
+"""ISO registration number → codec of its upper half, bytes A0 to FF. Of shift_jis that is half-width katakana."""
+
+_DOUBLE_BYTE: Final = {"149": "euc_kr", "58": "gb2312"}
+"""ISO registration number → codec of its pairs of bytes from A1 to FE."""
+
+_WHOLE: Final = {"192": "utf-8", "GB18030": "gb18030", "GBK": "gbk"}
+"""Character sets without code extensions (Table C.12-5)."""
+
+_LOWER_ESCAPES: Final = {b"(B": ASCII, b"(J": "13", b"$B": "87", b"$(D": "159"}
+_UPPER_ESCAPES: Final = {
+    **{b"-A": "100", b"-B": "101", b"-C": "109", b"-D": "110", b"-L": "144", b"-G": "127", b"-F": "126"},
+    **{b"-H": "138", b"-M": "148", b"-b": "203", b"-T": "166", b")I": "13", b"$)C": "149", b"$)A": "58"},
+}
+"""Escape sequences (Tables C.12-3 and C.12-4), without ESC, of the lower half (G0) and the upper one (G1)."""
+
+_TERM: Final = re.compile(r"ISO[ _-]?(?:2022[ _-])?IR[ _-]?(\d+)")
+_PIECE: Final = re.compile(rb"\x1b(\$?[(),-]?[@-~])|[^\x1b]+")
+_RESET: Final = re.compile(rb"([\r\n\f\t\\])")
+_RESET_IN_NAMES: Final = re.compile(rb"([\r\n\f\t\\^=])")
+
+
+class Undecodable(str):
+    """Text that its character set cannot decode: empty wherever text is asked for, and known to be so for a reason."""
+
+    __slots__ = ()
+
+
+UNDECODABLE: Final = Undecodable()
+
+
+def character_sets(terms: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Registration numbers, `GB18030` or `GBK` of the values of Specific Character Set; one at least.
+
+    Common misspellings (`ISO_IR_100`, `ISO IR 100`) are understood. A term that is not known stays as it is: what is
+    not ASCII cannot be decoded then.
+    """
+    values = terms.split("\\") if isinstance(terms, str) else list(terms or ())
+    found = []
+    for value in values or [""]:
+        term = str(value).strip(" \0").upper()
+        number = _TERM.fullmatch(term)
+        found.append(number[1] if number else term or ASCII)
+    return tuple(found)
+
+
+def decode_text(value: bytes, sets: Sequence[str], *, name: bool = False) -> str:
+    """The text of a value, its several values still parted by backslashes; `UNDECODABLE` where a byte is not valid.
+
+    Args:
+        value: as it stands in the file.
+        sets: as `character_sets` gives them.
+        name: whether it is a Person Name, in which ^ and = end the reach of an escape sequence.
+    """
+    if value.isascii() and b"\x1b" not in value:
+        return value.decode("ascii")
+    try:
+        if sets[0] not in _WHOLE:
+            text = _extended(value, sets, name)
+        elif b"\x1b" in value:
+            return UNDECODABLE
+        else:
+            text = value.decode(_WHOLE[sets[0]])
+    except (UnicodeDecodeError, LookupError):
+        return UNDECODABLE
+    return UNDECODABLE if "\ufffd" in text else text  # what another system could not decode, and wrote so
+
+
+def undecodable_finding(headers: Iterable[Dataset], keywords: Sequence[str]) -> tuple[Finding, ...]:
+    """The finding `UNDECODABLE_TEXT`, with the elements of the headers that it concerns; none where all is well."""
+    met: set[str] = set()
+    for header in headers:
+        met.update(keyword for keyword in keywords if _is_undecodable(header.get(keyword)))
+    if not met:
+        return ()
+    detail = f"{', '.join(sorted(met))}: not valid in the declared character set, left out"
+    return (Finding("UNDECODABLE_TEXT", detail),)
+
+
+def _is_undecodable(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return any(isinstance(one, Undecodable) for one in value)
+    return isinstance(value, Undecodable)
+
+
+def _extended(value: bytes, sets: Sequence[str], name: bool) -> str:
+    """With code extensions (PS3.5 6.1.2.5): escape sequences change the meaning of bytes until the next delimiter.
+
+    Only character sets that are declared can be switched to, and ASCII.
+    """
+    initial = sets[0] if sets[0] in _SINGLE_BYTE or sets[0] in _DOUBLE_BYTE else ASCII
+    if initial == ASCII != sets[0] and sets[0] not in ("87", "159"):
+        raise LookupError(sets[0])
+    lower, upper, made = ASCII, initial, []
+    at = 0
+    while at < len(value):
+        piece = _PIECE.match(value, at)
+        if piece is None:
+            raise LookupError("an escape sequence that does not end")
+        at = piece.end()
+        if escape := piece[1]:
+            other = _LOWER_ESCAPES.get(escape) or _UPPER_ESCAPES[escape]
+            if other not in sets and other != ASCII:
+                raise LookupError(other)
+            lower, upper = (other, upper) if escape in _LOWER_ESCAPES else (lower, other)
+        elif lower in ("87", "159"):
+            made.append(_japanese(piece[0], lower))
+        else:
+            for part in (_RESET_IN_NAMES if name else _RESET).split(piece[0]):
+                made.append(_halves(part, upper))
+                if len(part) == 1 and (_RESET_IN_NAMES if name else _RESET).fullmatch(part):
+                    lower, upper = ASCII, initial
+    return "".join(made)
+
+
+def _halves(part: bytes, upper: str) -> str:
+    """Text whose lower half is ASCII, and whose upper half is one character set."""
+    if part.isascii():
+        return part.decode("ascii")
+    if upper in _DOUBLE_BYTE:
+        return part.decode(_DOUBLE_BYTE[upper])
+    if upper == ASCII or any(0x80 <= byte < 0xA0 for byte in part):
+        raise LookupError(upper)
+    if upper == "13" and any(byte >= 0xE0 for byte in part):
+        raise LookupError(upper)  # there begin the double bytes of shift_jis, which ISO IR 13 does not have
+    return part.decode(_SINGLE_BYTE[upper])
+
+
+def _japanese(part: bytes, lower: str) -> str:
+    """Pairs of bytes of JIS X 0208 or JIS X 0212, by their forms in EUC-JP; spaces and line ends stand as they are."""
+    made = []
+    at = 0
+    while at < len(part):
+        if part[at] <= 0x20:
+            made.append(chr(part[at]))
+            at += 1
+            continue
+        pair = part[at : at + 2]
+        if len(pair) < 2 or not pair.isascii():
+            raise LookupError(lower)
+        raised = bytes(byte | 0x80 for byte in pair)
+        made.append((b"\x8f" + raised if lower == "159" else raised).decode("euc_jp"))
+        at += 2
+    return "".join(made)
