@@ -74,11 +74,20 @@ def configuration_digest(
     """SHA-256 over all settings that can change what is written; of the site's key its digest alone goes in."""
     key = hashlib.sha256(disclosure.site_key).hexdigest() if disclosure.site_key else None
     privacy = {"identifiers": disclosure.with_identifiers, "dates": disclosure.with_dates, "site_key_sha256": key}
-    chosen: dict[str, Any] = {"taps": list(taps), "privacy": privacy, "geometry": asdict(policy)}
+    chosen: dict[str, Any] = {"taps": list(taps), "privacy": privacy, "geometry": _digested(policy)}
     others = {tap.name: tap.pooling for tap in bundle.taps if tap.name in taps and tap.pooling not in ("none", "mean")}
     if others:  # a bundle's own poolings are no part of its weights' digest
         chosen["poolings"] = others
     return _sha256({"preprocessing": bundle.preprocessing.parameters()} | chosen)
+
+
+def _digested(policy: GeometryPolicy) -> dict[str, Any]:
+    """The policy without what was added later and has its default: results of earlier versions keep their job key."""
+    return {
+        name: value
+        for name, value in asdict(policy).items()
+        if name != "implausible_hu" or value != NO_REPAIR.implausible_hu
+    }
 
 
 def _identity(series: Series, digest: str) -> SeriesIdentity:

@@ -37,9 +37,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from models.spec import Preprocessing
+from operators.dicom.plausible_hu import why_not_hu
 from operators.geometry.windows import AxisWeights, TargetAxis, target_axes, window_affine, window_starts
 from operators.prefetch import map_ahead
-from operators.types import Finding, SeriesFailed, Volume, Windows
+from operators.types import Finding, HuSlice, SeriesFailed, SeriesRejected, Volume, Windows
 
 THREADS = 2
 """That resample. They only share out slices: the result does not depend on how many there are."""
@@ -59,10 +60,12 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
         float32 windows (n, 1, d, h, w) in [0, 1], n ≥ 1, with their affines.
 
     Raises:
-        SeriesRejected, SeriesFailed: from reading the slices; `SLICE_SHAPE` where one isn't of the volume's shape.
+        SeriesRejected: `NOT_HU` and `GRID_TOO_LARGE`; and from reading the slices.
+        SeriesFailed: from reading the slices; `SLICE_SHAPE` where one isn't of the volume's shape.
     """
     z, y, x = axes = target_axes(volume, settings)
     canvas, met = _resample(volume, sorted(axes, key=lambda axis: axis.volume_axis), settings.window_hu[0])
+    findings = met.judged(volume)
     canvas = canvas.transpose(z.volume_axis, y.volume_axis, x.volume_axis)
     _scale(canvas, settings.window_hu)
     depth = settings.window_voxels[0]
@@ -75,18 +78,16 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
         affines_lps_mm=np.stack([window_affine(volume, axes, start) for start in starts]),
         spacing_mm=(z.spacing_mm, y.spacing_mm, x.spacing_mm),
         real_fraction=np.array([inside_z[start : start + depth].mean() * in_plane for start in starts], np.float32),
-        findings=volume.findings_with(met),
+        findings=findings,
     )
 
 
-def _resample(
-    volume: Volume, axes: list[TargetAxis], air_hu: float
-) -> tuple[NDArray[np.float32], list[tuple[Finding, ...]]]:
-    """HU on the new grid, axes in the volume's order and each in its patient direction; and each slice's findings."""
+def _resample(volume: Volume, axes: list[TargetAxis], air_hu: float) -> tuple[NDArray[np.float32], _Met]:
+    """HU on the new grid, axes in the volume's order and each in its patient direction; and what the slices met."""
     along, rows, columns = (axis.weights() for axis in axes)
     in_plane, region = _in_plane(rows, columns)
     canvas = np.full([axis.n_target for axis in axes], air_hu, np.float32)
-    met: list[tuple[Finding, ...]] = []
+    met = _Met()
     planes = _planes(volume, region, met)
     if axes[0].step > 1:
         made = map_ahead(lambda slab: (slab.target, in_plane(_mean(slab))), _slabs(planes, along), THREADS)
@@ -97,13 +98,59 @@ def _resample(
     return canvas, met
 
 
-def _planes(volume: Volume, region: tuple[slice, slice], met: list[tuple[Finding, ...]]) -> Iterator[NDArray[np.int16]]:
-    """The part of each slice that is needed; its findings go to `met`."""
+def check_pixels(volume: Volume) -> tuple[Finding, ...]:
+    """Decode every slice once and judge them as `preprocess` does; for whoever needs no windows.
+
+    Returns:
+        The findings that the windows would have.
+
+    Raises:
+        SeriesRejected: `NOT_HU`; and from reading the slices.
+        SeriesFailed: from reading the slices; `SLICE_SHAPE`.
+    """
+    met = _Met()
+    for _ in _planes(volume, (slice(None), slice(None)), met):
+        pass
+    return met.judged(volume)
+
+
+class _Met:
+    """What the slices of a volume met: their findings, and the histogram of their values."""
+
+    def __init__(self) -> None:
+        self.findings: list[tuple[Finding, ...]] = []
+        self.histogram: NDArray[np.int64] | None = None
+
+    def add(self, stored: HuSlice) -> None:
+        self.findings.append(stored.findings)
+        if stored.histogram is not None:
+            self.histogram = stored.histogram if self.histogram is None else self.histogram + stored.histogram
+
+    def judged(self, volume: Volume) -> tuple[Finding, ...]:
+        """All findings, once every slice was met.
+
+        Raises:
+            SeriesRejected: `NOT_HU`.
+        """
+        findings = volume.findings_with(self.findings)
+        found = None if self.histogram is None else why_not_hu(self.histogram)
+        if found is None:
+            return findings
+        if volume.implausible_hu == "keep":
+            return (*findings, Finding("NOT_HU", f"{found}: the values cannot be HU"))
+        raise SeriesRejected(
+            "NOT_HU",
+            f"found {found}; expected HU; correct the rescale, or set implausible_hu to keep to encode it as it is",
+        )
+
+
+def _planes(volume: Volume, region: tuple[slice, slice], met: _Met) -> Iterator[NDArray[np.int16]]:
+    """The part of each slice that is needed; what it met goes to `met`."""
     for stored in volume.slices():
         if stored.hu.shape != volume.shape[1:]:
             found = f"a slice is {stored.hu.shape}; expected {volume.shape[1:]}: read the series again"
             raise SeriesFailed("SLICE_SHAPE", found)
-        met.append(stored.findings)
+        met.add(stored)
         yield stored.hu[region]
 
 

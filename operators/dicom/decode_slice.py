@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.dicom.pixel_format import AIR_HU, PixelFormat, pixel_format
+from operators.dicom.plausible_hu import histogram_of
 from operators.dicom.read_pixels import Stored, read_stored_values
-from operators.types import Finding, HuSlice, Instance, SeriesRejected
+from operators.types import Finding, HuSlice, Instance
 
 LOWEST_HU: Final = -1024
 """Where the scale of CT begins: 12 bits with intercept -1024. What is below it lies outside the scan circle (scanners
@@ -34,11 +35,11 @@ def decode_slice(instance: Instance, pixels: PixelFormat | None = None) -> HuSli
         pixels: its format, where it is known already.
 
     Returns:
-        int16 HU, (H, W), rows and columns as stored, with the findings `PIXEL_PADDING`, `BELOW_CT_SCALE` and
-        `HU_SATURATED` where they apply.
+        int16 HU, (H, W), rows and columns as stored, with the findings `PIXEL_PADDING`, `UNUSED_BITS_MASKED`,
+        `BELOW_CT_SCALE` and `HU_SATURATED` where they apply.
 
     Raises:
-        SeriesRejected: as `pixel_format` and `read_stored_values` do, and `BITS_MISMATCH`.
+        SeriesRejected: as `pixel_format` and `read_stored_values` do.
         SeriesFailed: `FILE_CHANGED`.
         OSError: where the file cannot be read.
     """
@@ -56,16 +57,12 @@ def _buffer() -> bytearray:
 
 def to_hu(stored: Stored, pixels: PixelFormat) -> HuSlice:
     """Stored values of one slice, (H, W), as int16 HU."""
-    findings: list[Finding] = []
-    padding = _padding(stored, pixels)
-    if padding is not None:
-        findings.append(Finding("PIXEL_PADDING", f"declared padding, stored as {_range(pixels)}, set to {AIR_HU} HU"))
-        stored = _without_odd_padding(stored, padding, pixels)
+    stored, padding, findings = _values(stored, pixels)
     low, high = int(stored.min()), int(stored.max())
-    _check_bits(low, high, pixels)
     hu, saturated = _rescaled(stored, low, high, pixels)
     if saturated:
         findings.append(Finding("HU_SATURATED", f"HU outside {_INT16.min} to {_INT16.max} clipped"))
+    histogram = histogram_of(hu, padding)
     if padding is not None:
         np.copyto(hu, AIR_HU, where=padding)
     if low * pixels.slope + pixels.intercept < LOWEST_HU:
@@ -73,7 +70,28 @@ def to_hu(stored: Stored, pixels: PixelFormat) -> HuSlice:
         if below.any():
             np.copyto(hu, AIR_HU, where=below)
             findings.append(Finding("BELOW_CT_SCALE", f"HU below {LOWEST_HU} set to {AIR_HU}"))
-    return HuSlice(hu, tuple(findings))
+    return HuSlice(hu, tuple(findings), histogram)
+
+
+def _values(stored: Stored, pixels: PixelFormat) -> tuple[Stored, NDArray[np.bool_] | None, list[Finding]]:
+    """Values of their own bits, where declared padding is among them (None where there is none), and what was met."""
+    findings: list[Finding] = []
+    low_bits = pixels.high_bit + 1 == pixels.bits_stored
+    # Padding may be outside of the bits of a value: it is looked for in the cells too.
+    padding = _padding(stored, pixels) if low_bits else None
+    if padding is not None:
+        stored = _without_odd_padding(stored, padding, pixels)
+    lowest, highest = pixels.stored_range
+    if not low_bits or stored.min() < lowest or stored.max() > highest:
+        stored, masked = _value_bits(stored, pixels)
+        if masked:
+            detail = f"bits outside of the {pixels.bits_stored} of the value are not its sign; ignored"
+            findings.append(Finding("UNUSED_BITS_MASKED", detail))
+        padding = _either(padding, _padding(stored, pixels))
+    if padding is not None:
+        detail = f"declared padding, stored as {_range(pixels)}, set to {AIR_HU} HU"
+        findings.insert(0, Finding("PIXEL_PADDING", detail))
+    return stored, padding, findings
 
 
 def _padding(stored: Stored, pixels: PixelFormat) -> NDArray[np.bool_] | None:
@@ -96,14 +114,24 @@ def _without_odd_padding(stored: Stored, padding: NDArray[np.bool_], pixels: Pix
     return np.where(padding, image.min() if image.size else stored.dtype.type(0), stored)
 
 
-def _check_bits(low: int, high: int, pixels: PixelFormat) -> None:
-    lowest, highest = pixels.stored_range
-    if low < lowest or high > highest:
-        raise SeriesRejected(
-            "BITS_MISMATCH",
-            f"found stored values from {low} to {high}, expected {lowest} to {highest} from {pixels.bits_stored} "
-            f"{'signed' if pixels.signed else 'unsigned'} bits; the header contradicts the pixels",
-        )
+def _value_bits(stored: Stored, pixels: PixelFormat) -> tuple[Stored, bool]:
+    """The value's own bits (PS3.5 8.1.1), sign-extended, and whether other bits of the cells held something else.
+
+    Before the standard forbade it, overlays were stored there.
+    """
+    shift = pixels.high_bit + 1 - pixels.bits_stored
+    cells = stored.astype(np.int64)
+    values = (cells >> shift) & ((1 << pixels.bits_stored) - 1)
+    if pixels.signed:
+        half = 1 << (pixels.bits_stored - 1)
+        values = (values ^ half) - half
+    return values.astype(stored.dtype), bool((values << shift != cells).any())
+
+
+def _either(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one | other
 
 
 def _rescaled(stored: Stored, low: int, high: int, pixels: PixelFormat) -> tuple[NDArray[np.int16], bool]:

@@ -1,7 +1,8 @@
 """Where a multi-frame file has the pixels of each frame, and the bytes of one of them.
 
-Native frames follow one another without gaps (PS3.5 8.1.1). Encapsulated ones are told apart by the extended or the
-basic offset table, or because each is one fragment (A.4). A table is believed only where it points at fragments.
+Native frames follow one another without gaps; what is behind the last is padding (PS3.5 8.1.1). Encapsulated ones are
+told apart by the extended or the basic offset table, or because each is one fragment (A.4). A table is believed only
+where it points at fragments.
 """
 
 from __future__ import annotations
@@ -169,8 +170,8 @@ def _native(instance: Instance, start: int, there: int, stated: int, frames: int
     if there < expected:
         found = f"found {there} bytes of pixels, expected {expected} from {frames} frames of rows × columns"
         raise _rejected(instance, "TRUNCATED_PIXELS", found)
-    if stated > expected + expected % 2:
-        found = f"found {stated} bytes of pixels, expected {expected} from {frames} frames of rows × columns"
+    if length <= stated - expected:
+        found = f"found {stated} bytes of pixels, expected {expected} from {frames} frames: there is at least one more"
         raise _rejected(instance, "UNDECODABLE_PIXELS", found)
     return [[(start + index * length, length)] for index in range(frames)]
 

@@ -60,7 +60,8 @@ class PixelFormat:
         rows: height H of the slice.
         columns: width W of the slice.
         bits_allocated: 8, 16 or 32 for each value.
-        bits_stored: how many of these carry the value; they are the low ones.
+        bits_stored: how many of these carry the value.
+        high_bit: the highest of them, counted from 0; `bits_stored` - 1 where the value lies in the low bits.
         signed: two's complement, or unsigned.
         slope: HU for each step of the stored value, > 0.
         intercept: HU of the stored value 0.
@@ -72,6 +73,7 @@ class PixelFormat:
     columns: int
     bits_allocated: int
     bits_stored: int
+    high_bit: int
     signed: bool
     slope: float
     intercept: float
@@ -100,10 +102,10 @@ def pixel_format(header: Dataset) -> PixelFormat:
     """
     syntax = _transfer_syntax(header)
     rows, columns = _matrix(header)
-    allocated, stored, signed = _bits(header, syntax)
+    allocated, stored, high, signed = _bits(header, syntax)
     slope, intercept = _rescale(header)
     padding = _padding(header, allocated, signed, slope, intercept)
-    return PixelFormat(rows, columns, allocated, stored, signed, slope, intercept, padding, syntax)
+    return PixelFormat(rows, columns, allocated, stored, high, signed, slope, intercept, padding, syntax)
 
 
 def _transfer_syntax(header: Dataset) -> str:
@@ -130,20 +132,21 @@ def _matrix(header: Dataset) -> tuple[int, int]:
     return rows, columns
 
 
-def _bits(header: Dataset, syntax: str) -> tuple[int, int, bool]:
+def _bits(header: Dataset, syntax: str) -> tuple[int, int, int, bool]:
     allocated = _integer(header, "BitsAllocated")
     stored = _integer(header, "BitsStored", allocated)
     high = _integer(header, "HighBit", None if stored is None else stored - 1)
     representation = _integer(header, "PixelRepresentation")
     if allocated not in (8, 16, 32) or stored is None or not 1 <= stored <= allocated:
         raise _unsupported(f"{stored} bits stored in {allocated}", "up to 8, 16 or 32 bits")
-    if high != stored - 1:
-        raise _unsupported(f"HighBit {high} with {stored} bits stored", f"{stored - 1}")
+    whole_cells = syntax in NATIVE_SYNTAXES or COMPRESSED_SYNTAXES[syntax] == "rle"
+    if high is None or not stored - 1 <= high < allocated or (high > stored - 1 and not whole_cells):
+        raise _unsupported(f"HighBit {high} with {stored} of {allocated} bits stored", f"{stored - 1}")
     if representation not in (0, 1):
         raise _unsupported(f"PixelRepresentation {representation}", "0 or 1")
     if NATIVE_SYNTAXES.get(syntax) == ">" and allocated == 8:
         raise _unsupported("bytes in a big-endian file", "16 or 32 bits, for bytes may be swapped or not")
-    return allocated, stored, representation == 1
+    return allocated, stored, high, representation == 1
 
 
 def _rescale(header: Dataset) -> tuple[float, float]:

@@ -100,9 +100,9 @@ def _pixel_element(
     if (stated == _UNDEFINED) != (length is None):
         kind = "encapsulated" if stated == _UNDEFINED else "native"
         raise _rejected(instance, "UNDECODABLE_PIXELS", f"found {kind} pixels, expected what the transfer syntax says")
-    if length is not None and not length <= stated <= length + length % 2:
-        reason = "TRUNCATED_PIXELS" if stated < length else "UNDECODABLE_PIXELS"
-        raise _rejected(instance, reason, f"found {stated} bytes of pixels, expected {length} from rows × columns")
+    if length is not None and stated < length:  # what is more is padding, and ignored (PS3.5 8.1.1)
+        found = f"found {stated} bytes of pixels, expected {length} from rows × columns"
+        raise _rejected(instance, "TRUNCATED_PIXELS", found)
     return data[start : None if length is None else start + length]
 
 
@@ -213,14 +213,15 @@ def _as_declared(instance: Instance, pixels: PixelFormat, frame: CodedFrame, dec
     """Values with the sign that DICOM declares, where the codestream leaves no doubt about it.
 
     JPEG and JPEG-LS know no sign: a negative value is its two's complement in as many bits as the codestream has, or in
-    Bits Stored. Where the two differ, and for JPEG 2000 that says the other sign, each way of reading a value is tried,
-    and only a slice on which they agree is taken.
+    Bits Stored. Where the codestream has fewer, and for JPEG 2000 that says the other sign, each way of reading a value
+    is tried, and only a slice on which they agree is taken. Where it has more, they are the cells of PS3.5 8.1.1.
     """
     readings: list[Stored] = [decoded]
     if frame.signed and not pixels.signed:
         readings.append(decoded.astype(np.int64) & ((1 << frame.precision) - 1))
     if pixels.signed and not frame.signed:
-        readings = [_two_complement(decoded, width) for width in sorted({frame.precision, pixels.bits_stored})]
+        widths = sorted({frame.precision, max(frame.precision, pixels.bits_stored)})
+        readings = [_two_complement(decoded, width) for width in widths]
         if COMPRESSED_SYNTAXES[pixels.transfer_syntax] in ("jpeg2k", "htj2k"):
             readings.append(decoded)
     if any(not np.array_equal(readings[0], other) for other in readings[1:]):

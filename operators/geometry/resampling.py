@@ -46,11 +46,11 @@ def resample_slice(read_stored: Callable[[int], HuSlice], resampling: Resampling
     findings = tuple(dict.fromkeys(finding for one in stored for finding in one.findings))
     offsets = [resampling.offsets[index] for index, _ in parts]
     if len(parts) == 1 and not any(offsets[0]) and stored[0].hu.shape == resampling.shape:
-        return HuSlice(stored[0].hu, findings)
+        return HuSlice(stored[0].hu, findings, stored[0].histogram)
     total = np.zeros(resampling.shape, np.float32)
     for one, offset, (_, weight) in zip(stored, offsets, parts, strict=True):
         total += np.float32(weight) * shifted(one.hu, offset, resampling.shape)
-    return HuSlice(np.rint(total, out=total).astype(np.int16), findings)
+    return HuSlice(np.rint(total, out=total).astype(np.int16), findings, stored[0].histogram)
 
 
 def shifted(hu: NDArray[np.int16], offset: tuple[float, float], shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.spec import Preprocessing
-from operators.types import StartError, Volume
+from operators.types import SeriesRejected, StartError, Volume
 
 ARRAYS_ONLY = (
     "the bundle does not say how a scan becomes its windows, so it runs on arrays alone (ctvae bundle run); "
     "import it again with --spacing, --window-hu and --fit"
 )
+
+MAX_GRID_BYTES = 4 << 30
+"""Of all windows of a scan and their canvas: two metres at 1 mm in windows of 256² take some 1.5 GiB."""
 
 SLIVER = 0.01  # of a new voxel: what may stay uncovered at each end
 NOTHING = 1e-6  # of a new voxel: less than this inside of the scan is rounding
@@ -58,6 +61,7 @@ def target_axes(volume: Volume, settings: Preprocessing) -> tuple[TargetAxis, Ta
 
     Raises:
         StartError: `ARRAYS_ONLY`: the bundle does not say how a scan becomes a window.
+        SeriesRejected: `GRID_TOO_LARGE`.
     """
     if settings.fit == "array":
         raise StartError("ARRAYS_ONLY", ARRAYS_ONLY)
@@ -74,7 +78,26 @@ def target_axes(volume: Volume, settings: Preprocessing) -> tuple[TargetAxis, Ta
                 n_target = max(n_target, math.ceil(n_source / step - 2 * SLIVER))
         first = (n_source - 1) / 2 - (n_target - 1) / 2 * step
         made.append(TargetAxis(volume_axis, flipped, n_source, n_target, first, step, step * old_mm))
+    _check_size(made[0].n_target, settings)
     return made[0], made[1], made[2]
+
+
+def _check_size(n_canvas: int, settings: Preprocessing) -> None:
+    """That the windows and the canvas that they are cut from, both float32, are no larger than they may be.
+
+    Raises:
+        SeriesRejected: `GRID_TOO_LARGE`.
+    """
+    depth, rows, columns = settings.window_voxels
+    slices = n_canvas + depth * count_windows(n_canvas, depth, settings.overlap)
+    if 4 * slices * rows * columns > MAX_GRID_BYTES:
+        spacing = settings.spacing_mm or (0.0, 0.0, 0.0)
+        raise SeriesRejected(
+            "GRID_TOO_LARGE",
+            f"windows of {depth} × {rows} × {columns} voxels, {spacing[0]:g} mm apart along z, take "
+            f"{4 * slices * rows * columns / (1 << 30):.3g} GiB for this scan; expected at most "
+            f"{MAX_GRID_BYTES >> 30}; use a bundle of a coarser spacing",
+        )
 
 
 def patient_axes(affine_lps_mm: NDArray[np.float64]) -> tuple[tuple[int, bool], ...]:
@@ -96,12 +119,14 @@ def patient_axes(affine_lps_mm: NDArray[np.float64]) -> tuple[tuple[int, bool], 
 
 def window_starts(n_canvas: int, depth: int, overlap: float) -> list[int]:
     """First voxel of each window along z: from 0 to n_canvas - depth, evenly spread."""
-    room = n_canvas - depth
-    if room <= 0:
-        return [0]
+    room, gaps = n_canvas - depth, count_windows(n_canvas, depth, overlap) - 1
+    return [(2 * i * room + gaps) // (2 * gaps) for i in range(gaps + 1)] if gaps else [0]
+
+
+def count_windows(n_canvas: int, depth: int, overlap: float) -> int:
+    """How many windows cover a canvas along z."""
     longest_step = max(1, depth - math.ceil(overlap * depth - 1e-9))
-    gaps = -(-room // longest_step)
-    return [(2 * i * room + gaps) // (2 * gaps) for i in range(gaps + 1)]
+    return 1 + max(0, -(-(n_canvas - depth) // longest_step))
 
 
 def window_affine(volume: Volume, axes: tuple[TargetAxis, ...], start: int) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from models.spec import Preprocessing
 from operators.geometry.windows import axis_weights, patient_axes, window_starts
 from operators.preprocess import preprocess
 from operators.synthetic.write_ct import affine_for
-from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, Volume
+from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, SeriesRejected, Volume
 
 WIDE_HU = (-1024.0, 3071.0)  # nothing is clipped
 PHANTOM_MM = (6.0, 3.1, 2.7)
@@ -470,3 +470,16 @@ def test_the_full_volume_is_never_held():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.2 * math.prod(shape) * 2
+
+
+@pytest.mark.parametrize("spacing_mm", [(1e-6, 4.0, 4.0), (1e-300, 4.0, 4.0)])
+def test_a_grid_that_would_take_all_memory_is_rejected_before_it_is_made(spacing_mm):
+    with pytest.raises(SeriesRejected, match="GRID_TOO_LARGE") as caught:
+        preprocess(axial(PHANTOM, PHANTOM_MM), window((16, 20, 24), spacing_mm))
+    assert "GiB" in caught.value.message and len(caught.value.message) < 300
+
+
+def test_windows_that_overlap_almost_wholly_count_towards_the_limit():
+    settings = replace(window((2048, 256, 256), (0.01, 4.0, 4.0)), overlap=0.999)
+    with pytest.raises(SeriesRejected, match="GRID_TOO_LARGE"):
+        preprocess(axial(PHANTOM, PHANTOM_MM), settings)

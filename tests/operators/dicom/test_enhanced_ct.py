@@ -427,6 +427,13 @@ def test_more_pixels_than_frames_are_rejected(tmp_path):
     assert broken(tmp_path, break_it) == "UNDECODABLE_PIXELS"
 
 
+@pytest.mark.parametrize("excess", [2, 64])
+def test_padding_behind_the_last_frame_is_ignored(tmp_path, excess):
+    file = enhanced_ct(slices())
+    file.PixelData += b"\x7f" * excess
+    assert_is_the_phantom(volume(saved(tmp_path, file)))
+
+
 def test_an_absurd_matrix_is_rejected_without_being_allocated(tmp_path):
     def break_it(file: Dataset) -> None:
         file.Rows = file.Columns = 65535
