@@ -22,6 +22,7 @@ from operators.types import SeriesRejected, SeriesSkipped
 
 _TYPES: Final = {
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"},
+    **{"MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"},  # metaTypes.h
     **{"MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
 }
 

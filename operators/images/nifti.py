@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +50,6 @@ def read_nifti_header(path: Path, root: Path) -> ImageHeader:
         header = kind(first[: kind.sizeof_hdr], check=False)
         shape = three_dimensions(header.get_data_shape())
         dtype = header.get_data_dtype()
-        slope, intercept = header.get_slope_inter()
         affine = _nifti_affine(header)
     except HeaderDataError as error:
         raise ValueError(str(error)) from error
@@ -60,8 +60,16 @@ def read_nifti_header(path: Path, root: Path) -> ImageHeader:
         raise ValueError("no offset of the voxels")
     start, skipped = (0, int(offset)) if packed else (int(offset), 0)
     encoding: Encoding = "gzip" if packed else "raw"
-    slope, intercept = (1.0, 0.0) if slope is None else (float(slope), float(intercept))
+    slope, intercept = _rescale(header)
     return ImageHeader(shape, dtype, _RAS_TO_LPS @ affine, path, start, encoding, skipped, slope, intercept)
+
+
+def _rescale(header: Any) -> tuple[float, float]:
+    """Slope and intercept; a slope of 0, which means none (nifti1.h), and what is not finite are 1 and 0, as in ITK."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not math.isfinite(slope):
+        return 1.0, 0.0
+    return slope, intercept if math.isfinite(intercept) else 0.0
 
 
 def _nifti_affine(header: Any) -> NDArray[np.float64]:

@@ -33,7 +33,6 @@ from operators.types import (
     Instance,
     Series,
     SeriesRejected,
-    SeriesSkipped,
     Shape,
     Volume,
 )
@@ -154,8 +153,6 @@ def _read_slice(spool: Spool, shape: Shape, flip_slices: bool, flip_rows: bool, 
 
 def _check_type(header: ImageHeader) -> None:
     kind, size = header.dtype.kind, header.dtype.itemsize
-    if header.dtype.names is None and kind in "iu" and size == 1:
-        raise SeriesSkipped("LABEL_MAP", "found 8-bit values, as of labels or a picture; HU need more; nothing to do")
     if header.dtype.names is not None or kind not in "iuf" or size > 8:
         raise SeriesRejected(
             "UNSUPPORTED_PIXELS", f"found values of type {header.dtype.name}; expected one number for each voxel"

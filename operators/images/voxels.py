@@ -14,7 +14,7 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any, Final, Protocol
 
 import numpy as np
@@ -29,7 +29,10 @@ PIECE_VOXELS: Final = 1 << 20
 _PIECE_BYTES: Final = 1 << 22
 
 HIGHEST_LABEL: Final = 255
-"""Whole numbers from 0 to this one are labels or an 8-bit picture: CT in HU is below zero somewhere."""
+"""Whole numbers from 0 to this one may be labels: CT in HU is below zero somewhere."""
+
+MOST_CHANGES: Final = 0.5
+"""Of two neighbours that are not zero: labels are mostly the same, grey values mostly not."""
 
 AIR_BELOW_HU: Final = -400.0
 """Between here and `LOWEST_HU` lie lung, gas in the bowel, and the air around a body."""
@@ -43,6 +46,11 @@ TISSUE_ABOVE_HU: Final = 100.0
 DENSE_ABOVE_HU: Final = 4095.0
 MOST_DENSE: Final = 0.05
 """Of all voxels above `DENSE_ABOVE_HU`, the end of twelve bits: metal is less; bytes in the wrong order are more."""
+
+MAX_EXPANSION: Final = 100
+FREE_BYTES: Final = 1 << 26
+"""Packed voxels may unfold to 64 MiB, or to a hundred times their size. Of what goes beyond, no more than 64 MiB are
+unpacked, to tell labels from what is refused."""
 
 _INT16: Final = np.iinfo(np.int16)
 
@@ -87,7 +95,8 @@ class _Seen:
     below: int = 0
     saturated: int = 0
     rounded: int = 0
-    whole: bool = field(default=True)
+    neighbours: int = 0
+    changes: int = 0
 
     def to_hu(self, stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.int16]:
         """Count a piece, and give it as HU: rounded half to even, clipped to int16, air below the scale of CT."""
@@ -106,6 +115,10 @@ class _Seen:
         hu = np.rint(exact)
         if stored.dtype.kind == "f" or not (slope.is_integer() and intercept.is_integer()):
             self.rounded += int(np.count_nonzero(hu != exact))
+        if self.highest <= HIGHEST_LABEL and self.lowest >= 0:
+            both = (hu[1:] != 0) & (hu[:-1] != 0)
+            self.neighbours += int(np.count_nonzero(both))
+            self.changes += int(np.count_nonzero(both & (hu[1:] != hu[:-1])))
         self.air += int(np.count_nonzero((hu >= LOWEST_HU) & (hu < AIR_BELOW_HU)))
         if high > DENSE_ABOVE_HU:
             self.dense += int(np.count_nonzero(hu > DENSE_ABOVE_HU))
@@ -116,6 +129,19 @@ class _Seen:
             hu[below] = AIR_HU
         return np.clip(hu, _INT16.min, _INT16.max, out=hu).astype(np.int16)
 
+    def check_labels(self) -> None:
+        """That these are no labels.
+
+        Raises:
+            SeriesSkipped: `LABEL_MAP`.
+        """
+        said = f"values from {self.lowest:g} to {self.highest:g}"
+        like_labels = self.lowest >= 0 and self.highest <= HIGHEST_LABEL and not self.rounded
+        if like_labels and self.changes <= MOST_CHANGES * self.neighbours:
+            raise SeriesSkipped(
+                "LABEL_MAP", f"found whole {said}, as of labels; expected HU; nothing to do for this file"
+            )
+
     def check(self) -> None:
         """That these are HU of a body.
 
@@ -123,11 +149,8 @@ class _Seen:
             SeriesSkipped: `LABEL_MAP`.
             SeriesRejected: `NOT_HU`.
         """
+        self.check_labels()
         said = f"values from {self.lowest:g} to {self.highest:g}"
-        if self.lowest >= 0 and self.highest <= HIGHEST_LABEL and not self.rounded:
-            raise SeriesSkipped(
-                "LABEL_MAP", f"found whole {said}, as of labels; expected HU; nothing to do for this file"
-            )
         air = self.air / self.voxels
         if air < LEAST_AIR or self.highest < TISSUE_ABOVE_HU or self.dense > MOST_DENSE * self.voxels:
             raise SeriesRejected(
@@ -154,7 +177,7 @@ def spool_hu(header: ImageHeader, image: ImageFile) -> tuple[Spool, tuple[Findin
         image: the file as it was found.
 
     Raises:
-        SeriesRejected: `NOT_HU`, `NON_FINITE_VOXELS`, `TRUNCATED_PIXELS`, `UNDECODABLE_PIXELS`.
+        SeriesRejected: `NOT_HU`, `NON_FINITE_VOXELS`, `UNSAFE_COMPRESSION`, `TRUNCATED_PIXELS`, `UNDECODABLE_PIXELS`.
         SeriesSkipped: `LABEL_MAP`.
         SeriesFailed: `FILE_CHANGED`.
         OSError: of the system, where the file is gone or there is no room for the temporary one.
@@ -164,15 +187,34 @@ def spool_hu(header: ImageHeader, image: ImageFile) -> tuple[Spool, tuple[Findin
         status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != image.stamp:
             raise SeriesFailed("FILE_CHANGED", "the file was changed since it was found; run again when it is at rest")
-        for piece in _pieces(header, file, status.st_size):
-            spool.append(seen.to_hu(np.frombuffer(piece, header.dtype), header.slope, header.intercept))
+        unfolded = _bytes_of(header)
+        unsafe = header.encoding != "raw" and unfolded > max(FREE_BYTES, MAX_EXPANSION * status.st_size)
+        for number, piece in enumerate(_pieces(header, file, status.st_size), 1):
+            hu = seen.to_hu(np.frombuffer(piece, header.dtype), header.slope, header.intercept)
+            if not unsafe:
+                spool.append(hu)
+            elif number * PIECE_VOXELS * header.dtype.itemsize >= FREE_BYTES:
+                seen.check_labels()  # which often unfold as far
+                raise _unsafe(status.st_size, unfolded)
     seen.check()
     return spool, tuple(seen.findings())
 
 
+def _bytes_of(header: ImageHeader) -> int:
+    return int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
+
+
+def _unsafe(packed: int, unfolded: int) -> SeriesRejected:
+    return SeriesRejected(
+        "UNSAFE_COMPRESSION",
+        f"the header says that {packed} packed bytes unfold to {unfolded}; expected at most {MAX_EXPANSION} times as "
+        "many; save the file unpacked",
+    )
+
+
 def _pieces(header: ImageHeader, file: IO[bytes], size: int) -> Iterator[bytes]:
     """The bytes of all voxels, `PIECE_VOXELS` at a time."""
-    left = int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
+    left = _bytes_of(header)
     start = size - left if header.start is None else header.start
     if start < 0 or (header.encoding == "raw" and start + left > size):
         raise _truncated(f"a file of {size} bytes; expected {max(start, 0) + left}")

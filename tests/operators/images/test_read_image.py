@@ -25,6 +25,7 @@ from operators.read_study import read_studies
 from operators.results.write_json import features_schema
 from operators.synthetic.write_ct import write_ct_series
 from operators.types import SeriesError, Volume
+from tests.support.checkout import SHARED_FAULTS, skip_or_fail
 
 RAS = np.diag([-0.75, -0.5, 2.0, 1.0])
 OBLIQUE = (0.8, 0.6, 0.0, -0.6, 0.8, 0.0, 0.0, 0.0, 1.0)
@@ -197,6 +198,72 @@ def test_values_beyond_int16_are_clipped_and_below_the_scale_become_air(tmp_path
     assert {"HU_SATURATED", "BELOW_CT_SCALE"} <= codes(volume)
 
 
+def made_labels() -> np.ndarray:
+    """Organs of a few voxels, int16 (6, 8, 12): as small as they are in any label map."""
+    return (np.indices((6, 8, 12)).sum(axis=0) // 4 * (np.indices((6, 8, 12))[1] > 2)).astype(np.int16)
+
+
+def made_brain() -> np.ndarray:
+    """A brain without its skull, int16 (6, 32, 32): whole numbers from 0 to 98, most of them 0."""
+    brain = np.random.default_rng(2).normal(35, 9, (6, 32, 32)).clip(0, 98).astype(np.int16)
+    brain[:, :12] = 0
+    return brain
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+@pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha"])
+def test_64_bit_integers_are_read(tmp_path, name, kind):
+    stored = made_hu().astype(np.int64)
+    if kind is np.uint64:
+        stored = np.where(stored < 0, 0, stored).astype(np.uint64)
+    path = write_sitk(tmp_path / name, stored)
+
+    if kind is np.int64:
+        assert_as_simpleitk_reads(read(path), path)
+    else:
+        assert why_not(path) == ("rejected", "NOT_HU")  # read, and without anything below zero
+
+
+@pytest.mark.parametrize(
+    "name", ["long long", "longlong", "long long int", "signed long long", "signed long long int", "int64", "int64_t"]
+)
+def test_every_name_of_64_bit_integers_in_nrrd_is_known(tmp_path, name):
+    path = nrrd(tmp_path / "a.nrrd", *SPACE, "encoding: raw")
+    header, data = path.read_bytes().replace(b"type: short", f"type: {name}".encode()).split(b"\n\n", 1)
+    path.write_bytes(header + b"\n\n" + np.frombuffer(data, "<i2").astype("<i8").tobytes())
+    np.testing.assert_array_equal(read(path).voxels(), made_hu())
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1, np.nan), (1, np.inf), (np.nan, -1024), (0, -1024), (0, np.nan)])
+def test_a_rescale_of_nifti_that_is_no_number_is_none(tmp_path, slope, intercept):
+    path = patch(tmp_path / "a.nii", 112, np.array([slope, intercept], "<f4").tobytes())
+    np.testing.assert_array_equal(read(path).voxels(), made_hu())
+
+
+@pytest.mark.parametrize("fault", ["mha-long-long", "nifti-intercept-nan"])
+def test_the_made_faults_are_read_as_simpleitk_reads_them(fault):
+    if not (SHARED_FAULTS / fault).exists():
+        skip_or_fail(f"no ../shared/faults/{fault} beside this checkout")
+    [path] = (SHARED_FAULTS / fault).iterdir()
+    assert_as_simpleitk_reads(read(path), path)
+
+
+def test_what_unfolds_more_than_a_hundred_times_is_refused_before_it_is_unpacked(tmp_path):
+    hu = np.full((80, 512, 512), -1000.0)
+    hu[::20] = 500
+    path = write_nifti(tmp_path / "a.nii.gz", hu)
+    instance = find_image(path, tmp_path)
+    del hu
+
+    tracemalloc.start()
+    with pytest.raises(SeriesError, match="UNSAFE_COMPRESSION"):
+        image_volume(image_series(instance, path.name))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 40 * PIECE_VOXELS
+
+
 def shear(path: Path) -> Path:
     affine = RAS.copy()
     affine[0, 1] = 0.01
@@ -337,9 +404,12 @@ BAD = {
     "three_slices": (lambda p: write_nifti(p / "a.nii", made_hu(3)), "rejected", "TOO_FEW_SLICES"),
     "nan": (lambda p: write_nifti(p / "a.nii", made_hu() * np.float32(np.nan)), "rejected", "NON_FINITE_VOXELS"),
     "complex": (lambda p: write_nifti(p / "a.nii", made_hu().astype("c8")), "rejected", "UNSUPPORTED_PIXELS"),
-    "8_bit": (lambda p: write_nifti(p / "a.nii", made_hu().astype("u1")), "skipped", "LABEL_MAP"),
-    "labels": (lambda p: write_nifti(p / "a.nii", made_hu() // 500 + 2), "skipped", "LABEL_MAP"),
-    "float_labels": (lambda p: write_nifti(p / "a.nii", (made_hu() > 0) * 1.0), "skipped", "LABEL_MAP"),
+    "8_bit": (lambda p: write_nifti(p / "a.nii", made_hu().astype("u1")), "rejected", "NOT_HU"),
+    "8_bit_labels": (lambda p: write_nifti(p / "a.nii", made_labels().astype("u1")), "skipped", "LABEL_MAP"),
+    "skull_stripped": (lambda p: write_nifti(p / "a.nii", made_brain()), "rejected", "NOT_HU"),
+    "labels": (lambda p: write_nifti(p / "a.nii", made_labels()), "skipped", "LABEL_MAP"),
+    "float_labels": (lambda p: write_nifti(p / "a.nii", made_labels() * 1.0), "skipped", "LABEL_MAP"),
+    "one_label": (lambda p: write_nifti(p / "a.nii", (made_labels() > 1) * 1.0), "skipped", "LABEL_MAP"),
     "said_labels": (lambda p: write_nifti(p / "a.nii", made_hu(), intent_code=1002), "skipped", "LABEL_MAP"),
     "stored_values": (lambda p: write_nifti(p / "a.nii", made_hu() + np.int16(1024)), "rejected", "NOT_HU"),
     "zero_to_one": (lambda p: write_nifti(p / "a.nii", made_hu() / 3000 + 0.4), "rejected", "NOT_HU"),
