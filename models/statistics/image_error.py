@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Floats = NDArray[np.float64]
+from models.statistics.tissues import TISSUES_HU
 
-TISSUES_HU: Mapping[str, tuple[float, float]] = {
-    "air": (-math.inf, -950.0),
-    "lung": (-950.0, -500.0),
-    "fat": (-190.0, -30.0),
-    "soft": (-30.0, 150.0),
-    "bone": (150.0, math.inf),
-}
-"""By the HU of the original, in the bundle's voxels: low ≤ HU < high. What is between (mostly edges) has no name."""
+Floats = NDArray[np.float64]
 
 SSIM_VOXELS = 7
 

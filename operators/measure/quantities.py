@@ -1,9 +1,9 @@
 """What the voxels themselves say: simple quantities to hold beside the features, and to test them against.
 
-Measured on the windows that the encoder saw, inside the body: the largest piece above -300 HU in each window, with what
-it encloses in each axial slice (lungs, bowel gas) counted in. A series of several windows has the mean over them, each
-weighing as much as it holds of the body. Thresholds are in HU and are those commonly used for CT body composition; they
-are descriptive, contrast agent and noise move them.
+Measured on the windows that the encoder saw, put together again so that each voxel counts once, inside the body: the
+largest piece above -300 HU, with what it encloses in each axial slice (lungs, bowel gas) counted in. Tissues are those
+of `models.statistics.tissues`; they are descriptive, contrast agent and noise move them. `docs/preprocessing.md`
+defines each quantity.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from models.statistics.tissues import TISSUES_HU
 from operators.measure.texture import glcm_contrast, gradient_hu_per_mm, local_sd_hu
 from operators.types import Windows
 
 BODY_ABOVE_HU = -300.0
+FRACTIONS: Mapping[str, tuple[str, ...]] = {
+    "lung_fraction": ("air", "lung"),
+    "emphysema_fraction": ("air",),
+    "fat_fraction": ("fat",),
+    "soft_tissue_fraction": ("soft",),
+    "bone_fraction": ("bone",),
+}
+"""Quantity → the tissues in the body that it counts."""
 RANGES_HU: Mapping[str, tuple[float, float]] = {
-    "lung_fraction": (-np.inf, -500.0),
-    "emphysema_fraction": (-np.inf, -950.0),
-    "fat_fraction": (-190.0, -30.0),
-    "soft_tissue_fraction": (-29.0, 150.0),
-    "bone_fraction": (150.0, np.inf),
+    name: (TISSUES_HU[tissues[0]][0], TISSUES_HU[tissues[-1]][1]) for name, tissues in FRACTIONS.items()
 }
 SHAPES = ("local_sd_hu", "gradient_hu_per_mm", "glcm_contrast", "outline_compactness", "lung_pieces")
 QUANTITIES = ("mean_hu", "body_area_cm2", *RANGES_HU, *SHAPES)
@@ -37,62 +42,54 @@ _Spacing = tuple[float, float, float]
 
 
 def measure_quantities(windows: Windows, window_hu: tuple[float, float]) -> dict[str, float | None]:
-    """The quantities of a series.
+    """Return the quantities of a series, as `window_quantities` defines them; each voxel of the windows counts once.
 
     Args:
         windows: what the encoder saw.
-        window_hu: (low, high), the HU that 0 and 1 stand for; a fraction whose range is clipped away is None.
+        window_hu: (low, high), the HU that 0 and 1 stand for.
 
     Returns:
-        `mean_hu` (of the body, clipped to the bundle's HU range), `body_area_cm2` (mean over the slices that hold body)
-        and, as fractions of the body's voxels, `lung_fraction`, `fat_fraction`, `soft_tissue_fraction`,
-        `bone_fraction`; `emphysema_fraction` is the part of the lung below -950 HU; and the `SHAPES` of
-        `window_quantities`. All None where there is no body.
+        None for what cannot be measured: all where there is no body, a fraction whose range the bundle clips away, and
+        `emphysema_fraction` where there is no lung.
     """
     low, high = window_hu
-    sums: dict[str, float] = dict.fromkeys(("hu", "slices", *RANGES_HU), 0.0)
-    shapes: dict[str, list[tuple[float, int]]] = {name: [] for name in SHAPES}
-    voxels = 0
-    for window in windows.voxels[:, 0]:
-        hu = low + window.astype(np.float64) * (high - low)
-        body = body_mask(hu)
-        counted = _counts(hu, body)
-        voxels += int(body.sum())
-        for name in sums:
-            sums[name] += counted[name]
-        for name, value in _shapes(hu, body, windows.spacing_mm).items():
-            shapes[name].append((value, int(body.sum())))
-    if voxels == 0:
-        return dict.fromkeys(QUANTITIES)
-    pixel_cm2 = windows.spacing_mm[1] * windows.spacing_mm[2] / 100.0
-    quantities: dict[str, float | None] = {
-        "mean_hu": sums["hu"] / voxels,
-        "body_area_cm2": voxels * pixel_cm2 / sums["slices"],
+    measured = window_quantities(low + _each_voxel_once(windows) * (high - low), windows.spacing_mm)
+    clipped = {name for name, (above, below) in RANGES_HU.items() if low >= below or high <= above}
+    if "lung_fraction" in clipped:
+        clipped |= {"lung_pieces", "emphysema_fraction"}
+    return {
+        name: None if name in clipped or math.isnan(value) else float(np.float32(value))
+        for name, value in measured.items()
     }
-    for name, (above, below) in RANGES_HU.items():
-        whole = sums["lung_fraction"] if name == "emphysema_fraction" else voxels
-        visible = low < below and high > above
-        quantities[name] = sums[name] / whole if visible and whole else None
-    quantities |= {name: _weighted(values) for name, values in shapes.items()}
-    if low >= RANGES_HU["lung_fraction"][1]:
-        quantities["lung_pieces"] = None
-    return {name: None if value is None else float(np.float32(value)) for name, value in quantities.items()}
+
+
+def _each_voxel_once(windows: Windows) -> NDArray[np.float64]:
+    """The grid that the windows were cut from: float64 (D, h, w)."""
+    depth = windows.voxels.shape[2]
+    origins = windows.affines_lps_mm[:, :3, 3]
+    along_mm = np.linalg.norm(origins - origins[0], axis=1)
+    starts = np.rint(along_mm / windows.spacing_mm[0]).astype(int)
+    whole = np.empty((int(starts.max()) + depth, *windows.voxels.shape[3:]))
+    for start, window in zip(starts, windows.voxels[:, 0], strict=True):
+        whole[start : start + depth] = window
+    return whole
 
 
 def window_quantities(hu: NDArray[np.floating[Any]], spacing_mm: _Spacing) -> dict[str, float]:
-    """All `QUANTITIES` of one window; NaN where one cannot be measured, all of them where there is no body.
+    """Return all `QUANTITIES` of a grid; NaN where one cannot be measured, all of them where there is no body.
 
     Args:
         hu: float HU (d, h, w), as the encoder sees it.
         spacing_mm: (z, y, x).
 
     Returns:
-        As `measure_quantities`, and:
+        `mean_hu` of the body; `body_area_cm2`, mean over the slices that hold body; as fractions of the body's voxels
+        `lung_fraction`, `fat_fraction`, `soft_tissue_fraction`, `bone_fraction`; and
+        `emphysema_fraction`: the part of the lung below -950 HU; NaN where no piece of lung has 10 cm³.
         `local_sd_hu`, `gradient_hu_per_mm`, `glcm_contrast`: see `operators.measure.texture`.
         `outline_compactness`: 4π · area / perimeter² of the body in a slice, mean over the slices that hold body: 1 for
         a disc, less for what is long, ragged or in pieces.
         `lung_pieces`: separate pieces of lung (below -500 HU in the body, joined over faces) of at least 10 cm³.
-        `emphysema_fraction` is NaN where there is no such piece.
     """
     hu64: NDArray[np.float64] = np.asarray(hu, np.float64)
     body = body_mask(hu64)
@@ -171,10 +168,3 @@ def _shapes(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _Spaci
         "outline_compactness": outline_compactness(inside, spacing_mm),
         "lung_pieces": float(lung_pieces(hu[box], inside, spacing_mm)),
     }
-
-
-def _weighted(values: list[tuple[float, int]]) -> float | None:
-    """Mean over the windows where it could be measured, by their voxels of body."""
-    known = [(value, weight) for value, weight in values if not math.isnan(value)]
-    whole = sum(weight for _, weight in known)
-    return sum(value * weight for value, weight in known) / whole if whole else None

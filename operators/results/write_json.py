@@ -54,7 +54,7 @@ def features_document(record: FeatureRecord) -> dict[str, Any]:
         "geometry": _geometry(record),
         "quantities": dict(record.quantities),
         "findings": _findings(record.findings),
-        "taps": {name: _tap(tap) for name, tap in record.taps.items()},
+        "taps": {name: _tap(tap) | _parts(record, name) for name, tap in record.taps.items()},
         "reliability": None,
     }
 
@@ -148,6 +148,14 @@ def _tap(tap: TapValues) -> dict[str, Any]:
     if has_file(tap):
         return about | {"file": file_entry(tap)}
     return about | {"values": floats(tap.values), "windows": [floats(window) for window in tap.windows]}
+
+
+def _parts(record: FeatureRecord, name: str) -> dict[str, list[float]]:
+    """What of sigma lies within windows, and what between them."""
+    if name != "sigma" or has_file(record.taps[name]):
+        return {}
+    within, between = record.encoding.sigma_parts
+    return {"within_windows": floats(within), "between_windows": floats(between)}
 
 
 def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:

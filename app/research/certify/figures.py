@@ -13,11 +13,11 @@ from app.research.certify.measure import Measured
 from app.research.data.changed_windows import ORIGINAL
 from models.spec import TapSpec
 from models.statistics.identity import METRICS, identity, non_overlapping, whiten
-from models.statistics.image_error import TISSUES_HU
 from models.statistics.label_probes import label_probe
 from models.statistics.patients import Interval, mean_interval
 from models.statistics.probes import Probe, mean_score, ridge_probes
 from models.statistics.repeatability import Repeatability, repeatability
+from models.statistics.tissues import TISSUES_HU
 from models.statistics.units import ACTIVE_VARIANCE, active_units, correlation, kl_by_dimension
 
 DIGITS = 4
