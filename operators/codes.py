@@ -58,6 +58,8 @@ class Code(StrEnum):
     AMBIGUOUS_PADDING = "AMBIGUOUS_PADDING", "rejected", "The declared padding value is one that tissue can have."
     MISSING_RESCALE = "MISSING_RESCALE", "rejected", "No rescale slope or intercept."
     INVALID_RESCALE = "INVALID_RESCALE", "rejected", "A rescale slope that is zero, negative or not finite."
+    GRID_TOO_LARGE = "GRID_TOO_LARGE", "rejected", "The bundle's windows would take too much memory for this scan."
+    UNSAFE_COMPRESSION = "UNSAFE_COMPRESSION", "rejected", "Packed voxels unfold more than a hundred times."
     NON_FINITE_VOXELS = "NON_FINITE_VOXELS", "rejected", "The voxels hold NaN or infinity."
     NOT_HU = "NOT_HU", "rejected", "The values cannot be Hounsfield units."
     MIXED_PATIENT = "MIXED_PATIENT", "rejected", "Several patients under one series UID."
@@ -103,7 +105,7 @@ class Code(StrEnum):
         "skipped",
         "A map, projection or rendering: its numbers are not the HU of one place in the body.",
     )
-    LABEL_MAP = "LABEL_MAP", "skipped", "A label map or an 8-bit picture."
+    LABEL_MAP = "LABEL_MAP", "skipped", "A label map."
     NO_RULE = "NO_RULE", "skipped", "No selection rule takes the series."
     NOT_PREFERRED = "NOT_PREFERRED", "skipped", "Other series of the study are preferred."
     INPUT_OUTPUT_ERROR = "INPUT_OUTPUT_ERROR", "failed", "The system reported an error while reading or writing."
@@ -155,6 +157,8 @@ class Code(StrEnum):
     FRACTIONAL_RESCALE = "FRACTIONAL_RESCALE", "finding", "HU are rounded, for slope or intercept has a fraction."
     FRACTIONAL_HU = "FRACTIONAL_HU", "finding", "HU with fractions are rounded."
     HU_SATURATED = "HU_SATURATED", "finding", "HU beyond int16 are clipped."
+    UNDECODABLE_TEXT = "UNDECODABLE_TEXT", "finding", "Text is not valid in its character set and was left out."
+    UNUSED_BITS_MASKED = "UNUSED_BITS_MASKED", "finding", "Bits outside of the value held something else."
     PIXEL_PADDING = "PIXEL_PADDING", "finding", "Declared padding became air."
     BELOW_CT_SCALE = "BELOW_CT_SCALE", "finding", "HU below -1024 became air."
     ENCODED_ON_CPU = "ENCODED_ON_CPU", "finding", "The encoder left the GPU that was asked for."
