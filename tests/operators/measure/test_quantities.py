@@ -66,7 +66,8 @@ def test_voxels_where_windows_overlap_count_once():
     affines[:, :3, 3] += np.outer(starts, affines[0][:3, 0])
     cut = np.stack([whole.voxels[0, :, start : start + 4] for start in starts])
 
-    measured = measure_quantities(replace(whole, voxels=cut, affines_lps_mm=affines), WINDOW_HU)
+    several = replace(whole, voxels=cut, affines_lps_mm=affines, real_fraction=np.ones(3, np.float32))
+    measured = measure_quantities(several, WINDOW_HU)
 
     assert measured == measure_quantities(whole, WINDOW_HU)
     assert measured["lung_fraction"] == pytest.approx(18 / (8 * 36))
