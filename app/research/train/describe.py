@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from app.research.train.card import licence_text, model_card
 from app.research.train.recipe import Plan
 from models.bundle.store import save_bundle
 from models.record import Case, Figures, Parent, Report, TrainingRecord
-from models.spec import Bundle, TapSpec, compose_metadata, parse_metadata
+from models.spec import Bundle, TapSpec
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae
@@ -41,16 +42,21 @@ UNSAID = Wording()
 
 
 def check_describable(output: Path, plan: Plan, vae: Vae, wording: Wording) -> None:
-    """Whether the metadata of the bundle to come will be read back: better known before hours of training.
+    """Write the bundle to come with weights that learned nothing, and read it back: better known before the training.
+
+    Whatever can refuse it afterwards, but for numbers that are not finite, refuses it now: its name, version and taps,
+    the weights' file, the ONNX graph, the card.
 
     Raises:
-        BundleError: a name, version or tap that a bundle cannot have.
+        BundleError: such a bundle cannot be written or does not load.
     """
     from models.bundle.export import tap_specs
 
-    draft = _bundle(output, plan, tap_specs(vae, plan.preprocessing.spacing_mm), wording, TrainingRecord())
-    digests = replace(draft, weights_sha256="0" * 64, onnx_sha256="0" * 64)
-    parse_metadata(output, json.loads(json.dumps(compose_metadata(digests, {}))))
+    nothing = Figures(windows=0, mae_hu=0.0, mae_body_hu=0.0, active=0, kl=())
+    record = TrainingRecord(settings=_as_json(asdict(plan.training)), figures=nothing)
+    draft = _bundle(output, plan, tap_specs(vae, plan.preprocessing.spacing_mm), wording, record)
+    with tempfile.TemporaryDirectory(prefix="ctvae-") as temporary:
+        write(replace(draft, path=Path(temporary, "bundle")), vae)
 
 
 def describe(

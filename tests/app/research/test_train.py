@@ -28,7 +28,7 @@ from app.research.train.train import Places, train_bundle
 from models.bundle.store import load_bundle
 from models.record import Parent
 from models.runtime import open_encoder
-from models.spec import Preprocessing
+from models.spec import BundleError, Preprocessing
 from models.training.settings import TrainingSettings
 from operators.preprocess import preprocess
 from operators.types import RunFailed, StartError
@@ -295,6 +295,16 @@ def test_a_window_that_makes_no_network_is_the_recipes_fault(call, tmp_path):
     assert code == 3
     assert "BAD_RECIPE: ct_vae window (9, 97, 97)" in err
     assert not (tmp_path / "tiny.log").exists()
+
+
+def test_what_would_refuse_the_bundle_refuses_it_before_anything_is_read(cohort, tmp_path, monkeypatch):
+    def refuses(vae):
+        raise BundleError("made up")
+
+    monkeypatch.setattr("models.bundle.export.encoder_onnx", refuses)
+    with pytest.raises(BundleError, match="made up"):
+        train_bundle(Places(cohort, tmp_path / "tiny", cache=tmp_path / "cache"), plan())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_something_else_in_the_outputs_place_is_found_before_anything_is_read(cohort, tmp_path):
