@@ -47,9 +47,10 @@ class Place:
 def place_of(windows: Windows) -> Place | None:
     """The place of the windows in the source images; None where no image can be referred to or meets them."""
     volume = windows.volume
-    middle = volume.affine_lps_mm @ [*((n - 1) / 2 for n in volume.shape), 1.0]
+    middle = (volume.affine_lps_mm @ [*((n - 1) / 2 for n in volume.shape), 1.0])[:3]
+    along = volume.affine_lps_mm[:3, 0] / np.linalg.norm(volume.affine_lps_mm[:3, 0])
     planes = [
-        (abs(float(plane.normal @ (middle[:3] - plane.position))), instance.sop_instance_uid, frame or 0, plane)
+        (abs(float(along @ (middle - plane.centre))), instance.sop_instance_uid, frame or 0, plane)
         for instance in volume.series.instances
         if (plane := _plane(instance.header)) is not None and _referable(instance)
         for frame in [_frame(instance)]
@@ -83,10 +84,10 @@ class _Plane:
     size: tuple[int, int]
 
     @property
-    def normal(self) -> _Array:
-        """Of length 1."""
-        normal = np.cross(self.across, self.down)
-        return np.asarray(normal / np.linalg.norm(normal))
+    def centre(self) -> _Array:
+        """Of the image, in LPS mm."""
+        columns, rows = self.size
+        return self.position + self.across * ((columns - 1) / 2) + self.down * ((rows - 1) / 2)
 
 
 def _plane(header: Dataset) -> _Plane | None:

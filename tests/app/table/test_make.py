@@ -17,7 +17,7 @@ from app.table import write
 from operators.results.write_json import features_json
 from operators.sr.write import sr_bytes
 from operators.types import FeatureRecord, Subject
-from tests.operators.sr.test_write import ct_header, made_record
+from tests.support.sr_records import ct_header, made_record
 
 
 @pytest.fixture(scope="module")
