@@ -1,6 +1,7 @@
 # make env    the environment, .venv, with everything that ctvae needs
 # make demo   shows the whole way on a study of its own; make demo IN=folder on yours
 # make test   ruff, mypy, pytest; make test ARGS="-k sr" passes ARGS to pytest
+# make ohif   unpacks the viewer that a test opens the SR in, into .cache
 # make clean  removes what was built and cached, and demo/; the environment stays (rm -r .venv)
 #
 # Only relative paths are used: a checkout may lie in a folder whose name has spaces.
@@ -9,7 +10,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := env
 .DELETE_ON_ERROR:
-.PHONY: env demo test clean
+.PHONY: env demo test ohif clean
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -24,6 +25,9 @@ MADE := $(VENV)/.made
 PACKAGES := $(VENV)/.packages
 OURS := $(VENV)/.ours
 TOOLS := $(VENV)/.tools
+
+OHIF_VERSION := 3.13.2
+OHIF := .cache/ohif-$(OHIF_VERSION)
 
 # Always the last thing that is installed: our `monai-deploy` takes the place of the script that holoscan-cli brings.
 # Without build isolation pip needs no network for it: setuptools is in requirements.txt.
@@ -46,6 +50,17 @@ test: env $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+ohif: $(OHIF)/.unpacked
+
+# npm gives the package, a complete build of 50 MB; node runs none of it.
+$(OHIF)/.unpacked:
+	@echo "Unpacking OHIF $(OHIF_VERSION) into $(OHIF)"
+	@mkdir -p $(OHIF)
+	@cd $(OHIF) && npm pack --silent @ohif/app@$(OHIF_VERSION) >/dev/null
+	@tar --extract --gzip --strip-components 1 --directory $(OHIF) --file $(OHIF)/ohif-app-$(OHIF_VERSION).tgz
+	@rm $(OHIF)/ohif-app-$(OHIF_VERSION).tgz
+	@touch $@
 
 clean:
 	rm -rf build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
