@@ -14,10 +14,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from app.research.data.reading import reading_digest
 from app.research.data.scans import Scan
 from app.research.data.window_cache import window_heights
 from models.spec import Preprocessing
-from operators import __version__
 from operators.preprocess import preprocess
 from operators.synthetic.perturbations import changes_for
 from operators.types import HuSlice, SeriesFailed, Volume
@@ -62,7 +62,7 @@ def see_scan(
         SeriesError: the scan did not pass.
     """
     chosen = {name: change for name, change in changes_for(settings).items() if names is None or name in names}
-    code = [scan.key, scan.stamp, settings.digest(), __version__, str(seed), *chosen]
+    code = [scan.key, scan.stamp, settings.digest(), reading_digest(), str(seed), *chosen]
     file = cache / f"changed-{hashlib.sha256(chr(10).join(code).encode()).hexdigest()[:32]}.npz" if cache else None
     stored = _load(file, [ORIGINAL, *chosen]) if file else None
     if stored is not None:

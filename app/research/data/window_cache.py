@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.research.data.reading import reading_digest
 from models.spec import Preprocessing
-from operators import __version__
 from operators.preprocess import preprocess
 from operators.types import Volume, Windows
 
@@ -58,10 +58,10 @@ def stored_windows(
         key: digest of the scan's instances.
         stamp: digest of what its files look like to the system, or "" where nobody looked.
         open_volume: reads the scan; raises `SeriesError`.
-        preprocessing: whose digest is the other half of the name.
+        preprocessing: whose digest, with that of the code that reads, is the other half of the name.
         folder: of the cache; made where it is missing.
     """
-    code = hashlib.sha256(f"{preprocessing.digest()} {__version__}".encode()).hexdigest()
+    code = hashlib.sha256(f"{preprocessing.digest()} {reading_digest()}".encode()).hexdigest()
     voxels = folder / f"{key[:24]}-{code[:12]}.npy"
     if voxels.exists():
         found = _load(voxels, stamp)

@@ -28,6 +28,7 @@ from operators.select_series import Selection
 from operators.series.rule import Range, Rule
 from operators.types import SeriesError, StartError
 from tests.support.bundles import SMALL_WINDOWS
+from tests.support.checkout import ROOT
 from tests.support.cohorts import SHAPE, write_cohort, write_list, write_nifti, write_patient
 
 
@@ -315,3 +316,21 @@ def test_the_settings_say_which_scans_are_read_and_how(tmp_path):
     assert mended.stamp != broken.stamp, "windows of one are not those of the other in the cache"
     with pytest.raises(StartError, match="NO_DATA"):
         find_scans(tmp_path, settings=none)
+
+
+def test_windows_are_made_again_when_the_code_that_reads_them_changed(cohort, tmp_path, monkeypatch):
+    found = next(one for one in find_scans(cohort) if one.stamp)
+    cached_windows(found, SMALL_WINDOWS, tmp_path)
+    monkeypatch.setattr("app.research.data.window_cache.reading_digest", lambda: "of a mended decoder")
+    cached_windows(found, SMALL_WINDOWS, tmp_path)
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+
+
+def test_the_digest_of_reading_is_of_every_file_that_reads():
+    from app.research.data import reading
+
+    assert reading.reading_digest() == reading.reading_digest.__wrapped__()
+    read = {path for name in reading._CODE for path, _ in reading._sources(ROOT.joinpath("operators", name), name)}
+    assert {"dicom/read_pixels.py", "geometry/resampling.py", "images/nifti.py", "preprocess.py"} <= read
+    on_disk = {path.relative_to(ROOT / "operators").as_posix() for path in (ROOT / "operators").rglob("*.py")}
+    assert {path for path in on_disk if path.startswith(("dicom/", "geometry/", "series/"))} <= read
