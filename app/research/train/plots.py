@@ -24,6 +24,10 @@ USED, UNUSED, LINE, SECOND = "#2b6ca3", "#c9c9c9", "#b3403a", "#c77c11"
 _DPI = 110
 _SMOOTH = 30
 _MARKED = 3
+_COLUMN_IN, _GAP_IN, _EDGE_IN, _ABOVE_IN, _BELOW_IN, _BAR_IN = 2.4, 0.08, 0.3, 0.55, 0.65, 0.12
+"""Of the reconstructions, which are placed by hand: each picture has the proportions of the body."""
+_FLAT = 20
+"""Times that the rest's range may fit into that of all values before the first ones are left above the panel."""
 _MOST_BARS = 512
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -44,7 +48,7 @@ def plot_reconstruction(
     spacing_mm: tuple[float, float, float] | None,
     title: str,
 ) -> None:
-    """Each window's middle axial and coronal slice: as it is, as the decoder gives it, and the difference.
+    """Draw each window's middle axial and coronal slice: as it is, as the decoder gives it, and the difference.
 
     Args:
         file: PNG to write.
@@ -60,24 +64,29 @@ def plot_reconstruction(
     z, y, x = spacing_mm or (1.0, 1.0, 1.0)
     _, depth, height, width = windows.shape
     tall = {"axial": height * y / (width * x), "coronal": depth * z / (width * x) if spacing_mm else 0.6}
-    row_inches = 1.95 * max(tall.values())
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(12, 1.35 + len(windows) * (row_inches + 0.1)), layout="constrained")
-        grid = figure.add_gridspec(len(windows) + 1, 6, height_ratios=[*[row_inches] * len(windows), 0.12])
-        figure.suptitle(title, fontsize=11, ha="left", x=0.01)
+        rows = [_COLUMN_IN * tall[plane] + _GAP_IN for plane in tall] * len(windows)
+        size = (3 * (_COLUMN_IN + _GAP_IN) + 2 * _EDGE_IN, sum(rows) + _ABOVE_IN + _BELOW_IN)
+        figure, top = Figure(figsize=size), size[1] - _ABOVE_IN
+        figure.suptitle(title, fontsize=10, ha="left", x=_EDGE_IN / size[0], y=1 - 0.1 / size[1])
+        pictures: list[AxesImage] = []
         for row, (before, after) in enumerate(zip(*hu, strict=True)):
-            for column, plane in enumerate(("axial", "coronal")):
+            for plane in tall:
                 views = [_slice(one, plane) for one in (before, after, after - before)]
-                for number, (view, what) in enumerate(zip(views, ("input", "from mu", "difference"), strict=True)):
-                    axis = figure.add_subplot(grid[row, 3 * column + number])
-                    picture = _show(axis, view, shown, difference=number == 2)
-                    axis.set_aspect(tall[plane] * view.shape[1] / view.shape[0])
-                    if row == 0:
-                        axis.set_title(f"{plane}, {what}")
-                    if (row, column, number) == (0, 0, 0):
-                        _scale(figure, picture, figure.add_subplot(grid[-1, :2]), "HU")
-                    if (row, column, number) == (0, 0, 2):
-                        _scale(figure, picture, figure.add_subplot(grid[-1, 2:4]), "HU, from mu less input")
+                for column, view in enumerate(views):
+                    left = _EDGE_IN + column * (_COLUMN_IN + _GAP_IN)
+                    axis = _place(figure, left, top - _COLUMN_IN * tall[plane], _COLUMN_IN, _COLUMN_IN * tall[plane])
+                    pictures.append(_show(axis, view, shown, difference=column == 2))
+                    if column == 0:
+                        axis.set_ylabel(plane)
+                    if row == 0 and plane == "axial":
+                        axis.set_title(("input", "from mu", "difference")[column])
+                top -= _COLUMN_IN * tall[plane] + _GAP_IN
+        bar = _BELOW_IN - _BAR_IN - 0.05
+        wide = 2 * _COLUMN_IN + _GAP_IN
+        _scale(figure, pictures[0], _place(figure, _EDGE_IN, bar, wide, _BAR_IN), "HU")
+        beside = _place(figure, _EDGE_IN + wide + _GAP_IN, bar, _COLUMN_IN, _BAR_IN)
+        _scale(figure, pictures[2], beside, "HU, from mu less input")
         _save(figure, file)
 
 
@@ -145,16 +154,16 @@ def plot_curve(file: Path, history: Sequence[Any], window_hu: tuple[float, float
         for axis, (what, values) in zip(figure.subplots(2, 2, sharex=True).ravel(), panels, strict=True):
             smooth = len(values) >= 2 * _SMOOTH and what != "active units"
             width, alpha = (0.8, 0.35) if smooth else (1.4, 1.0)
-            axis.plot(steps, values, color=USED, lw=width, alpha=alpha, marker=_marker(values))
+            label = None if smooth else "training"
+            axis.plot(steps, values, color=USED, lw=width, alpha=alpha, marker=_marker(values), label=label)
             if smooth:
-                kernel = np.ones(_SMOOTH) / _SMOOTH
-                middle = steps[_SMOOTH // 2 : len(steps) - _SMOOTH + 1 + _SMOOTH // 2]
-                axis.plot(middle, np.convolve(values, kernel, "valid"), color=USED, lw=1.6)
-            axis.set_title(what)
-            axis.grid(alpha=0.25)
-            _robust_limits(axis, values)
+                axis.plot(steps, _smoothed(values), color=USED, lw=1.6, label="training")
             measured = [(at.step, at.calibration) for at in history if at.calibration is not None]
-            if measured and what.startswith("loss"):
+            with_calibration = measured if what.startswith("loss") else []
+            left_out = _limits(axis, [*values, *(value for _, value in with_calibration)])
+            axis.set_title(f"{what}{left_out}")
+            axis.grid(alpha=0.25)
+            if with_calibration:
                 style: dict[str, Any] = {"color": SECOND, "lw": 1.4, "marker": _marker(measured)}
                 axis.plot(*zip(*measured, strict=True), **style, label="calibration patients")
                 axis.legend(loc="upper right")
@@ -162,6 +171,7 @@ def plot_curve(file: Path, history: Sequence[Any], window_hu: tuple[float, float
                 axis.set_ylim(0, history[-1].latents * 1.08)
                 axis.axhline(history[-1].latents / 2, color=LINE, lw=1, ls="--", label="half of them")
                 axis.legend(loc="lower right")
+            axis.set_xlim(*((steps[0], steps[-1]) if len(steps) >= _MARKED else (None, None)))
         for axis in figure.axes[2:]:
             axis.set_xlabel("step")
         _save(figure, file)
@@ -178,7 +188,15 @@ def _show(axis: Axes, view: Floats, shown_hu: tuple[float, float], *, difference
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
+    axis.set_aspect("auto")
     return picture
+
+
+def _place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches."""
+    whole_width, whole_height = figure.get_size_inches()
+    rectangle = (left / whole_width, bottom / whole_height, width / whole_width, height / whole_height)
+    return figure.add_axes(rectangle)
 
 
 def _scale(figure: Figure, picture: AxesImage, axis: Axes, label: str) -> None:
@@ -222,13 +240,24 @@ def _scatter(axis: Axes, mu: Floats, patients: Sequence[str]) -> None:
     axis.grid(alpha=0.25)
 
 
-def _robust_limits(axis: Axes, values: Sequence[float]) -> None:
-    """The first steps' huge values would press the rest flat."""
+def _smoothed(values: Sequence[float]) -> Floats:
+    """The mean over `_SMOOTH` neighbours, of fewer at the ends."""
+    kernel = np.ones(_SMOOTH)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def _limits(axis: Axes, values: Sequence[float]) -> str:
+    """Limits that hold all values; but where a few huge ones would press the rest flat, say how many lie above."""
     finite = np.asarray(values)[np.isfinite(values)]
-    if len(finite) > 20:
-        low, high = float(finite.min()), float(np.quantile(finite, 0.97))
-        room = 0.06 * (high - low) or 1.0
-        axis.set_ylim(low - room, high + room)
+    if not len(finite):
+        return ""
+    low, usual, high = float(finite.min()), float(np.quantile(finite, 0.97)), float(finite.max())
+    above = ""
+    if high - low > _FLAT * (usual - low) > 0:
+        high, above = usual, f" ({int((finite > usual).sum())} values up to {high:.3g} lie above)"
+    room = 0.06 * (high - low) or 1.0
+    axis.set_ylim(low - room, high + room)
+    return above
 
 
 def _save(figure: Figure, file: Path) -> None:
