@@ -75,7 +75,7 @@ def ours(args):
     from lightning.fabric import Fabric
 
     from models.networks.registry import build_vae
-    from models.training.objective import Pass, make_rows, objective
+    from models.training.objective import VaeForward, make_loss_inputs, objective
     from models.training.settings import TrainingSettings
     from models.training.train import keep_freed_memory
 
@@ -88,12 +88,12 @@ def ours(args):
     if args.device == "cuda":
         vae = vae.to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.AdamW(vae.parameters(), lr=1e-4, weight_decay=1e-4)
-    network, optimiser = fabric.setup(Pass(vae), optimiser)
+    network, optimiser = fabric.setup(VaeForward(vae), optimiser)
     windows = torch.rand(args.batch, 1, *WINDOW, device=fabric.device)
 
     def step() -> float:
         epsilon = torch.randn(args.batch, LATENTS, device=fabric.device)
-        rows = make_rows(network(windows, epsilon), windows, settings)
+        rows = make_loss_inputs(network(windows, epsilon), windows, settings)
         parts = objective(rows, settings, voxels=windows[0].numel(), kl_weight=1.0, dataset=100)
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(parts.loss)

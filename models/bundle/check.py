@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from models.bundle.golden import TOLERANCE, golden_input, read_golden
 from models.bundle.monai_config import missing_keys
 from models.phantom import phantom_windows
+from models.record import TrainingRecord
 from models.spec import Bundle, BundleError
+from models.statistics.collapse import Collapse, measure_collapse
 
 if TYPE_CHECKING:
     from models.runtime import Encoder
@@ -165,7 +167,10 @@ def check_decoder(bundle: Bundle, onnx: bytes) -> Verdict:
 
 
 def check_active(bundle: Bundle) -> Verdict:
-    """Are at least half of the units active as `models.statistics.units` defines it?"""
+    """Are at least half of the units active as `models.statistics.units` defines it?
+
+    Training's own figures tell it only where they are of enough windows and patients; see `models.statistics.collapse`.
+    """
     figures = bundle.training.figures
     for source, counted in (
         ("certificate", _active_of(_certified(bundle))),
@@ -174,10 +179,29 @@ def check_active(bundle: Bundle) -> Verdict:
         if counted is not None:
             active, units = counted
             detail = f"{active} of {units} units are active, says its {source}"
-            if 2 * active < units:
+            measured = _collapse(bundle.training) if source == "training" else None
+            if measured is not None and measured.collapsed is None:
+                few = f"{measured.windows} windows of {measured.patients} test patients"
+                return Verdict(ACTIVE_UNITS, None, f"{detail}, but {few} are too few to tell a collapse")
+            if 2 * active < units and (measured is None or measured.collapsed):
                 return Verdict(ACTIVE_UNITS, False, f"{detail}; expected half of them: the posterior has collapsed")
             return Verdict(ACTIVE_UNITS, True, detail)
     return Verdict(ACTIVE_UNITS, None, "not measured: neither training figures nor a certificate say how many")
+
+
+def _collapse(training: TrainingRecord) -> Collapse | None:
+    """What training measured of it on the test patients; None where the record does not say enough."""
+    figures, free_bits = training.figures, training.settings.get("free_bits_nats")
+    if figures is None or len(figures.mu_variance) != len(figures.kl) or not isinstance(free_bits, (int, float)):
+        return None
+    patients = {case.patient for case in training.data if case.split == "test" and case.windows}
+    return measure_collapse(
+        figures.kl,
+        figures.mu_variance,
+        windows=figures.windows,
+        patients=len(patients),
+        free_bits_nats=free_bits,
+    )
 
 
 def read_certificate(bundle: Bundle) -> dict[str, Any] | None:

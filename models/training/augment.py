@@ -65,7 +65,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class Augmentation:
     """What is drawn for one window: the place (0 to 1 of the room on each axis), the gain, its views, and z's draw.
 
     `frame` is None where the window stays as it is.
@@ -79,7 +79,7 @@ class Draw:
     epsilon: NDArray[np.float32]
 
 
-def draw(settings: TrainingSettings, size: Size, latents: int, windows: int, number: int) -> Draw:
+def draw_augmentation(settings: TrainingSettings, size: Size, latents: int, windows: int, number: int) -> Augmentation:
     """All that is drawn for the window that a training takes as its `number`-th, of `windows` in all."""
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, _WINDOW, number)))
     index = int(_order(settings.seed, windows, number // windows)[number % windows])
@@ -87,17 +87,21 @@ def draw(settings: TrainingSettings, size: Size, latents: int, windows: int, num
     gain = 1 + settings.gain * float(rng.uniform(-1, 1))
     views = tuple(_view(settings, size, rng, second) for second in ((False, True) if settings.invariance else (False,)))
     epsilon = rng.standard_normal(latents, np.float32)
-    return Draw(index, place, gain, _frame(settings, rng), views, epsilon)
+    return Augmentation(index, place, gain, _frame(settings, rng), views, epsilon)
 
 
-def halo(settings: TrainingSettings) -> Size:
+def margin_voxels(settings: TrainingSettings) -> Size:
     """Voxels (z, y, x) around the network's window that what is drawn may reach."""
     plane = math.ceil(settings.shift) + math.ceil(3 * max(settings.blur, _SHARPEN_SD if settings.sharpen else 0))
     return plane + (math.ceil(settings.thickness / 2) if settings.thickness > 1 else 0), plane, plane
 
 
-def cut(
-    scans: Sequence[WindowArray], places: Sequence[tuple[int, int]], draws: Sequence[Draw], size: Size, around: Size
+def cut_windows(
+    scans: Sequence[WindowArray],
+    places: Sequence[tuple[int, int]],
+    draws: Sequence[Augmentation],
+    size: Size,
+    around: Size,
 ) -> Tensor:
     """(n, d, h, w) float16 or float32: of each drawn window, its part at the drawn place and what is around that.
 
@@ -108,7 +112,7 @@ def cut(
         places: of the window with an index: its scan, and its number there.
         draws: of each.
         size: the network's window.
-        around: of `halo`, on both sides of it.
+        around: of `margin_voxels`, on both sides of it.
     """
     depth, height, width = (length + 2 * edge for length, edge in zip(size, around, strict=True))
     cut_out = np.empty((len(draws), depth, height, width), scans[0].dtype)
@@ -124,16 +128,18 @@ def cut(
     return torch.from_numpy(cut_out)
 
 
-def make_views(cut_out: Tensor, draws: Sequence[Draw], size: Size, settings: TrainingSettings) -> tuple[Tensor, Tensor]:
+def make_views(
+    cut_out: Tensor, draws: Sequence[Augmentation], size: Size, settings: TrainingSettings
+) -> tuple[Tensor, Tensor]:
     """(seen, target): what the encoder sees, (views · n, 1, d, h, w), all first views first; what is to come out.
 
     Args:
-        cut_out: from `cut`, on the device where the network is.
+        cut_out: from `cut_windows`, on the device where the network is.
         draws: the same as there.
         size: the network's window.
         settings: what is drawn.
     """
-    around = halo(settings)
+    around = margin_voxels(settings)
     gains = cut_out.new_tensor([drawn.gain for drawn in draws], dtype=torch.float32)
     wide = (cut_out.float() * gains[:, None, None, None]).clamp_(0, 1)
     for row, drawn in zip(wide, draws, strict=True):
@@ -233,7 +239,7 @@ def _view(settings: TrainingSettings, size: Size, rng: np.random.Generator, seco
 def _seen(views: Sequence[View], wide: Tensor, target: Tensor, settings: TrainingSettings) -> Tensor:
     """(n, d, h, w): one view of each window, from it and its surroundings."""
     seen = target.clone()
-    if any(halo(settings)):
+    if any(margin_voxels(settings)):
         seen = _resampled(views, wide, target.shape[1:], settings)
     if settings.noise:
         generator, spread = torch.Generator(wide.device), torch.empty_like(seen[0])
@@ -259,7 +265,7 @@ def _within(held: tuple[int, int], kept: Sequence[int], length: int) -> tuple[in
 def _resampled(views: Sequence[View], wide: Tensor, size: Sequence[int], settings: TrainingSettings) -> Tensor:
     drawn = wide.new_tensor([(*view.shift, view.blur, view.sharpen, view.thickness) for view in views])
     (*shifts, blur, sharpen, thickness), none = drawn.unbind(1), torch.zeros(len(views), device=wide.device)
-    around = halo(settings)
+    around = margin_voxels(settings)
     z, y, x = (
         axis_operator(edge + shift, length, have, blur, sharpen, thickness if axis == 0 else none)
         for axis, (edge, shift, length, have) in enumerate(zip(around, shifts, size, wide.shape[1:], strict=True))

@@ -24,7 +24,7 @@ from models.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class LossInputs:
     """What the loss needs of the windows of a batch, a row each: (n, columns).
 
     Attributes:
@@ -50,9 +50,9 @@ class Rows:
         return torch.cat(parts, dim=1), [part.shape[1] for part in parts]
 
     @staticmethod
-    def unpacked(packed: Tensor, widths: list[int]) -> Rows:
+    def unpacked(packed: Tensor, widths: list[int]) -> LossInputs:
         """Undoes `packed`."""
-        return Rows(*torch.split(packed, widths, dim=1))
+        return LossInputs(*torch.split(packed, widths, dim=1))
 
 
 class Parts(NamedTuple):
@@ -68,7 +68,7 @@ class Parts(NamedTuple):
     kl_by_dimension: Tensor
 
 
-class Pass(nn.Module):
+class VaeForward(nn.Module):
     """Encoder, draw and decoder in one forward, which is what many processes need to share its gradients."""
 
     def __init__(self, vae: Vae, *, describe: bool = True) -> None:
@@ -91,8 +91,10 @@ def decoded(vae: Vae, z: Tensor) -> tuple[Tensor, ...]:
     return (vae.decode(z), vae.describe(z)) if isinstance(vae, PooledVae) else (vae.decode(z),)
 
 
-def make_rows(passed: tuple[Tensor, ...], target: Tensor, settings: TrainingSettings, vae: Vae | None = None) -> Rows:
-    """From what `Pass` gave, the targets (n, 1, d, h, w), and the network, where it says how to describe them."""
+def make_loss_inputs(
+    passed: tuple[Tensor, ...], target: Tensor, settings: TrainingSettings, vae: Vae | None = None
+) -> LossInputs:
+    """From what `VaeForward` gave, the targets (n, 1, d, h, w), and the network, where it says how to describe them."""
     mu, logvar, z, reconstruction, *described = (tensor.float() for tensor in passed)
     n = len(target)
     error = voxel_error(reconstruction, target, settings.likelihood)
@@ -108,10 +110,10 @@ def make_rows(passed: tuple[Tensor, ...], target: Tensor, settings: TrainingSett
         statistics = statistics_error(reconstruction, target, settings.feature_block, settings.feature_bins)
     mu, logvar, z = mu.flatten(1), logvar.flatten(1), z.flatten(1)
     others = (mu[n:], logvar[n:]) if len(mu) > n else (mu.new_zeros(n, 0), mu.new_zeros(n, 0))
-    return Rows(error[:, None], squared.detach()[:, None], statistics, mu[:n], logvar[:n], z, *others)
+    return LossInputs(error[:, None], squared.detach()[:, None], statistics, mu[:n], logvar[:n], z, *others)
 
 
-def objective(rows: Rows, settings: TrainingSettings, *, voxels: int, kl_weight: float, dataset: int) -> Parts:
+def objective(rows: LossInputs, settings: TrainingSettings, *, voxels: int, kl_weight: float, dataset: int) -> Parts:
     """The loss, a voxel: (voxels' likelihood + KL + penalty) / voxels + invariance · pairs + features.
 
     Args:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.statistics.collapse import measure_collapse
 from models.training.losses import active_units
 
 logger = logging.getLogger(__name__)
@@ -54,12 +55,23 @@ class Progress:
     kl_by_dimension: tuple[float, ...] = ()
 
 
-class Watch:
+class StepLog:
     """Means since the last report, and an eye on collapse."""
 
-    def __init__(self, report: Callable[[Progress], None], every_s: float) -> None:
+    def __init__(
+        self, report: Callable[[Progress], None], every_s: float, *, patients: int = 0, free_bits_nats: float = 0.0
+    ) -> None:
+        """Begin.
+
+        Args:
+            report: called with each report.
+            every_s: how often.
+            patients: how many the windows are of; of too few, a collapse is not warned of.
+            free_bits_nats: of the training's settings.
+        """
         self.history: list[Progress] = []
         self._report, self._every_s, self._warned = report, every_s, False
+        self._patients, self._free_bits_nats = patients, free_bits_nats
         self._last_s = 0.0
         self._parts: list[Tensor] = []
         self._unchecked: list[tuple[Tensor, Mapping[str, Tensor]]] = []
@@ -133,7 +145,17 @@ class Watch:
         self.history.append(now)
         self._parts.clear()
         self._last_s = elapsed_s
-        if fraction > 0.2 and 2 * now.active < now.latents and not self._warned:
-            self._warned = True
-            logger.warning("posterior collapse: %d of %d units active after step %d", now.active, now.latents, step)
+        if fraction > 0.2 and not self._warned:
+            self._warn_of_collapse(by_dimension, step)
         self._report(now)
+
+    def _warn_of_collapse(self, kl: list[float], step: int) -> None:
+        mu = torch.cat(tuple(self._mus))
+        variance = torch.var(mu, dim=0, correction=0).tolist()
+        found = measure_collapse(
+            kl, variance, windows=len(mu), patients=self._patients, free_bits_nats=self._free_bits_nats
+        )
+        if found.collapsed:
+            self._warned = True
+            text = "posterior collapse: %d of %d dimensions are unused after step %d (low KL, low variance of mu)"
+            logger.warning(text, found.unused, found.units, step)

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from models.networks.registry import build_vae
 from models.networks.vae import Vae
-from models.training.augment import Draw, cut, draw, halo, make_views
-from models.training.checkpoint import digest_of, save_checkpoint
+from models.training.augment import Augmentation, cut_windows, draw_augmentation, make_views, margin_voxels
+from models.training.checkpoint import CheckpointError, digest_of, save_checkpoint
 from models.training.losses import kl_warmup
-from models.training.objective import Parts, Pass, Rows, decoded, make_rows, objective
-from models.training.progress import Watch
+from models.training.objective import LossInputs, Parts, VaeForward, decoded, make_loss_inputs, objective
+from models.training.progress import StepLog
 from models.training.settings import TrainingSettings
-from models.training.state import state_of
+from models.training.state import TrainingIdentity, TrainingState
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -52,19 +52,19 @@ class TrainingRun:
         settings: TrainingSettings,
         calibration: Sequence[WindowArray],
         start: Vae | None,
-        watch: Watch,
+        log: StepLog,
     ) -> None:
-        self.fabric, self.settings, self.scans, self.watch = fabric, settings, scans, watch
+        self.fabric, self.settings, self.scans, self.log = fabric, settings, scans, log
         vae = build_vae(settings.architecture, settings.parameters) if start is None else copy.deepcopy(start)
         self.size = vae.window_voxels
         _check_sizes(scans, calibration, self.size)
         with torch.no_grad():
             self.latents = vae.eval().encode(torch.zeros(1, 1, *self.size))[0].numel()
-        self.identity = {
-            "settings": json.loads(json.dumps(asdict(settings))),
-            "data": digest_of(scans, start.state_dict() if start is not None else None),
-            "torch": torch.__version__,
-        }
+        self.identity = TrainingIdentity(
+            settings=json.loads(json.dumps(asdict(settings))),
+            data=digest_of(scans, start.state_dict() if start is not None else None),
+            torch=torch.__version__,
+        )
         self.places = [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
         self.checked = _evenly(calibration, _CALIBRATION_WINDOWS)
         if fabric.device.type == "cuda":
@@ -72,7 +72,7 @@ class TrainingRun:
             vae = vae.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.vae = vae.train()
         optimiser = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
-        self.network, self.optimiser = fabric.setup(Pass(vae, describe=settings.feature_weight > 0), optimiser)
+        self.network, self.optimiser = fabric.setup(VaeForward(vae, describe=settings.feature_weight > 0), optimiser)
         self.measured = copy.deepcopy(vae).requires_grad_(False) if settings.ema else vae
         self.step, self.elapsed_s, self.fraction = 0, 0.0, 0.0
         self.ended: Literal["finished", "early"] = "finished"
@@ -80,7 +80,7 @@ class TrainingRun:
         self.best: dict[str, Tensor] = {}
         self.best_loss, self.worse = math.inf, 0
 
-    def batches(self) -> Generator[tuple[list[Draw], Tensor]]:
+    def batches(self) -> Generator[tuple[list[Augmentation], Tensor]]:
         """This process's part of each batch from here on; the next is read while the network works on one."""
         batch, share = self.settings.batch, self.settings.batch // self.fabric.world_size
         first = self.step * self.settings.accumulate * batch + self.fabric.global_rank * share
@@ -91,7 +91,7 @@ class TrainingRun:
                 ready, ahead = ahead, reader.submit(self._read, first, share)
                 yield ready.result()
 
-    def advance(self, batches: Iterator[tuple[list[Draw], Tensor]]) -> None:
+    def advance(self, batches: Iterator[tuple[list[Augmentation], Tensor]]) -> None:
         """One step of the optimiser."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.fraction, self.settings.learning_rate)
@@ -106,9 +106,9 @@ class TrainingRun:
             summed = summed + flat / passes
         self.step += 1
         gradients = {name: weight.grad for name, weight in self.vae.named_parameters() if weight.grad is not None}
-        self.watch.add(summed, rows.mu.detach(), gradients)
+        self.log.add(summed, rows.mu.detach(), gradients)
         if self.fabric.device.type == "cpu":
-            self.watch.check()
+            self.log.check()
         self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0, error_if_nonfinite=False)
         self.optimiser.step()
         if self.measured is not self.vae:
@@ -120,15 +120,15 @@ class TrainingRun:
         All processes take the longest of their times, and stop together.
         """
         if self.fabric.world_size > 1:
-            told = torch.tensor([elapsed_s, float(interrupted)], dtype=torch.float64, device=self.fabric.device)
-            elapsed_s, stop = over_all(self.fabric, told, "max").tolist()
+            mine = torch.tensor([elapsed_s, float(interrupted)], dtype=torch.float64, device=self.fabric.device)
+            elapsed_s, stop = over_all(self.fabric, mine, "max").tolist()
             interrupted = stop > 0
         before, self.elapsed_s = self.fraction, elapsed_s
         minutes, steps = self.settings.minutes, self.settings.steps
         self.fraction = min(1.0, self.step / steps if steps else elapsed_s / (60 * (minutes or 0)))
         if self.checked is not None and math.floor(before * _CHECKS) < math.floor(self.fraction * _CHECKS):
             self._calibrate()
-        self.watch.tick(
+        self.log.tick(
             self.step,
             self.fraction,
             elapsed_s,
@@ -152,31 +152,79 @@ class TrainingRun:
         Raises:
             FloatingPointError: a loss, a gradient or a weight is not finite.
         """
-        self.watch.check()
+        self.log.check()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.vae.state_dict().values()):
             raise FloatingPointError("training diverged: a weight is not finite; lower the learning rate")
         if self.fabric.global_rank == 0:
-            save_checkpoint(path, *state_of(self))
+            state = self.state()
+            save_checkpoint(path, state.tensors, state.plain())
 
-    def _read(self, first: int, share: int) -> tuple[list[Draw], Tensor]:
+    def state(self) -> TrainingState:
+        """Where it stands."""
+        tensors = {f"vae/{name}": tensor for name, tensor in self.vae.state_dict().items()}
+        if self.measured is not self.vae:
+            tensors |= {f"average/{name}": tensor for name, tensor in self.measured.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for number, moments in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
+        return TrainingState(
+            identity=self.identity,
+            tensors=tensors,
+            step=self.step,
+            elapsed_s=self.elapsed_s,
+            fraction=self.fraction,
+            ended=self.ended,
+            calibrated=self.calibrated,
+            best_loss=self.best_loss if self.best else None,
+            worse=self.worse,
+            history=tuple(self.log.history),
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from there.
+
+        Raises:
+            CheckpointError: its tensors are not this network's.
+        """
+        moments: dict[int, dict[str, Tensor]] = {}
+        try:
+            self.vae.load_state_dict(state.under("vae/"))
+            if self.measured is not self.vae:
+                self.measured.load_state_dict(state.under("average/"))
+            for key, tensor in state.under("optimiser/").items():
+                number, name = key.split("/")
+                moments.setdefault(int(number), {})[name] = tensor
+            groups = self.optimiser.state_dict()["param_groups"]
+            self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError("the checkpoint does not fit this network; remove it to train anew") from error
+        self.best = state.under("best/")
+        self.best_loss = math.inf if state.best_loss is None else state.best_loss
+        self.step, self.worse, self.ended = state.step, state.worse, state.ended
+        self.elapsed_s, self.fraction, self.calibrated = state.elapsed_s, state.fraction, state.calibrated
+        self.log.resume(list(state.history))
+
+    def _read(self, first: int, share: int) -> tuple[list[Augmentation], Tensor]:
         numbers = range(first, first + share)
-        draws = [draw(self.settings, self.size, self.latents, len(self.places), number) for number in numbers]
-        return draws, cut(self.scans, self.places, draws, self.size, halo(self.settings))
+        draws = [
+            draw_augmentation(self.settings, self.size, self.latents, len(self.places), number) for number in numbers
+        ]
+        return draws, cut_windows(self.scans, self.places, draws, self.size, margin_voxels(self.settings))
 
-    def _pass(self, draws: list[Draw], cut_out: Tensor) -> tuple[Rows, Parts]:
+    def _pass(self, draws: list[Augmentation], cut_out: Tensor) -> tuple[LossInputs, Parts]:
         device = self.fabric.device
         if device.type == "cuda":
             cut_out = cut_out.pin_memory()
         seen, target = make_views(cut_out.to(device, non_blocking=True), draws, self.size, self.settings)
         epsilon = torch.from_numpy(np.stack([drawn.epsilon for drawn in draws])).to(device, non_blocking=True)
-        rows = self._gathered(make_rows(self.network(seen, epsilon), target, self.settings, self.vae))
+        rows = self._gathered(make_loss_inputs(self.network(seen, epsilon), target, self.settings, self.vae))
         return rows, self._objective(rows, self.settings, self._kl_weight())
 
-    def _objective(self, rows: Rows, settings: TrainingSettings, kl_weight: float) -> Parts:
+    def _objective(self, rows: LossInputs, settings: TrainingSettings, kl_weight: float) -> Parts:
         voxels, dataset = math.prod(self.size), len(self.places)
         return objective(rows, settings, voxels=voxels, kl_weight=kl_weight, dataset=dataset)
 
-    def _gathered(self, rows: Rows) -> Rows:
+    def _gathered(self, rows: LossInputs) -> LossInputs:
         """The rows of all processes.
 
         Each process then has the same loss, and a gradient that is `world_size` times its own part of it, of which
@@ -187,7 +235,7 @@ class TrainingRun:
         packed, widths = rows.packed()
         gathered = self.fabric.all_gather(packed, sync_grads=True)
         assert isinstance(gathered, Tensor)
-        return Rows.unpacked(gathered.flatten(0, 1), widths)
+        return LossInputs.unpacked(gathered.flatten(0, 1), widths)
 
     def _kl_weight(self) -> float:
         return kl_warmup(self.fraction, self.settings.kl_warmup, self.settings.beta)
@@ -211,9 +259,9 @@ class TrainingRun:
             with self.fabric.autocast():
                 mu, logvar = self.measured.encode(target)
                 passed = mu, logvar, mu, *decoded(self.measured, mu)
-            rows.append(make_rows(passed, target, plain, self.measured).packed())
+            rows.append(make_loss_inputs(passed, target, plain, self.measured).packed())
         self.vae.train()
-        whole = Rows.unpacked(torch.cat([packed for packed, _ in rows]), rows[0][1])
+        whole = LossInputs.unpacked(torch.cat([packed for packed, _ in rows]), rows[0][1])
         loss = self._objective(whole, plain, self.settings.beta).loss.item()
         self.calibrated = float(self.fabric.broadcast(loss)) if self.fabric.world_size > 1 else loss
         if not self.settings.patience or self.fraction < self.settings.kl_warmup:

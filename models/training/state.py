@@ -1,87 +1,110 @@
-"""What a checkpoint holds of a training, and how a training goes on from it."""
+"""Where a training stands, as a checkpoint holds it: with it a training goes on as if it had not stopped."""
 
 from __future__ import annotations
 
 import logging
-import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from torch import Tensor
 
 from models.training.checkpoint import CheckpointError
 from models.training.progress import Progress
 
-if TYPE_CHECKING:
-    from models.training.run import TrainingRun
-
 logger = logging.getLogger(__name__)
 
 _FREE_TO_DIFFER = ("threads", "devices", "nodes", "accelerator")
 
 
-def state_of(run: TrainingRun) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, all else): with them a training goes on as if it had not stopped. What is drawn has no state."""
-    tensors = {f"vae/{name}": tensor for name, tensor in run.vae.state_dict().items()}
-    if run.measured is not run.vae:
-        tensors |= {f"average/{name}": tensor for name, tensor in run.measured.state_dict().items()}
-    tensors |= {f"best/{name}": tensor for name, tensor in run.best.items()}
-    for number, moments in run.optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
-    return tensors, {
-        **run.identity,
-        "step": run.step,
-        "elapsed_s": run.elapsed_s,
-        "fraction": run.fraction,
-        "ended": run.ended,
-        "calibrated": run.calibrated,
-        "best_loss": run.best_loss if run.best else None,
-        "worse": run.worse,
-        "history": [asdict(progress) for progress in run.watch.history],
-    }
+@dataclass(frozen=True, slots=True)
+class TrainingIdentity:
+    """What a training is made from; a checkpoint belongs to one.
+
+    Attributes:
+        settings: all of `TrainingSettings`, plain JSON values.
+        data: `models.training.checkpoint.digest_of`.
+        torch: its version.
+    """
+
+    settings: Mapping[str, Any]
+    data: str
+    torch: str
 
 
-def restore(run: TrainingRun, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Go on from a checkpoint.
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """All that a step changes. What is drawn at random has no state.
+
+    Attributes:
+        identity: whose state it is.
+        tensors: `vae/…`, `average/…`, `best/…` by parameter, `optimiser/<number>/<moment>`.
+        step: of the optimiser.
+        elapsed_s: of training.
+        fraction: of it that is done.
+        ended: whether the calibration windows ended it.
+        calibrated: the loss on the calibration windows at the last check.
+        best_loss: the least of them; None before the first.
+        worse: checks since then.
+        history: what was reported.
+    """
+
+    identity: TrainingIdentity
+    tensors: Mapping[str, Tensor]
+    step: int
+    elapsed_s: float
+    fraction: float
+    ended: Literal["finished", "early"]
+    calibrated: float | None
+    best_loss: float | None
+    worse: int
+    history: tuple[Progress, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """All but the tensors, as JSON values."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("identity", "tensors")}
+        return {**asdict(self.identity), **values, "history": [asdict(progress) for progress in self.history]}
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin so, without that beginning."""
+        found = self.tensors.items()
+        return {name.removeprefix(prefix): tensor for name, tensor in found if name.startswith(prefix)}
+
+
+def read_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any], identity: TrainingIdentity) -> TrainingState:
+    """The state that a checkpoint holds of this training.
 
     Raises:
-        CheckpointError: it is of another training.
+        CheckpointError: it is of another training, or incomplete.
     """
-    _check_identity(run, state)
+    _check_identity(plain, identity)
     try:
-        run.vae.load_state_dict(_under("vae/", tensors))
-        if run.measured is not run.vae:
-            run.measured.load_state_dict(_under("average/", tensors))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _under("optimiser/", tensors).items():
-            number, name = key.split("/")
-            moments.setdefault(int(number), {})[name] = tensor
-        groups = run.optimiser.state_dict()["param_groups"]
-        run.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-        run.best = _under("best/", tensors)
-        run.best_loss = math.inf if state["best_loss"] is None else float(state["best_loss"])
-        run.step, run.worse, run.ended = int(state["step"]), int(state["worse"]), state["ended"]
-        run.elapsed_s, run.fraction = float(state["elapsed_s"]), float(state["fraction"])
-        run.calibrated = state["calibrated"]
-        rows = [row | {"kl_by_dimension": tuple(row["kl_by_dimension"])} for row in state["history"]]
-        run.watch.resume([Progress(**row) for row in rows])
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError("the checkpoint does not fit this network; remove it to train anew") from error
+        rows = [row | {"kl_by_dimension": tuple(row["kl_by_dimension"])} for row in plain["history"]]
+        return TrainingState(
+            identity=identity,
+            tensors=tensors,
+            step=int(plain["step"]),
+            elapsed_s=float(plain["elapsed_s"]),
+            fraction=float(plain["fraction"]),
+            ended=plain["ended"],
+            calibrated=plain["calibrated"],
+            best_loss=None if plain["best_loss"] is None else float(plain["best_loss"]),
+            worse=int(plain["worse"]),
+            history=tuple(Progress(**row) for row in rows),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError("the checkpoint is incomplete; remove it to train anew") from error
 
 
-def _check_identity(run: TrainingRun, state: dict[str, Any]) -> None:
-    given, mine = state.get("settings"), run.identity["settings"]
+def _check_identity(plain: Mapping[str, Any], identity: TrainingIdentity) -> None:
+    given, mine = plain.get("settings"), identity.settings
     if not isinstance(given, dict) or given.keys() != mine.keys():
         raise CheckpointError("the checkpoint has settings of another version; remove it to train anew")
     differing = [name for name in mine if given[name] != mine[name]]
     changed = [name for name in differing if name not in _FREE_TO_DIFFER]
     if changed:
         raise CheckpointError(f"the checkpoint has other settings: {', '.join(changed)}; give those or remove it")
-    if state.get("data") != run.identity["data"]:
+    if plain.get("data") != identity.data:
         raise CheckpointError("the checkpoint is of other windows or another start; give those or remove it")
-    if differing or state.get("torch") != run.identity["torch"]:
+    if differing or plain.get("torch") != identity.torch:
         logger.warning("going on from a checkpoint of another machine or torch: the same, but not to the last bit")
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

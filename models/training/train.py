@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from models.networks.vae import Vae
 from models.training.checkpoint import CheckpointError, load_checkpoint
 from models.training.evaluate import evaluate, threads_and_seed
-from models.training.progress import Progress, Watch
+from models.training.progress import Progress, StepLog
 from models.training.run import TrainingRun, learning_rate, over_all
 from models.training.settings import TrainingSettings
-from models.training.state import restore
+from models.training.state import read_state
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -76,10 +76,11 @@ def train(
     report_every_s: float = 5.0,
     calibration: Sequence[WindowArray] = (),
     start: Vae | None = None,
+    patients: int | None = None,
     pictures: Callable[[Vae, int], None] = lambda vae, step: None,
     pictures_every_s: float = 300.0,
     checkpoint: Path | None = None,
-    checkpoint_every_s: float = 300.0,
+    checkpoint_every_s: float = 30.0,
 ) -> Trained:
     """Train a network from its seed.
 
@@ -95,12 +96,13 @@ def train(
         calibration: windows of the network's own size, (n, d, h, w) each, that training does not see: measured 50
             times in a training, 128 of them at most, for the early stop and in `Progress.calibration`.
         start: a network to go on from (fine-tuning), which is not changed; else one is made from the seed.
+        patients: how many the scans are of; by default each of its own.
         pictures: called every so often and at the end, in the process of rank 0, with a copy of the network as it
             would be returned, and the step; for plots of reconstructions and latents.
         pictures_every_s: how often.
         checkpoint: a file; where it exists, training goes on from it exactly. Written every so often, at SIGTERM, at
             Ctrl-C and at the end; the caller removes it when its bundle is written.
-        checkpoint_every_s: how often.
+        checkpoint_every_s: how often; more seldom where writing one takes more than a twentieth of that.
 
     Raises:
         FloatingPointError: the loss or a gradient is not finite.
@@ -114,19 +116,27 @@ def train(
     fabric = _fabric(settings)
     first = fabric.global_rank == 0
     with threads_and_seed(settings.threads, settings.seed), _stop_signals() as stopped:
-        watch = Watch(report if first else lambda _: None, report_every_s)
-        run = TrainingRun(fabric, scans, settings, calibration, start, watch)
+        log = StepLog(
+            report if first else lambda _: None,
+            report_every_s,
+            patients=len(scans) if patients is None else patients,
+            free_bits_nats=settings.free_bits_nats,
+        )
+        run = TrainingRun(fabric, scans, settings, calibration, start, log)
         if checkpoint is not None:
             _resume(run, checkpoint)
         began = time.monotonic() - run.elapsed_s
         saved_s = drawn_s = run.elapsed_s
+        saving_s = 0.0
         with closing(run.batches()) as batches:
             while run.fraction < 1 and run.ended != "early":
                 run.advance(batches)
                 stop = run.tick(time.monotonic() - began, stopped())
-                if checkpoint is not None and (stop or run.elapsed_s - saved_s > checkpoint_every_s):
+                due = run.elapsed_s - saved_s > max(checkpoint_every_s, 20 * saving_s)
+                if checkpoint is not None and (stop or due):
+                    began_saving = time.monotonic()
                     run.save(checkpoint)
-                    saved_s = run.elapsed_s
+                    saved_s, saving_s = run.elapsed_s, time.monotonic() - began_saving
                 if stop:
                     then = "start again with its checkpoint to go on" if checkpoint else "it kept no checkpoint"
                     raise TrainingInterrupted(f"training was interrupted after step {run.step}; {then}")
@@ -137,7 +147,7 @@ def train(
             run.save(checkpoint)
         if first:
             pictures(run.result(), run.step)
-        return Trained(run.result(), run.step, run.elapsed_s, tuple(watch.history), run.ended, fabric.global_rank)
+        return Trained(run.result(), run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
 
 
 def keep_freed_memory() -> None:
@@ -187,7 +197,7 @@ def _resume(run: TrainingRun, checkpoint: Path) -> None:
         if over_all(run.fabric, seen, "mean").item() not in (0.0, 1.0):
             raise CheckpointError("not every process sees the checkpoint; put it where all machines do")
     if there:
-        restore(run, *load_checkpoint(checkpoint))
+        run.restore(read_state(*load_checkpoint(checkpoint), run.identity))
 
 
 @contextmanager

@@ -132,6 +132,16 @@ def test_fewer_than_half_of_the_units_active_is_a_collapse(made, active, good):
     assert f"{active} of 4 units are active, says its training" in verdict.detail
 
 
+@pytest.mark.parametrize(
+    ("kl", "patients", "good"), [(0.0, 5, False), (6.0, 5, True), (0.0, 1, None)], ids=["collapsed", "high KL", "few"]
+)
+def test_training_figures_tell_a_collapse_by_kl_and_by_enough_patients(made, kl, patients, good):
+    figures = {"active": 0, "kl": [kl] * 4, "mu_variance": [0.001] * 4, "windows": 40}
+    cases = [{"split": "test", "patient": str(number), "windows": 8} for number in range(patients)]
+    training = {"figures": figures, "settings": {"free_bits_nats": 0.05}, "data": cases}
+    assert check_active(replace(made, training=training)).good is good
+
+
 def test_a_certificate_is_believed_before_the_training(bundle):
     trained = replace(bundle, training=measured(4, 4))
     amend_bundle(bundle.path, {"docs/certificate.json": b'{"active_units": 1, "kl_by_dimension": [1, 0, 0, 0]}'})

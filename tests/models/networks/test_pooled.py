@@ -12,7 +12,7 @@ from models.networks.ct_vae import LEVELS as LEVELS_OF_CT_VAE
 from models.networks.layers import Fold, PatchStatistics, mean_and_spread
 from models.networks.pooled import PooledVae, composed
 from models.networks.registry import build_vae
-from models.training.augment import draw, make_views
+from models.training.augment import draw_augmentation, make_views
 from models.training.losses import pair_ratio
 from models.training.settings import TrainingSettings
 from tests.support.checkout import ROOT
@@ -98,7 +98,7 @@ def test_a_smaller_mu_does_not_please_the_pair_ratio():
 
 
 def framed(settings: TrainingSettings, number: int, window: torch.Tensor) -> np.ndarray:
-    drawn = draw(settings, (4, 32, 32), 4, 1, number)
+    drawn = draw_augmentation(settings, (4, 32, 32), 4, 1, number)
     return make_views(window, [drawn], (4, 32, 32), settings)[1][0, 0].numpy()
 
 

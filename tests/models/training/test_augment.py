@@ -10,7 +10,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.training.augment import Draw, axis_operator, cut, draw, halo, make_views
+from models.training.augment import (
+    Augmentation,
+    axis_operator,
+    cut_windows,
+    draw_augmentation,
+    make_views,
+    margin_voxels,
+)
 from models.training.settings import TrainingSettings
 
 with warnings.catch_warnings():  # holoscan, which MONAI finds and imports, has something to say on the stack's size
@@ -29,13 +36,13 @@ def scan(n: int = 3, size=(20, 30, 34), seed: int = 0) -> np.ndarray:
     return (0.3 + (smooth - 0.5)).astype(np.float32)
 
 
-def views(scans, settings: TrainingSettings, draws: list[Draw]):
+def views(scans, settings: TrainingSettings, draws: list[Augmentation]):
     places = [(s, w) for s, windows in enumerate(scans) for w in range(len(windows))]
-    return make_views(cut(scans, places, draws, SIZE, halo(settings)), draws, SIZE, settings)
+    return make_views(cut_windows(scans, places, draws, SIZE, margin_voxels(settings)), draws, SIZE, settings)
 
 
-def draws_of(settings: TrainingSettings, numbers, windows: int = 3) -> list[Draw]:
-    return [draw(settings, SIZE, 4, windows, number) for number in numbers]
+def draws_of(settings: TrainingSettings, numbers, windows: int = 3) -> list[Augmentation]:
+    return [draw_augmentation(settings, SIZE, 4, windows, number) for number in numbers]
 
 
 def operator(have: int, **changes: float) -> torch.Tensor:
@@ -47,16 +54,16 @@ def operator(have: int, **changes: float) -> torch.Tensor:
 
 def test_what_is_drawn_depends_on_the_seed_and_the_windows_number_alone():
     draws_of(ALL, range(9))
-    again, other = draw(ALL, SIZE, 4, 3, 5), draw(replace(ALL, seed=1), SIZE, 4, 3, 5)
+    again, other = draw_augmentation(ALL, SIZE, 4, 3, 5), draw_augmentation(replace(ALL, seed=1), SIZE, 4, 3, 5)
     first = draws_of(ALL, [5])[0]
     assert first.views == again.views and first.place == again.place
     np.testing.assert_array_equal(first.epsilon, again.epsilon)
     assert first.views != other.views
-    assert first.views != draw(ALL, SIZE, 4, 3, 6).views
+    assert first.views != draw_augmentation(ALL, SIZE, 4, 3, 6).views
 
 
 def test_each_window_is_taken_once_an_epoch_in_another_order_each_time():
-    indices = [draw(PLAIN, SIZE, 1, 10, number).index for number in range(30)]
+    indices = [draw_augmentation(PLAIN, SIZE, 1, 10, number).index for number in range(30)]
     epochs = [indices[start : start + 10] for start in (0, 10, 20)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
@@ -115,7 +122,7 @@ def test_sharpening_takes_away_the_smoothed():
 def test_noise_has_the_drawn_deviation_and_is_not_in_the_target():
     settings = replace(PLAIN, noise=0.05)
     windows = np.full((2, 40, 40, 40), 0.5, np.float32)
-    drawn = draw(settings, (40, 40, 40), 4, 2, 3)
+    drawn = draw_augmentation(settings, (40, 40, 40), 4, 2, 3)
     seen, target = make_views(torch.from_numpy(windows[:1]), [drawn], (40, 40, 40), settings)
     assert float((seen - target).std()) == pytest.approx(drawn.views[0].noise, rel=0.02)
     assert (target == 0.5).all()

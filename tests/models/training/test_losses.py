@@ -21,7 +21,7 @@ from models.training.losses import (
     penalty,
     total_correlation,
 )
-from models.training.objective import Rows, make_rows, objective
+from models.training.objective import LossInputs, make_loss_inputs, objective
 from models.training.settings import TrainingSettings
 
 BINS = (0.0, 0.2, 0.5, 1.0)
@@ -199,9 +199,9 @@ SETTINGS = TrainingSettings(
 )
 
 
-def rows_of(n: int = 4, settings: TrainingSettings = SETTINGS) -> Rows:
+def rows_of(n: int = 4, settings: TrainingSettings = SETTINGS) -> LossInputs:
     mu, logvar = drawn(2 * n, 3), drawn(2 * n, 3, seed=1)
-    return make_rows((mu, logvar, drawn(n, 3, seed=2), windows(n, 3)), windows(n, 4), settings)
+    return make_loss_inputs((mu, logvar, drawn(n, 3, seed=2), windows(n, 3)), windows(n, 4), settings)
 
 
 def test_the_loss_is_the_sum_of_its_weighted_parts():
@@ -222,7 +222,7 @@ def test_the_loss_is_the_sum_of_its_weighted_parts():
 
 def test_rows_come_back_from_the_one_tensor_that_processes_exchange():
     rows = rows_of()
-    back = Rows.unpacked(*rows.packed())
+    back = LossInputs.unpacked(*rows.packed())
     for name in ("error", "squared", "statistics", "mu", "logvar", "z", "other_mu", "other_logvar"):
         assert torch.equal(getattr(back, name), getattr(rows, name))
 

@@ -10,7 +10,7 @@ import torch
 
 from models.networks.registry import build_vae
 from models.training.evaluate import evaluate
-from models.training.progress import Progress, Watch
+from models.training.progress import Progress, StepLog
 from models.training.run import learning_rate
 from models.training.settings import TrainingSettings
 from models.training.train import train
@@ -181,8 +181,12 @@ def test_fine_tuning_starts_from_the_network_it_is_given_and_leaves_that_alone()
 
 
 def test_collapse_is_warned_of_while_it_happens(caplog):
-    train([np.zeros((4, 8, 16, 16), np.float16)], replace(SETTINGS, noise=0.0, gain=0.0), report_every_s=0.0)
-    assert caplog.text.count("posterior collapse: 0 of 4 units active") == 1
+    nothing, settings = [np.zeros((4, 8, 16, 16), np.float16)], replace(SETTINGS, noise=0.0, gain=0.0)
+    train(nothing, settings, report_every_s=0.0, patients=5)
+    assert caplog.text.count("posterior collapse: 4 of 4 dimensions are unused") == 1
+    caplog.clear()
+    train(nothing, settings, report_every_s=0.0, patients=4)
+    assert "collapse" not in caplog.text
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():
@@ -228,10 +232,10 @@ def test_settings_that_cannot_be_trained_with_say_why():
 
 def test_a_batch_larger_than_what_is_watched_is_watched_alone():
     reports = []
-    watch = Watch(reports.append, 0)
+    log = StepLog(reports.append, 0)
     mu = torch.randn(1000, 4)
-    watch.add(torch.zeros(11), mu, {"weight": torch.zeros(2)})
-    watch.tick(1, 1.0, 1.0, kl_weight=1.0, learning_rate=1e-3, calibration=None, last=True)
+    log.add(torch.zeros(11), mu, {"weight": torch.zeros(2)})
+    log.tick(1, 1.0, 1.0, kl_weight=1.0, learning_rate=1e-3, calibration=None, last=True)
     assert reports[0].active == 4
 
 
