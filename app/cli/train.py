@@ -41,6 +41,9 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Of weights, order and draws; not of the splits.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of torch on the CPU.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.checkpoint, where there is one.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show split, windows, memory and time; train and write nothing.")
+    ] = False,
     root: Annotated[Path | None, typer.Option(help="Folder that a list's paths are relative to.")] = None,
     labels: Annotated[
         Path | None, typer.Option(help="CSV: series_instance_uid, patient or path, then columns of labels.")
@@ -64,7 +67,7 @@ def command(
         from app.console import progress
         from app.open_bundle import bundle_errors
         from app.research.train.describe import Wording
-        from app.research.train.train import Places, train_bundle
+        from app.research.train.train import Places, dry_run_training, train_bundle
         from app.settings import load_settings
 
         given = {"architecture": arch, "minutes": minutes, "steps": steps, "batch": batch, "seed": seed}
@@ -72,15 +75,18 @@ def command(
             plan = _plan(config, given | {"threads": threads}, root, init)
             where = Path(plan.data.root) if plan.data.root else None
             wording = Wording(version, _said(output, config, init, given), _text(notes))
+            places = Places(data, output, where, cache, labels)
+            reading = load_settings(settings)
+            if dry_run:
+                found = dry_run_training(places, plan, wording=wording, settings=reading)
+                sys.stdout.write("\n".join(found.lines()) + "\n")
+                return 0
             with progress("finding scans", silent=not _first_process()) as show:
 
                 def report(text: str, fraction: float) -> None:
                     show(fraction, 1, text)
 
-                places = Places(data, output, where, cache, labels)
-                bundle = train_bundle(
-                    places, plan, wording=wording, resume=resume, settings=load_settings(settings), report=report
-                )
+                bundle = train_bundle(places, plan, wording=wording, resume=resume, settings=reading, report=report)
         if bundle is not None:
             _summary(bundle)
         return 0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from app.research.train.recipe import Plan
 from models.bundle.store import save_bundle
 from models.record import Case, Figures, Parent, Report, TrainingRecord
 from models.spec import Bundle, TapSpec
+from models.statistics.collapse import LEAST_PATIENTS, LEAST_WINDOWS, measure_collapse
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae
@@ -85,7 +85,8 @@ def describe(
     # One window after the other: all of them at once may be more than memory holds.
     tested: Any = chain.from_iterable(windows[scan.key].voxels for scan in parts["test"] if scan.key in windows)
     figures = evaluate(trained.vae, tested, plan.preprocessing.window_hu, threads=plan.training.threads)
-    _warn_of_collapse(figures)
+    patients = {scan.patient for scan in parts["test"] if scan.key in windows}
+    _warn_of_collapse(figures, len(patients), plan.training.free_bits_nats)
     start = plan.start
     training = TrainingRecord(
         command=wording.command,
@@ -125,14 +126,22 @@ def write(bundle: Bundle, vae: Vae) -> Bundle:
     )
 
 
-def _warn_of_collapse(figures: Figures) -> None:
-    units = len(figures.kl)
-    if 2 * figures.active < units:
-        few = f" (few for {units} units; give more test patients)" if figures.windows < 2 * units else ""
+def _warn_of_collapse(figures: Figures, patients: int, free_bits_nats: float) -> None:
+    found = measure_collapse(
+        figures.kl, figures.mu_variance, windows=figures.windows, patients=patients, free_bits_nats=free_bits_nats
+    )
+    if found.collapsed is None:
         logger.warning(
-            "posterior collapse: %d of %d units are active on %d windows of test patients%s; train longer, with more "
-            "free bits, a smaller beta or fewer latents: `ctvae bundle check` refuses this bundle",
-            *(figures.active, units, figures.windows, few),
+            "%d windows of %d test patients are too few to tell whether the posterior has collapsed; at least %d "
+            "windows of %d patients are needed",
+            *(found.windows, found.patients, LEAST_WINDOWS, LEAST_PATIENTS),
+        )
+    elif found.collapsed:
+        logger.warning(
+            "posterior collapse: %d of %d dimensions have low KL and low variance of mu on %d windows of %d test "
+            "patients; train longer, with more free bits, a smaller beta or fewer latents: `ctvae bundle check` "
+            "refuses this bundle",
+            *(found.unused, found.units, found.windows, found.patients),
         )
 
 

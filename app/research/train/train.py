@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from app.research.data.scans import Scan, Split, cached_windows, find_scans, join_labels, split_by_patient, with_margin
 from app.research.data.window_cache import ScanWindows
 from app.research.train.describe import UNSAID, Wording, check_describable, describe, write
+from app.research.train.dry_run import DryRun, dry_run
 from app.research.train.recipe import Plan
 from app.settings import DEFAULTS, Settings
 from models.bundle.store import check_replaceable
@@ -90,6 +92,42 @@ def train_bundle(
         BundleError: the bundle could not be written.
     """
     _check_output(places, resume)
+    if resume and not places.checkpoint.is_file():
+        logger.warning("there is no %s to resume from: training starts afresh", places.checkpoint.name)
+    plan, start, parts = _prepared(places, plan, wording, settings)
+    windows = _read(parts, plan.preprocessing, places.cache, report)
+    trained = _train(places, plan, parts, windows, start, report)
+    if trained.rank != 0:
+        return None
+    report("measuring on the test patients", 1.0)
+    try:
+        bundle = describe(places.output, plan, parts, windows, trained, wording)
+        report("writing the bundle", 1.0)
+        written = write(bundle, trained.vae)
+    except BundleError as error:
+        text = f"{error}; {places.checkpoint.name} keeps the trained network: mend this and give --resume to write it"
+        raise BundleError(text) from error
+    places.checkpoint.unlink(missing_ok=True)
+    return written
+
+
+def dry_run_training(places: Places, plan: Plan, *, wording: Wording = UNSAID, settings: Settings = DEFAULTS) -> DryRun:
+    """What `train_bundle` would do, as far as headers and one step tell it; nothing is written.
+
+    Raises:
+        StartError, BundleError: what would refuse the training.
+    """
+    from models.networks.registry import build_vae
+
+    _check_output(places, resume=True)
+    plan, start, parts = _prepared(places, plan, wording, settings)
+    return dry_run(plan, parts, start or build_vae(plan.training.architecture, plan.training.parameters))
+
+
+def _prepared(
+    places: Places, plan: Plan, wording: Wording, settings: Settings
+) -> tuple[Plan, Vae | None, dict[Split, tuple[Scan, ...]]]:
+    """The whole plan, the network to go on from, and the scans by split."""
     plan = _whole(places.output, plan, wording)
     start = _start(plan)
     scans = find_scans(places.data, places.root, settings)
@@ -97,16 +135,7 @@ def train_bundle(
         scans = join_labels(scans, places.labels)
     parts = split_by_patient(scans, calibration=plan.data.calibration, test=plan.data.test, seed=plan.data.seed)
     _check_parent(parts, plan.start)
-    windows = _read(parts, plan.preprocessing, places.cache, report)
-    trained = _train(places, plan, parts, windows, start, report)
-    if trained.rank != 0:
-        return None
-    report("measuring on the test patients", 1.0)
-    bundle = describe(places.output, plan, parts, windows, trained, wording)
-    report("writing the bundle", 1.0)
-    written = write(bundle, trained.vae)
-    places.checkpoint.unlink(missing_ok=True)
-    return written
+    return plan, start, parts
 
 
 def _check_output(places: Places, resume: bool) -> None:
@@ -214,6 +243,7 @@ def _train(
                 reported,
                 calibration=[voxels for scans in calibration.values() for voxels in scans],
                 start=start,
+                patients=len({scan.patient for scan in parts["train"] if scan.key in windows}),
                 pictures=monitor.pictures,
                 checkpoint=places.checkpoint,
             )
@@ -231,7 +261,9 @@ def _train(
 
 def _line(at: Any) -> str:
     calibration = "" if at.calibration is None else f"  calibration {at.calibration:.4f}"
+    left_s = at.elapsed_s * (1 - at.fraction) / at.fraction if at.fraction > 0 else math.nan
+    left = f"  about {left_s / 60:.0f} min left" if 0 < at.fraction < 1 else ""
     return (
         f"step {at.step}  loss {at.loss:.4f}{calibration}  rmse {at.rmse:.4f}  KL {at.kl:.1f} nats  "
-        f"active {at.active} of {at.latents}"
+        f"active {at.active} of {at.latents}{left}"
     )

@@ -174,8 +174,49 @@ def test_a_checkpoint_of_other_settings_is_one_clear_line(trained, tmp_path, mon
         train_bundle(places, plan(learning_rate=1e-4), resume=True)
 
 
-def test_resume_without_a_checkpoint_begins(call):
-    assert call("--resume", "--steps", 1)[0] == 0
+def test_resume_without_a_checkpoint_begins_and_says_so(call):
+    code, _, err = call("--resume", "--steps", 1)
+    assert code == 0
+    assert "no tiny.checkpoint to resume from: training starts afresh" in err
+    assert "1 test patients are too few to tell whether the posterior has collapsed" in err
+
+
+def test_a_dry_run_shows_split_windows_and_memory_and_writes_nothing(call, cohort, tmp_path, trained):
+    code, out, err = call("--dry-run")
+    assert code == 0, err
+    data = trained[1].training["data"]
+    for split in ("train", "calibration", "test"):
+        cases = [case for case in data if case["split"] == split]
+        row = next(line.split() for line in out.splitlines() if line.startswith(split))
+        assert row[1:] == [str(len(cases)), str(len(cases)), str(sum(case["windows"] for case in cases)), "0"]
+    assert "about 4 steps of" in out
+    assert "memory of this process" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"train.yaml"}
+
+
+def test_what_would_refuse_the_bundle_is_found_before_anything_is_read(cohort, tmp_path, monkeypatch):
+    def refuses(vae):
+        raise BundleError("cannot be exported")
+
+    monkeypatch.setattr("models.bundle.export.encoder_onnx", refuses)
+    monkeypatch.setattr("app.research.train.train.find_scans", lambda *given: pytest.fail("looked for scans"))
+    with pytest.raises(BundleError, match="cannot be exported"):
+        train_bundle(Places(cohort, tmp_path / "tiny", cache=tmp_path / "cache"), plan())
+
+
+def test_a_trained_network_whose_bundle_could_not_be_written_is_got_out_with_resume(
+    trained, cohort, tmp_path, monkeypatch
+):
+    places = Places(cohort, tmp_path / "tiny", cache=trained[0].cache)
+
+    def refuses(bundle, vae):
+        raise BundleError("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(BundleError, match=r"tiny\.checkpoint keeps the trained"):
+        patched.setattr("app.research.train.train.write", refuses)
+        train_bundle(places, plan())
+    monkeypatch.setattr("models.training.run.TrainingRun.advance", lambda *given: pytest.fail("trained again"))
+    assert train_bundle(places, plan(), resume=True).weights_sha256 == trained[1].weights_sha256
 
 
 def test_a_bundle_is_fine_tuned_from_its_own_weights(cohort, tmp_path):
