@@ -180,13 +180,14 @@ def test_fine_tuning_starts_from_the_network_it_is_given_and_leaves_that_alone()
     assert all(torch.equal(before[name], tensor) for name, tensor in start.state_dict().items())
 
 
-def test_collapse_is_warned_of_while_it_happens(caplog):
-    nothing, settings = [np.zeros((4, 8, 16, 16), np.float16)], replace(SETTINGS, noise=0.0, gain=0.0)
-    train(nothing, settings, report_every_s=0.0, patients=5)
-    assert caplog.text.count("posterior collapse: 4 of 4 dimensions are unused") == 1
-    caplog.clear()
-    train(nothing, settings, report_every_s=0.0, patients=4)
-    assert "collapse" not in caplog.text
+@pytest.mark.parametrize(("patients", "kl", "warnings"), [(5, 0.0, 1), (4, 0.0, 0), (5, 6.0, 0)])
+def test_collapse_is_warned_of_once_while_it_happens(caplog, patients, kl, warnings):
+    log = StepLog(lambda at: None, 0, patients=patients, free_bits_nats=0.05)
+    for step in (1, 2):
+        parts = torch.tensor([0.0] * 7 + [kl] * 4)
+        log.add(parts, torch.zeros(40, 4), {"weight": torch.zeros(2)})
+        log.tick(step, 0.5, float(step), kl_weight=1.0, learning_rate=1e-3, calibration=None, last=True)
+    assert caplog.text.count("posterior collapse: 4 of 4 dimensions are unused after step 1") == warnings
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():
