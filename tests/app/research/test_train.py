@@ -184,11 +184,11 @@ def test_resume_without_a_checkpoint_begins_and_says_so(call):
 def test_a_dry_run_shows_split_windows_and_memory_and_writes_nothing(call, cohort, tmp_path, trained):
     code, out, err = call("--dry-run")
     assert code == 0, err
-    data = trained[1].training["data"]
+    data = trained[1].training.data
     for split in ("train", "calibration", "test"):
-        cases = [case for case in data if case["split"] == split]
+        cases = [case for case in data if case.split == split]
         row = next(line.split() for line in out.splitlines() if line.startswith(split))
-        assert row[1:] == [str(len(cases)), str(len(cases)), str(sum(case["windows"] for case in cases)), "0"]
+        assert row[1:] == [str(len(cases)), str(len(cases)), str(sum(case.windows for case in cases)), "0"]
     assert "about 4 steps of" in out
     assert "memory of this process" in out
     assert {path.name for path in tmp_path.iterdir()} == {"train.yaml"}

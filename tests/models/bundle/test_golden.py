@@ -14,7 +14,7 @@ import pytest
 from models.bundle.check import check_active, check_bundle, check_golden, check_reconstruction
 from models.bundle.golden import GOLDEN, golden_input, make_golden, read_golden
 from models.bundle.store import amend_bundle, load_bundle
-from models.record import Figures, TrainingRecord
+from models.record import Case, Figures, TrainingRecord
 from models.runtime import OnnxEncoder
 from models.spec import BundleError
 from tests.support.bundles import write_small_bundle
@@ -136,9 +136,9 @@ def test_fewer_than_half_of_the_units_active_is_a_collapse(made, active, good):
     ("kl", "patients", "good"), [(0.0, 5, False), (6.0, 5, True), (0.0, 1, None)], ids=["collapsed", "high KL", "few"]
 )
 def test_training_figures_tell_a_collapse_by_kl_and_by_enough_patients(made, kl, patients, good):
-    figures = {"active": 0, "kl": [kl] * 4, "mu_variance": [0.001] * 4, "windows": 40}
-    cases = [{"split": "test", "patient": str(number), "windows": 8} for number in range(patients)]
-    training = {"figures": figures, "settings": {"free_bits_nats": 0.05}, "data": cases}
+    figures = Figures(40, 1.0, 1.0, 0, (kl,) * 4, (0.001,) * 4)
+    cases = tuple(Case(str(number), split="test", windows=8) for number in range(patients))
+    training = TrainingRecord(figures=figures, settings={"free_bits_nats": 0.05}, data=cases)
     assert check_active(replace(made, training=training)).good is good
 
 
