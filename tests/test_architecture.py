@@ -187,7 +187,7 @@ def test_each_package_says_in_one_line_what_belongs_in_it():
 def test_the_tests_mirror_the_layers():
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
     assert sorted(str(folder) for folder in folders if not (ROOT / folder).is_dir()) == []
-    allowed = {"test_architecture.py", "test_environment.py"}
+    allowed = {"test_architecture.py", "test_docs.py", "test_environment.py"}
     assert {path.name for path in (ROOT / "tests").glob("test_*.py")} == allowed
 
 
