@@ -1,9 +1,9 @@
-"""The cold start by stage: `python -m app` on a small series, a new process each time.
+"""Measure the cold start by stage: `python -m app` on a small series, in a new process each time.
 
     python benchmarks/cold_start.py [--runs N] [--json FILE]
 
-Files are in the page cache, modules compiled; medians. The last line is what `import monai.deploy.core` alone takes,
-which the graph does without: its classes come from where that module has them.
+Files are in the page cache and modules are compiled; times are medians. The last line is the time of
+`import monai.deploy.core` alone, which the graph avoids: it takes the classes from where that module has them.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Time of the encoder on a CPU: the question's network in ONNX Runtime and in TensorFlow, and the shipped bundle.
+"""Time encoders on a CPU: the network `question` in ONNX Runtime and in TensorFlow, and the shipped bundle.
 
     python benchmarks/encoder.py [--keras-python PYTHON] [--runs N] [--threads N] [--json FILE]
 
-One window of 32 × 256 × 256 for the question's network, and of its own size for the shipped bundle, in RAM as float32;
-mu and sigma come out. TensorFlow's is `tf.function` on the same layers, in the interpreter PYTHON, where it is
-installed; without one it is left out. It runs twice: as it comes, which on a CPU with AVX512-VNNI or AMX means oneDNN,
-and with TF_ENABLE_ONEDNN_OPTS=0, which is what it does on any other. Each contender is a process of its own, warmed up;
-runs are interleaved; times are medians; beside them stands the time of all cores, which a busy machine lengthens less.
-Bars: the question's network at most 0.25 of tf.function, the shipped encoder at most as slow as the question's.
+The input is one float32 window in memory, 32 × 256 × 256 for `question` and its own size for the shipped bundle; the
+output is mu and sigma. PYTHON is an interpreter with TensorFlow, which runs the same layers as `tf.function`; without
+it TensorFlow is left out. TensorFlow runs twice: with its defaults, which on a CPU with AVX512-VNNI or AMX means
+oneDNN, and with TF_ENABLE_ONEDNN_OPTS=0, which is its default on other CPUs. Each contender is a warmed-up process of
+its own; runs are interleaved and times are medians. The CPU time of all cores is given too: a busy machine affects it
+less.
+Bars: `question` takes at most 0.25 of tf.function's time, the shipped encoder at most the time of `question`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What the features are worth: the shipped bundle beside the obvious alternatives, on the same windows and patients.
+"""Compare the shipped bundle's features with the obvious alternatives, on the same windows and patients.
 
     python benchmarks/features.py train --root ../shared/ct [--minutes M] [--seeds 3] [--radiomics-python PATH]
     python benchmarks/features.py table [--json FILE] [--markdown FILE]
 
-`train` makes what is missing in --folder, a file a method and seed: killed, it goes on where it was. `table` needs no
-data. All networks of `train` have the same windows, training patients and minutes; the shipped bundle was trained for
-longer and is a row of its own. PCA and whitening are fitted on training patients, a method's distance (Euclidean,
-cosine, whitened) is chosen on them, probes learn from them too; all figures are of the test patients of the list.
-Intervals are over bootstrap samples of patients, over all seeds of a method at once.
+`train` makes what is missing in --folder, one file per method and seed; after an interruption it continues. `table`
+needs no data. All networks of `train` get the same windows, training patients and minutes; the shipped bundle was
+trained for longer and has its own row. PCA, whitening and the choice of a distance (Euclidean, cosine, whitened) use
+training patients only, from whom the probes learn too; all figures are of the list's test patients. Intervals are over
+bootstrap samples of patients, over all seeds of a method together.
 """
 
 from __future__ import annotations

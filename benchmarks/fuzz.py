@@ -1,11 +1,11 @@
-"""The reader on broken input: files are changed at random, and a result or an error of ours must come out.
+"""Fuzz the reader: change files at random and check that a result or one of our errors comes out.
 
     python benchmarks/fuzz.py [--seconds N] [--seed S] [--first I] [--synthetic] [--json FILE]
 
-A case is known by its seed and index: `--seed 7 --first 1234 --seconds 1` runs it again, and a run that was stopped
-goes on with `--first`. Cases run in a process of their own with a bound on memory, so that a crash of a decoder or a
-hang is counted and the run goes on. Exit code 1 where a case is a defect: a crash, more than 20 s, more than 1 GiB
-above the imports, or an error that has no code.
+A case is identified by seed and index: `--seed 7 --first 1234 --seconds 1` repeats it, and `--first` continues an
+interrupted run. Cases run in a separate process with a memory limit, so a crash of a decoder or a hang is counted and
+the run goes on. Exit code 1 if a case is a defect: a crash, more than 20 s, more than 1 GiB above the imports, or an
+error without a code.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The shipped encoder on a GPU: how it is run, how fast it could be, and how far below it the memory's speed lies.
+"""Time the shipped encoder on a GPU and compare it with the limit that the memory's speed sets.
 
     python benchmarks/gpu.py [--bundle DIR] [--batch N] [--runs N] [--device cuda] [--json FILE]
 
 Variants: float32 as `ctvae encode` runs it (deterministic, no TF32); bfloat16 with `channels_last_3d`; the same as one
 CUDA graph, at batch 1. The floor is the time to read all weights once and to write and read every activation once, at
-the speed of a large copy on this device, in the variant's own precision. Beside the times: how far mu is from float32.
---device cpu runs all but the graph, to see that the script works; such figures say nothing of a GPU.
+the speed of a large copy on this device, in the variant's own precision. Each variant also shows how far its mu is from
+float32. --device cpu runs all but the graph, to check that the script works; such figures say nothing about a GPU.
 """
 
 from __future__ import annotations

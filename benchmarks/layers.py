@@ -1,8 +1,8 @@
-"""The table of docs/which-layer.md, from a bundle's certificate: what each layer is good for.
+"""Print the table of docs/which-layer.md from a bundle's certificate: what each layer is worth.
 
     python benchmarks/layers.py [BUNDLE] [--write docs/which-layer.md]
 
-`ctvae bundle certify` makes the certificate. With --write the table goes between the page's two marks.
+`ctvae bundle certify` makes the certificate. --write puts the table between the two marks on the page.
 """
 
 from __future__ import annotations

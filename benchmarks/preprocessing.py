@@ -1,9 +1,9 @@
-"""Time and memory of preprocessing: ours and MONAI's five transforms, from one array to the same windows.
+"""Measure time and memory of preprocessing: ours and MONAI's five transforms, from one array to the same windows.
 
     python benchmarks/preprocessing.py [--runs N] [--shape D H W] [--window d h w] [--json FILE]
 
-Each contender is a process of its own that has the int16 array in memory before anything is measured. Runs are
-interleaved; times are medians of warm runs, memory is the peak of the first run above the process with its input.
+Each contender is a separate process that holds the int16 array before measuring starts. Runs are interleaved; times are
+medians of warm runs; memory is the peak of the first run, above that of the process with its input.
 """
 
 from __future__ import annotations

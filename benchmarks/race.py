@@ -1,4 +1,4 @@
-"""Contenders of a benchmark, each a process of its own, that run once in turn: what disturbs one disturbs all."""
+"""Run the contenders of a benchmark in turn, each in its own process, so that a disturbance affects all of them."""
 
 from __future__ import annotations
 

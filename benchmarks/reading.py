@@ -1,14 +1,14 @@
-"""Time and memory of reading a CT series into int16 HU: ours beside the readers that there are.
+"""Measure time and memory of reading a CT series into int16 HU: ours and the other readers.
 
     python benchmarks/reading.py [--runs N] [--shape D H W] [--syntax NAME …] [--json FILE]
 
-A phantom series is written once for each transfer syntax. Each contender is a process of its own, warm, on files in the
-page cache; runs are interleaved, times are medians, memory is the peak of the first run above the process with its
-imports. Each result is compared with the voxels that were written: `same` says whether HU and order are right.
+A phantom series is written once per transfer syntax. Each contender is a separate warm process, with the files in the
+page cache; runs are interleaved, times are medians, memory is the peak of the first run above that of the process with
+its imports. Each result is compared with the voxels that were written: `same` says whether HU and order are right.
 
-`floor` is what nobody can go below: for native files their bytes, one `np.frombuffer` and one addition, a thread; for
-compressed ones the bare decoder on the same codestreams, with two threads. What is not installed is left out; dicomsdl
-and dcm2niix come with `pip install dicomsdl==0.109.4 dcm2niix==1.0.20260724`.
+`floor` is the least possible: for native files their bytes, one `np.frombuffer` and one addition, in one thread; for
+compressed files the bare decoder on the same codestreams, with two threads. Readers that are not installed are left
+out; `pip install dicomsdl==0.109.4 dcm2niix==1.0.20260724` installs dicomsdl and dcm2niix.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""What resampling does to the HU: ours, and MONAI's unfiltered sampling, against the exact area integral in float64.
+"""Measure the error of resampling in HU: ours and MONAI's unfiltered sampling, against the exact area integral.
 
     python benchmarks/sampling.py [SCAN …] [--json FILE]
 
-Each SCAN is a folder or file of CT; by default three real ones beside the checkout. All are taken to the shipped
-bundle's grid: by ours, by MONAI's `SpatialResample` (what `Spacing` calls; bilinear, no filter), and by the integral of
-the scan, its voxels constant, over each new voxel. Compared inside of the scan, after clipping to the bundle's HU.
+Each SCAN is a folder or file of CT; the default is three real scans beside the checkout. Each is resampled to the
+shipped bundle's grid in three ways: by ours, by MONAI's `SpatialResample` (which `Spacing` calls; bilinear, no filter),
+and by the integral of the scan, taken as constant within its voxels, over each new voxel in float64. They are compared
+inside the scan, after clipping to the bundle's HU range.
 """
 
 from __future__ import annotations

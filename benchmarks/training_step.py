@@ -1,11 +1,11 @@
-"""One training step of the question's network (forward, loss, backward, optimiser): ours beside Keras/TensorFlow.
+"""Time a training step of the network `question` (forward, loss, backward, optimiser): ours and Keras/TensorFlow.
 
     python benchmarks/training_step.py --keras-python PATH [--batch N] [--runs N] [--threads N] [--json FILE]
 
-PATH is a Python that has TensorFlow. The same layers, batch, loss (a Gaussian of learned scale, the KL, in one sum) and
-optimiser (AdamW) in both; TensorFlow as it comes on this processor, and with TF_ENABLE_ONEDNN_OPTS=0, which is what it
-does on processors that it does not optimise for. Each contender is a process of its own, the processes interleaved;
-medians. Without --keras-python only ours is timed. --device cuda times ours on a GPU.
+PATH is a Python with TensorFlow; without it only ours is timed. Both have the same layers, batch, loss (a Gaussian with
+learned scale plus the KL) and optimiser (AdamW). TensorFlow runs with its defaults on this processor and with
+TF_ENABLE_ONEDNN_OPTS=0, which is its default on processors that it does not optimise for. Each contender is a process
+of its own; runs are interleaved and times are medians. --device cuda times ours on a GPU.
 """
 
 from __future__ import annotations

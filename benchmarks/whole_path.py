@@ -1,10 +1,11 @@
-"""The whole path of one native series, process warm: ours beside the SDK's operators, MONAI's transforms, torch eager.
+"""Time one native series from files to features in a warm process: ours, and the SDK with MONAI and torch eager.
 
     python benchmarks/whole_path.py [--runs N] [--shape D H W] [--json FILE]
 
-Ours: headers, gate, decoding joined with preprocessing, ONNX Runtime. Theirs: the SDK's loader, selector and volume
+Ours: headers, gate, decoding combined with preprocessing, ONNX Runtime. Theirs: the SDK's loader, selector and volume
 operators, then Orientation, Spacing, ResizeWithPadOrCrop and ScaleIntensityRange to the same windows, then the same
-network in torch. Both on the shipped bundle, each in a process of its own, interleaved; medians, and ours by stage.
+network in torch. Both use the shipped bundle, each in its own process, interleaved. Times are medians; ours are also
+given by stage.
 """
 
 from __future__ import annotations

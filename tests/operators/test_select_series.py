@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import textwrap
 import time
 import warnings
 from collections.abc import Iterable
@@ -505,6 +506,13 @@ def test_each_example_of_the_page_is_read(tmp_path, number):
 
 def test_the_page_has_no_example_that_is_not_read():
     assert len(list(examples())) == 3
+
+
+def test_the_page_shows_what_inspect_prints(tmp_path, shared_ct, capsys):
+    rules = tmp_path / "lung.yaml"
+    rules.write_text(next(iter(examples())))
+    ctvae(["inspect", str(shared_ct("cmbcrc_01068")), "-c", str(rules), "-v"])
+    assert textwrap.indent(capsys.readouterr().out, "    ") in PAGE.read_text()
 
 
 MINE = {
