@@ -29,6 +29,8 @@ SOFTWARE_GL = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swift
 ALL_IMAGES = "displaySetsToAllImages"
 """What OHIF's console says when the first viewport is drawn; an SR that is opened before may stay without its text."""
 
+TRIES = 3
+
 DICOMWEB_SOURCE = {
     "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
     "sourceName": "ohif",
@@ -153,8 +155,7 @@ def wait_for(url: str, run: subprocess.Popen[bytes]) -> None:
 def look(url: str, folder: Path) -> dict[str, object]:
     """Open the study, double-click each SR (a thumbnail without an image) and read the viewport.
 
-    On a busy machine OHIF now and then draws the images of the first SR that is opened, and not its text; opened again,
-    it has it.
+    On a busy machine OHIF now and then draws the images of an SR and not its text; opened again, it has it.
     """
     said: list[tuple[str, str]] = []
     lines: dict[int, list[str]] = {}
@@ -168,25 +169,27 @@ def look(url: str, folder: Path) -> dict[str, object]:
             page.goto(url)
         thumbnails = page.locator('[data-cy="study-browser-thumbnail-no-image"]')
         shown: list[str] = []
-        for number in (*range(thumbnails.count()), 0):
-            if number == 0 and lines.get(0):
+        wanted = list(range(thumbnails.count()))
+        for number in wanted * TRIES:
+            if lines.get(number):
                 continue
             thumbnails.nth(number).dblclick()
-            shown = lines[number] = settled_text(page, shown)
+            lines[number] = settled_text(page, shown)
+            shown = lines[number] or shown
             page.screenshot(path=folder / f"ohif{number}.png")
         browser.close()
     return {"lines": list(lines.values()), "said": said}
 
 
 def settled_text(page: Page, before: list[str]) -> list[str]:
-    """The lines of the text boxes, once they are others than before and stay; what there is after 10 s."""
+    """The lines of the text boxes, once they are others than before and stay; none where they did not change in 10 s."""
     found: list[str] = []
     for _ in range(40):
         last, found = found, page.locator(".viewport-element svg text tspan").all_text_contents()
         if found and found == last and found != before:
             break
         page.wait_for_timeout(250)
-    return found
+    return found if found != before else []
 
 
 if __name__ == "__main__":

@@ -69,7 +69,11 @@ def record_of(folder: Path, mean_hu: float):
     volume = build_volume(study.series[0])
     windows = preprocess(volume, Preprocessing("window", (40, 40, 40), (4.0, 4.0, 4.0), (-1000.0, 1000.0)))
     record = made_record(quantities={"mean_hu": mean_hu, "lung_fraction": 0.25, "body_area_cm2": 500.0})
-    return replace(record, encoding=replace(record.encoding, windows=windows))
+    taps = {
+        name: replace(tap, windows=np.repeat(tap.windows[:1], len(windows.voxels), axis=0))
+        for name, tap in record.taps.items()
+    }
+    return replace(record, encoding=replace(record.encoding, windows=windows, taps=taps))
 
 
 def test_no_sr_makes_the_viewer_stumble(seen):
