@@ -104,7 +104,7 @@ def see_all(args: argparse.Namespace, preprocessing) -> Arrays:
         return dict(np.load(file, allow_pickle=False))
     columns: dict[str, list] = {}
     for scan in find_scans(LIST, args.root):
-        if scan.split == "calibration":
+        if scan.split in ("calibration", "reference"):
             continue
         seen = see_scan(scan, preprocessing, cache=args.cache)
         low, high = preprocessing.window_hu

@@ -19,7 +19,7 @@ class Case:
     Attributes:
         patient: as the list or the folder calls them.
         scan: the scan's key, a digest.
-        split: `train`, `calibration` or `test`.
+        split: `train`, `calibration`, `reference` or `test`.
         source: where it comes from and under which licence.
         windows: how many it gave.
     """

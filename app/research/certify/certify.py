@@ -25,6 +25,7 @@ from app.research.train.card import model_card, with_section
 from app.settings import DEFAULTS, Settings
 from models.bundle.check import CERTIFICATE, read_certificate
 from models.bundle.store import amend_bundle
+from models.record import Case
 from models.runtime import Encoder, open_encoder
 from models.spec import Bundle, TapSpec
 from models.statistics.patients import RESAMPLES
@@ -170,33 +171,36 @@ def _card(bundle: Bundle, certificate: Mapping[str, Any]) -> str:
 
 
 def roles_of(scans: Sequence[Scan], bundle: Bundle, *, force: bool = False) -> Roles:
-    """Who is measured: patients of whom neither the bundle nor the list says that they were trained or calibrated on.
+    """Sort the scans: measured are those of patients that neither the bundle nor the list has in another split.
 
     What the bundle was fine-tuned from counts as the bundle does. A patient is known by the name in the list or by any
-    of its scans.
+    of its scans. Reference patients have no role here: they are for the verdict on a scan and for nothing else.
 
     Raises:
         StartError: `TRAINED_ON`: nobody is left.
     """
-    learned = bundle.training.learned
-    patients, keys = {case.patient for case in learned}, {case.scan for case in learned} - {""}
-    known = {
-        scan.patient
-        for scan in scans
-        if scan.patient in patients or scan.key in keys or scan.split in ("train", "calibration")
-    }
     if force:
         return Roles(tuple(scans), ())
+    known = _of_splits(scans, bundle.training.learned, ("train", "calibration"))
+    kept = [case for case in bundle.training.data if case.split == "reference"]
+    reference = _of_splits(scans, kept, ("reference",)) - known
     roles = Roles(
-        tuple(scan for scan in scans if scan.patient not in known),
+        tuple(scan for scan in scans if scan.patient not in known | reference),
         tuple(scan for scan in scans if scan.patient in known),
     )
     if not roles.measured:
-        text = f"all {len(known)} patients are of the train or calibration split; give others, or --force to take them"
-        raise StartError("TRAINED_ON", text)
-    if known:
-        logger.warning("%d patients of the train and calibration splits are left out of all figures", len(known))
+        text = f"all {len(known | reference)} patients are of the train, calibration or reference split"
+        raise StartError("TRAINED_ON", f"{text}; give others, or --force to take them")
+    for those, splits in ((known, "train and calibration splits"), (reference, "reference split")):
+        if those:
+            logger.warning("%d patients of the %s are left out of all figures", len(those), splits)
     return roles
+
+
+def _of_splits(scans: Sequence[Scan], cases: Sequence[Case], splits: Sequence[str]) -> set[str]:
+    """Return the patients that are among these cases of a bundle, or that the list has in these splits."""
+    patients, keys = {case.patient for case in cases}, {case.scan for case in cases} - {""}
+    return {scan.patient for scan in scans if scan.patient in patients or scan.key in keys or scan.split in splits}
 
 
 def open_decoder(bundle: Bundle) -> Decode | None:

@@ -30,9 +30,12 @@ from operators.types import Instance, Outcome, Series, StartError, Volume
 
 logger = logging.getLogger(__name__)
 
-Split = Literal["train", "calibration", "test"]
-SPLITS: Final[tuple[Split, ...]] = ("train", "calibration", "test")
-"""To learn from; to watch the training with and to tell later what is unlike it; to measure with, once, at the end."""
+Split = Literal["train", "calibration", "reference", "test"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "calibration", "reference", "test")
+"""To learn from; to watch the training with and choose by; to tell later what is unlike it; to measure with, once."""
+
+LEAST_REFERENCE = 9
+"""Patients. With fewer of them no conformal p-value can be as small as 0.1, so fewer are not drawn."""
 
 MARGIN_VOXELS = (4, 8, 8)
 """(z, y, x) on each side: cached windows are larger than the network's, which is cut out at a random place."""
@@ -96,7 +99,7 @@ def find_scans(data: Path, root: Path | None = None, settings: Settings = DEFAUL
 
     Args:
         data: a folder; or a CSV with the columns `path` (a NIfTI, NRRD or MetaImage file, a ZIP archive or a folder of
-            DICOM) and, if wanted, `patient`, `split` (`train`, `calibration` or `test`), `source`, and labels.
+            DICOM) and, if wanted, `patient`, `split` (one of `SPLITS`), `source`, and labels.
         root: the folder that a list's paths are relative to; by default the list's own.
         settings: of app.yaml: which CT series of a study are selected, and what is repaired rather than rejected.
 
@@ -120,9 +123,9 @@ def find_scans(data: Path, root: Path | None = None, settings: Settings = DEFAUL
 
 
 def split_by_patient(
-    scans: Sequence[Scan], *, calibration: float = 0.1, test: float = 0.2, seed: int = 0
+    scans: Sequence[Scan], *, calibration: float = 0.1, test: float = 0.2, reference: float = 0.1, seed: int = 0
 ) -> dict[Split, tuple[Scan, ...]]:
-    """Train, calibration and test: as the list says, else drawn; no patient is in two of them.
+    """Split the scans as the list says, or else by a draw; no patient is in two splits.
 
     Patients are drawn in the order of a digest of their key and the seed: one more of them leaves the others where they
     are, but for those at a split's edge. A split that the list fills gets no other patients.
@@ -131,10 +134,11 @@ def split_by_patient(
         scans: of all patients.
         calibration: part of the patients whose split no list fixes, at least one patient.
         test: likewise.
+        reference: likewise, but no patient at all where that would be fewer than `LEAST_REFERENCE`.
         seed: of the draw.
 
     Raises:
-        StartError: `BAD_SPLIT`: a patient in two splits, or a split without any.
+        StartError: `BAD_SPLIT`: a patient in two splits, or a split without any; `reference` may be empty.
     """
     fixed: dict[str, Split] = {}
     for scan in scans:
@@ -143,14 +147,16 @@ def split_by_patient(
             raise StartError("BAD_SPLIT", f"patient {scan.patient} is in {both}; put each patient into one split")
     free = sorted({scan.patient for scan in scans} - set(fixed), key=lambda patient: _digest(str(seed), patient))
     drawn: dict[str, Split] = {}
-    for split, part in (("test", test), ("calibration", calibration)):
+    for split, part in (("test", test), ("calibration", calibration), ("reference", reference)):
         if split not in fixed.values():
             count = max(1, round(part * len(free)))
+            if split == "reference" and count < LEAST_REFERENCE:
+                continue
             taken = [patient for patient in free if patient not in drawn][:count]
             drawn |= dict.fromkeys(taken, split)  # type: ignore[arg-type]
     of = {patient: drawn.get(patient, "train") for patient in free} | fixed
     parts = {split: tuple(scan for scan in scans if of[scan.patient] == split) for split in SPLITS}
-    empty = [split for split in SPLITS if not parts[split]]
+    empty = [split for split in SPLITS if not parts[split] and split != "reference"]
     if empty:
         raise StartError("BAD_SPLIT", f"no patient of {len(of)} is in {empty[0]}; at least one in each split is needed")
     return parts

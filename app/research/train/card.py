@@ -76,7 +76,7 @@ A window of {grid} voxels (z, y, x; {spacing}), HU from {low:g} to {high:g} scal
 
 {_data_table(training)}
 
-{_sources_list(training)}{_SPLIT_FIRST}
+{_sources_list(training)}{_splits_text(training)}
 
 ## How
 
@@ -100,6 +100,10 @@ _SPLIT_FIRST = """\
 Volumes are counted. Patients were split before anything was trained: those of `train` were learned from, `calibration`
 was looked at while training, `test` once, at the end. No patient is in two of them. Every case is named in
 `configs/metadata.json`."""
+_SPLITS_WITH_REFERENCE = """\
+Volumes are counted. Patients were split before anything was trained: those of `train` were learned from, `calibration`
+was looked at while training, `reference` says which scans are unlike them and was used for nothing else, `test` was
+measured once, at the end. No patient is in two of them. Every case is named in `configs/metadata.json`."""
 _UNSEEN = "- What the features say of other scans, scanners, ages and diseases than those above was not measured."
 _UNPROVEN = """\
 - Whether `mu` predicts anything, how well it repeats under noise, kernel or position, and how it compares with simpler
@@ -190,9 +194,15 @@ def _data_table(training: TrainingRecord) -> str:
     rows = ["| split | patients | volumes | windows |", "|---|---|---|---|"]
     for split in SPLITS:
         cases = [case for case in training.data if case.split == split]
+        if split == "reference" and not cases:
+            continue
         patients, windows = len({case.patient for case in cases}), sum(case.windows for case in cases)
         rows.append(f"| {split} | {patients} | {len(cases)} | {windows} |")
     return "\n".join(rows)
+
+
+def _splits_text(training: TrainingRecord) -> str:
+    return _SPLITS_WITH_REFERENCE if any(case.split == "reference" for case in training.data) else _SPLIT_FIRST
 
 
 def _sources_list(training: TrainingRecord) -> str:

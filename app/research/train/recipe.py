@@ -38,19 +38,23 @@ class DataSettings:
         root: folder that a list's paths are relative to, itself relative to where the command runs.
         calibration: part of the patients whose split no list fixes, above 0: a bundle is watched and measured.
         test: likewise.
+        reference: likewise; 0 for none, and none are drawn where there would be fewer than nine. They are for telling
+            later which scans are unlike them, and for nothing else.
         seed: of the draw of patients; not the training's, so that trainings of several seeds have the same splits.
     """
 
     root: str | None = None
     calibration: float = 0.1
     test: float = 0.2
+    reference: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        parts = f"calibration {self.calibration:g} and test {self.test:g}"
-        if not (self.calibration > 0 and self.test > 0):
-            raise ValueError(f"{parts}: both must be above 0; without such patients there is no bundle to trust")
-        if not self.calibration + self.test < 1:
+        parts = f"calibration {self.calibration:g}, test {self.test:g} and reference {self.reference:g}"
+        if not (self.calibration > 0 and self.test > 0 and self.reference >= 0):
+            text = "calibration and test must be above 0, reference 0 or more"
+            raise ValueError(f"{parts}: {text}; without test patients there is no bundle to trust")
+        if not self.calibration + self.test + self.reference < 1:
             raise ValueError(f"{parts} leave nothing to train on")
 
 

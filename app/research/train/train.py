@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.data.scans import Scan, Split, cached_windows, find_scans, join_labels, split_by_patient, with_margin
+from app.research.data.scans import (
+    SPLITS,
+    Scan,
+    Split,
+    cached_windows,
+    find_scans,
+    join_labels,
+    split_by_patient,
+    with_margin,
+)
 from app.research.data.window_cache import ScanWindows
 from app.research.train.describe import UNSAID, Wording, check_describable, describe, write
 from app.research.train.dry_run import DryRun, dry_run
@@ -133,7 +142,8 @@ def _prepared(
     scans = find_scans(places.data, places.root, settings)
     if places.labels is not None:
         scans = join_labels(scans, places.labels)
-    parts = split_by_patient(scans, calibration=plan.data.calibration, test=plan.data.test, seed=plan.data.seed)
+    drawn = {name: getattr(plan.data, name) for name in ("calibration", "test", "reference", "seed")}
+    parts = split_by_patient(scans, **drawn)
     _check_parent(parts, plan.start)
     return plan, start, parts
 
@@ -187,7 +197,7 @@ def _check_parent(parts: Mapping[Split, Sequence[Scan]], parent: Bundle | None) 
     if parent is None:
         return
     learned = {name for case in parent.training.learned for name in (case.patient, case.scan) if name}
-    for split in ("calibration", "test"):
+    for split in SPLITS[1:]:
         seen = sorted({scan.patient for scan in parts[split] if {scan.patient, scan.key} & learned})
         if seen:
             text = f"{parent.name} was trained or calibrated on patient {seen[0]}, who is in {split} now"
@@ -209,7 +219,7 @@ def _read(
                 windows[scan.key] = cached_windows(scan, wanted, cache)
             except SeriesError as error:
                 logger.warning("a volume of patient %s is left out: %s", scan.patient, error)
-        if not any(scan.key in windows for scan in scans):
+        if scans and not any(scan.key in windows for scan in scans):
             raise StartError("NO_DATA", f"none of {len(scans)} volumes in {split} could be read; see the log")
     return windows
 

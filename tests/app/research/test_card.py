@@ -61,6 +61,14 @@ def test_the_card_counts_patients_and_volumes_by_split_and_source(bundle):
     assert "- Made up, CC0: 2 train, 1 calibration\n" in card
 
 
+def test_the_card_has_reference_patients_where_there_are_some(bundle):
+    data = (*bundle.training.data, case("e", "reference", "Made up, CC0"))
+    card = model_card(replace(bundle, training=replace(bundle.training, data=data)))
+    assert "| calibration | 1 | 1 | 3 |\n| reference | 1 | 1 | 3 |\n| test |" in card
+    assert "`reference` says which scans are unlike them" in " ".join(card.split())
+    assert "reference" not in model_card(bundle)
+
+
 def test_the_card_says_what_was_made_small(bundle):
     asked = {"likelihood": "laplace", "scale": 0.1, "penalty": "mmd", "penalty_weight": 5.0, "blur": 1.5, "ema": 0.99}
     card = model_card(replace(bundle, training=replace(bundle.training, settings=SETTINGS | asked)))

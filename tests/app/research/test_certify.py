@@ -165,6 +165,16 @@ def test_those_that_a_list_says_were_trained_on_are_left_out_too(bundle, cohort)
     assert len(roles_of(other, bundle).measured) == PATIENTS
 
 
+def test_reference_patients_have_no_role(bundle, cohort, caplog):
+    scans = find_scans(cohort / "list.csv")
+    scans = [replace(scan, split="reference") if scan.patient == "P3" else scan for scan in scans]
+    kept = trained_on(bundle, patients=["P0"], split="reference")
+    roles = roles_of(scans, kept)
+    assert {"P0", "P3"}.isdisjoint(scan.patient for scan in (*roles.measured, *roles.known))
+    assert "2 patients of the reference split are left out" in caplog.text
+    assert len(roles_of(scans, kept, force=True).measured) == len(scans)
+
+
 def test_patients_of_the_test_split_are_measured(bundle, cohort):
     known = trained_on(bundle, patients=["P0", "P1"], split="test")
     assert len(roles_of(find_scans(cohort / "list.csv"), known).measured) == PATIENTS

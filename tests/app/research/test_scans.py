@@ -13,6 +13,7 @@ import pytest
 from app.research.data import scans as research_scans
 from app.research.data.scans import (
     MARGIN_VOXELS,
+    SPLITS,
     Scan,
     cached_windows,
     find_scans,
@@ -121,6 +122,21 @@ def test_no_patient_is_in_two_splits():
     assert (len(train), len(calibration), len(test)) == (3, 1, 2)
 
 
+def test_reference_patients_are_drawn_after_the_others():
+    scans = [scan(f"patient {number}") for number in range(90)]
+    parts, without = split_by_patient(scans), split_by_patient(scans, reference=0)
+    assert [len(parts[split]) for split in SPLITS] == [54, 9, 9, 18]
+    assert (without["reference"], len(without["train"])) == ((), 63)
+    assert all(parts[split] == without[split] for split in ("calibration", "test"))
+
+
+def test_too_few_reference_patients_are_not_drawn():
+    parts = split_by_patient([scan(f"patient {number}") for number in range(80)])
+    assert parts["reference"] == ()
+    listed = [scan("a", "reference"), *(scan(f"patient {number}") for number in range(90))]
+    assert patients(split_by_patient(listed)["reference"]) == {"a"}
+
+
 def test_one_more_patient_moves_hardly_anyone_to_another_split():
     names = [f"patient {number}" for number in range(40)]
     of = {
@@ -179,7 +195,7 @@ def test_a_list_names_patients_splits_sources_and_labels(cohort, tmp_path):
     [
         ("nowhere,a,train", "no path that exists"),
         (",a,train", "no path that exists"),
-        ("dicom1,a,held_out", "'held_out'; expected train, calibration, test"),
+        ("dicom1,a,held_out", "'held_out'; expected train, calibration, reference, test"),
         ("case3_labels.nii.gz,a,train", "names no CT"),
         ("dicom1,a", "more or fewer cells"),
     ],

@@ -400,7 +400,7 @@ def test_the_command_line_goes_before_the_file():
 
 @pytest.mark.parametrize("part", ["calibration", "test"])
 def test_a_split_cannot_be_asked_to_be_empty(part):
-    with pytest.raises(StartError, match=r"BAD_RECIPE: .* both must be above 0"):
+    with pytest.raises(StartError, match=r"BAD_RECIPE: .* calibration and test must be above 0"):
         make_plan(parse_recipe({"data": {part: 0}}), training={}, data={})
 
 
