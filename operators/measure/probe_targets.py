@@ -175,7 +175,7 @@ TARGETS: Final[Mapping[str, Callable[[Floats, Mask, Spacing], float]]] = {
 
 
 def _from_centre(body: Mask, axis: int, spacing_mm: Spacing) -> float:
-    return (float(np.nonzero(body)[axis].mean()) - (body.shape[axis] - 1) / 2) * spacing_mm[axis]
+    return float((np.nonzero(body)[axis].mean() - (body.shape[axis] - 1) / 2) * spacing_mm[axis])
 
 
 def _spine(hu: Floats, body: Mask, spacing_mm: Spacing) -> tuple[float, float]:

@@ -1,0 +1,73 @@
+"""How much of what features vary by is a flag, such as tile or whole field of view. Arrays only.
+
+The features are standardised, so that each dimension has an equal part in the total variance. The share of a flag is
+that of the variance between its groups (η², mean over dimensions). Which flag might be the one is not always known: the
+best split in two, by 2-means, says how much any flag can take. A Gaussian without clusters has such a split too; its
+share is the null.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from models.statistics.patients import numbered
+
+Floats = NDArray[np.float64]
+
+STARTS, DRAWS = 20, 50
+
+
+def flag_share(features: NDArray[Any], flag: ArrayLike) -> float:
+    """Return the part of the variance of standardised features (n, k) that lies between the groups of a flag (n,).
+
+    A dimension that does not vary is left out; 0 where none varies.
+    """
+    x, of = standardised(features), numbered(flag)
+    if not x.shape[1]:
+        return 0.0
+    count = np.bincount(of)
+    sums = np.zeros((len(count), x.shape[1]))
+    np.add.at(sums, of, x)
+    return float((np.square(sums) / count[:, None]).sum() / x.size)
+
+
+def best_split_share(features: NDArray[Any], *, starts: int = STARTS, seed: int = 0) -> float:
+    """Return the share of the best flag of two groups that 2-means finds in standardised features (n, k)."""
+    from sklearn.cluster import KMeans
+
+    x = standardised(features)
+    if len(x) < 3 or not x.shape[1]:
+        return 0.0
+    return flag_share(x, KMeans(2, n_init=starts, random_state=seed).fit(x).labels_)
+
+
+def split_null(
+    windows: int, dimensions: int, *, covariance: Floats | None = None, draws: int = DRAWS, seed: int = 0
+) -> float:
+    """Return the mean share of the best split of so many windows drawn from a Gaussian.
+
+    Args:
+        windows: n.
+        dimensions: k.
+        covariance: (k, k), of the Gaussian; by default the identity. That of the features themselves tells two clusters
+            from one long axis.
+        draws: how many.
+        seed: of draws and starts.
+    """
+    rng = np.random.default_rng(seed)
+    spread = np.eye(dimensions) if covariance is None else covariance
+    values, vectors = np.linalg.eigh(spread)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    drawn = (rng.standard_normal((windows, dimensions)) @ root.T for _ in range(draws))
+    return float(np.mean([best_split_share(one, starts=5, seed=seed) for one in drawn]))
+
+
+def standardised(features: NDArray[Any]) -> Floats:
+    """Return features (n, k') of mean 0 and variance 1, without the dimensions that do not vary."""
+    x = np.asarray(features, np.float64)
+    centred, deviation = x - x.mean(axis=0), x.std(axis=0)
+    varies = deviation > 1e-12 * (1 + np.abs(x.mean(axis=0)))
+    return np.asarray(centred[:, varies] / deviation[varies], np.float64)
