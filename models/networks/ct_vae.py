@@ -7,7 +7,16 @@ from itertools import pairwise
 
 from torch import nn
 
-from models.networks.layers import ChannelsLastFlatten, Fold, Grid, PatchStatistics, ResidualBlock, SoftBound, Unfold
+from models.networks.layers import (
+    ChannelsLastFlatten,
+    Fold,
+    Grid,
+    MixVariance,
+    PatchStatistics,
+    ResidualBlock,
+    SoftBound,
+    Unfold,
+)
 from models.networks.pooled import EncoderParts, PooledVae, composed
 from models.networks.vae import Layer, Size, halved
 from models.spec import BundleError
@@ -26,11 +35,15 @@ def ct_vae(
     dense: int = 256,
     latents: int = 32,
     levels: tuple[float, ...] = LEVELS,
+    whitened: bool = False,
 ) -> PooledVae:
     """Patches of voxels folded into channels beside their statistics, then residual blocks at ever coarser grids.
 
     Where things are comes to the heads from the last grid, flattened; how much there is of them, from what is pooled
     over the window, which a shift hardly moves and few patients are enough to learn.
+
+    `whitened` makes room in the head of the log-variance for the change of axes that ends a training
+    (`models.training.whitening`); without it sigma cannot follow mu.
 
     Channels in multiples of 16 and a folding stem are what makes 3D convolutions fast on a CPU.
     """
@@ -59,7 +72,8 @@ def ct_vae(
     up += [nn.Conv3d(channels[0], patch, 1), Unfold(fold)]
     together = nn.Sequential(nn.Linear(flat + pooled, dense), nn.SiLU())
     seen = dense + pooled
-    mu, logvar = nn.Linear(seen, latents), nn.Sequential(nn.Linear(seen, latents), SoftBound(16.0))
+    mixed = (MixVariance(latents),) if whitened else ()
+    mu, logvar = nn.Linear(seen, latents), nn.Sequential(nn.Linear(seen, latents), SoftBound(16.0), *mixed)
     # mu begins as projections of the composition, of about the prior's variance; the rest is learned beside that.
     nn.init.normal_(mu.weight[:, dense : dense + composed(statistics.channels)], std=0.3)
     return PooledVae(

@@ -140,3 +140,19 @@ class SoftBound(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.limit * (x / self.limit).tanh()
+
+
+class MixVariance(nn.Module):
+    """(n, k) log-variances of a diagonal Gaussian → those of the marginals after a linear map A: log Σⱼ Aᵢⱼ² exp(lⱼ).
+
+    It begins as the identity, and is set, not learned: `squares` (k, k) holds Aᵢⱼ².
+    """
+
+    def __init__(self, latents: int) -> None:
+        super().__init__()
+        self.squares: Tensor
+        self.register_buffer("squares", torch.eye(latents))
+
+    def forward(self, logvar: Tensor) -> Tensor:
+        mixed: Tensor = (logvar.exp() @ self.squares.T).log()
+        return mixed

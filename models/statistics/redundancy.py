@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from models.statistics.patients import numbered
-from models.statistics.repeatability import correlation
+from models.statistics.units import correlation
 
 DRAWS = 200
 

@@ -1,0 +1,68 @@
+"""The change of axes that ends a training: new latents, put exactly into the heads, the decoder and the describer.
+
+mu and what is made of z are the same functions as before in other coordinates: decode'(A (z - c)) = decode(z) for every
+z. Sigma becomes the exact marginal of each new dimension (`models.statistics.pca_whitening`).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.networks.layers import MixVariance
+from models.networks.pooled import PooledVae
+from models.networks.vae import Vae
+from models.statistics.pca_whitening import LatentAxes
+
+
+def can_be_whitened(vae: Vae) -> bool:
+    """Tell whether the network has room for another choice of axes: linear ends, and a `MixVariance`."""
+    return _mixing(vae) is not None and isinstance(vae.mu, nn.Linear) and _first_linear(vae.decoder) is not None
+
+
+@torch.no_grad()
+def with_axes(vae: Vae, axes: LatentAxes) -> Vae:
+    """Return a copy whose latents are z' = A (z - centre).
+
+    Raises:
+        ValueError: the network cannot be whitened, or the map cannot be undone.
+    """
+    if not can_be_whitened(vae):
+        raise ValueError("this network's ends are not linear in the latents; it cannot be given other axes")
+    made = copy.deepcopy(vae)
+    matrix, centre = axes.matrix, axes.centre
+    inverse = np.linalg.inv(matrix)
+    if not np.allclose(inverse @ matrix, np.eye(len(matrix)), atol=1e-6):
+        raise ValueError("the axes cannot be undone to a millionth; shrink them more, or take fewer latents")
+    head, mixing, first = made.mu, _mixing(made), _first_linear(made.decoder)
+    assert isinstance(head, nn.Linear) and mixing is not None and first is not None
+    _set(head, matrix @ _array(head.weight), matrix @ (_array(head.bias) - centre))
+    mixing.squares.copy_(torch.from_numpy(np.square(matrix) @ _array(mixing.squares)))
+    from_z = [first, made.describer] if isinstance(made, PooledVae) else [first]
+    for linear in from_z:
+        assert isinstance(linear, nn.Linear)
+        weight = _array(linear.weight)
+        _set(linear, weight @ inverse, _array(linear.bias) + weight @ centre)
+    return made
+
+
+def _mixing(vae: Vae) -> MixVariance | None:
+    last = vae.logvar[-1] if isinstance(vae.logvar, nn.Sequential) else None
+    return last if isinstance(last, MixVariance) else None
+
+
+def _first_linear(decoder: nn.Module | None) -> nn.Linear | None:
+    first = decoder[0] if isinstance(decoder, nn.Sequential) else None
+    return first if isinstance(first, nn.Linear) else None
+
+
+def _array(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return tensor.detach().cpu().numpy().astype(np.float64)
+
+
+def _set(linear: nn.Linear, weight: object, bias: object) -> None:
+    linear.weight.copy_(torch.as_tensor(weight, dtype=linear.weight.dtype))
+    linear.bias.copy_(torch.as_tensor(bias, dtype=linear.bias.dtype))
