@@ -182,7 +182,7 @@ def look(url: str, folder: Path) -> dict[str, object]:
 
 
 def settled_text(page: Page, before: list[str]) -> list[str]:
-    """The lines of the text boxes, once they are others than before and stay; none where they did not change in 10 s."""
+    """The lines of the text boxes, once they differ from those before and stay; none where 10 s change nothing."""
     found: list[str] = []
     for _ in range(40):
         last, found = found, page.locator(".viewport-element svg text tspan").all_text_contents()

@@ -40,7 +40,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
-from models.training import TrainingSettings, train
+from models.training.settings import TrainingSettings
+from models.training.train import train
 
 windows, settings, out, checkpoint = sys.argv[1:5]
 def report(progress):
