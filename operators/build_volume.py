@@ -24,6 +24,7 @@ from operators.dicom.pixel_format import (
     pixel_format,
 )
 from operators.dicom.read_header import TEXT_KEYWORDS
+from operators.dicom.values import numbers_in, text_in
 from operators.geometry.grid import regular_grid
 from operators.geometry.origin import check_origin
 from operators.geometry.policy import MIN_SLICES, NO_REPAIR, GeometryPolicy
@@ -157,26 +158,23 @@ def _acquisition_findings(headers: Sequence[Dataset]) -> list[Finding]:
 
 def _several(headers: Sequence[Dataset], keyword: str) -> str:
     """Return the commonest values of an element and how many slices have them; empty where there is only one."""
-    counts = Counter(_text(header, keyword) for header in headers)
+    counts = Counter(_shown(header, keyword) for header in headers)
     if len(counts.keys() - {""}) < 2:
         return ""
     listed = ", ".join(f"{value or 'unknown'} in {count}" for value, count in counts.most_common(4))
     return f"{listed} of {len(headers)} slices"
 
 
-def _text(header: Dataset, keyword: str) -> str:
+def _shown(header: Dataset, keyword: str) -> str:
     """Return a value that a scanner sets, cut short: numbers as numbers, several values joined by a backslash."""
-    value = header.get(keyword)
-    if value is None or isinstance(value, bytes):
-        return ""
-    several = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
-    text = "\\".join(f"{one:g}" if isinstance(one, int | float) else str(one).strip() for one in several)
+    numbers = numbers_in(header, keyword)
+    text = "\\".join(f"{number:g}" for number in numbers) if numbers else text_in(header, keyword)
     return "".join(one if one.isprintable() else "?" for one in text)[:32]
 
 
 def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat]) -> list[Finding]:
     findings = []
-    said = {str(instance.header.get("LossyImageCompression") or "") for instance in instances}
+    said = {text_in(instance.header, "LossyImageCompression") for instance in instances}
     syntaxes = {pixels.transfer_syntax for pixels in formats}
     if "01" in said or syntaxes & LOSSY_SYNTAXES:
         findings.append(Finding("LOSSY_COMPRESSION", "the slices were compressed with loss"))

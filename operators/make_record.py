@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
 
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 
 from models.spec import Bundle
+from operators.dicom.values import number_in, text_in, texts_in
 from operators.geometry.origin import frame_of_reference
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.measure.quantities import measure_quantities
@@ -96,7 +96,7 @@ def _identity(series: Series, digest: str) -> SeriesIdentity:
         series_instance_uid=series.series_instance_uid,
         part=series.part,
         frame_of_reference_uid=frame_of_reference([instance.header for instance in series.instances]),
-        modality=_text(series.first, "Modality") or "CT",
+        modality=text_in(series.first, "Modality") or "CT",
         instances=len(series.files),
         instances_digest=digest,
         derived_uids=dict(series.derived_uids),
@@ -108,24 +108,24 @@ def _instances_digest(series: Series) -> str:
 
 
 def _subject(header: Dataset, disclosure: Disclosure) -> Subject:
-    patient_id = _text(header, "PatientID")
+    patient_id = text_in(header, "PatientID") or None
     key = None
     if disclosure.site_key and patient_id:
         key = hmac.new(disclosure.site_key, patient_id.encode(), hashlib.sha256).hexdigest()
     named = disclosure.with_identifiers
     return Subject(
         patient_key=key,
-        sex=_text(header, "PatientSex"),
+        sex=text_in(header, "PatientSex") or None,
         age_years=_age_years(header),
-        patient_name=_text(header, "PatientName") if named else None,
+        patient_name=(text_in(header, "PatientName") or None) if named else None,
         patient_id=patient_id if named else None,
-        birth_date=_text(header, "PatientBirthDate") if named else None,
+        birth_date=(text_in(header, "PatientBirthDate") or None) if named else None,
     )
 
 
 def _age_years(header: Dataset) -> float | None:
     """PatientAge (VR AS, PS3.5 6.2: 038Y, 018M, 003W, 010D) in years."""
-    found = re.fullmatch(r"(\d{3})([DWMY])", _text(header, "PatientAge") or "")
+    found = re.fullmatch(r"(\d{3})([DWMY])", text_in(header, "PatientAge"))
     if not found:
         return None
     days = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}[found[2]]
@@ -133,45 +133,28 @@ def _age_years(header: Dataset) -> float | None:
 
 
 def _acquisition(header: Dataset, disclosure: Disclosure) -> Acquisition:
-    image_type = header.get("ImageType") or ()
     return Acquisition(
-        manufacturer=_text(header, "Manufacturer"),
-        model=_text(header, "ManufacturerModelName"),
-        kernel=_text(header, "ConvolutionKernel"),
-        kvp=_number(header, "KVP"),
+        manufacturer=text_in(header, "Manufacturer") or None,
+        model=text_in(header, "ManufacturerModelName") or None,
+        kernel=text_in(header, "ConvolutionKernel") or None,
+        kvp=number_in(header, "KVP"),
         mas=_mas(header),
-        thickness_mm=_number(header, "SliceThickness"),
-        contrast=_text(header, "ContrastBolusAgent"),
-        body_part=_text(header, "BodyPartExamined"),
-        image_type=(image_type,) if isinstance(image_type, str) else tuple(str(value) for value in image_type),
-        study_date=_text(header, "StudyDate") if disclosure.with_dates else None,
-        series_date=_text(header, "SeriesDate") if disclosure.with_dates else None,
+        thickness_mm=number_in(header, "SliceThickness"),
+        contrast=text_in(header, "ContrastBolusAgent") or None,
+        body_part=text_in(header, "BodyPartExamined") or None,
+        image_type=texts_in(header, "ImageType"),
+        study_date=(text_in(header, "StudyDate") or None) if disclosure.with_dates else None,
+        series_date=(text_in(header, "SeriesDate") or None) if disclosure.with_dates else None,
     )
 
 
 def _mas(header: Dataset) -> float | None:
     """Exposure (0018,1152) in mAs; else tube current in mA × exposure time in ms (PS3.3 C.8.2.1)."""
-    exposure = _number(header, "Exposure")
+    exposure = number_in(header, "Exposure")
     if exposure is not None:
         return exposure
-    current, time_ms = _number(header, "XRayTubeCurrent"), _number(header, "ExposureTime")
+    current, time_ms = number_in(header, "XRayTubeCurrent"), number_in(header, "ExposureTime")
     return None if current is None or time_ms is None else current * time_ms / 1000.0
-
-
-def _text(header: Dataset, keyword: str) -> str | None:
-    value = header.get(keyword)
-    if value is None:
-        return None
-    text = "\\".join(map(str, value)) if isinstance(value, MultiValue | list | tuple) else str(value)
-    return text.strip(" \0") or None
-
-
-def _number(header: Dataset, keyword: str) -> float | None:
-    try:
-        value = float(header.get(keyword))
-    except (TypeError, ValueError):
-        return None
-    return value if abs(value) < float("inf") else None
 
 
 def _sha256(value: Any) -> str:

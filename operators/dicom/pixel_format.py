@@ -13,6 +13,7 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from operators.dicom.values import numbers_in, text_in
 from operators.types import SeriesRejected
 
 AIR_HU: Final = -1000
@@ -121,7 +122,7 @@ def _transfer_syntax(header: Dataset) -> str:
 
 def _matrix(header: Dataset) -> tuple[int, int]:
     samples, frames = _integer(header, "SamplesPerPixel", 1), _integer(header, "NumberOfFrames", 1)
-    photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2").upper()
+    photometric = (text_in(header, "PhotometricInterpretation") or "MONOCHROME2").upper()
     if samples != 1 or photometric != "MONOCHROME2":
         raise _unsupported(f"{samples} samples of {photometric[:16]}", "one of MONOCHROME2")
     if frames != 1:
@@ -150,13 +151,14 @@ def _bits(header: Dataset, syntax: str) -> tuple[int, int, int, bool]:
 
 
 def _rescale(header: Dataset) -> tuple[float, float]:
-    slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
-    if slope is None or intercept is None:
-        names = [name for name, value in (("slope", slope), ("intercept", intercept)) if value is None]
+    slopes, intercepts = numbers_in(header, "RescaleSlope"), numbers_in(header, "RescaleIntercept")
+    if len(slopes) != 1 or len(intercepts) != 1:
+        names = [name for name, found in (("slope", slopes), ("intercept", intercepts)) if len(found) != 1]
         raise SeriesRejected(
             "MISSING_RESCALE",
             f"no rescale {' and '.join(names)} in a slice; expected both, for without them the values are not HU",
         )
+    slope, intercept = slopes[0], intercepts[0]
     if not (math.isfinite(slope) and math.isfinite(intercept) and slope > 0):
         raise SeriesRejected(
             "INVALID_RESCALE", f"found rescale slope {slope:g} and intercept {intercept:g}; expected a slope above zero"
@@ -193,16 +195,10 @@ def _in_representation(value: int, allocated: int, signed: bool) -> int:
 
 def _integer(header: Dataset, keyword: str, default: int | None = None) -> int | None:
     """An integer; the default where it is missing, None where it is not one."""
-    value = _number(header, keyword)
-    if value is None:
+    found = numbers_in(header, keyword)
+    if len(found) != 1:
         return default
-    return int(value) if math.isfinite(value) and value == int(value) else None
-
-
-def _number(header: Dataset, keyword: str) -> float | None:
-    """The only value of an element as a number; None where it is missing, empty, several or no number."""
-    value = header.get(keyword)
-    return float(value) if isinstance(value, int | float) else None
+    return int(found[0]) if found[0].is_integer() else None
 
 
 def _unsupported(found: str, expected: str) -> SeriesRejected:

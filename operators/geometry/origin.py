@@ -8,6 +8,7 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from operators.dicom.values import text_in
 from operators.geometry.policy import MIN_SLICES
 from operators.types import Finding, SeriesRejected
 
@@ -56,4 +57,4 @@ def frame_of_reference(headers: Sequence[Dataset]) -> str | None:
 
 def _values(headers: Sequence[Dataset], keyword: str) -> set[str]:
     """Return what stands in the headers, empty values apart."""
-    return {value for header in headers if (value := str(header.get(keyword) or ""))}
+    return {value for header in headers if (value := text_in(header, keyword))}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from operators.dicom.values import numbers_in
 from operators.types import SeriesRejected
 
 DIRECTION_TOLERANCE: Final = 1e-3
@@ -142,17 +143,6 @@ def one_orientation(planes: Planes) -> tuple[_Array, _Array]:
     row = row / lengths[0]
     column = column - (column @ row) * row
     return row, column / np.linalg.norm(column)
-
-
-def numbers_in(header: Dataset, keyword: str) -> list[float]:
-    """Return the values of an element of numbers; none where it is missing or they are not numbers."""
-    value = header.get(keyword)
-    if value is None or isinstance(value, str | bytes):
-        return []
-    try:
-        return [float(one) for one in value] if hasattr(value, "__iter__") else [float(value)]
-    except (TypeError, ValueError, OverflowError):
-        return []
 
 
 def missing_geometry(found: str, expected: str) -> SeriesRejected:

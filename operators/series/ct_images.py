@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 
 from operators.dicom.enhanced_ct import ENHANCED_CT, sop_class, with_frames
+from operators.dicom.values import text_in, texts_in
 from operators.types import Finding, Series, SeriesSkipped
 
 LOCALIZER_TYPES: Final = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM"})
@@ -83,7 +84,7 @@ def _not_this_class(header: Dataset) -> _Reason | None:
     if found not in (CTImageStorage, *ENHANCED_CT):
         known = found.name if found.is_valid else "an invalid SOP class" if found else "no SOP class"
         return "NOT_CT_IMAGE", f"found {known}"
-    modality = str(header.get("Modality") or "").upper()
+    modality = text_in(header, "Modality").upper()
     if modality not in ("CT", ""):
         return "NOT_CT_IMAGE", f"found Modality {modality[:16]} in a CT Image"
     return None
@@ -103,9 +104,9 @@ def _not_in_hu(header: Dataset) -> _Reason | None:
         return "DERIVED_MAP", f"found ImageType {min(found)}"
     # Of multi-frame CT (PS3.3 C.8.16.2.1.2 and 3): whether places are true, and how it was calculated.
     for keyword in ("VolumetricProperties", "VolumeBasedCalculationTechnique"):
-        if (said := str(header.get(keyword) or "").upper()) in {"DISTORTED", "CURVED_MPR"} | MAP_TYPES:
+        if (said := text_in(header, keyword).upper()) in {"DISTORTED", "CURVED_MPR"} | MAP_TYPES:
             return "DERIVED_MAP", f"found {keyword} {said}"
-    unit = str(header.get("RescaleType") or "HU").upper()
+    unit = (text_in(header, "RescaleType") or "HU").upper()
     if not HOUNSFIELD.fullmatch(re.sub("[^A-Z]", "", unit)):
         # US means unspecified (PS3.3 C.11.1.1.2); what the numbers are then, nobody can say.
         return "DERIVED_MAP", f"found RescaleType {unit[:16]}"
@@ -114,6 +115,4 @@ def _not_in_hu(header: Dataset) -> _Reason | None:
 
 def _image_type(header: Dataset) -> frozenset[str]:
     """Values of ImageType from the second on; the first only says original or derived."""
-    value = header.get("ImageType") or ()
-    values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
-    return frozenset(str(one).strip().upper() for one in values[1:])
+    return frozenset(text.upper() for text in texts_in(header, "ImageType")[1:])

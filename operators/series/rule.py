@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 import numpy as np
-from pydicom.dataset import Dataset
 
+from operators.dicom.values import number_in, numbers_in, text_in, texts_in
 from operators.series.text_pattern import check_pattern, matches
 from operators.types import Series
 
@@ -111,29 +111,28 @@ class Rule:
 
 def count_slices(series: Series) -> int:
     """Instances; of a multi-frame file whose frames are not told apart, those that it says it has."""
-    frames = (1 if one.frame else _number(one.header, "NumberOfFrames") or 1 for one in series.instances)
+    frames = (1 if one.frame else number_in(one.header, "NumberOfFrames") or 1 for one in series.instances)
     return sum(max(1, int(number)) for number in frames)
 
 
 def thickness_mm(series: Series) -> tuple[float, float] | None:
     """Thinnest and thickest SliceThickness of the series; None where an instance has none."""
-    found = [_number(instance.header, "SliceThickness") for instance in series.instances]
+    found = [number_in(instance.header, "SliceThickness") for instance in series.instances]
     known = [value for value in found if value is not None]
     return (min(known), max(known)) if len(known) == len(found) else None
 
 
 def text_of(series: Series, keyword: str) -> str:
     """A text of the series, its values joined by a backslash as in the file; empty where there is none."""
-    return "\\".join(_values(series.first, keyword))
+    return text_in(series.first, keyword)
 
 
 def orientation(series: Series) -> Orientation | None:
     """Plane that the slices are nearest to, by their normal (PS3.3 C.7.6.2.1.1); None where it is not known."""
-    cosines = series.first.get("ImageOrientationPatient")
-    try:
-        row, column = np.array([float(value) for value in cosines or ()]).reshape(2, 3)
-    except (TypeError, ValueError):
+    cosines = numbers_in(series.first, "ImageOrientationPatient")
+    if len(cosines) != 6:
         return None
+    row, column = np.array(cosines).reshape(2, 3)
     normal = np.abs(np.cross(row, column))
     if not np.isfinite(normal).all() or normal.max() < 0.5:
         return None
@@ -176,7 +175,7 @@ def _image_type(rule: Rule, series: Series) -> str | None:
     asked = rule.image_type
     assert asked is not None
     for instance in series.instances:
-        found = {value.upper() for value in _values(instance.header, "ImageType")}
+        found = {value.upper() for value in texts_in(instance.header, "ImageType")}
         if missing := [value for value in asked.contains if value.upper() not in found]:
             return f"no {missing[0]}"
         if unwanted := [value for value in asked.excludes if value.upper() in found]:
@@ -218,19 +217,3 @@ _CHECKS: Final[dict[str, Callable[[Rule, Series], str | None]]] = {
 def _shown(code: str) -> str:
     """A value that a scanner sets, cut short."""
     return code[:32] if code.isprintable() else "what is there"
-
-
-def _values(header: Dataset, keyword: str) -> list[str]:
-    value = header.get(keyword)
-    if value is None or isinstance(value, bytes):
-        return []
-    several = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
-    return [text for one in several if (text := str(one).strip())]
-
-
-def _number(header: Dataset, keyword: str) -> float | None:
-    try:
-        value = float(header.get(keyword))
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from operators.dicom.enhanced_ct import with_frames
+from operators.dicom.values import numbers_in
 from operators.geometry.grid import is_regular
 from operators.geometry.origin import has_one_origin
-from operators.geometry.planes import DIRECTION_TOLERANCE, PIXEL_SPACING_TOLERANCE, Planes, numbers_in, read_planes
+from operators.geometry.planes import DIRECTION_TOLERANCE, PIXEL_SPACING_TOLERANCE, Planes, read_planes
 from operators.series.ct_images import reason_against
 from operators.series.volumes import divide
 from operators.types import Finding, Instance, Series, SeriesRejected

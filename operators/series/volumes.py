@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from operators.dicom.header import plain
+from operators.dicom.values import numbers_in, text_in
 from operators.geometry.grid import is_regular, regular_spacing_mm
-from operators.geometry.planes import Planes, numbers_in
+from operators.geometry.planes import Planes
 from operators.geometry.policy import MIN_SLICES
 from operators.geometry.stack import SAME_POSITION_MM, allowed_off_grid_mm, places_with_gaps
 
@@ -239,9 +240,7 @@ def _values(headers: Sequence[Dataset], keyword: str) -> list[Any]:
     found = []
     for header in headers:
         number = numbers_in(header, keyword)
-        value = plain(header.get(keyword) or "")
-        text = "\\".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        found.append((0, number[0], "") if len(number) == 1 else (1, 0.0, text))
+        found.append((0, number[0], "") if len(number) == 1 else (1, 0.0, text_in(header, keyword)))
     return found
 
 
@@ -272,10 +271,10 @@ def _moment(header: Dataset, keyword: str) -> tuple[str, float] | None:
     if not keyword.endswith("Time") or keyword == "TriggerTime":
         found = numbers_in(header, keyword)
         return ("", found[0]) if len(found) == 1 and np.isfinite(found[0]) else None
-    time = str(header.get(keyword) or "").replace(":", "")
+    time = text_in(header, keyword).replace(":", "")
     digits, _, fraction = time.partition(".")
     if not (digits + fraction).isascii() or not digits.isdigit() or len(digits) not in (2, 4, 6):
         return None
     hours, minutes, seconds = (int(digits[at : at + 2] or 0) for at in (0, 2, 4))
     part = float(f"0.{fraction}") if fraction.isdigit() else 0.0
-    return str(header.get(keyword.replace("Time", "Date")) or ""), 3600 * hours + 60 * minutes + seconds + part
+    return text_in(header, keyword.replace("Time", "Date")), 3600 * hours + 60 * minutes + seconds + part

@@ -14,9 +14,9 @@ from datetime import date
 from pydicom.charset import python_encoding
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
+from operators.dicom.values import texts_in
 from operators.types import Series
 
 NO_DATE = ("19000101", "000000")
@@ -93,27 +93,16 @@ def _deidentification(source: Dataset) -> Dataset:
     taken = Dataset()
     removed = _text(source, "PatientIdentityRemoved").upper()
     if removed == "YES":
-        methods = [_printable(method)[:64].strip() for method in _values(source, "DeidentificationMethod")]
+        methods = [_printable(method)[:64].strip() for method in texts_in(source, "DeidentificationMethod")]
         taken.DeidentificationMethod = [method for method in methods if method] or "As said in the source images"
     if removed in ("YES", "NO"):
         taken.PatientIdentityRemoved = removed
     return taken
 
 
-def _values(source: Dataset, keyword: str) -> list[str]:
-    """The values of an element as text; none where the element is missing or cannot be converted to its VR."""
-    try:
-        value = source.get(keyword)
-    except (ValueError, TypeError, OverflowError, NotImplementedError):
-        return []
-    if value is None:
-        return []
-    return [str(one) for one in value] if isinstance(value, MultiValue | list | tuple) else [str(value)]
-
-
 def _text(source: Dataset, keyword: str) -> str:
     """Its only value, printable and stripped; empty where there is none or there are several."""
-    values = _values(source, keyword)
+    values = texts_in(source, keyword)
     return _printable(values[0]) if len(values) == 1 else ""
 
 
