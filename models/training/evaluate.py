@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from models.networks.vae import Vae
 from models.record import Figures
-from models.training.losses import active_units, kl_divergence
+from models.statistics.units import active_units
+from models.training.losses import kl_divergence
 
 WindowArray = NDArray[np.floating[Any]]
 
@@ -38,7 +39,7 @@ def evaluate(vae: Vae, windows: WindowArray, window_hu: tuple[float, float], *, 
         windows=len(mus),
         mae_hu=error / len(mus),
         mae_body_hu=body_error / max(body_voxels, 1),
-        active=active_units(mu),
+        active=active_units(mu.numpy()),
         kl=tuple(torch.cat(kls).mean(0).tolist()),
         mu_variance=tuple(torch.var(mu, dim=0, correction=0).tolist()),
     )

@@ -11,7 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-from models.statistics.units import ACTIVE_VARIANCE
 from models.training.settings import Likelihood, Penalty
 
 _SMALLEST_ERROR = {"gaussian": 1e-8, "laplace": 1e-4}
@@ -153,11 +152,3 @@ def pair_ratio(mu: Tensor, other: Tensor) -> Tensor:
     between = 0.5 * (torch.var(mu, dim=0) + torch.var(other, dim=0))
     ratio = (mu - other).square().mean(0) / between.clamp_min(_SMALLEST_VARIANCE)
     return 0.5 * (ratio + 1e-3).log().mean()
-
-
-def active_units(mu: Tensor, threshold: float = ACTIVE_VARIANCE) -> int:
-    """How many dimensions of mu (n, latents) vary over the data by more than `threshold`: Burda et al. 2016, §5.2.
-
-    Few mean posterior collapse: the decoder has learned to do without z.
-    """
-    return int((torch.var(mu, dim=0, correction=0) > threshold).sum())

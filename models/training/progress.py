@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.statistics.collapse import measure_collapse
-from models.training.losses import active_units
+from models.statistics.units import active_units
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class StepLog:
             loss=loss,
             rmse=rmse,
             kl=kl,
-            active=active_units(torch.cat(tuple(self._mus))),
+            active=active_units(torch.cat(tuple(self._mus)).cpu().numpy()),
             latents=len(by_dimension),
             nll=nll,
             penalty=penalty,

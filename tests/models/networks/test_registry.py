@@ -9,7 +9,7 @@ from models.networks.layers import Fold, SamePadConv3d, Unfold
 from models.networks.registry import all_parameters, build_vae
 from models.networks.vae import Layer, Vae, receptive_fields
 from models.spec import BundleError
-from models.training.losses import active_units, free_bits, gaussian_nll, kl_divergence
+from models.training.losses import free_bits, gaussian_nll, kl_divergence
 from tests.support.checkout import ROOT
 
 SMALL = {
@@ -221,7 +221,3 @@ def test_free_bits_leave_a_small_kl_without_gradient():
     loss.backward()
     assert loss.item() == pytest.approx(0.05 + 3.0)
     assert kl.grad.tolist() == [[0.0, 0.5], [0.0, 0.5]]
-
-
-def test_a_unit_is_active_when_its_mean_varies():
-    assert active_units(torch.tensor([[0.0, 1.0, 5.0], [0.1, 1.3, 5.0]])) == 1
