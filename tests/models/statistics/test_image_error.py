@@ -50,6 +50,7 @@ def test_errors_are_counted_by_the_tissue_of_the_original():
         "all": [3.5],
         "air": [1],
         "lung": [2],
+        "mixed": [6],
         "fat": [3],
         "soft": [4],
         "bone": [5],
