@@ -94,14 +94,15 @@ def undecodable_finding(headers: Iterable[Dataset], keywords: Sequence[str]) -> 
     """The finding `UNDECODABLE_TEXT`, with the elements of the headers that it concerns; none where all is well."""
     met: set[str] = set()
     for header in headers:
-        met.update(keyword for keyword in keywords if _is_undecodable(header.get(keyword)))
+        met.update(keyword for keyword in keywords if is_undecodable(header.get(keyword)))
     if not met:
         return ()
     detail = f"{', '.join(sorted(met))}: not valid in the declared character set, left out"
     return (Finding("UNDECODABLE_TEXT", detail),)
 
 
-def _is_undecodable(value: object) -> bool:
+def is_undecodable(value: object) -> bool:
+    """Return whether a value, or one of several, was text that its character set cannot decode."""
     if isinstance(value, list | tuple):
         return any(isinstance(one, Undecodable) for one in value)
     return isinstance(value, Undecodable)

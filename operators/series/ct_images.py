@@ -14,6 +14,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 
+from operators.dicom.character_sets import is_undecodable
 from operators.dicom.enhanced_ct import ENHANCED_CT, sop_class, with_frames
 from operators.dicom.values import text_in, texts_in
 from operators.types import Finding, Series, SeriesSkipped
@@ -106,6 +107,8 @@ def _not_in_hu(header: Dataset) -> _Reason | None:
     for keyword in ("VolumetricProperties", "VolumeBasedCalculationTechnique"):
         if (said := text_in(header, keyword).upper()) in {"DISTORTED", "CURVED_MPR"} | MAP_TYPES:
             return "DERIVED_MAP", f"found {keyword} {said}"
+    if is_undecodable(header.get("RescaleType")):
+        return "DERIVED_MAP", "found a RescaleType that is not valid in its character set"
     unit = (text_in(header, "RescaleType") or "HU").upper()
     if not HOUNSFIELD.fullmatch(re.sub("[^A-Z]", "", unit)):
         # US means unspecified (PS3.3 C.11.1.1.2); what the numbers are then, nobody can say.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from app.research.certify.measure import encode_windows
 from models.phantom import FACTOR_RANGES, PhantomFactors, make_phantom, sample_factors
@@ -15,7 +17,7 @@ from models.statistics.disentangle import disentanglement
 from operators.encode import check_taps
 from operators.preprocess import preprocess
 from operators.synthetic.write_ct import affine_for
-from operators.types import HuSlice, Series, Volume
+from operators.types import HuSlice, Instance, Series, Volume
 
 SHAPE, SPACING_MM = (44, 256, 256), (6.5, 1.6, 1.6)
 """A whole chest; pixels that show the kernel."""
@@ -69,7 +71,7 @@ def phantom_volume(
 ) -> Volume:
     """Return what the reader makes of the phantom's files (see `operators.synthetic.write_ct`), without the files."""
     hu = make_phantom(factors, shape, spacing_mm, seed)
-    series = Series("2.25.1", "2.25.2", ".", ())
+    series = Series("2.25.1", "2.25.2", ".", (Instance(Path("phantom"), Dataset()),))
     return Volume(series, shape, affine_for(shape, spacing_mm), spacing_mm, (), lambda d: HuSlice(hu[d]))
 
 

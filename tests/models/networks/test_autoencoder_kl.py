@@ -317,7 +317,7 @@ def test_weights_of_another_network_are_one_line(tmp_path, parameters, capsys):
     torch.save(monai_net("autoencoder_kl", channels=[8, 24]).state_dict(), tmp_path / "wider.pt")
     assert "give the parameters that it was trained with" in error_of(capsys, tmp_path / "wider.pt", parameters, out)
     torch.save({**state, "quant_conv_mu.conv.bias": torch.full((3,), torch.nan)}, tmp_path / "nan.pt")
-    assert "mu.conv.bias hold NaN" in error_of(capsys, tmp_path / "nan.pt", parameters, out)
+    assert "quant_conv_mu.conv.bias holds NaN" in error_of(capsys, tmp_path / "nan.pt", parameters, out)
     torch.save([1, 2], tmp_path / "list.pt")
     assert "holds a list with other things than tensors" in error_of(capsys, tmp_path / "list.pt", parameters, out)
     (tmp_path / "text.pt").write_text("no checkpoint")
