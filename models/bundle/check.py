@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle.golden import TOLERANCE, golden_input, read_golden
 from models.bundle.monai_config import missing_keys
+from models.certificate import Certificate, certificate_from_json
 from models.phantom import phantom_windows
 from models.record import TrainingRecord
 from models.spec import Bundle, BundleError
@@ -62,6 +63,7 @@ def check_bundle(bundle: Bundle) -> Iterator[Verdict]:
     yield from check_torch(bundle, encoder)
     yield from check_reconstruction(bundle)
     yield _check_metadata(bundle)
+    yield from _check_certificate(bundle)
     yield check_active(bundle)
 
 
@@ -166,14 +168,29 @@ def check_decoder(bundle: Bundle, onnx: bytes) -> Verdict:
     return Verdict("decoder", difference <= TOLERANCE, detail)
 
 
+def _check_certificate(bundle: Bundle) -> Iterator[Verdict]:
+    """Say why the certificate cannot be read; nothing where it can, or where there is none."""
+    try:
+        read_certificate(bundle)
+    except BundleError as error:
+        yield Verdict("certificate", None, str(error))
+
+
 def check_active(bundle: Bundle) -> Verdict:
     """Are at least half of the units active as `models.statistics.units` defines it?
 
     Training's own figures tell it only where they are of enough windows and patients; see `models.statistics.collapse`.
     """
     figures = bundle.training.figures
+    try:
+        certificate = read_certificate(bundle)
+    except BundleError:  # a verdict of its own in `check_bundle`
+        certificate = None
     for source, counted in (
-        ("certificate", _active_of(_certified(bundle))),
+        (
+            "certificate",
+            None if certificate is None else (certificate.active_units, len(certificate.kl_by_dimension)),
+        ),
         ("training", None if figures is None else (figures.active, len(figures.kl))),
     ):
         if counted is not None:
@@ -204,11 +221,11 @@ def _collapse(training: TrainingRecord) -> Collapse | None:
     )
 
 
-def read_certificate(bundle: Bundle) -> dict[str, Any] | None:
-    """`docs/certificate.json`; None where there is none.
+def read_certificate(bundle: Bundle) -> Certificate | None:
+    """Read `docs/certificate.json`; None where there is none.
 
     Raises:
-        BundleError: it is no JSON object.
+        BundleError: it is not JSON, or not a certificate as this ctvae writes it.
     """
     file = bundle.path / CERTIFICATE
     if not file.is_file():
@@ -219,26 +236,11 @@ def read_certificate(bundle: Bundle) -> dict[str, Any] | None:
         document = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{CERTIFICATE.as_posix()} is not JSON; certify the bundle again") from error
-    if not isinstance(document, dict):
-        raise BundleError(f"{CERTIFICATE.as_posix()} is no object; certify the bundle again")
-    return document
-
-
-def _certified(bundle: Bundle) -> Any:
     try:
-        return read_certificate(bundle)
-    except BundleError:
-        return None
-
-
-def _active_of(found: Any) -> tuple[int, int] | None:
-    """(active, all) of a certificate."""
-    if not isinstance(found, dict):
-        return None
-    active, units = found.get("active_units"), found.get("kl_by_dimension")
-    if type(active) is not int or not isinstance(units, (list, tuple)) or not 0 <= active <= len(units):
-        return None
-    return active, len(units)
+        return certificate_from_json(document)
+    except ValueError as error:
+        text = f"{CERTIFICATE.as_posix()} is not as this ctvae writes it: {error}; certify the bundle again"
+        raise BundleError(text) from error
 
 
 def _check_metadata(bundle: Bundle) -> Verdict:

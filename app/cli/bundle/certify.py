@@ -71,7 +71,7 @@ def command(
                 )
             write_certificate(bundle, certificate)
         named = f"{bundle.name} {bundle.version}"
-        sys.stdout.write(f"{named} on {certificate['summary']}; see its docs/README.md\n")
+        sys.stdout.write(f"{named} on {certificate.summary}; see its docs/README.md\n")
         return 0
 
     return guarded(run, log_level)

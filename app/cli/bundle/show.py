@@ -14,6 +14,7 @@ import typer
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
+    from models.certificate import Certificate
     from models.record import TrainingRecord
     from models.spec import Bundle, Preprocessing
 
@@ -29,20 +30,20 @@ def command(
 
     def run() -> int:
         from app.open_bundle import bundle_errors, open_bundle
-        from models.bundle.check import read_certificate
 
         bundle = open_bundle(path)
+        certificate = _certificate(bundle)
         with bundle_errors():
-            described = describe(bundle, read_certificate(bundle))
-        lines = json.dumps(described, indent=1) if as_json else "\n".join(_lines(bundle, described))
+            described = describe(bundle, certificate)
+        lines = json.dumps(described, indent=1) if as_json else "\n".join(_lines(bundle, described, certificate))
         sys.stdout.write(lines + "\n")
         return 0
 
     return guarded(run, log_level)
 
 
-def describe(bundle: Bundle, certificate: Mapping[str, Any] | None) -> dict[str, Any]:
-    """All that is shown, as plain JSON values."""
+def describe(bundle: Bundle, certificate: Certificate | str | None) -> dict[str, Any]:
+    """Return everything that is shown, as plain JSON values; the certificate as `_certificate` reads it."""
     from models.bundle.check import check_active
     from models.weights import read_weights
 
@@ -70,8 +71,20 @@ def describe(bundle: Bundle, certificate: Mapping[str, Any] | None) -> dict[str,
         ],
         "active_units": check_active(bundle).detail,
         "training": _training(bundle.training),
-        "certificate": certificate,
+        "certificate": None if certificate is None or isinstance(certificate, str) else certificate.as_json(),
+        **({"certificate_error": certificate} if isinstance(certificate, str) else {}),
     }
+
+
+def _certificate(bundle: Bundle) -> Certificate | str | None:
+    """Read the certificate; where that fails, return why: a damaged one must not hide the bundle."""
+    from models.bundle.check import read_certificate
+    from models.spec import BundleError
+
+    try:
+        return read_certificate(bundle)
+    except BundleError as error:
+        return str(error)
 
 
 def _part(name: str) -> str:
@@ -97,7 +110,7 @@ def _training(record: TrainingRecord) -> dict[str, object]:
     return {key: value for key, value in found.items() if value}
 
 
-def _lines(bundle: Bundle, described: Mapping[str, Any]) -> Iterator[str]:
+def _lines(bundle: Bundle, described: Mapping[str, Any], certificate: Certificate | str | None) -> Iterator[str]:
     counts = described["weights"]
     yield f"{bundle.name} {bundle.version}, weights {bundle.weights_sha256[:12]}…"
     decoder = f"{counts['decoder']:,} in its decoder" if counts["decoder"] else "no decoder"
@@ -116,18 +129,15 @@ def _lines(bundle: Bundle, described: Mapping[str, Any]) -> Iterator[str]:
     yield f"active units   {described['active_units']}"
     for key, value in described["training"].items():
         yield f"{'training':<14} {key} {_short(value)}"
-    yield f"certificate    {_certified(described['certificate'])}"
+    yield f"certificate    {_certified(certificate)}"
 
 
-def _certified(certificate: Mapping[str, Any] | None) -> str:
+def _certified(certificate: Certificate | str | None) -> str:
     from app.research.certify.certificate import summary
 
     if certificate is None:
         return "none; ctvae bundle certify makes one"
-    try:
-        return summary(certificate)
-    except (KeyError, TypeError, ValueError, AttributeError):  # of another version, or by another hand
-        return f"docs/certificate.json is not as this ctvae writes it: {_short(certificate)}"
+    return certificate if isinstance(certificate, str) else summary(certificate)
 
 
 def _preprocessing(settings: Preprocessing) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from textwrap import fill
-from typing import Any
 
 import numpy as np
+
+from models.certificate import Certificate, Estimate, ProbeScore
 
 FEW_PATIENTS = 30
 MOST_DIMENSIONS = 128
 WIDTH = 120
 
 
-def certificate_markdown(certificate: Mapping[str, Any]) -> str:
-    """The section, from `# Certificate` down to the layers; of a certificate as `certify_bundle` makes it."""
+def certificate_markdown(certificate: Certificate) -> str:
+    """The section, from `# Certificate` down to the layers."""
     parts = [
         _opening(certificate),
         _repeatability(certificate),
@@ -28,40 +29,40 @@ def certificate_markdown(certificate: Mapping[str, Any]) -> str:
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
-def summary(certificate: Mapping[str, Any]) -> str:
+def summary(certificate: Certificate) -> str:
     """One line: on how much it was measured, and the means for `mu`."""
-    data, mu = certificate["data"], certificate["taps"]["mu"]
-    lowest = max(found["lowest"] for found in mu["identity"]["metrics"].values())
-    information = mu["information"]["mean_r2"]
-    known = "" if information is None else f"mean probe R² {_number(information['value'])}, "
+    data, mu = certificate.data, certificate.mu
+    lowest = max(found.lowest for found in mu.identity.metrics.values())
+    information = mu.information.mean_r2
+    known = "" if information is None else f"mean probe R² {_number(information.value)}, "
     return (
-        f"{data['windows']} windows of {data['patients']} patients: {known}"
-        f"mean ICC {_number(mu['repeatability']['mean_icc']['value'])}, "
+        f"{data.windows} windows of {data.patients} patients: {known}"
+        f"mean ICC {_number(mu.repeatability.mean_icc.value)}, "
         f"found again by {_number(lowest)} under the worst change, "
-        f"{certificate['active_units']} of {len(certificate['kl_by_dimension'])} units active"
-        + (", patients that it was trained on included" if data["trained_on_included"] else "")
+        f"{certificate.active_units} of {len(certificate.kl_by_dimension)} units active"
+        + (", patients that it was trained on included" if data.trained_on_included else "")
     )
 
 
-def _opening(certificate: Mapping[str, Any]) -> str:
-    data, settings, versions = certificate["data"], certificate["settings"], certificate["versions"]
-    patients = data["patients"]
+def _opening(certificate: Certificate) -> str:
+    data, settings, versions = certificate.data, certificate.settings, certificate.versions
+    patients = data.patients
     said = (
-        f"Measured by `ctvae bundle certify` on {data['windows']} windows of {data['scans']} scans of "
+        f"Measured by `ctvae bundle certify` on {data.windows} windows of {data.scans} scans of "
         f"{patients} patients. `docs/certificate.json` has all figures; the project's `docs/certificate.md` says what "
         "they mean. In brackets "
         "are 95 % intervals over bootstrap samples of patients."
     )
-    if data["unreadable_scans"]:
-        said += f" {data['unreadable_scans']} more scans could not be read."
-    if data["left_out_patients"]:
+    if data.unreadable_scans:
+        said += f" {data.unreadable_scans} more scans could not be read."
+    if data.left_out_patients:
         said += (
-            f" None of them is of the train or calibration split: those {data['left_out_patients']} were left out. "
-            f"{data['helping_windows']} windows of theirs only helped: probes and whitening learned from them, and the "
+            f" None of them is of the train or calibration split: those {data.left_out_patients} were left out. "
+            f"{data.helping_windows} windows of theirs only helped: probes and whitening learned from them, and the "
             "gallery holds them too."
         )
     text = ["## Certificate", fill(said, WIDTH)]
-    if data["trained_on_included"]:
+    if data.trained_on_included:
         text.append("**Patients that the network was trained on may be among them: these figures may flatter it.**")
     if patients < FEW_PATIENTS:
         few = (
@@ -70,48 +71,47 @@ def _opening(certificate: Mapping[str, Any]) -> str:
         )
         text.append(fill(few, WIDTH))
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return "\n\n".join([*text, fill(f"Seed {settings['seed']}; {named}.", WIDTH)])
+    return "\n\n".join([*text, fill(f"Seed {settings.seed}; {named}.", WIDTH)])
 
 
-def _repeatability(certificate: Mapping[str, Any]) -> str:
-    mu = certificate["taps"]["mu"]
-    repeats, identity = mu["repeatability"], mu["identity"]
-    metrics = identity["metrics"]
+def _repeatability(certificate: Certificate) -> str:
+    repeats, identity = certificate.mu.repeatability, certificate.mu.identity
+    metrics = identity.metrics
     rows = [
-        [f"`{name}`", change["what"], _within(repeats["by_change"][name])]
-        + [_within(found["by_change"][name]) for found in metrics.values()]
-        for name, change in certificate["changes"].items()
+        [f"`{name}`", change.what, _within(repeats.by_change[name])]
+        + [_within(found.by_change[name]) for found in metrics.values()]
+        for name, change in certificate.changes.items()
     ]
-    means = [_number(found["mean"]) for found in metrics.values()]
-    rows.append(["", "mean", _within(repeats["mean_icc"]), *means])
+    means = [_number(found.mean) for found in metrics.values()]
+    rows.append(["", "mean", _within(repeats.mean_icc), *means])
     table = _table(
         ["change", "what is done to the scan", "ICC(A,1) of mu", *(f"found, {one}" for one in metrics)], rows
     )
     said = (
         "ICC: 1 where a change moves no feature, 0 where it moves features as much as another window would; mean over "
         "dimensions, a dead one counts as 0. Found: for "
-        f"{identity['looked_for']} windows, changed, how often the nearest of {identity['gallery']} windows that do "
-        f"not overlap is the same window before the change; guessing would find {identity['chance']:.1%}. The median "
-        f"dimension has an ICC of {_number(repeats['median_icc'])}."
+        f"{identity.looked_for} windows, changed, how often the nearest of {identity.gallery} windows that do "
+        f"not overlap is the same window before the change; guessing would find {identity.chance:.1%}. The median "
+        f"dimension has an ICC of {_number(repeats.median_icc)}."
     )
     return f"### Does `mu` stay the same when it should?\n\n{fill(said, WIDTH)}\n\n{table}"
 
 
-def _information(certificate: Mapping[str, Any]) -> str:
-    found = certificate["taps"]["mu"]["information"]
-    rows = [_probe_row(name, probe) for name, probe in found["quantities"].items()]
+def _information(certificate: Certificate) -> str:
+    found = certificate.mu.information
+    rows = [_probe_row(name, probe) for name, probe in found.quantities.items()]
     text = f"""\
 ### What does `mu` know?
 
 R² of ridge probes, cross-validated by patient: 1 is perfect, 0 is no better than the mean, below 0 worse. The last
-column is the same probe on shuffled values: what chance gives. Mean R²: {_within(found["mean_r2"])}.
+column is the same probe on shuffled values: what chance gives. Mean R²: {_within(found.mean_r2)}.
 
 {_table(["quantity of the window", "R²", "windows", "shuffled"], rows)}"""
-    if not found["labels"]:
+    if not found.labels:
         return text
     names = {"auc": "area under the ROC curve", "r2": "R²"}
     labels = [
-        [f"{name} ({names[probe['measure']]})", *_probe_row("", probe)[1:]] for name, probe in found["labels"].items()
+        [f"{name} ({names[label.measure]})", *_probe_row("", label.probe)[1:]] for name, label in found.labels.items()
     ]
     return f"""{text}
 
@@ -120,21 +120,20 @@ Labels; chance is 0.5 for an area under the ROC curve, 0 for R²:
 {_table(["label", "score", "windows", "shuffled"], labels)}"""
 
 
-def _layers(certificate: Mapping[str, Any]) -> str:
+def _layers(certificate: Certificate) -> str:
     rows = []
-    for name, tap in certificate["taps"].items():
-        field = tap["receptive_field_mm"]
-        metrics = tap["identity"]["metrics"]
-        best = max(metrics, key=lambda metric: float(metrics[metric]["mean"]))
+    for name, tap in certificate.taps.items():
+        field, best = tap.receptive_field_mm, tap.identity.best
+        found = tap.identity.metrics[best]
         rows.append(
             [
                 f"`{name}`",
-                str(tap["length"]),
-                tap["pooling"],
+                str(tap.length),
+                tap.pooling,
                 "window" if field is None else " × ".join(f"{mm:g}" for mm in field),
-                _within(tap["information"]["mean_r2"]),
-                _within(tap["repeatability"]["mean_icc"]),
-                f"{_number(metrics[best]['mean'])} / {_number(metrics[best]['lowest'])} ({best})",
+                _within(tap.information.mean_r2),
+                _within(tap.repeatability.mean_icc),
+                f"{_number(found.mean)} / {_number(found.lowest)} ({best})",
             ]
         )
     head = ["layer", "length", "pooling", "field of view, mm", "mean R²", "mean ICC", "found: mean / worst change"]
@@ -146,11 +145,11 @@ Found with whichever distance finds most here; the choice is made on these same 
 {_table(head, rows)}"""
 
 
-def _units(certificate: Mapping[str, Any]) -> str:
-    kl = certificate["kl_by_dimension"]
-    correlation = np.abs(np.array(certificate["correlation_of_mu"], float))
+def _units(certificate: Certificate) -> str:
+    kl = certificate.kl_by_dimension
+    correlation = np.abs(np.array(certificate.correlation_of_mu, float))
     others = correlation[~np.eye(len(correlation), dtype=bool)]
-    text = f"{certificate['active_units']} of {len(kl)} dimensions are active (variance of `mu` above 0.01)."
+    text = f"{certificate.active_units} of {len(kl)} dimensions are active (variance of `mu` above 0.01)."
     if others.size:
         text += (
             f" Dimensions correlate by {_number(float(others.mean()))} in the mean of absolute values, by "
@@ -160,56 +159,56 @@ def _units(certificate: Mapping[str, Any]) -> str:
     return f"### Is all of it in use?\n\n{text}"
 
 
-def _reconstruction(certificate: Mapping[str, Any]) -> str:
-    found = certificate["reconstruction"]
+def _reconstruction(certificate: Certificate) -> str:
+    found = certificate.reconstruction
     if found is None:
         return "### What can be rebuilt?\n\nNot measured: this encoder came without its decoder."
-    rows = [["all voxels", _within(found["mae_hu"], 1), str(found["mae_hu"]["windows"])]]
-    for name, error in found["mae_by_tissue_hu"].items():
-        rows.append([name, _within(error, 1), str(error["windows"]) if error else "0"])
+    rows = [["all voxels", _within(found.mae_hu, 1), str(found.mae_hu.windows) if found.mae_hu else "0"]]
+    for name, error in found.mae_by_tissue_hu.items():
+        rows.append([name, _within(error, 1), str(error.windows) if error else "0"])
     return f"""\
 ### What can be rebuilt?
 
-From `mu`. PSNR {_within(found["psnr_db"], 1)} dB, SSIM {_within(found["ssim"])}.
+From `mu`. PSNR {_within(found.psnr_db, 1)} dB, SSIM {_within(found.ssim)}.
 
 {_table(["tissue", "mean absolute error, HU", "windows"], rows)}"""
 
 
-def _phantom(certificate: Mapping[str, Any]) -> str:
-    found = certificate["phantom"]
+def _phantom(certificate: Certificate) -> str:
+    found = certificate.phantom
     if found is None:
         return ""
     keys = ("factor_r2", "dci_informativeness", "mig", "sap", "dci_completeness")
     rows = [
-        [f"`{name}`", " to ".join(f"{end:g}" for end in factor["range"]), *(_number(factor[key]) for key in keys)]
-        for name, factor in found["factors"].items()
+        [f"`{name}`", " to ".join(f"{end:g}" for end in factor.range), *(_number(getattr(factor, key)) for key in keys)]
+        for name, factor in found.factors.items()
     ]
-    rows.append(["mean", "", *(_number(found[key]) for key in keys)])
+    rows.append(["mean", "", *(_number(getattr(found, key)) for key in keys)])
     head = ["factor", "range", "R², ridge", "R², forest", "MIG", "SAP", "completeness"]
     return f"""\
 ### Does one dimension mean one thing?
 
-On {found["phantoms"]} phantoms of known factors. The two R² say how well all dimensions together know a factor; MIG,
+On {found.phantoms} phantoms of known factors. The two R² say how well all dimensions together know a factor; MIG,
 SAP and completeness (DCI) are 1 where a single dimension has it to itself and near 0 where it is spread over many.
-Disentanglement (DCI): {_number(found["dci_disentanglement"])}.
+Disentanglement (DCI): {_number(found.dci_disentanglement)}.
 
 {_table(head, rows)}"""
 
 
-def _dimensions(certificate: Mapping[str, Any]) -> str:
-    found = certificate["taps"]["mu"]["repeatability"]["by_dimension"]
-    kl = certificate["kl_by_dimension"]
-    if len(kl) > MOST_DIMENSIONS:
+def _dimensions(certificate: Certificate) -> str:
+    found = certificate.mu.repeatability.by_dimension
+    kl = certificate.kl_by_dimension
+    if found is None or len(kl) > MOST_DIMENSIONS:
         return ""
-    icc = np.array([[0.0 if one is None else one for one in values] for values in found["icc"].values()])
+    icc = np.array([[0.0 if one is None else one for one in values] for values in found.icc.values()])
     rows = [
         [
             str(dimension),
             _number(float(icc[:, dimension].mean())),
             _number(float(icc[:, dimension].min())),
-            _number(found["within_sd"][dimension]),
-            _number(found["between_sd"][dimension]),
-            _number(found["minimal_detectable_change"][dimension]),
+            _number(found.within_sd[dimension]),
+            _number(found.between_sd[dimension]),
+            _number(found.minimal_detectable_change[dimension]),
             _number(kl[dimension]),
         ]
         for dimension in range(len(kl))
@@ -224,20 +223,20 @@ minimal detectable change may be the same thing seen twice.
 {_table(head, rows)}"""
 
 
-def _probe_row(name: str, probe: Mapping[str, Any]) -> list[str]:
-    if probe["value"] is None:
-        return [name, "not measured", str(probe["windows"]), ""]
-    return [name, _within(probe), str(probe["windows"]), _number(probe["shuffled"])]
+def _probe_row(name: str, probe: ProbeScore) -> list[str]:
+    if probe.value is None:
+        return [name, "not measured", str(probe.windows), ""]
+    return [name, _within(probe), str(probe.windows), _number(probe.shuffled)]
 
 
-def _within(found: Mapping[str, Any] | None, digits: int = 3) -> str:
+def _within(found: Estimate | None, digits: int = 3) -> str:
     """A figure with its interval, `0.912 [0.871, 0.940]`."""
-    if found is None or found["value"] is None:
+    if found is None or found.value is None:
         return "not measured"
-    value = _number(found["value"], digits)
-    if found["low"] is None:
+    value = _number(found.value, digits)
+    if found.low is None:
         return value
-    return f"{value} [{_number(found['low'], digits)}, {_number(found['high'], digits)}]"
+    return f"{value} [{_number(found.low, digits)}, {_number(found.high, digits)}]"
 
 
 def _number(value: float | None, digits: int = 3) -> str:

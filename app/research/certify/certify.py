@@ -9,27 +9,38 @@ import importlib.metadata
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.research.certify.certificate import certificate_markdown, summary
-from app.research.certify.figures import figures_of_tap, figures_of_units, reconstruction_figures, rounded
+from app.research.certify.figures import figures_of_tap, reconstruction_figures, rounded
 from app.research.certify.measure import Decode, Measured, measure_scans
 from app.research.certify.phantoms import phantom_figures
+from app.research.data.changed_windows import ORIGINAL
 from app.research.data.scans import Scan, find_scans, join_labels
 from app.research.train.card import model_card, with_section
 from app.settings import DEFAULTS, Settings
 from models.bundle.check import CERTIFICATE, read_certificate
 from models.bundle.store import amend_bundle
+from models.certificate import (
+    SCHEMA_VERSION,
+    Certificate,
+    CertifiedBundle,
+    CertifiedData,
+    CertifySettings,
+    Change,
+    TapFigures,
+    certificate_from_json,
+)
 from models.record import Case
 from models.runtime import Encoder, open_encoder
-from models.spec import Bundle, TapSpec
+from models.spec import Bundle, BundleError, TapSpec
 from models.statistics.patients import RESAMPLES
 from models.statistics.probes import FOLDS, INNER_FOLDS, SHUFFLES
+from models.statistics.units import active_units, correlation, kl_by_dimension
 from operators import __version__
 from operators.encode import check_taps
 from operators.synthetic.perturbations import DESCRIPTIONS
@@ -39,7 +50,6 @@ logger = logging.getLogger(__name__)
 
 Report = Callable[[str, float], None]
 
-SCHEMA_VERSION = 1
 PHANTOMS = 150
 LONGEST = 4096  # values of a tap: all changes of all windows are held at once
 
@@ -71,8 +81,8 @@ def certify_bundle(
     seed: int = 0,
     settings: Settings = DEFAULTS,
     report: Report = lambda text, fraction: None,
-) -> dict[str, Any]:
-    """Measure, and give the certificate as plain JSON values; equal calls give equal certificates.
+) -> Certificate:
+    """Measure, and return the certificate with its figures rounded as in the file; equal calls give equal certificates.
 
     Args:
         bundle: as loaded. Nothing is written into it here.
@@ -119,46 +129,42 @@ def certify_bundle(
     known = measure_scans(
         roles.known, bundle, encoder, specs, names=(), cache=cache, seed=seed, report=_part(report, 0.75, 0.85)
     )
-    certificate = {
-        "schema_version": SCHEMA_VERSION,
-        "bundle": {
-            "name": bundle.name,
-            "version": bundle.version,
-            "weights_sha256": bundle.weights_sha256,
-            "preprocessing_sha256": bundle.preprocessing.digest(),
-        },
-        "data": _data(roles, measured, known, force),
-        "settings": {
-            "seed": seed,
-            "resamples": RESAMPLES,
-            "folds": FOLDS,
-            "inner_folds": INNER_FOLDS,
-            "shuffles": SHUFFLES,
-        },
-        "versions": _versions(encoder),
-        "changes": {
-            name: {"what": DESCRIPTIONS[name], "moved_mm": moved.tolist()} for name, moved in measured.moved_mm.items()
-        },
-        **figures_of_units(measured),
-        "taps": _taps(measured, known, specs, seed, _part(report, 0.85, 0.9)),
-        "reconstruction": reconstruction_figures(measured, seed),
-        "phantom": phantom_figures(bundle, encoder, phantoms, seed, _part(report, 0.9, 1.0)) if phantoms else None,
-    }
-    found: dict[str, Any] = rounded(certificate)
-    return {**found, "summary": summary(found)}
+    mu, sigma = (measured.features[ORIGINAL][tap] for tap in ("mu", "sigma"))
+    certificate = Certificate(
+        schema_version=SCHEMA_VERSION,
+        bundle=CertifiedBundle(bundle.name, bundle.version, bundle.weights_sha256, bundle.preprocessing.digest()),
+        data=_data(roles, measured, known, force),
+        settings=CertifySettings(seed, RESAMPLES, FOLDS, INNER_FOLDS, SHUFFLES),
+        versions=_versions(encoder),
+        changes={name: Change(DESCRIPTIONS[name], tuple(moved.tolist())) for name, moved in measured.moved_mm.items()},
+        active_units=active_units(mu),
+        kl_by_dimension=tuple(kl_by_dimension(mu, sigma).tolist()),
+        variance_of_mu=tuple(mu.var(axis=0).tolist()),
+        correlation_of_mu=tuple(map(tuple, correlation(mu).tolist())),
+        taps=_taps(measured, known, specs, seed, _part(report, 0.85, 0.9)),
+        reconstruction=reconstruction_figures(measured, seed),
+        phantom=phantom_figures(bundle, encoder, phantoms, seed, _part(report, 0.9, 1.0)) if phantoms else None,
+    )
+    found = certificate_from_json(rounded(certificate.as_json()))
+    return replace(found, summary=summary(found))
 
 
-def write_certificate(bundle: Bundle, certificate: Mapping[str, Any]) -> Bundle:
+def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
     """Put `docs/certificate.json` into the bundle, and its section into the card."""
-    document = json.dumps(certificate, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    document = json.dumps(certificate.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     files = {CERTIFICATE.as_posix(): document.encode(), "docs/README.md": _card(bundle, certificate).encode()}
     return amend_bundle(bundle.path, files)
 
 
-def _card(bundle: Bundle, certificate: Mapping[str, Any]) -> str:
+def _card(bundle: Bundle, certificate: Certificate) -> str:
     """The card with the certificate: rendered anew from the bundle; of one that somebody edited, the section alone."""
     file = bundle.path / "docs" / "README.md"
-    section, former = certificate_markdown(certificate), read_certificate(bundle)
+    section = certificate_markdown(certificate)
+    try:
+        former = read_certificate(bundle)
+    except BundleError as error:  # certifying again is how to mend it
+        logger.warning("the former certificate is replaced: %s", error)
+        former = None
     before = file.read_text(encoding="utf-8") if file.is_file() else f"# {bundle.name} {bundle.version}\n"
     if bundle.training.figures is not None:
         ours = [model_card(bundle), *([model_card(bundle, certificate_markdown(former))] if former else [])]
@@ -223,7 +229,7 @@ def open_decoder(bundle: Bundle) -> Decode | None:
 
 def _taps(
     measured: Measured, known: Measured | None, taps: Mapping[str, TapSpec], seed: int, report: Report
-) -> dict[str, Any]:
+) -> dict[str, TapFigures]:
     found = {}
     for done, (name, spec) in enumerate(taps.items()):
         report(f"figures of {name}", done / len(taps))
@@ -231,18 +237,18 @@ def _taps(
     return found
 
 
-def _data(roles: Roles, measured: Measured, known: Measured | None, force: bool) -> dict[str, Any]:
-    return {
-        "patients": len(np.unique(measured.patients)),
-        "scans": measured.scans,
-        "windows": len(measured.patients),
-        "unreadable_scans": len(roles.measured) - measured.scans,
-        "left_out_patients": len({scan.patient for scan in roles.known}),
-        "helping_patients": 0 if known is None else len(np.unique(known.patients)),
-        "helping_windows": 0 if known is None else len(known.patients),
-        "trained_on_included": force,
-        "sources": sorted({scan.source for scan in roles.measured if scan.source}),
-    }
+def _data(roles: Roles, measured: Measured, known: Measured | None, force: bool) -> CertifiedData:
+    return CertifiedData(
+        patients=len(np.unique(measured.patients)),
+        scans=measured.scans,
+        windows=len(measured.patients),
+        unreadable_scans=len(roles.measured) - measured.scans,
+        left_out_patients=len({scan.patient for scan in roles.known}),
+        helping_patients=0 if known is None else len(np.unique(known.patients)),
+        helping_windows=0 if known is None else len(known.patients),
+        trained_on_included=force,
+        sources=tuple(sorted({scan.source for scan in roles.measured if scan.source})),
+    )
 
 
 def _versions(encoder: Encoder) -> dict[str, str]:

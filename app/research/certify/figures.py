@@ -1,24 +1,37 @@
-"""The figures of a certificate, as plain JSON values, from what was measured on windows."""
+"""The figures of a certificate, from what was measured on windows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.research.certify.measure import Measured
 from app.research.data.changed_windows import ORIGINAL
+from models.certificate import (
+    DimensionRepeatability,
+    Estimate,
+    FoundAgain,
+    IdentityFigures,
+    InformationFigures,
+    LabelScore,
+    MeanError,
+    ProbeScore,
+    ReconstructionFigures,
+    RepeatabilityFigures,
+    TapFigures,
+)
 from models.spec import TapSpec
 from models.statistics.identity import METRICS, identity, non_overlapping, whiten
 from models.statistics.label_probes import label_probe
-from models.statistics.patients import Interval, mean_interval
+from models.statistics.patients import mean_interval
 from models.statistics.probes import Probe, mean_score, ridge_probes
 from models.statistics.repeatability import Repeatability, repeatability
 from models.statistics.tissues import TISSUES_HU
-from models.statistics.units import ACTIVE_VARIANCE, active_units, correlation, kl_by_dimension
+from models.statistics.units import ACTIVE_VARIANCE
 
 DIGITS = 4
 FEWEST_VALUES = 6
@@ -33,18 +46,7 @@ LONG = 1024
 ICC_RESAMPLES = 300
 
 
-def figures_of_units(measured: Measured) -> dict[str, Any]:
-    """Active units, KL and correlation of mu."""
-    mu, sigma = (measured.features[ORIGINAL][tap] for tap in ("mu", "sigma"))
-    return {
-        "active_units": active_units(mu),
-        "kl_by_dimension": kl_by_dimension(mu, sigma).tolist(),
-        "variance_of_mu": mu.var(axis=0).tolist(),
-        "correlation_of_mu": correlation(mu).tolist(),
-    }
-
-
-def figures_of_tap(measured: Measured, known: Measured | None, tap: str, spec: TapSpec, seed: int) -> dict[str, Any]:
+def figures_of_tap(measured: Measured, known: Measured | None, tap: str, spec: TapSpec, seed: int) -> TapFigures:
     """Length, repeatability, information and identity of one tap; by dimension for mu alone.
 
     Args:
@@ -60,37 +62,35 @@ def figures_of_tap(measured: Measured, known: Measured | None, tap: str, spec: T
     threshold = ACTIVE_VARIANCE if tap == "mu" else 0.0
     resamples = ICC_RESAMPLES if original.shape[1] <= LONG else 0
     repeats = repeatability(original, changed, patients, dead_variance=threshold, resamples=resamples, seed=seed)
-    return {
-        "layer": spec.name,
-        "pooling": spec.pooling,
-        "length": int(original.shape[1]),
-        "receptive_field_mm": None if spec.receptive_field_mm is None else list(spec.receptive_field_mm),
-        "repeatability": _repeatability(repeats, by_dimension=tap == "mu"),
-        "information": _information(measured, known, tap, seed),
-        "identity": _identity(changed, measured, known, tap, seed),
-    }
+    return TapFigures(
+        layer=spec.name,
+        pooling=spec.pooling,
+        length=int(original.shape[1]),
+        receptive_field_mm=spec.receptive_field_mm,
+        repeatability=_repeatability(repeats, by_dimension=tap == "mu"),
+        information=_information(measured, known, tap, seed),
+        identity=_identity(changed, measured, known, tap, seed),
+    )
 
 
-def reconstruction_figures(measured: Measured, seed: int) -> dict[str, Any] | None:
+def reconstruction_figures(measured: Measured, seed: int) -> ReconstructionFigures | None:
     """Errors on the windows as they are, means over windows; None without a decoder."""
     if not measured.errors:
         return None
 
-    def mean(name: str) -> dict[str, Any] | None:
+    def mean(name: str) -> MeanError | None:
         values = measured.errors[name]
         there = np.isfinite(values)
         if not there.any():
             return None
-        return _interval(mean_interval(values[there], measured.patients[there], seed=seed)) | {
-            "windows": int(there.sum())
-        }
+        return MeanError(*mean_interval(values[there], measured.patients[there], seed=seed), int(there.sum()))
 
-    return {
-        "mae_hu": mean("all"),
-        "mae_by_tissue_hu": {name: mean(name) for name in TISSUES_HU},
-        "psnr_db": mean("psnr_db"),
-        "ssim": mean("ssim"),
-    }
+    return ReconstructionFigures(
+        mae_hu=mean("all"),
+        mae_by_tissue_hu={name: mean(name) for name in TISSUES_HU},
+        psnr_db=mean("psnr_db"),
+        ssim=mean("ssim"),
+    )
 
 
 def rounded(value: Any) -> Any:
@@ -105,7 +105,7 @@ def rounded(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def _information(measured: Measured, known: Measured | None, tap: str, seed: int) -> dict[str, Any]:
+def _information(measured: Measured, known: Measured | None, tap: str, seed: int) -> InformationFigures:
     """Probes, learned on the windows of both, scored on the windows that are measured."""
     parts = [measured] if known is None else [measured, known]
     features = np.concatenate([part.features[ORIGINAL][tap] for part in parts])
@@ -116,17 +116,17 @@ def _information(measured: Measured, known: Measured | None, tap: str, seed: int
     labels = {name: _column(parts, name) for name in measured.labels}
     numbers = {name: parsed for name, values in labels.items() if (parsed := _numbers(values)) is not None}
     probes = ridge_probes(features, quantities | numbers, patients, scored=scored, seed=seed)
-    told = {name: {"measure": "r2", **_probe(probes.get(name))} for name in numbers}
+    scores = {name: _label("r2", probes.get(name)) for name in numbers}
     for name in labels:
         if name not in numbers:
             found = label_probe(features, labels[name].tolist(), patients, scored=scored, seed=seed)
-            told[name] = {"measure": "auc", **_probe(found)}
+            scores[name] = _label("auc", found)
     of_voxels = {name: probes[name] for name in quantities if name in probes}
-    return {
-        "mean_r2": _interval(mean_score(of_voxels, seed=seed)) if of_voxels else None,
-        "quantities": {name: _probe(probes.get(name)) for name in quantities},
-        "labels": told,
-    }
+    return InformationFigures(
+        mean_r2=Estimate(*mean_score(of_voxels, seed=seed)) if of_voxels else None,
+        quantities={name: _probe(probes.get(name)) for name in quantities},
+        labels=scores,
+    )
 
 
 def _column(parts: Sequence[Measured], label: str) -> NDArray[np.str_]:
@@ -149,33 +149,36 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _repeatability(found: Repeatability, *, by_dimension: bool) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "mean_icc": _interval(found.mean),
-        "median_icc": found.median,
-        "dead_dimensions": int(found.dead.sum()),
-        "by_change": {name: _interval(icc) for name, icc in found.mean_icc.items()},
-    }
-    if by_dimension:
-        figures["by_dimension"] = {
-            "icc": {name: values.tolist() for name, values in found.icc.items()},
-            "within_sd": found.within_sd.tolist(),
-            "between_sd": found.between_sd.tolist(),
-            "minimal_detectable_change": found.minimal_detectable_change.tolist(),
-        }
-    return figures
+def _repeatability(found: Repeatability, *, by_dimension: bool) -> RepeatabilityFigures:
+    dimensions = DimensionRepeatability(
+        icc={name: tuple(values.tolist()) for name, values in found.icc.items()},
+        within_sd=tuple(found.within_sd.tolist()),
+        between_sd=tuple(found.between_sd.tolist()),
+        minimal_detectable_change=tuple(found.minimal_detectable_change.tolist()),
+    )
+    return RepeatabilityFigures(
+        mean_icc=Estimate(*found.mean),
+        median_icc=found.median,
+        dead_dimensions=int(found.dead.sum()),
+        by_change={name: Estimate(*icc) for name, icc in found.mean_icc.items()},
+        by_dimension=dimensions if by_dimension else None,
+    )
 
 
-def _probe(probe: Probe | None) -> dict[str, Any]:
+def _probe(probe: Probe | None) -> ProbeScore:
     if probe is None:
-        return {"value": None, "low": None, "high": None, "shuffled": None, "windows": 0, "patients": 0}
-    counted = {"shuffled": probe.shuffled, "windows": probe.windows, "patients": probe.patients}
-    return _interval(probe.score) | counted
+        return ProbeScore(None, None, None, None, 0, 0)
+    return ProbeScore(*probe.score, probe.shuffled, probe.windows, probe.patients)
+
+
+def _label(measure: Literal["auc", "r2"], probe: Probe | None) -> LabelScore:
+    score = _probe(probe)
+    return LabelScore(measure, score.value, score.low, score.high, score.shuffled, score.windows, score.patients)
 
 
 def _identity(
     changed: Mapping[str, NDArray[Any]], measured: Measured, known: Measured | None, tap: str, seed: int
-) -> dict[str, Any]:
+) -> IdentityFigures:
     original = measured.features[ORIGINAL][tap]
     gallery = non_overlapping(measured.low_mm, measured.high_mm, measured.patients)
     distractors, whitening = None, None
@@ -184,7 +187,7 @@ def _identity(
         distractors = others[non_overlapping(known.low_mm, known.high_mm, known.patients)]
         if len(np.unique(known.patients)) >= LEAST_TO_WHITEN and others.shape[1] <= LONG:
             whitening = whiten(others)
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, FoundAgain] = {}
     size = 0
     for metric in METRICS if whitening else METRICS[:2]:
         found = {
@@ -202,13 +205,9 @@ def _identity(
         }
         tops = [one.top1.value for one in found.values()]
         size = next(iter(found.values())).gallery
-        metrics[metric] = {
-            "mean": float(np.mean(tops)),
-            "lowest": min(tops),
-            "by_change": {name: _interval(one.top1) for name, one in found.items()},
-        }
-    return {"looked_for": len(gallery), "gallery": size, "chance": 1 / size, "metrics": metrics}
-
-
-def _interval(found: Interval) -> dict[str, Any]:
-    return {"value": found.value, "low": found.low, "high": found.high}
+        metrics[metric] = FoundAgain(
+            mean=float(np.mean(tops)),
+            lowest=min(tops),
+            by_change={name: Estimate(*one.top1) for name, one in found.items()},
+        )
+    return IdentityFigures(looked_for=len(gallery), gallery=size, chance=1 / size, metrics=metrics)

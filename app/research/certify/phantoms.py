@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from app.research.certify.measure import encode_windows
+from models.certificate import FactorFigures, PhantomFigures
 from models.phantom import FACTOR_RANGES, PhantomFactors, make_phantom, sample_factors
 from models.runtime import Encoder
 from models.spec import Bundle
@@ -25,7 +25,7 @@ SHAPE, SPACING_MM = (44, 256, 256), (6.5, 1.6, 1.6)
 
 def phantom_figures(
     bundle: Bundle, encoder: Encoder, count: int, seed: int, report: Callable[[str, float], None]
-) -> dict[str, Any]:
+) -> PhantomFigures:
     """MIG, DCI, SAP and factor R² of `mu`, a phantom's being the mean over its windows, as of any series.
 
     Each phantom has factors of its own, and vessels, emphysema and noise of its own: features that only know one
@@ -40,26 +40,26 @@ def phantom_figures(
         vectors.append(encode_windows(windows.voxels, encoder, check_taps(bundle))["mu"].mean(axis=0))
     factors = {name: [getattr(one, name) for one in drawn] for name in FACTOR_RANGES}
     found = disentanglement(np.stack(vectors), factors, seed=seed)
-    return {
-        "phantoms": count,
-        "mig": _mean(found.mig),
-        "dci_disentanglement": found.disentanglement,
-        "dci_completeness": _mean(found.completeness),
-        "dci_informativeness": _mean(found.informativeness),
-        "sap": _mean(found.sap),
-        "factor_r2": _mean(found.factor_r2),
-        "factors": {
-            name: {
-                "range": list(FACTOR_RANGES[name]),
-                "mig": found.mig[name],
-                "dci_completeness": found.completeness[name],
-                "dci_informativeness": found.informativeness[name],
-                "sap": found.sap[name],
-                "factor_r2": found.factor_r2[name],
-            }
+    return PhantomFigures(
+        phantoms=count,
+        mig=_mean(found.mig),
+        dci_disentanglement=found.disentanglement,
+        dci_completeness=_mean(found.completeness),
+        dci_informativeness=_mean(found.informativeness),
+        sap=_mean(found.sap),
+        factor_r2=_mean(found.factor_r2),
+        factors={
+            name: FactorFigures(
+                range=FACTOR_RANGES[name],
+                mig=found.mig[name],
+                dci_completeness=found.completeness[name],
+                dci_informativeness=found.informativeness[name],
+                sap=found.sap[name],
+                factor_r2=found.factor_r2[name],
+            )
             for name in factors
         },
-    }
+    )
 
 
 def phantom_volume(
@@ -75,5 +75,5 @@ def phantom_volume(
     return Volume(series, shape, affine_for(shape, spacing_mm), spacing_mm, (), lambda d: HuSlice(hu[d]))
 
 
-def _mean(by_factor: Any) -> float:
+def _mean(by_factor: Mapping[str, float]) -> float:
     return float(np.mean(list(by_factor.values())))

@@ -25,6 +25,7 @@ from operators.make_record import Disclosure, configuration_digest
 from operators.results.write_json import features_schema
 from operators.sr.read import read_sr
 from tests.support.bundles import write_small_bundle
+from tests.support.certificates import small_certificate
 
 WINDOW = np.random.default_rng(3).random((8, 16, 16), np.float32)
 
@@ -212,15 +213,34 @@ def test_show_says_what_the_bundle_is(made, capsys):
 
 
 def test_show_as_json_has_the_taps_and_the_certificate(bundle, capsys):
-    (bundle.path / "docs" / "certificate.json").write_text('{"active_units": 4}')
+    document = small_certificate().as_json()
+    (bundle.path / "docs" / "certificate.json").write_text(json.dumps(document))
     assert ctvae("bundle", "show", bundle.path, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["certificate"] == {"active_units": 4}
+    assert shown["certificate"] == json.loads(json.dumps(document))
     assert [tap["name"] for tap in shown["taps"]] == [tap.name for tap in bundle.taps]
     assert ctvae("bundle", "show", bundle.path) == 0
-    assert "is not as this ctvae writes it: active_units 4" in capsys.readouterr().out
-    (bundle.path / "docs" / "certificate.json").write_text("{")
-    assert "certificate.json is not JSON" in error_of(capsys, "bundle", "show", bundle.path)
+    assert "certificate    9 windows of 3 patients: mean probe R² 0.500, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"schema_version": 1}', "certificate.json is not as this ctvae writes it: bundle is missing; certify"),
+        ("[]", "the record is []; expected an object"),
+        ("{", "certificate.json is not JSON"),
+    ],
+)
+def test_a_damaged_certificate_is_named_and_does_not_hide_the_bundle(bundle, capsys, text, says):
+    (bundle.path / "docs" / "certificate.json").write_text(text)
+    assert ctvae("bundle", "show", bundle.path) == 0
+    shown = capsys.readouterr().out
+    assert says in shown and "preprocessing  windows of" in shown
+    assert ctvae("bundle", "show", bundle.path, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["certificate"] is None and says in shown["certificate_error"]
+    assert ctvae("bundle", "check", bundle.path, "--force") == 0
+    assert says in capsys.readouterr().out
 
 
 def test_export_writes_encoder_and_decoder_that_agree_with_torch(made, tmp_path, capsys):

@@ -18,7 +18,7 @@ from app.research.certify.phantoms import phantom_volume
 from app.research.data.changed_windows import see_scan
 from app.research.data.scans import Scan, find_scans
 from app.research.train.card import marked, with_section
-from models.bundle.check import check_active
+from models.bundle.check import check_active, read_certificate
 from models.bundle.store import load_bundle
 from models.phantom import PhantomFactors, make_phantom
 from models.record import Case
@@ -66,67 +66,66 @@ def trained_on(bundle, *, patients=(), scans=(), split="train"):
 
 
 def test_it_says_on_what_it_was_measured(certificate, bundle):
-    assert certificate["bundle"]["weights_sha256"] == bundle.weights_sha256
-    assert certificate["data"]["patients"] == certificate["data"]["scans"] == PATIENTS
-    assert certificate["data"]["windows"] == 4 * PATIENTS
-    assert certificate["data"]["sources"] == ["phantoms"]
-    assert {"ctvae", "runtime", "numpy"} <= set(certificate["versions"])
+    assert certificate.bundle.weights_sha256 == bundle.weights_sha256
+    assert certificate.data.patients == certificate.data.scans == PATIENTS
+    assert certificate.data.windows == 4 * PATIENTS
+    assert certificate.data.sources == ("phantoms",)
+    assert {"ctvae", "runtime", "numpy"} <= set(certificate.versions)
 
 
 def test_no_patient_is_named_in_it(certificate, cohort):
-    text = json.dumps(certificate) + certificate_markdown(certificate)
+    text = json.dumps(certificate.as_json()) + certificate_markdown(certificate)
     assert not any(f"P{number}" in text for number in range(PATIENTS)) and str(cohort) not in text
 
 
 def test_every_layer_is_measured_under_every_change(certificate, bundle):
-    assert list(certificate["taps"]) == [tap.name for tap in bundle.taps]
-    for tap in certificate["taps"].values():
-        assert list(tap["repeatability"]["by_change"]) == list(DESCRIPTIONS)
-        assert set(tap["identity"]["metrics"]) == {"euclidean", "cosine"}
-        assert list(tap["identity"]["metrics"]["cosine"]["by_change"]) == list(DESCRIPTIONS)
-        assert tap["information"]["mean_r2"]["value"] < 1
+    assert list(certificate.taps) == [tap.name for tap in bundle.taps]
+    for tap in certificate.taps.values():
+        assert list(tap.repeatability.by_change) == list(DESCRIPTIONS)
+        assert set(tap.identity.metrics) == {"euclidean", "cosine"}
+        assert list(tap.identity.metrics["cosine"].by_change) == list(DESCRIPTIONS)
+        assert tap.information.mean_r2.value < 1
 
 
 def test_only_layers_that_are_asked_for_are_measured(bundle, cohort):
     asked = certify_bundle(bundle, cohort / "list.csv", taps=["block1:max"], phantoms=0)
-    assert list(asked["taps"]) == ["mu", "sigma", "block1.max"]
-    assert asked["taps"]["block1.max"]["pooling"] == "max"
+    assert list(asked.taps) == ["mu", "sigma", "block1.max"]
+    assert asked.taps["block1.max"].pooling == "max"
 
 
 def test_windows_are_probed_for_quantities_place_and_labels(certificate):
-    found = certificate["taps"]["dense"]["information"]
-    assert {"mean_hu", "bone_fraction", "glcm_contrast", "height_in_scan"} <= set(found["quantities"])
-    assert {name: probe["measure"] for name, probe in found["labels"].items()} == {
+    found = certificate.taps["dense"].information
+    assert {"mean_hu", "bone_fraction", "glcm_contrast", "height_in_scan"} <= set(found.quantities)
+    assert {name: label.measure for name, label in found.labels.items()} == {
         "age": "auc",  # five different numbers are taken for classes, and five classes are not probed
         "group": "auc",
         "sex": "auc",
     }
-    assert found["labels"]["sex"]["patients"] == PATIENTS and found["labels"]["age"]["value"] is None
+    assert found.labels["sex"].patients == PATIENTS and found.labels["age"].value is None
 
 
 def test_a_file_of_labels_is_joined(bundle, cohort, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("patient,dose\n" + "".join(f"P{number},{number}.5\n" for number in range(PATIENTS)))
     found = certify_bundle(bundle, cohort / "list.csv", labels=labels, taps=["mu"], phantoms=0)
-    assert "dose" in found["taps"]["mu"]["information"]["labels"]
+    assert "dose" in found.mu.information.labels
 
 
 def test_the_gallery_has_no_windows_that_overlap(certificate):
     """20 slices of 8 mm and windows of 64 mm at half overlap: two of the four windows of a scan stand apart."""
-    identity = certificate["taps"]["mu"]["identity"]
-    assert (identity["gallery"], identity["chance"]) == (2 * PATIENTS, 0.1)
+    identity = certificate.mu.identity
+    assert (identity.gallery, identity.chance) == (2 * PATIENTS, 0.1)
 
 
 def test_reconstruction_is_measured_by_tissue(certificate):
-    found = certificate["reconstruction"]
-    assert found["mae_hu"]["value"] > 0 and found["mae_hu"]["windows"] == 4 * PATIENTS
-    assert (
-        set(found["mae_by_tissue_hu"]) == {"air", "lung", "mixed", "fat", "soft", "bone"} and found["ssim"]["value"] < 1
-    )
+    found = certificate.reconstruction
+    assert found.mae_hu.value > 0 and found.mae_hu.windows == 4 * PATIENTS
+    assert set(found.mae_by_tissue_hu) == {"air", "lung", "mixed", "fat", "soft", "bone"} and found.ssim.value < 1
 
 
 def test_two_runs_give_the_same_bytes(certificate, bundle, cohort):
-    assert json.dumps(certify_bundle(bundle, cohort / "list.csv", phantoms=0)) == json.dumps(certificate)
+    again = certify_bundle(bundle, cohort / "list.csv", phantoms=0)
+    assert json.dumps(again.as_json()) == json.dumps(certificate.as_json())
 
 
 def test_a_cache_changes_nothing_and_is_used(certificate, bundle, cohort, tmp_path, monkeypatch):
@@ -145,9 +144,9 @@ def test_a_damaged_cache_is_made_again(cohort, tmp_path):
 
 
 def test_windows_are_moved_by_what_the_change_says(certificate):
-    changes = certificate["changes"]
-    assert changes["shift_voxels"]["moved_mm"] == pytest.approx([16, 27, 27])  # 2 voxels of 8 × 16 × 16 mm, at most
-    assert changes["noise_low"]["moved_mm"] == [0, 0, 0]
+    changes = certificate.changes
+    assert changes["shift_voxels"].moved_mm == pytest.approx([16, 27, 27])  # 2 voxels of 8 × 16 × 16 mm, at most
+    assert changes["noise_low"].moved_mm == (0, 0, 0)
 
 
 def test_patients_that_were_trained_on_are_left_out(bundle, cohort, caplog):
@@ -192,17 +191,17 @@ def test_whitening_is_learned_on_the_others(bundle, cohort, monkeypatch):
     monkeypatch.setattr("app.research.certify.figures.LEAST_TO_WHITEN", 2)
     known = trained_on(bundle, patients=["P0", "P1"])
     found = certify_bundle(known, cohort / "list.csv", taps=["mu"], phantoms=0)
-    assert found["data"]["patients"] == 3 and "whitened" in found["taps"]["mu"]["identity"]["metrics"]
+    assert found.data.patients == 3 and "whitened" in found.mu.identity.metrics
 
 
 def test_those_that_were_trained_on_help_and_are_not_counted(bundle, cohort):
     known = trained_on(bundle, patients=["P0", "P1"])
     found = certify_bundle(known, cohort / "list.csv", taps=["mu"], phantoms=0)
-    assert (found["data"]["helping_patients"], found["data"]["helping_windows"]) == (2, 8)
-    mu = found["taps"]["mu"]
-    assert mu["information"]["quantities"]["mean_hu"]["windows"] == 12
-    assert (mu["identity"]["looked_for"], mu["identity"]["gallery"]) == (6, 10)
-    assert found["reconstruction"]["mae_hu"]["windows"] == 12
+    assert (found.data.helping_patients, found.data.helping_windows) == (2, 8)
+    mu = found.mu
+    assert mu.information.quantities["mean_hu"].windows == 12
+    assert (mu.identity.looked_for, mu.identity.gallery) == (6, 10)
+    assert found.reconstruction.mae_hu.windows == 12
 
 
 def test_one_patient_is_too_few(bundle, cohort):
@@ -221,7 +220,7 @@ def test_a_scan_that_cannot_be_read_is_left_out(bundle, cohort, monkeypatch, cap
     broken = Scan(patient="P9", split=None, source="", key="0" * 16, open=refuse)
     monkeypatch.setattr("app.research.certify.certify.find_scans", lambda *_: (*scans, broken))
     found = certify_bundle(bundle, cohort, taps=["mu"], phantoms=0)
-    assert (found["data"]["scans"], found["data"]["unreadable_scans"]) == (PATIENTS, 1)
+    assert (found.data.scans, found.data.unreadable_scans) == (PATIENTS, 1)
     assert "MISSING_SLICE" in caplog.text and "P9" not in caplog.text
 
 
@@ -246,9 +245,17 @@ def test_the_bundle_carries_it_and_stays_the_same_model(bundle, certificate, tmp
     before = (own.weights_sha256, own.onnx_sha256)
     written = write_certificate(own, certificate)
     assert (written.weights_sha256, written.onnx_sha256) == before
-    assert json.loads((own.path / "docs" / "certificate.json").read_bytes()) == certificate
+    assert read_certificate(own) == certificate
     assert "### From which layer?" in (own.path / "docs" / "README.md").read_text()
     assert "says its certificate" in check_active(load_bundle(own.path)).detail
+
+
+def test_a_damaged_certificate_is_replaced(certificate, tmp_path, caplog):
+    own = write_small_bundle(tmp_path / "small")
+    (own.path / "docs" / "certificate.json").write_text('{"schema_version": 1}')
+    write_certificate(own, certificate)
+    assert read_certificate(own) == certificate
+    assert "the former certificate is replaced" in caplog.text and "bundle is missing" in caplog.text
 
 
 def test_written_twice_the_card_has_one_section_and_the_same_bytes(certificate, tmp_path):
@@ -269,10 +276,8 @@ def test_in_an_edited_card_the_section_stands_before_the_limits_and_nothing_else
 
 def test_a_long_vector_has_figures_without_intervals(bundle, cohort, monkeypatch):
     monkeypatch.setattr("app.research.certify.figures.LONG", 3)
-    icc = certify_bundle(bundle, cohort / "list.csv", taps=["mu"], phantoms=0)["taps"]["mu"]["repeatability"][
-        "mean_icc"
-    ]
-    assert icc["value"] is not None and icc["low"] is None
+    icc = certify_bundle(bundle, cohort / "list.csv", taps=["mu"], phantoms=0).mu.repeatability.mean_icc
+    assert icc.value is not None and icc.low is None
 
 
 def test_features_that_are_not_finite_are_an_error_of_each_scan(bundle, cohort, monkeypatch, caplog):
@@ -308,10 +313,10 @@ def test_numbers_have_four_digits_and_what_is_none_is_null():
 
 
 def test_phantoms_are_measured_with_every_factor(bundle, cohort):
-    found = certify_bundle(bundle, cohort / "list.csv", taps=["mu"], phantoms=12)["phantom"]
-    assert found["phantoms"] == 12
+    found = certify_bundle(bundle, cohort / "list.csv", taps=["mu"], phantoms=12).phantom
+    assert found.phantoms == 12
     assert {"body_width_mm", "lung_scale", "emphysema_fraction", "nodule_diameter_mm", "spine_offset_mm"} < set(
-        found["factors"]
+        found.factors
     )
 
 

@@ -18,6 +18,7 @@ from models.record import Case, Figures, TrainingRecord
 from models.runtime import OnnxEncoder
 from models.spec import BundleError
 from tests.support.bundles import write_small_bundle
+from tests.support.certificates import small_certificate
 from tests.support.checkout import ROOT
 
 
@@ -144,7 +145,8 @@ def test_training_figures_tell_a_collapse_by_kl_and_by_enough_patients(made, kl,
 
 def test_a_certificate_is_believed_before_the_training(bundle):
     trained = replace(bundle, training=measured(4, 4))
-    amend_bundle(bundle.path, {"docs/certificate.json": b'{"active_units": 1, "kl_by_dimension": [1, 0, 0, 0]}'})
+    document = small_certificate(active_units=1).as_json()
+    amend_bundle(bundle.path, {"docs/certificate.json": json.dumps(document).encode()})
     assert check_active(trained).good is False
     assert "certificate" in check_active(trained).detail
 
