@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-from models.record import TrainingRecord, read_record
+from models.training_record import TrainingRecord, read_record
 
 FORMAT_VERSION = 1
 POOLINGS = ("none", "mean", "max", "std", "flatten")

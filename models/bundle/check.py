@@ -16,9 +16,9 @@ from models.bundle.golden import TOLERANCE, golden_input, read_golden
 from models.bundle.monai_config import missing_keys
 from models.certificate import Certificate, certificate_from_json
 from models.phantom import phantom_windows
-from models.record import TrainingRecord
 from models.spec import Bundle, BundleError
 from models.statistics.collapse import Collapse, measure_collapse
+from models.training_record import TrainingRecord
 
 if TYPE_CHECKING:
     from models.runtime import Encoder

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from models.networks.vae import Vae
-from models.record import Figures
 from models.statistics.units import active_units
 from models.training.losses import kl_divergence
+from models.training_record import Figures
 
 WindowArray = NDArray[np.floating[Any]]
 

@@ -9,8 +9,8 @@ import torch
 from models.bundle.export import encoder_onnx, tap_specs
 from models.bundle.store import save_bundle
 from models.networks.registry import build_vae
-from models.record import TrainingRecord
 from models.spec import Bundle, Preprocessing
+from models.training_record import TrainingRecord
 
 SMALL_WINDOWS = Preprocessing("window", (8, 16, 16), (8.0, 16.0, 16.0), (-1000.0, 1000.0))
 SMALL_CT_VAE = {

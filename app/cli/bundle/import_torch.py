@@ -95,8 +95,8 @@ def imported(
     from models.bundle.store import save_bundle
     from models.importers.torch_checkpoint import import_checkpoint
     from models.networks.registry import all_parameters
-    from models.record import Imported, TrainingRecord
     from models.spec import Bundle
+    from models.training_record import Imported, TrainingRecord
 
     vae, sha256 = import_checkpoint(checkpoint, architecture, parameters)
     name = output.resolve().name

@@ -15,8 +15,8 @@ from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
     from models.certificate import Certificate
-    from models.record import TrainingRecord
     from models.spec import Bundle, Preprocessing
+    from models.training_record import TrainingRecord
 
 
 def command(

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.research.certify.certificate import certificate_markdown, summary
-from app.research.certify.figures import figures_of_tap, reconstruction_figures, rounded
 from app.research.certify.measure import Decode, Measured, measure_scans
+from app.research.certify.metrics import figures_of_tap, reconstruction_figures, rounded
 from app.research.certify.phantoms import phantom_figures
 from app.research.data.changed_windows import ORIGINAL
 from app.research.data.scans import Scan, find_scans, join_labels
@@ -35,12 +35,12 @@ from models.certificate import (
     TapFigures,
     certificate_from_json,
 )
-from models.record import Case
 from models.runtime import Encoder, open_encoder
 from models.spec import Bundle, BundleError, TapSpec
 from models.statistics.patients import RESAMPLES
 from models.statistics.probes import FOLDS, INNER_FOLDS, SHUFFLES
 from models.statistics.units import active_units, correlation, kl_by_dimension
+from models.training_record import Case
 from operators import __version__
 from operators.encode import check_taps
 from operators.synthetic.perturbations import DESCRIPTIONS

@@ -9,9 +9,9 @@ from textwrap import fill
 
 from app.research.data.scans import SPLITS
 from models.from_json import from_json
-from models.record import Figures, TrainingRecord
 from models.spec import Bundle
 from models.training.settings import TrainingSettings
+from models.training_record import Figures, TrainingRecord
 
 BEGIN, END = "<!-- certificate -->", "<!-- end of certificate -->"
 """Between them a card has its certificate, so that a later one takes its place also where someone edited the card."""

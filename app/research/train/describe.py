@@ -18,9 +18,9 @@ from app.research.data.window_cache import ScanWindows
 from app.research.train.card import licence_text, model_card
 from app.research.train.recipe import Plan
 from models.bundle.store import save_bundle
-from models.record import Case, Figures, Parent, Report, TrainingRecord
 from models.spec import Bundle, TapSpec
 from models.statistics.collapse import LEAST_PATIENTS, LEAST_WINDOWS, measure_collapse
+from models.training_record import Case, Figures, Parent, Report, TrainingRecord
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae

@@ -14,8 +14,8 @@ from models.bundle.store import save_bundle
 from models.importers.keras.read import KerasImport, head_warnings
 from models.networks.vae import Size, Vae
 from models.phantom import phantom_windows
-from models.record import Imported, TrainingRecord
 from models.spec import Bundle, Preprocessing
+from models.training_record import Imported, TrainingRecord
 
 LICENCE = "The weights came from a Keras file; their licence is that of whoever trained them, and of the data.\n"
 

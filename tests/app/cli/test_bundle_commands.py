@@ -17,9 +17,9 @@ import torch
 from app.cli import main
 from models import runtime
 from models.bundle.store import load_bundle
-from models.record import Figures, TrainingRecord
 from models.runtime import OnnxEncoder, TorchEncoder, load_vae
 from models.spec import arrays_only
+from models.training_record import Figures, TrainingRecord
 from operators.encode import pool
 from operators.make_record import Disclosure, configuration_digest
 from operators.results.write_json import features_schema

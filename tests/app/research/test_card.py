@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from app.research.train.card import licence_text, model_card
-from models.record import Case, Figures, Parent, TrainingRecord
 from models.spec import Bundle, TapSpec
 from models.training.settings import TrainingSettings
+from models.training_record import Case, Figures, Parent, TrainingRecord
 from tests.support.bundles import SMALL_WINDOWS
 
 SETTINGS = {name: getattr(TrainingSettings(steps=4), name) for name in TrainingSettings.__dataclass_fields__}

@@ -13,7 +13,7 @@ import pytest
 from app.cli import main
 from app.research.certify.certificate import certificate_markdown
 from app.research.certify.certify import certify_bundle, roles_of, write_certificate
-from app.research.certify.figures import rounded
+from app.research.certify.metrics import rounded
 from app.research.certify.phantoms import phantom_volume
 from app.research.data.changed_windows import see_scan
 from app.research.data.scans import Scan, find_scans
@@ -21,8 +21,8 @@ from app.research.train.card import marked, with_section
 from models.bundle.check import check_active, read_certificate
 from models.bundle.store import load_bundle
 from models.phantom import PhantomFactors, make_phantom
-from models.record import Case
 from models.spec import arrays_only
+from models.training_record import Case
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
 from operators.synthetic.perturbations import DESCRIPTIONS
@@ -188,7 +188,7 @@ def test_nobody_left_is_an_error_and_force_measures_all_the_same(bundle, cohort)
 
 
 def test_whitening_is_learned_on_the_others(bundle, cohort, monkeypatch):
-    monkeypatch.setattr("app.research.certify.figures.LEAST_TO_WHITEN", 2)
+    monkeypatch.setattr("app.research.certify.metrics.LEAST_TO_WHITEN", 2)
     known = trained_on(bundle, patients=["P0", "P1"])
     found = certify_bundle(known, cohort / "list.csv", taps=["mu"], phantoms=0)
     assert found.data.patients == 3 and "whitened" in found.mu.identity.metrics
@@ -275,7 +275,7 @@ def test_in_an_edited_card_the_section_stands_before_the_limits_and_nothing_else
 
 
 def test_a_long_vector_has_figures_without_intervals(bundle, cohort, monkeypatch):
-    monkeypatch.setattr("app.research.certify.figures.LONG", 3)
+    monkeypatch.setattr("app.research.certify.metrics.LONG", 3)
     icc = certify_bundle(bundle, cohort / "list.csv", taps=["mu"], phantoms=0).mu.repeatability.mean_icc
     assert icc.value is not None and icc.low is None
 

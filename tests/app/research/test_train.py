@@ -26,10 +26,10 @@ from app.research.train import plots
 from app.research.train.recipe import Recipe, _Loader, load_recipe, make_plan, parse_recipe
 from app.research.train.train import Places, train_bundle
 from models.bundle.store import load_bundle
-from models.record import Parent
 from models.runtime import open_encoder
 from models.spec import BundleError, Preprocessing
 from models.training.settings import TrainingSettings
+from models.training_record import Parent
 from operators.preprocess import preprocess
 from operators.types import RunFailed, StartError
 from tests.support.bundles import SMALL_CT_VAE, SMALL_WINDOWS, write_small_bundle

@@ -14,9 +14,9 @@ import pytest
 from models.bundle.check import check_active, check_bundle, check_golden, check_reconstruction
 from models.bundle.golden import GOLDEN, golden_input, make_golden, read_golden
 from models.bundle.store import amend_bundle, load_bundle
-from models.record import Case, Figures, TrainingRecord
 from models.runtime import OnnxEncoder
 from models.spec import BundleError
+from models.training_record import Case, Figures, TrainingRecord
 from tests.support.bundles import write_small_bundle
 from tests.support.certificates import small_certificate
 from tests.support.checkout import ROOT

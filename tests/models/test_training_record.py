@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from models.from_json import from_json
-from models.record import Case, Figures, Imported, Parent, Report, TrainingRecord, read_record
+from models.training_record import Case, Figures, Imported, Parent, Report, TrainingRecord, read_record
 
 WHOLE = TrainingRecord(
     command="ctvae train DATA -o a",
