@@ -131,10 +131,10 @@ def peak_mb() -> float:
 def ours(folder):
     from operators.build_volume import build_volume
     from operators.read_study import read_studies
-    from operators.series.ct_images import select_series
+    from operators.series.ct_images import keep_ct_images
 
     (study,) = read_studies(folder).studies
-    return build_volume(select_series(study.series[0])).voxels()
+    return build_volume(keep_ct_images(study.series[0])).voxels()
 
 
 def list_codestreams(folder):

@@ -46,14 +46,14 @@ def compare(scan: Path, preprocessing):
     from operators.geometry.windows import target_axes
     from operators.preprocess import preprocess
     from operators.read_study import read_studies
-    from operators.series.ct_images import select_series
+    from operators.series.ct_images import keep_ct_images
     from operators.types import SeriesError
 
     low, high = preprocessing.window_hu
     for study in read_studies(scan).studies:
         for series in study.series:
             try:
-                volume = build_volume(select_series(series))
+                volume = build_volume(keep_ct_images(series))
             except SeriesError:
                 continue
             axes = target_axes(volume, preprocessing)

@@ -67,7 +67,7 @@ def ours():
     from operators.encode import encode
     from operators.preprocess import preprocess
     from operators.read_study import read_studies
-    from operators.series.ct_images import select_series
+    from operators.series.ct_images import keep_ct_images
 
     bundle = load_bundle(find_bundle())
     encoder = open_encoder(bundle, "cpu")
@@ -76,7 +76,7 @@ def ours():
         clock = [time.perf_counter()]
         (study,) = read_studies(folder).studies
         clock.append(time.perf_counter())
-        series = select_series(study.series[0])
+        series = keep_ct_images(study.series[0])
         clock.append(time.perf_counter())
         volume = build_volume(series)
         clock.append(time.perf_counter())

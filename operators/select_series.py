@@ -15,7 +15,7 @@ from functools import partial
 from typing import ClassVar, Final, Literal
 
 from operators.job import Job, failure
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.series.rule import Rule, count_slices, text_of, thickness_mm
 from operators.series.sdk_rules import SdkRule
 from operators.series.text_pattern import check_pattern, matches
@@ -81,7 +81,7 @@ def select(study: Study, selection: Selection = EVERY_CT) -> list[Job[Series]]:
     Returns:
         One job per series, in their order, with its share of the time as `seconds["select"]`. Its state is the series
         with only its CT images, and a finding `SELECTED_BY_RULE` where a rule took it; or the outcome that ends it,
-        with `NO_RULE`, `NOT_PREFERRED` or a reason of `select_series`.
+        with `NO_RULE`, `NOT_PREFERRED` or a reason of `keep_ct_images`.
     """
     jobs = [Job(series, series).then("select", partial(_selected, selection=selection)) for series in study.series]
     fitting = [job.state for job in jobs if isinstance(job.state, Series)]
@@ -106,7 +106,7 @@ def _after_ranking(
 
 def _selected(series: Series, selection: Selection) -> Series:
     """Return the CT images of a series, with the names of the rules that take it where there are rules."""
-    series = select_series(series)
+    series = keep_ct_images(series)
     if selection.sdk_rules is None and not selection.rules:
         return series
     rules: tuple[Rule | SdkRule, ...] = (*selection.rules, *(selection.sdk_rules or ()))

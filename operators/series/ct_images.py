@@ -49,7 +49,7 @@ HOUNSFIELD: Final = re.compile("HUS?|HOUN(D?S?|SD)F[EI]+LDS?(UNITS?)?(HU)?")
 _Reason = tuple[str, str]
 
 
-def select_series(series: Series) -> Series:
+def keep_ct_images(series: Series) -> Series:
     """The series, with only those of its instances that are CT images; a multi-frame CT is one instance a frame.
 
     Raises:

@@ -11,7 +11,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.types import Series, SeriesFailed, SeriesRejected, Volume
 from tests.support.tiny_ct import AXIAL, CODECS, Change, compress, put, stored_values, write_tiny_ct
 
@@ -29,7 +29,7 @@ def only_series(folder: Path) -> Series:
 
 
 def volume_of(folder: Path) -> Volume:
-    return build_volume(select_series(only_series(folder)))
+    return build_volume(keep_ct_images(only_series(folder)))
 
 
 def rejected(folder: Path) -> SeriesRejected:
@@ -370,4 +370,4 @@ def test_single_real_slices_are_too_few(shared_ct):
     for series in (series for study in reading.studies for series in study.series):
         if series.first.SOPClassUID.name == "CT Image Storage":
             with pytest.raises(SeriesRejected, match="TOO_FEW_SLICES"):
-                build_volume(select_series(series))
+                build_volume(keep_ct_images(series))

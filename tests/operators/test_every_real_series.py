@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.types import SeriesError, Volume
 
 GOOD_SERIES = {
@@ -49,7 +49,7 @@ def good_volumes(folder: Path) -> list[Volume]:
     for study in read_studies(folder).studies:
         for series in study.series:
             try:
-                volumes.append(build_volume(select_series(series)))
+                volumes.append(build_volume(keep_ct_images(series)))
             except SeriesError:
                 continue
     return volumes

@@ -29,7 +29,7 @@ from operators.images.header import MAX_HEADER_BYTES, MAX_SKIPPED_BYTES
 from operators.images.read_image import find_image, image_series, image_volume
 from operators.input import archives as unpack
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.types import Instance, SeriesError, SeriesFailed, SeriesRejected
 from tests.support.fuzzing import REAL, Worker
 from tests.support.tiny_ct import CODECS, compress, put, stored_values, write_tiny_ct
@@ -139,7 +139,7 @@ def one_slice(folder: Path, change) -> SeriesError:
     write_tiny_ct(folder, change=change)
     [study] = read_studies(folder).studies
     with pytest.raises(SeriesError) as caught:
-        list(build_volume(select_series(study.series[0])).slices())
+        list(build_volume(keep_ct_images(study.series[0])).slices())
     return caught.value
 
 
@@ -190,7 +190,7 @@ def test_what_stands_in_a_jp2_header_is_not_what_is_decoded(tmp_path):
 
     write_tiny_ct(tmp_path, change=changed_pixels(J2K, boxed))
     [study] = read_studies(tmp_path).studies
-    np.testing.assert_array_equal(build_volume(select_series(study.series[0])).voxels(), stored_values())
+    np.testing.assert_array_equal(build_volume(keep_ct_images(study.series[0])).voxels(), stored_values())
 
 
 def test_a_jpeg_marker_without_length_does_not_hide_the_real_frame_header(tmp_path):
@@ -218,7 +218,7 @@ def test_compressed_pixels_of_more_than_twice_the_plain_bytes_are_not_read(tmp_p
 def test_a_slice_that_was_replaced_by_another_one_of_the_same_form_has_failed(tmp_path):
     paths = write_tiny_ct(tmp_path)
     [study] = read_studies(tmp_path).studies
-    volume = build_volume(select_series(study.series[0]))
+    volume = build_volume(keep_ct_images(study.series[0]))
     other = paths[3].read_bytes()
     paths[2].write_bytes(other)
     os.utime(paths[2], ns=(1, 1))
@@ -233,7 +233,7 @@ def test_a_frame_of_a_file_that_was_replaced_has_failed(tmp_path):
 
     [path] = write_enhanced_ct(stored_values(), affine_for((5, 6, 8), (2.0, 1.0, 1.0)), tmp_path)
     [study] = read_studies(tmp_path).studies
-    volume = build_volume(select_series(study.series[0]))
+    volume = build_volume(keep_ct_images(study.series[0]))
     os.utime(path, ns=(1, 1))
     with pytest.raises(SeriesFailed) as caught:
         volume.voxels()
@@ -303,7 +303,7 @@ def test_a_value_from_a_file_cannot_begin_a_line_of_the_log_or_steer_a_terminal(
         write_tiny_ct(tmp_path, change=lambda ds, d: put(ds, **{keyword: "1\n2020 INFO \x1b[2J^Doe"}))
     [study] = read_studies(tmp_path).studies
     with pytest.raises(SeriesError) as caught:
-        build_volume(select_series(study.series[0]))
+        build_volume(keep_ct_images(study.series[0]))
     assert caught.value.message.isprintable()
     assert "Doe" not in caught.value.message or keyword != "SOPClassUID"
 

@@ -24,7 +24,7 @@ from pydicom.encaps import encapsulate
 
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.synthetic.write_ct import CtOptions, ct_datasets
 from operators.synthetic.write_enhanced_ct import enhanced_ct
 from operators.types import SeriesRejected, Volume
@@ -204,7 +204,7 @@ def volumes(folder: Path) -> list[Volume]:
     reading = read_studies(folder)
     assert not reading.unreadable
     found = [one for study in reading.studies for one in study.series]
-    return [build_volume(select_series(one)) for one in sorted(found, key=lambda one: one.part or 0)]
+    return [build_volume(keep_ct_images(one)) for one in sorted(found, key=lambda one: one.part or 0)]
 
 
 def assert_is(volume: Volume, hu: np.ndarray, affine: np.ndarray) -> None:

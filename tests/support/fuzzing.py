@@ -357,7 +357,7 @@ def come_out(folder: Path) -> list[str]:
     from operators.geometry.policy import NO_REPAIR, GeometryPolicy
     from operators.input.archives import unpacked
     from operators.read_study import read_studies
-    from operators.series.ct_images import select_series
+    from operators.series.ct_images import keep_ct_images
     from operators.types import SeriesError
 
     repairs = GeometryPolicy(
@@ -373,7 +373,7 @@ def come_out(folder: Path) -> list[str]:
         for series in (one for study in reading.studies for one in study.series):
             for policy in (NO_REPAIR, repairs):
                 try:
-                    volume = build_volume(select_series(series), policy)
+                    volume = build_volume(keep_ct_images(series), policy)
                     digest = hashlib.sha256(volume.affine_lps_mm.tobytes())
                     for one in volume.slices():
                         digest.update(one.hu.tobytes())

@@ -15,7 +15,7 @@ from operators.build_volume import build_volume
 from operators.dicom.character_sets import UNDECODABLE, Undecodable, character_sets, decode_text
 from operators.dicom.read_header import read_instance
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from tests.support.checkout import SHARED_FAULTS, skip_or_fail
 from tests.support.tiny_ct import Change, put, stored_values, write_tiny_ct
 
@@ -51,7 +51,7 @@ def written(folder: Path, terms: str | None, **texts: bytes) -> Path:
 
 def volume_of(folder: Path):
     [study] = read_studies(folder).studies
-    return build_volume(select_series(study.series[0]))
+    return build_volume(keep_ct_images(study.series[0]))
 
 
 # The standard's own examples: PS3.5 H.3, I.2, J.1, J.2, K.2

@@ -16,7 +16,7 @@ from operators.dicom.decode_slice import decode_slice
 from operators.dicom.header import Header
 from operators.dicom.read_header import HeaderValues, read_instance
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from tests.support.checkout import SHARED_FAULTS, skip_or_fail
 from tests.support.tiny_ct import compress, put, stored_values, write_tiny_ct
 
@@ -42,7 +42,7 @@ def relabelled(folder, written: str, said: str, **options) -> None:
 
 def voxels_of(folder):
     [study] = read_studies(folder).studies
-    return build_volume(select_series(study.series[0])).voxels()
+    return build_volume(keep_ct_images(study.series[0])).voxels()
 
 
 @pytest.mark.parametrize("written", NATIVE)
@@ -76,7 +76,7 @@ def test_the_real_mislabelled_series_is_read():
     if not fault.exists():
         skip_or_fail("no ../shared/faults/implicit-said-explicit beside this checkout")
     [study] = read_studies(fault).studies
-    volume = build_volume(select_series(study.series[0]))
+    volume = build_volume(keep_ct_images(study.series[0]))
     assert volume.shape == (16, 64, 64) and volume.voxels().min() == -1000
 
 

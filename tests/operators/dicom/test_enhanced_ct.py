@@ -29,7 +29,7 @@ from operators.dicom.functional_groups import MAX_HEADER_BYTES, MAX_ITEMS
 from operators.dicom.read_header import read_instance
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.synthetic.write_ct import CtOptions, affine_for, ct_datasets, write_ct_series
 from operators.synthetic.write_enhanced_ct import enhanced_ct, write_enhanced_ct
 from operators.types import Series, SeriesFailed, SeriesRejected, SeriesSkipped, Volume
@@ -65,7 +65,7 @@ def read(folder: Path) -> Series:
 
 
 def volume(folder: Path) -> Volume:
-    return build_volume(select_series(read(folder)))
+    return build_volume(keep_ct_images(read(folder)))
 
 
 def slices(**options: object) -> list[Dataset]:
@@ -408,7 +408,7 @@ def test_a_file_cut_off_in_its_pixels_is_rejected_before_anything_is_decoded(tmp
     start = content.rindex(b"\xe0\x7f\x10\x00") + 4
     path.write_bytes(content[: start + int((len(content) - start) * part)])
     with pytest.raises(SeriesRejected, match="TRUNCATED_PIXELS"):
-        select_series(read(tmp_path))
+        keep_ct_images(read(tmp_path))
 
 
 def test_a_file_cut_off_in_its_header_is_rejected(tmp_path):
@@ -416,7 +416,7 @@ def test_a_file_cut_off_in_its_header_is_rejected(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: content.rindex(b"\xe0\x7f\x10\x00") - 40])
     with pytest.raises(SeriesRejected, match=r"MISSING_PIXELS|INVALID_FUNCTIONAL_GROUPS"):
-        select_series(read(tmp_path))
+        keep_ct_images(read(tmp_path))
 
 
 def test_more_pixels_than_frames_are_rejected(tmp_path):
@@ -468,7 +468,7 @@ def test_noise_in_a_file_gives_a_volume_or_a_reason(tmp_path, seed):
     series = [one for study in read_studies(tmp_path).studies for one in study.series]
     for one in series:
         with contextlib.suppress(SeriesRejected, SeriesSkipped):
-            assert build_volume(select_series(one)).voxels().ndim == 3
+            assert build_volume(keep_ct_images(one)).voxels().ndim == 3
 
 
 # What is not one CT volume in HU
@@ -482,8 +482,8 @@ def test_time_points_in_one_file_are_parts(tmp_path):
     first, second = parts(saved(tmp_path, enhanced_ct([made[index] for index in order])))
     assert (first.part, second.part) == (1, 2)
     assert [one.code for one in first.findings] == ["SPLIT_SERIES"] and "Temporal" in first.findings[0].detail
-    np.testing.assert_array_equal(build_volume(select_series(first)).voxels(), HU)
-    np.testing.assert_array_equal(build_volume(select_series(second)).voxels(), HU + 100)
+    np.testing.assert_array_equal(build_volume(keep_ct_images(first)).voxels(), HU)
+    np.testing.assert_array_equal(build_volume(keep_ct_images(second)).voxels(), HU + 100)
     assert len(first.files) == len(second.files) == 1
 
 
@@ -498,9 +498,9 @@ def test_frames_that_are_a_map_are_a_part_of_their_own(tmp_path):
     map_type.FrameType = ["DERIVED", "PRIMARY", "VOLUME", "EFF_ATOMIC_NUM"]
     file.PerFrameFunctionalGroupsSequence[6].CTImageFrameTypeSequence = [map_type]
     in_hu, maps = parts(saved(tmp_path, file))
-    np.testing.assert_array_equal(build_volume(select_series(in_hu)).voxels(), HU[:6])
+    np.testing.assert_array_equal(build_volume(keep_ct_images(in_hu)).voxels(), HU[:6])
     with pytest.raises(SeriesSkipped, match="DERIVED_MAP"):
-        select_series(maps)
+        keep_ct_images(maps)
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ def test_an_enhanced_ct_that_is_not_in_hu_at_its_place_is_skipped(tmp_path, macr
     file = enhanced_ct(slices())
     setattr(file.SharedFunctionalGroupsSequence[0][macro].value[0], keyword, value)
     with pytest.raises(SeriesSkipped, match="DERIVED_MAP"):
-        select_series(read(saved(tmp_path, file)))
+        keep_ct_images(read(saved(tmp_path, file)))
 
 
 def test_an_enhanced_ct_whose_unit_is_unspecified_is_skipped(tmp_path):
@@ -524,7 +524,7 @@ def test_an_enhanced_ct_whose_unit_is_unspecified_is_skipped(tmp_path):
     for groups in file.PerFrameFunctionalGroupsSequence:
         groups.PixelValueTransformationSequence[0].RescaleType = "US"
     with pytest.raises(SeriesSkipped, match="DERIVED_MAP: found RescaleType US"):
-        select_series(read(saved(tmp_path, file)))
+        keep_ct_images(read(saved(tmp_path, file)))
 
 
 def test_the_frames_of_a_real_enhanced_ct_are_where_it_says(shared_ct):

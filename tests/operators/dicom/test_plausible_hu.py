@@ -12,7 +12,7 @@ from operators.dicom.plausible_hu import histogram_of, why_not_hu
 from operators.geometry.policy import GeometryPolicy
 from operators.preprocess import check_pixels, preprocess
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.types import SeriesRejected, SeriesSkipped
 from tests.support.checkout import SHARED_FAULTS, skip_or_fail
 from tests.support.tiny_ct import put, write_tiny_ct
@@ -79,7 +79,7 @@ def test_grey_values_that_cannot_be_hu_do_not(chest, wrong):
 def volume(folder, stored, policy=None, **options):
     write_tiny_ct(folder, stored, spacing_mm=(12.0, 4.0, 4.0), **options)
     [study] = read_studies(folder).studies
-    return build_volume(select_series(study.series[0]), policy or GeometryPolicy())
+    return build_volume(keep_ct_images(study.series[0]), policy or GeometryPolicy())
 
 
 def test_a_series_that_is_not_in_hu_is_rejected_after_its_slices_were_decoded_once(tmp_path, chest):
@@ -111,7 +111,7 @@ def test_the_made_faults_are_rejected(fault):
         skip_or_fail(f"no ../shared/faults/{fault} beside this checkout")
     [study] = read_studies(SHARED_FAULTS / fault).studies
     with pytest.raises(SeriesRejected, match="NOT_HU"):
-        check_pixels(build_volume(select_series(study.series[0])))
+        check_pixels(build_volume(keep_ct_images(study.series[0])))
 
 
 def test_every_real_series_that_the_gate_passes_is_in_hu(shared_ct):
@@ -121,7 +121,7 @@ def test_every_real_series_that_the_gate_passes_is_in_hu(shared_ct):
             if series.image or "nema" in series.folder:
                 continue
             try:
-                one = build_volume(select_series(series))
+                one = build_volume(keep_ct_images(series))
             except (SeriesRejected, SeriesSkipped):
                 continue
             chosen = range(0, one.shape[0], max(1, one.shape[0] // 6))

@@ -17,7 +17,7 @@ from operators.build_volume import build_volume
 from operators.geometry.policy import GeometryPolicy
 from operators.geometry.repair import resample_stack
 from operators.make_record import Disclosure, configuration_digest
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.synthetic.write_ct import write_ct_series
 from operators.types import SeriesRejected, StartError, Volume
 from tests.operators.geometry.test_tilt import at, indices, sheared, smooth
@@ -32,7 +32,7 @@ DROP = GeometryPolicy(truncated_pixels="drop")
 
 
 def repaired(folder: Path, policy: GeometryPolicy) -> Volume:
-    return build_volume(select_series(only_series(folder)), policy)
+    return build_volume(keep_ct_images(only_series(folder)), policy)
 
 
 def refused(folder: Path, policy: GeometryPolicy) -> SeriesRejected:

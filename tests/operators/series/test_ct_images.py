@@ -13,7 +13,7 @@ from pydicom.uid import (
 )
 
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.types import Series, SeriesSkipped
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
 
@@ -24,7 +24,7 @@ def read(folder: Path) -> list[Series]:
 
 def reason(series: Series) -> str:
     with pytest.raises(SeriesSkipped) as caught:
-        select_series(series)
+        keep_ct_images(series)
     return caught.value.reason
 
 
@@ -36,7 +36,7 @@ def changed(tmp_path: Path, **values: object) -> Series:
 
 def test_a_series_of_ct_images_is_handed_on_as_it_is(tmp_path):
     series = changed(tmp_path)
-    assert select_series(series) is series
+    assert keep_ct_images(series) is series
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_what_is_not_ct_in_hu_is_skipped(tmp_path, values, expected):
     ids=lambda values: "-".join(str(one) for one in values.values()),
 )
 def test_what_is_ct_in_hu_is_kept(tmp_path, values):
-    assert len(select_series(changed(tmp_path, **values)).instances) == 5
+    assert len(keep_ct_images(changed(tmp_path, **values)).instances) == 5
 
 
 def test_the_message_names_the_class_that_was_found(tmp_path):
     with pytest.raises(SeriesSkipped, match="MR Image Storage"):
-        select_series(changed(tmp_path, SOPClassUID=MRImageStorage))
+        keep_ct_images(changed(tmp_path, SOPClassUID=MRImageStorage))
 
 
 def test_a_localizer_that_was_not_split_off_is_left_out_with_a_finding(tmp_path):
@@ -105,7 +105,7 @@ def test_a_localizer_that_was_not_split_off_is_left_out_with_a_finding(tmp_path)
 
     write_tiny_ct(tmp_path, stored_values(6), change=change)
     [series] = read(tmp_path)
-    selected = select_series(series)
+    selected = keep_ct_images(series)
     assert len(selected.instances) == 5
     assert [(one.code, one.detail) for one in selected.findings] == [
         ("INSTANCES_LEFT_OUT", "1 × LOCALIZER, of 6 instances")

@@ -19,7 +19,7 @@ from pydicom.uid import CTImageStorage
 from app.encode_folder import encode
 from operators.build_volume import build_volume
 from operators.read_study import read_studies
-from operators.series.ct_images import select_series
+from operators.series.ct_images import keep_ct_images
 from operators.series.split import split_series
 from operators.types import Outcome, Series, SeriesError
 from tests.operators.test_build_volume import CORONAL, only_series
@@ -52,12 +52,12 @@ def parts_of(folder: Path) -> list[Series]:
 
 
 def voxels(series: Series) -> np.ndarray:
-    return build_volume(select_series(series)).voxels()
+    return build_volume(keep_ct_images(series)).voxels()
 
 
 def reason(series: Series) -> str:
     with pytest.raises(SeriesError) as caught:
-        build_volume(select_series(series))
+        build_volume(keep_ct_images(series))
     return caught.value.reason
 
 
@@ -313,7 +313,7 @@ def test_directions_beyond_all_bounds_and_an_image_type_that_is_a_number_are_met
         content = path.read_bytes()
         path.write_bytes(content.replace(b"\x08\x00\x08\x00CS", b"\x08\x00\x08\x00FD"))
     first, second = parts_of(tmp_path)
-    assert (reason(first), build_volume(select_series(second)).shape[0]) == ("MISSING_GEOMETRY", 5)
+    assert (reason(first), build_volume(keep_ct_images(second)).shape[0]) == ("MISSING_GEOMETRY", 5)
 
 
 def test_an_error_while_splitting_fails_the_series_and_the_others_are_read(tmp_path, monkeypatch):
@@ -406,7 +406,7 @@ def test_the_time_points_of_a_real_series_are_its_parts(shared_ct):
     assert [series.part for series in parts] == list(range(1, 20))
     for number, series in enumerate(parts, 1):
         assert {one.header.TemporalPositionIndex for one in series.instances} == {number}
-        assert build_volume(select_series(series)).shape[0] == 4
+        assert build_volume(keep_ct_images(series)).shape[0] == 4
 
 
 def test_two_real_scans_under_one_uid_come_apart_again(shared_ct, tmp_path):
