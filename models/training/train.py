@@ -102,7 +102,7 @@ def train(
         pictures_every_s: how often.
         checkpoint: a file; where it exists, training goes on from it exactly. Written every so often, at SIGTERM, at
             Ctrl-C and at the end; the caller removes it when its bundle is written.
-        checkpoint_every_s: how often; more seldom where writing one takes more than a twentieth of that.
+        checkpoint_every_s: how often; more seldom where writing one takes more than a twentieth of that; 0: each step.
 
     Raises:
         FloatingPointError: the loss or a gradient is not finite.
@@ -132,7 +132,8 @@ def train(
             while run.fraction < 1 and run.ended != "early":
                 run.advance(batches)
                 stop = run.tick(time.monotonic() - began, stopped())
-                due = run.elapsed_s - saved_s > max(checkpoint_every_s, 20 * saving_s)
+                wait_s = max(checkpoint_every_s, 20 * saving_s) if checkpoint_every_s else 0.0
+                due = run.elapsed_s - saved_s > wait_s
                 if checkpoint is not None and (stop or due):
                     began_saving = time.monotonic()
                     run.save(checkpoint)

@@ -20,4 +20,6 @@ from operators.types import Outcome
     ],
 )
 def test_the_exit_code_says_what_kind_of_day_it_was(statuses, code):
-    assert exit_code(Outcome("1.2", None, ".", status) for status in statuses) == code
+    reasons = [None if status == "written" else "A_REASON" for status in statuses]
+    outcomes = (Outcome("1.2", None, ".", *both) for both in zip(statuses, reasons, strict=True))
+    assert exit_code(outcomes) == code

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
 
 from app.cli import main as ctvae
 from models.bundle.store import find_bundle, load_bundle
@@ -19,7 +20,7 @@ from operators.preprocess import preprocess
 from operators.read_study import read_studies
 from operators.results.write_nifti import write_volume_nifti
 from operators.synthetic.write_ct import affine_for, write_ct_series
-from operators.types import HuSlice, Series, SeriesFailed, Volume
+from operators.types import HuSlice, Instance, Series, SeriesFailed, Volume
 
 SHAPE, SPACING = (12, 20, 30), (5.0, 3.0, 2.0)
 
@@ -112,6 +113,7 @@ def test_a_bright_voxel_is_at_its_place_in_the_windows(tmp_path):
     shape, spacing = (40, 96, 96), load_bundle(find_bundle()).preprocessing.spacing_mm
     affine = affine_for(shape, spacing, (7.0, -5.0, 100.0))
     hu = np.full(shape, -1000, np.int16)
+    hu[:, 20:50, 40:80] = 40  # a body
     hu[33, 60, 20:23] = 900, 1000, 900  # along x, so that left and right differ
     hu[33, 61, 21] = 500
     write_ct_series(hu, affine, tmp_path / "in")
@@ -174,7 +176,7 @@ def test_a_volume_that_breaks_while_it_is_written_leaves_nothing(tmp_path):
             raise SeriesFailed("INPUT_OUTPUT_ERROR", "the disk is gone")
         return HuSlice(made_hu()[d])
 
-    series = Series("1.2", "1.3", ".", ())
+    series = Series("1.2", "1.3", ".", (Instance(tmp_path, Dataset()),))
     volume = Volume(series, SHAPE, affine_for(SHAPE, SPACING), SPACING, (), broken)
 
     with pytest.raises(SeriesFailed, match="the disk is gone"):

@@ -21,13 +21,13 @@ GOOD_SERIES = {
     "cip_chest": 2,
     "cmbcrc_01068": 1,
     "crlm_1004": 1,
-    "derived": 2,
+    "derived": 4,
     "elastix_lung": 2,
     "innereye_scan_small": 1,
     "invesalius_cranium": 1,
     "lesionsizing": 2,
     "lidc_partial": 3,
-    "sts": 24,
+    "sts": 39,
     "totalseg_nifti": 4,
 }
 
