@@ -285,7 +285,7 @@ def test_an_error_over_one_series_ends_no_other(tmp_path, monkeypatch):
 
 def test_the_time_of_selection_is_in_the_ledger(tmp_path, monkeypatch):
     write(tmp_path, *THREE)
-    monkeypatch.setattr("operators.select_series.select_series", lambda series: time.sleep(0.05) or series)
+    monkeypatch.setattr("operators.select_series.keep_ct_images", lambda series: time.sleep(0.05) or series)
     for job in selected(tmp_path, Selection(prefer=("thinnest",))):
         assert list(job.ended("eligible").seconds) == ["select"] and job.seconds["select"] >= 0.05
 
