@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import IO, Final, Protocol, Self
 
 import numpy as np
 
 from app.table.columns import Column, arrow_schema
 from app.table.result import Cell
+from operators.results.atomic import atomic_file
 from operators.types import StartError
 
 FORMATS: Final = (".parquet", ".csv")
@@ -31,11 +31,11 @@ class TableWriter(Protocol):
 class ParquetTable:
     """Rows to Parquet, Zstandard-compressed, one row group per batch."""
 
-    def __init__(self, path: Path, columns: Sequence[Column], about: Mapping[str, str]) -> None:
+    def __init__(self, file: IO[bytes], columns: Sequence[Column], about: Mapping[str, str]) -> None:
         import pyarrow.parquet as pq
 
         self._schema = arrow_schema(columns, about)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
 
     def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
         """Append rows as one row group."""
@@ -48,17 +48,17 @@ class ParquetTable:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Write the footer and close the file."""
+        """Write the footer."""
         self._writer.close()
 
 
 class CsvTable:
     """Rows to CSV in UTF-8; a number is the shortest text that reads back to the same float32."""
 
-    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
+    def __init__(self, file: IO[bytes], columns: Sequence[Column]) -> None:
         self._columns = columns
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._csv = csv.writer(self._file, lineterminator="\n")
+        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        self._csv = csv.writer(self._text, lineterminator="\n")
         self._csv.writerow([column.name for column in columns])
 
     def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
@@ -70,8 +70,8 @@ class CsvTable:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Close the file."""
-        self._file.close()
+        """Hand over what is buffered; the file stays open."""
+        self._text.detach()
 
 
 @contextmanager
@@ -79,33 +79,24 @@ def open_table(path: Path, columns: Sequence[Column], about: Mapping[str, str]) 
     """Open a table; the file is there whole when the block ends, and not at all when it fails.
 
     Raises:
-        StartError: `BAD_TABLE_NAME` or `OUTPUT_NOT_WRITABLE`.
+        StartError: `BAD_TABLE_NAME` or `OUTPUT_UNWRITABLE`.
+        SeriesFailed: `OUTPUT_UNWRITABLE`.
     """
     check_name(path)
-    try:
-        number, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(number)
-    except OSError as error:
-        raise StartError("OUTPUT_NOT_WRITABLE", f"cannot write beside {path.name!r}: {error.strerror}") from error
-    try:
-        kind = ParquetTable(Path(temporary), columns, about) if path.suffix == ".parquet" else None
-        with kind or CsvTable(Path(temporary), columns) as table:
+    with atomic_file(path) as file:
+        kind = ParquetTable(file, columns, about) if path.suffix == ".parquet" else None
+        with kind or CsvTable(file, columns) as table:
             yield table
-        Path(temporary).chmod(0o666 & ~_umask())
-        with Path(temporary).open("rb") as file:
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def check_name(path: Path) -> None:
-    """Check that the file's name says which format it has.
+    """Check that the file's name says which format it has, and that its folder exists.
 
     Raises:
-        StartError: `BAD_TABLE_NAME`.
+        StartError: `BAD_TABLE_NAME` or `OUTPUT_UNWRITABLE`.
     """
+    if not path.parent.is_dir():
+        raise StartError("OUTPUT_UNWRITABLE", f"there is no folder for {path.name!r}; create it first")
     if path.suffix not in FORMATS:
         raise StartError("BAD_TABLE_NAME", f"the table is named {path.name!r}; expected a name in .parquet or .csv")
 
@@ -114,9 +105,3 @@ def _cell(value: Cell, kind: str) -> str:
     if value is None:
         return ""
     return str(np.float32(value)) if kind == "float" else str(value)
-
-
-def _umask() -> int:
-    """Return the umask without changing it, which would show in other threads."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), 0o022)
