@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _LIBRARIES = {
     "graph": ("holoscan", "holoscan_cli"),
+    "pacs": ("httpx", "jinja2", "prometheus_client", "psycopg", "pynetdicom", "sqlalchemy", "starlette", "uvicorn"),
     "table": ("pyarrow",),
     "train": ("h5py", "lightning", "matplotlib", "monai", "onnx", "onnxscript", "sklearn", "tensorboard", "torch"),
 }

@@ -1,0 +1,1 @@
+"""What a PACS triggers: a listener that receives CT, a queue, a worker, and a sender of SR."""
