@@ -1,6 +1,6 @@
 """Open a study in OHIF and say what it shows. Run as a program, in a network namespace that has nothing but loopback.
 
-    unshare -n python tests/support/ohif.py DIST FOLDER FILE...
+    unshare -n python -m tests.support.ohif DIST FOLDER FILE...
 
 Starts Orthanc with the files and OHIF's build in DIST before it, opens the study in Chromium, double-clicks its SRs and
 prints JSON: what the image's text boxes say for each SR, what the page logged and raised. FOLDER gets `ohif0.png`, ….
@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,8 +22,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-ORTHANC = "http://127.0.0.1:8042"
-DICOMWEB_PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
+from tests.support.orthanc import DICOMWEB_URL, URL, orthanc
+
 SOFTWARE_GL = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 ALL_IMAGES = "displaySetsToAllImages"
 """What OHIF's console says when the first viewport is drawn; an SR that is opened before may stay without its text."""
@@ -79,7 +78,7 @@ class Site(http.server.SimpleHTTPRequestHandler):
     def _from_orthanc(self) -> tuple[int, str, bytes]:
         headers = {"Accept": self.headers.get("Accept", "*/*"), "Host": self.headers["Host"]}
         try:
-            with urllib.request.urlopen(urllib.request.Request(ORTHANC + self.path, headers=headers)) as answer:
+            with urllib.request.urlopen(urllib.request.Request(URL + self.path, headers=headers)) as answer:
                 return answer.status, answer.headers.get("Content-Type", ""), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, "text/plain", error.read()
@@ -97,37 +96,12 @@ def main(dist: Path, folder: Path, files: list[Path]) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with orthanc(folder), site(dist) as port:
         for file in files:
-            urllib.request.urlopen(f"{ORTHANC}/instances", data=file.read_bytes()).close()
-        with urllib.request.urlopen(f"{ORTHANC}/dicom-web/studies") as answer:
+            urllib.request.urlopen(f"{URL}/instances", data=file.read_bytes()).close()
+        with urllib.request.urlopen(f"{DICOMWEB_URL}/studies") as answer:
             (study,) = json.load(answer)
         uid = study["0020000D"]["Value"][0]
         found = look(f"http://127.0.0.1:{port}/viewer?StudyInstanceUIDs={uid}", folder)
     sys.stdout.write(json.dumps(found))
-
-
-@contextmanager
-def orthanc(folder: Path) -> Iterator[None]:
-    """Orthanc with an empty store; gone when the block ends."""
-    settings = {
-        "Name": "test",
-        "StorageDirectory": str(folder / "orthanc"),
-        "IndexDirectory": str(folder / "orthanc"),
-        "HttpPort": 8042,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "StoreMetaData": True,
-        "Plugins": [DICOMWEB_PLUGIN],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    file = folder / "orthanc.json"
-    file.write_text(json.dumps(settings))
-    with (folder / "orthanc.log").open("wb") as log, subprocess.Popen(["Orthanc", file], stdout=log, stderr=log) as run:
-        try:
-            wait_for(f"{ORTHANC}/system", run)
-            yield
-        finally:
-            run.terminate()
 
 
 @contextmanager
@@ -137,19 +111,6 @@ def site(dist: Path) -> Iterator[int]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()
-
-
-def wait_for(url: str, run: subprocess.Popen[bytes]) -> None:
-    """Until the program answers, at most 20 s."""
-    end = time.monotonic() + 20
-    while True:
-        try:
-            urllib.request.urlopen(url).close()
-            return
-        except OSError:
-            if run.poll() is not None or time.monotonic() > end:
-                raise
-            time.sleep(0.05)
 
 
 def look(url: str, folder: Path) -> dict[str, object]:

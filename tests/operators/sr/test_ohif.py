@@ -22,25 +22,25 @@ from operators.sr.write import sr_bytes
 from operators.synthetic.write_ct import CtOptions, affine_for, write_ct_series
 from operators.synthetic.write_enhanced_ct import write_enhanced_ct
 from tests.support.checkout import ROOT, skip_or_fail
+from tests.support.orthanc import PATH, need_orthanc, own_network
 from tests.support.sr_records import made_record
 
 DIST = ROOT / ".cache" / "ohif-3.13.2" / "dist"
-PROGRAMS = ("Orthanc", "chromium", "unshare", "ip")
 SHAPE, SPACING_MM = (9, 128, 160), (5.0, 2.0, 2.0)
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What OHIF shows of an axial, a coronal and an Enhanced series of one study, each with its SR."""
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
-    if not DIST.is_dir() or missing:
-        skip_or_fail(f"no {', '.join(missing) or 'OHIF in .cache'}; run .ci/programs and make ohif")
+    need_orthanc()
+    if not DIST.is_dir() or shutil.which("chromium") is None:
+        skip_or_fail("no OHIF in .cache or no chromium; run .ci/programs and make ohif")
     folder = tmp_path_factory.mktemp("ohif")
     files = made_study(folder / "study")
-    own_network = ["unshare", "--net", *([] if os.geteuid() == 0 else ["--map-root-user"])]
-    command = [*own_network, sys.executable, ROOT / "tests/support/ohif.py", DIST, folder, *files]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path}, check=False)
+    command = [*own_network(), sys.executable, "-m", "tests.support.ohif", DIST, folder, *files]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PATH": PATH}, check=False
+    )
     assert done.returncode == 0, done.stderr
     for picture in folder.glob("ohif*.png"):
         shutil.copy(picture, DIST.parents[1])
