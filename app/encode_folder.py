@@ -16,8 +16,9 @@ from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.job import log_outcome
 from operators.pipeline import OnOutcome
 from operators.read_study import Inventory
+from operators.record import FeatureRecord
 from operators.select_series import EVERY_CT, Selection
-from operators.types import FeatureRecord, Outcome
+from operators.types import Outcome
 
 
 def encode(

@@ -19,11 +19,12 @@ from typing import Any, Final, Self
 
 from app.output_lock import output_lock
 from app.settings import starting
+from operators.errors import RunFailed, SeriesFailed, StartError
 from operators.job import Job, failure, log_outcome
 from operators.read_study import Inventory
 from operators.results.atomic import remove_unfinished, write_together
 from operators.results.write_json import NOTICE, RunFacts, outcome_json, result_json
-from operators.types import Outcome, RunFailed, SeriesFailed, StartError
+from operators.types import Outcome
 from operators.write_features import remove_features, series_folder
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from pathlib import Path
 from app.settings import Settings, starting
 from models.bundle.store import find_bundle, load_bundle
 from models.spec import Bundle, BundleError
+from operators.errors import StartError
 from operators.geometry.windows import ARRAYS_ONLY
-from operators.types import StartError
 
 
 @contextmanager

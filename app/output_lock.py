@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from app.settings import starting
-from operators.types import StartError
+from operators.errors import StartError
 
 logger = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
 
 
 def _reported(run: Callable[[], int]) -> int:
-    from operators.types import CtvaeError, StartError
+    from operators.errors import CtvaeError, StartError
 
     try:
         return run()

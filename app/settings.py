@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 from app.settings_file import SettingsFile, read_settings_file
+from operators.errors import StartError
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import NOTHING_DISCLOSED, Disclosure
 from operators.select_series import EVERY_CT, Selection
 from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.sr.codes import SrClass
-from operators.types import StartError
 
 PACKAGER_SECTIONS = ("application", "resources")
 FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from operators.types import StartError
+from operators.errors import StartError
 
 T = TypeVar("T")
 # What was expected, for each kind of error of pydantic's that a file can cause.

@@ -96,9 +96,10 @@ def ours(hu, window):
     from pydicom.dataset import Dataset
 
     from models.spec import Preprocessing
+    from operators.instance import Instance
     from operators.preprocess import preprocess
     from operators.synthetic.write_ct import affine_for
-    from operators.types import HuSlice, Instance, Series, Volume
+    from operators.types import HuSlice, Series, Volume
 
     series = Series("1.2", "1.2", ".", (Instance(Path(), Dataset()),))
     spacing_mm = spacing_for(hu.shape)

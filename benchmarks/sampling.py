@@ -43,11 +43,11 @@ def main() -> None:
 
 def compare(scan: Path, preprocessing):
     from operators.build_volume import build_volume
+    from operators.errors import SeriesError
     from operators.geometry.windows import target_axes
     from operators.preprocess import preprocess
     from operators.read_study import read_studies
     from operators.series.ct_images import keep_ct_images
-    from operators.types import SeriesError
 
     low, high = preprocessing.window_hu
     for study in read_studies(scan).studies:

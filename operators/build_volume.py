@@ -25,13 +25,15 @@ from operators.dicom.pixel_format import (
 )
 from operators.dicom.read_header import TEXT_KEYWORDS
 from operators.dicom.values import numbers_in, text_in
+from operators.errors import SeriesFailed, SeriesRejected
 from operators.geometry.grid import regular_grid
 from operators.geometry.origin import check_origin
 from operators.geometry.policy import MIN_SLICES, NO_REPAIR, GeometryPolicy
 from operators.geometry.repair_headers import formats_of
 from operators.geometry.resampling import Resampling, resample_slice
 from operators.images.read_image import image_volume
-from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, SeriesRejected, Volume
+from operators.instance import Instance
+from operators.types import Finding, HuSlice, Series, Volume
 
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from models.runtime import Encoder
 from models.spec import POOLINGS, Bundle, TapSpec
-from operators.types import Encoding, Finding, SeriesFailed, StartError, TapValues, Windows
+from operators.errors import SeriesFailed, StartError
+from operators.record import Encoding, TapValues
+from operators.types import Finding, Windows
 
 ALWAYS = ("mu", "sigma")
 

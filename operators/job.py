@@ -8,16 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from operators.types import (
-    CtvaeError,
-    Finding,
-    Outcome,
-    Series,
-    SeriesError,
-    StartError,
-    Status,
-    Volume,
-)
+from operators.errors import CtvaeError, SeriesError, StartError, Status
+from operators.types import Finding, Outcome, Series, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +32,7 @@ class Noun(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[T]):
-    """A series and its present state: a noun of `operators.types`, or the `Outcome` that ended it.
+    """A series and what the last stage made of it: a noun from Series to FeatureRecord, or the `Outcome` that ended it.
 
     Attributes:
         series: as it was read.

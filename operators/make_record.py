@@ -16,15 +16,8 @@ from operators.dicom.values import number_in, text_in, texts_in
 from operators.geometry.origin import frame_of_reference
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.measure.quantities import measure_quantities
-from operators.types import (
-    Acquisition,
-    Encoding,
-    FeatureRecord,
-    ModelIdentity,
-    Series,
-    SeriesIdentity,
-    Subject,
-)
+from operators.record import Acquisition, Encoding, FeatureRecord, ModelIdentity, SeriesIdentity, Subject
+from operators.types import Series
 
 
 @dataclass(frozen=True, slots=True)

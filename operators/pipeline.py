@@ -14,8 +14,9 @@ from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.job import Job
 from operators.make_record import Disclosure, make_record
 from operators.preprocess import preprocess
+from operators.record import Encoding, FeatureRecord
 from operators.sr.codes import SrClass
-from operators.types import Encoding, FeatureRecord, Outcome, Series, Volume, Windows
+from operators.types import Outcome, Series, Volume, Windows
 from operators.write_features import write_features
 
 

@@ -38,9 +38,10 @@ from scipy import sparse
 
 from models.spec import Preprocessing
 from operators.dicom.plausible_hu import why_not_hu
+from operators.errors import SeriesFailed, SeriesRejected
 from operators.geometry.windows import AxisWeights, TargetAxis, target_axes, window_affine, window_starts
 from operators.prefetch import map_ahead
-from operators.types import Finding, HuSlice, SeriesFailed, SeriesRejected, Volume, Windows
+from operators.types import Finding, HuSlice, Volume, Windows
 
 THREADS = 2
 """That resample. They only share out slices: the result does not depend on how many there are."""

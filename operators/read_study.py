@@ -19,12 +19,14 @@ from pydicom import config
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from operators.dicom.read_header import HeaderValues, read_instance
+from operators.errors import SeriesError, SeriesRejected
 from operators.images.read_image import find_image, image_series
 from operators.input.archives import Archive
 from operators.input.files import InputRoots, input_files, not_opened
+from operators.instance import Instance
 from operators.job import Job, failure
 from operators.series.split import split_series
-from operators.types import Finding, Instance, Outcome, Series, SeriesError, SeriesRejected, Study
+from operators.types import Finding, Outcome, Series, Study
 from operators.uids import uid_from_digest
 
 logger = logging.getLogger(__name__)

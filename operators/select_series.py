@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Final, Literal
 
+from operators.errors import SeriesSkipped
 from operators.job import Job, failure
 from operators.series.ct_images import keep_ct_images
 from operators.series.rule import Rule, count_slices, text_of, thickness_mm
 from operators.series.sdk_rules import SdkRule
 from operators.series.text_pattern import check_pattern, matches
-from operators.types import Finding, Series, SeriesSkipped, Study
+from operators.types import Finding, Series, Study
 
 _NAMED: Final = 3  # of rules, conditions or series in a message; the others are counted
 _FORBID_UNKNOWN_KEYS: Final = {"extra": "forbid"}  # pydantic's, where settings are read

@@ -1,4 +1,4 @@
-"""The nouns that travel from a folder of CT to a feature record, and the errors that stop one on its way.
+"""The nouns that travel from a folder of CT to windows, and how each series ended.
 
     folder → Study → Series → Volume → Windows → Encoding → FeatureRecord → JSON, SR → Outcome
 
@@ -11,66 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from operators.errors import Status, check_noun
+from operators.instance import ImageFile, Instance
 from operators.prefetch import map_ahead
 
-Status = Literal["written", "eligible", "rejected", "skipped", "failed"]
 Shape = tuple[int, int, int]
 Millimetres = tuple[float, float, float]
-
-
-class CtvaeError(Exception):
-    """What went wrong, with a reason code that scripts can rely on and one line for a person.
-
-    Attributes:
-        reason: upper-case code, such as `MISSING_SLICE`.
-        message: what was found, what was expected, what to do; no patient identity, no path outside the input.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        # Some of it may come from a file, and would begin a line of its own in the log or steer a terminal.
-        message = "".join(one if one.isprintable() else "?" for one in message)
-        super().__init__(f"{reason}: {message}")
-        self.reason = reason
-        self.message = message
-
-
-class StartError(CtvaeError):
-    """The run could not start: usage, paths, settings or bundle. Exit code 3."""
-
-
-class RunFailed(CtvaeError):
-    """The run as a whole ended badly after its start. Exit code 1."""
-
-
-class SeriesError(CtvaeError):
-    """One series goes no further; the others do."""
-
-    status: Status = "failed"
-
-
-class SeriesRejected(SeriesError):
-    """CT that failed the geometry gate: encoding it would give wrong numbers in silence."""
-
-    status: Status = "rejected"
-
-
-class SeriesSkipped(SeriesError):
-    """Not a CT image, or dropped by a selection rule."""
-
-    status: Status = "skipped"
-
-
-class SeriesFailed(SeriesError):
-    """An error of ours or of the machine."""
-
-    status: Status = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,74 +31,6 @@ class Finding:
 
     code: str
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Where a multi-frame file has the pixels of one of its frames.
-
-    Attributes:
-        index: from 0, in the order of the file: Frame Number less one.
-        spans: (offset, length) of its bytes in the file (after inflating, where it is deflated): plain numbers, or each
-            fragment of a codestream.
-    """
-
-    index: int
-    spans: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """A volume in a research format, found and digested; its header is read by the geometry gate.
-
-    Attributes:
-        format: `NIfTI`, `NRRD` or `MetaImage`.
-        root: folder that the file and the data that it may point to must not leave.
-        voxels: the file that holds the voxels, which may be another one.
-        stamp: size and time of change of the voxels' file when it was digested.
-    """
-
-    format: str
-    root: Path
-    voxels: Path
-    stamp: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One file's header; of a multi-frame file, once its frames are told apart, one frame's.
-
-    Attributes:
-        path: the file.
-        header: the tags that ctvae needs, read once, without pixels.
-        pixel_offset: where the tag of the pixels stands in the file (after inflating, where it is deflated); None
-            where there are none.
-        frame: which frame of a multi-frame file; None for the file as a whole.
-        image: what it is, where it is no DICOM but a volume in a research format; the header is then all but empty.
-        stamp: size and time of change of the file when its header was read; None where nobody looked.
-        pixels_digest: SHA-256, in hex, of the file from its pixels on, taken when the header was read; None where the
-            SOP Instance UID is valid, and identifies the file.
-    """
-
-    path: Path
-    header: Dataset
-    pixel_offset: int | None = None
-    frame: Frame | None = None
-    image: ImageFile | None = None
-    stamp: tuple[int, int] | None = None
-    pixels_digest: str | None = None
-
-    @property
-    def sop_instance_uid(self) -> str:
-        """SOPInstanceUID as it stands in the file; empty where there is none."""
-        return str(self.header.get("SOPInstanceUID", "") or "")
-
-    @property
-    def identity(self) -> str:
-        """What identifies the file in a digest: the SOP Instance UID, or the digest of its pixels where that is bad."""
-        found = self.pixels_digest or self.sop_instance_uid
-        _check(bool(found), "an instance that nothing identifies")
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +57,8 @@ class Series:
     findings: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(bool(self.instances), "a series without instances")
-        _check(self.part is None or self.part >= 1, f"part {self.part}; expected 1 or more")
+        check_noun(bool(self.instances), "a series without instances")
+        check_noun(self.part is None or self.part >= 1, f"part {self.part}; expected 1 or more")
 
     @property
     def volume(self) -> None:
@@ -252,9 +136,9 @@ class Volume:
     implausible_hu: Literal["reject", "keep"] = "reject"
 
     def __post_init__(self) -> None:
-        _check(len(self.shape) == 3 and min(self.shape) >= 1, f"a volume of shape {self.shape}")
-        _check(min(self.spacing_mm) > 0, f"a spacing of {self.spacing_mm} mm")
-        _check(self.affine_lps_mm.shape == (4, 4) and bool(np.isfinite(self.affine_lps_mm).all()), "no affine")
+        check_noun(len(self.shape) == 3 and min(self.shape) >= 1, f"a volume of shape {self.shape}")
+        check_noun(min(self.spacing_mm) > 0, f"a spacing of {self.spacing_mm} mm")
+        check_noun(self.affine_lps_mm.shape == (4, 4) and bool(np.isfinite(self.affine_lps_mm).all()), "no affine")
 
     @property
     def volume(self) -> Volume:
@@ -313,212 +197,11 @@ class Windows:
 
     def __post_init__(self) -> None:
         shape, count = self.voxels.shape, len(self.voxels)
-        _check(self.voxels.dtype == np.float32 and len(shape) == 5 and shape[1] == 1 <= count, f"windows of {shape}")
-        _check(self.affines_lps_mm.shape == (count, 4, 4), f"{len(self.affines_lps_mm)} affines of {count} windows")
-        _check(self.real_fraction.shape == (count,), f"{len(self.real_fraction)} fractions of {count} windows")
-
-
-@dataclass(frozen=True, slots=True)
-class TapValues:
-    """One tap of one series.
-
-    Attributes:
-        name: `mu`, `sigma` or a named layer of the bundle.
-        pooling: how a layer's grid became a vector: `none` where it is a vector already, or is kept as the grid that it
-            is; else `mean`, `max`, `std` or `flatten`.
-        values: float32 (length,), the series' vector; a grid that is kept stands in it channels first, then z, y, x.
-        windows: float32 (n, length), the same for each window.
-        shape: (channels, d, h, w) of a grid that is kept; None for what is a vector.
-    """
-
-    name: str
-    pooling: str
-    values: NDArray[np.float32]
-    windows: NDArray[np.float32]
-    shape: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        found = f"tap {self.name} of {self.values.shape}, its windows of {self.windows.shape}"
-        _check(self.values.ndim == 1 and self.windows.shape[1:] == self.values.shape and len(self.windows) > 0, found)
-        _check(self.values.dtype == self.windows.dtype == np.float32, f"tap {self.name} is not float32")
-
-    @property
-    def length(self) -> int:
-        """How many dimensions the vector has."""
-        return int(self.values.shape[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """What the encoder made of the windows: always `mu` and `sigma`, others on request."""
-
-    windows: Windows
-    taps: Mapping[str, TapValues]
-    runtime: str
-
-    def __post_init__(self) -> None:
-        _check({"mu", "sigma"} <= self.taps.keys(), f"taps {', '.join(self.taps)}; expected mu and sigma among them")
-        counts = {len(tap.windows) for tap in self.taps.values()}
-        _check(counts == {len(self.windows.voxels)}, f"taps of {counts} windows, of {len(self.windows.voxels)}")
-
-    @property
-    def volume(self) -> Volume:
-        """The volume that was encoded."""
-        return self.windows.volume
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What was met on the way, from the headers to the windows."""
-        return self.windows.findings
-
-    @property
-    def sigma_parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(within, between) windows, float32 (length,) each, whose squares add up to that of sigma.
-
-        The law of total variance: the root of the mean of the windows' sigma², which is the encoder's own uncertainty,
-        and the standard deviation of their mu.
-        """
-        mu, sigma = (self.taps[name].windows.astype(np.float64) for name in ("mu", "sigma"))
-        return np.sqrt(np.square(sigma).mean(axis=0)).astype(np.float32), mu.std(axis=0).astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesIdentity:
-    """Which series, part and files the numbers are of.
-
-    Attributes:
-        instances: how many files.
-        instances_digest: SHA-256 of their sorted SOP Instance UIDs (digests of the pixels where those are missing).
-        derived_uids: keyword → what stood in the file, for each UID that was missing or invalid and replaced.
-    """
-
-    study_instance_uid: str
-    series_instance_uid: str
-    part: int | None
-    frame_of_reference_uid: str | None
-    modality: str
-    instances: int
-    instances_digest: str
-    derived_uids: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """Whose scan it is, without saying who: identifiers are None unless they were asked for.
-
-    Attributes:
-        patient_key: HMAC-SHA-256 of PatientID with the site's key; None without one.
-    """
-
-    patient_key: str | None
-    sex: str | None
-    age_years: float | None
-    patient_name: str | None = None
-    patient_id: str | None = None
-    birth_date: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Acquisition:
-    """How the scan was made, as its headers say; dates are None unless they were asked for."""
-
-    manufacturer: str | None
-    model: str | None
-    kernel: str | None
-    kvp: float | None
-    mas: float | None
-    thickness_mm: float | None
-    contrast: str | None
-    body_part: str | None
-    image_type: tuple[str, ...]
-    study_date: str | None = None
-    series_date: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelIdentity:
-    """Which weights, run by what."""
-
-    name: str
-    version: str
-    weights_sha256: str
-    architecture: str
-    runtime: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reliability:
-    """Whether the numbers of a series should be believed, as its bundle's reference patients say.
-
-    Attributes:
-        verdict: at alpha 0.1; `undetermined` where there are too few reference patients to tell.
-        reasons: what led to it, one line each.
-        n_reference: patients.
-        p_conformal: by patient; None where `n_reference` is too small.
-        mahalanobis: distance of mu from the reference population.
-        reconstruction_mae_hu: mean absolute error of the decoder's reconstruction.
-        percentiles: rank of each score in the reference population, in percent.
-    """
-
-    verdict: Literal["in_distribution", "out_of_distribution", "undetermined"]
-    reasons: tuple[str, ...]
-    n_reference: int
-    p_conformal: float | None = None
-    mahalanobis: float | None = None
-    reconstruction_mae_hu: float | None = None
-    percentiles: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureRecord:
-    """Everything that is written about one series: its features, and who, what and how.
-
-    Attributes:
-        encoding: the numbers, and through it the windows, the volume and the series.
-        preprocessing: parameters as the bundle names them, plain JSON values.
-        preprocessing_digest: SHA-256 of those parameters.
-        config_digest: SHA-256 of all settings that can change what is written.
-        quantities: what the voxels themselves say, None where it could not be measured.
-        job_key: identity of the job: hex SHA-256 over instances, part, weights and configuration.
-        reliability: None for a bundle without reference patients.
-    """
-
-    encoding: Encoding
-    identity: SeriesIdentity
-    subject: Subject
-    acquisition: Acquisition
-    model: ModelIdentity
-    preprocessing: Mapping[str, Any]
-    preprocessing_digest: str
-    config_digest: str
-    quantities: Mapping[str, float | None]
-    job_key: str
-    reliability: Reliability | None = None
-
-    @property
-    def volume(self) -> Volume:
-        """The volume that it describes."""
-        return self.encoding.volume
-
-    @property
-    def series(self) -> Series:
-        """The series that it describes."""
-        return self.volume.series
-
-    @property
-    def series_instance_uid(self) -> str:
-        """UID of the series that it describes."""
-        return self.series.series_instance_uid
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What was met on the way, from the headers to the windows."""
-        return self.encoding.findings
-
-    @property
-    def taps(self) -> Mapping[str, TapValues]:
-        """Features by the tap's name; `taps["mu"].values` is the feature vector."""
-        return self.encoding.taps
+        check_noun(
+            self.voxels.dtype == np.float32 and len(shape) == 5 and shape[1] == 1 <= count, f"windows of {shape}"
+        )
+        check_noun(self.affines_lps_mm.shape == (count, 4, 4), f"{len(self.affines_lps_mm)} affines of {count} windows")
+        check_noun(self.real_fraction.shape == (count,), f"{len(self.real_fraction)} fractions of {count} windows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -544,10 +227,4 @@ class Outcome:
 
     def __post_init__(self) -> None:
         good = self.status in ("written", "eligible")
-        _check(good is (self.reason is None), f"{self.status} with the reason {self.reason}")
-
-
-def _check(holds: bool, found: str) -> None:
-    """Raise for a noun that contradicts itself: an error of ours, never of the input."""
-    if not holds:
-        raise ValueError(f"found {found}")
+        check_noun(good is (self.reason is None), f"{self.status} with the reason {self.reason}")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from operators.errors import SeriesFailed
+from operators.record import FeatureRecord
 from operators.results.atomic import write_together
 from operators.results.write_json import features_json
 from operators.results.write_taps import TAP_FILE, tap_files
 from operators.sr.codes import SrClass
-from operators.types import FeatureRecord, Outcome, Series, SeriesFailed
+from operators.types import Outcome, Series
 
 FEATURES_JSON = "features.json"
 FEATURES_SR = "features.sr.dcm"

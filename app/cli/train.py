@@ -114,7 +114,7 @@ def _said(output: Path, config: Path | None, init: Path | None, given: Mapping[s
 
 
 def _text(notes: Path | None) -> str:
-    from operators.types import StartError
+    from operators.errors import StartError
 
     try:
         return notes.read_text(encoding="utf-8") if notes else ""

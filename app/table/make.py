@@ -14,8 +14,8 @@ from app.table.result import Cell, Result
 from app.table.sources import Found, Passed, find_results, input_folder, read_results
 from app.table.write import BATCH_VALUES, check_name, open_table
 from operators import __version__
+from operators.errors import StartError
 from operators.results.write_json import NOTICE
-from operators.types import StartError
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.errors import CtvaeError
 from operators.measure.quantities import QUANTITIES
 from operators.sr.read import SrFeatures, read_sr
-from operators.types import CtvaeError
 
 Cell = str | float | int | None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.table.result import Result, result_of_json, result_of_sr
-from operators.types import CtvaeError, StartError
+from operators.errors import CtvaeError, StartError
 
 _JSON = "features.json"
 _NOT_RESULTS = frozenset({"NOT_DICOM", "NOT_OUR_SR"})

@@ -14,8 +14,8 @@ import numpy as np
 
 from app.table.columns import Column, arrow_schema
 from app.table.result import Cell
+from operators.errors import StartError
 from operators.results.atomic import atomic_file
-from operators.types import StartError
 
 FORMATS: Final = (".parquet", ".csv")
 BATCH_VALUES: Final = 1 << 19

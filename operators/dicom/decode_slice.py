@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from operators.dicom.pixel_format import AIR_HU, PixelFormat, pixel_format
 from operators.dicom.plausible_hu import histogram_of
 from operators.dicom.read_pixels import Stored, read_stored_values
-from operators.types import Finding, HuSlice, Instance
+from operators.instance import Instance
+from operators.types import Finding, HuSlice
 
 LOWEST_HU: Final = -1024
 """Where the scale of CT begins: 12 bits with intercept -1024. What is below it lies outside the scan circle (scanners

@@ -15,7 +15,9 @@ from pydicom.uid import UID, EnhancedCTImageStorage, LegacyConvertedEnhancedCTIm
 
 from operators.dicom.frame_pixels import locate_frames, open_plain
 from operators.dicom.functional_groups import MAX_HEADER_BYTES, read_groups
-from operators.types import Instance, Series, SeriesRejected
+from operators.errors import SeriesRejected
+from operators.instance import Instance
+from operators.types import Series
 
 ENHANCED_CT: Final = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 

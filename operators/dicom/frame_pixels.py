@@ -22,7 +22,8 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from operators.dicom.file_format import inflate
 from operators.dicom.pixel_format import COMPRESSED_SYNTAXES, MAX_SIDE, NATIVE_SYNTAXES
-from operators.types import Frame, Instance, SeriesFailed, SeriesRejected
+from operators.errors import SeriesFailed, SeriesRejected
+from operators.instance import Frame, Instance
 
 MAX_FRAGMENTS: Final = 1 << 20
 """Of a file: more than any encoder makes, and no more than 200 MB of memory."""

@@ -18,7 +18,8 @@ from pydicom.tag import BaseTag, Tag
 
 from operators.dicom.header import Header
 from operators.dicom.read_header import read_nested
-from operators.types import Instance, SeriesRejected
+from operators.errors import SeriesRejected
+from operators.instance import Instance
 
 MAX_HEADER_BYTES: Final = 1 << 25
 """Everything before the pixels: 32 MiB, which is 3 KiB a frame for 10,000 frames."""

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from operators.dicom.values import numbers_in, text_in
-from operators.types import SeriesRejected
+from operators.errors import SeriesRejected
 
 AIR_HU: Final = -1000
 """What padding becomes: air, by the definition of the Hounsfield unit."""

@@ -42,7 +42,8 @@ from operators.dicom.file_format import (
 from operators.dicom.header import Header, own_element
 from operators.dicom.header_bytes import in_pieces, read_whole
 from operators.dicom.scan import SCANNED_BYTES, Scanned, scan_elements
-from operators.types import Instance, SeriesRejected
+from operators.errors import SeriesRejected
+from operators.instance import Instance
 
 HEADER_TAGS: Final = (
     # what it is, and of what (PS3.3 C.12.1, C.7.2, C.7.3)

@@ -22,7 +22,8 @@ from operators.dicom.codestream import CodedFrame, bare_jpeg2k, has_all_tiles, j
 from operators.dicom.file_format import inflate
 from operators.dicom.frame_pixels import check_unchanged, named, read_frame
 from operators.dicom.pixel_format import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES, PixelFormat
-from operators.types import Instance, SeriesFailed, SeriesRejected
+from operators.errors import SeriesFailed, SeriesRejected
+from operators.instance import Instance
 
 Stored = NDArray[np.integer[Any]]
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from operators.dicom.pixel_format import MAX_SIDE
+from operators.errors import SeriesRejected
 from operators.geometry.planes import (
     SPACING_RANGE_MM,
     Planes,
@@ -25,7 +26,7 @@ from operators.geometry.policy import MIN_SLICES, NO_REPAIR, GeometryPolicy
 from operators.geometry.repair import Sources, Stack
 from operators.geometry.resampling import Resampling
 from operators.geometry.stack import allowed_off_grid_mm, check_one_slice_per_position, slice_tilt, stack_slices
-from operators.types import Finding, Millimetres, SeriesRejected, Shape
+from operators.types import Finding, Millimetres, Shape
 
 OBLIQUE_DEGREES: Final = 1.0
 """From here on the axes of the scan are said to be oblique to the patient's: 1° is 4 mm over a field of 250 mm."""

@@ -9,8 +9,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from operators.dicom.values import text_in
+from operators.errors import SeriesRejected
 from operators.geometry.policy import MIN_SLICES
-from operators.types import Finding, SeriesRejected
+from operators.types import Finding
 
 
 def has_one_origin(headers: Sequence[Dataset]) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from operators.dicom.values import numbers_in
-from operators.types import SeriesRejected
+from operators.errors import SeriesRejected
 
 DIRECTION_TOLERANCE: Final = 1e-3
 """Of a direction cosine, and of length and right angle: over 250 mm, half a CT field, it moves a voxel by 0.25 mm."""

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.errors import SeriesRejected
 from operators.geometry.line import Line
-from operators.types import SeriesRejected
 
 MAX_GAP_MM: Final = 10.0
 """Between two slices that are interpolated: CT is read in slices of up to 10 mm; what a wider gap holds nobody saw."""

@@ -9,8 +9,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from operators.dicom.pixel_format import AIR_HU, PixelFormat, pixel_format
+from operators.errors import SeriesRejected
 from operators.geometry.policy import GeometryPolicy
-from operators.types import Finding, SeriesRejected
+from operators.types import Finding
 
 _ASSUMED = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from operators.errors import SeriesRejected
 from operators.geometry.line import Line, line_through_ends, nearest_line
 from operators.geometry.policy import GeometryPolicy
 from operators.geometry.repair import Stack, fill_missing, resample_stack
-from operators.types import SeriesRejected
 
 SAME_POSITION_MM: Final = 0.01
 """Two slices nearer than this are at one place: the thinnest CT slices are ten times as far apart."""

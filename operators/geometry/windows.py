@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.spec import Preprocessing
-from operators.types import SeriesRejected, StartError, Volume
+from operators.errors import SeriesRejected, StartError
+from operators.types import Volume
 
 ARRAYS_ONLY = (
     "the bundle does not say how a scan becomes its windows, so it runs on arrays alone (ctvae bundle run); "

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.types import SeriesRejected
+from operators.errors import SeriesRejected
 
 MAX_HEADER_BYTES: Final = 1 << 18
 """Of a text header: some lines of geometry, and of notes; a diffusion scan's table of gradients is 100 KiB."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.errors import SeriesRejected, SeriesSkipped
 from operators.images.header import (
     MAX_HEADER_BYTES,
     ImageHeader,
@@ -18,7 +19,6 @@ from operators.images.header import (
     three_dimensions,
     unsupported_type,
 )
-from operators.types import SeriesRejected, SeriesSkipped
 
 _TYPES: Final = {
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"},

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.errors import SeriesRejected, SeriesSkipped
 from operators.images.header import MAX_SKIPPED_BYTES, Encoding, ImageHeader, no_place, three_dimensions
-from operators.types import SeriesRejected, SeriesSkipped
 
 AFFINE_TOLERANCE: Final = 1e-3
 """Relative, between the two places that a file may state: over 250 mm it is 0.25 mm."""

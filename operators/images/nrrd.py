@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.errors import SeriesRejected
 from operators.images.header import (
     MAX_HEADER_BYTES,
     MAX_SKIPPED_BYTES,
@@ -21,7 +22,6 @@ from operators.images.header import (
     not_3d,
     unsupported_type,
 )
-from operators.types import SeriesRejected
 
 _SPACES: Final = {
     **dict.fromkeys(("left-posterior-superior", "lps"), (1.0, 1.0)),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from operators.dicom.pixel_format import MAX_SIDE
+from operators.errors import CtvaeError, SeriesRejected
 from operators.geometry.grid import direction_findings
 from operators.geometry.planes import DIRECTION_TOLERANCE, POSITION_LIMIT_MM, SPACING_RANGE_MM
 from operators.geometry.policy import MIN_SLICES
@@ -25,17 +26,8 @@ from operators.images.meta_image import read_meta_image_header
 from operators.images.nifti import read_nifti_header
 from operators.images.nrrd import read_nrrd_header
 from operators.images.voxels import Spool, spool_hu
-from operators.types import (
-    CtvaeError,
-    Finding,
-    HuSlice,
-    ImageFile,
-    Instance,
-    Series,
-    SeriesRejected,
-    Shape,
-    Volume,
-)
+from operators.instance import ImageFile, Instance
+from operators.types import Finding, HuSlice, Series, Shape, Volume
 from operators.uids import uid_from_digest
 
 MAX_VOXELS: Final = 1 << 31

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from operators.dicom.decode_slice import LOWEST_HU
 from operators.dicom.pixel_format import AIR_HU
+from operators.errors import SeriesFailed, SeriesRejected, SeriesSkipped
 from operators.images.header import ImageHeader
-from operators.types import Finding, ImageFile, SeriesFailed, SeriesRejected, SeriesSkipped
+from operators.instance import ImageFile
+from operators.types import Finding
 
 PIECE_VOXELS: Final = 1 << 20
 _PIECE_BYTES: Final = 1 << 22

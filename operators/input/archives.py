@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
-from operators.types import SeriesError, SeriesFailed, SeriesRejected
+from operators.errors import SeriesError, SeriesFailed, SeriesRejected
 
 logger = logging.getLogger(__name__)
 

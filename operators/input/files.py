@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from operators.errors import SeriesError, StartError
 from operators.images.read_image import is_image
 from operators.input.archives import Archive, is_archive
-from operators.types import Outcome, SeriesError, StartError
+from operators.types import Outcome
 from operators.uids import uid_from_digest
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from operators.types import SeriesFailed
+from operators.errors import SeriesFailed
 
 _MODE: Final = 0o644  # less what the umask forbids
 

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import __version__
+from operators.record import FeatureRecord, TapValues
 from operators.results.write_taps import file_entry, has_file
-from operators.types import FeatureRecord, Finding, Outcome, TapValues
+from operators.types import Finding, Outcome
 
 SCHEMA_VERSION = "1.0"
 NOTICE = "Not for diagnosis; computed by software, unverified."

@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from operators.errors import SeriesFailed
 from operators.results.atomic import atomic_file
-from operators.types import Finding, SeriesFailed, Shape, Volume, Windows
+from operators.types import Finding, Shape, Volume, Windows
 
 COMPRESSION_LEVEL: Final = 3
 """Of zlib's nine: CT is noise, and higher ones take twice the time for some percent."""

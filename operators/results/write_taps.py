@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from operators.types import FeatureRecord, TapValues
+from operators.record import FeatureRecord, TapValues
 
 LISTED_VALUES = 4096
 """A longer vector, or a grid that is kept, is not listed in features.json."""

@@ -17,7 +17,8 @@ from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 from operators.dicom.character_sets import is_undecodable
 from operators.dicom.enhanced_ct import ENHANCED_CT, sop_class, with_frames
 from operators.dicom.values import text_in, texts_in
-from operators.types import Finding, Series, SeriesSkipped
+from operators.errors import SeriesSkipped
+from operators.types import Finding, Series
 
 LOCALIZER_TYPES: Final = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM"})
 """ImageType value 3 of a projection through the patient (PS3.3 C.8.2.1.1.1), and what vendors wrote before it."""

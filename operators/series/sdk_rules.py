@@ -26,9 +26,10 @@ from pydicom.dataset import Dataset
 
 from operators.dicom.file_format import NUMBER_VRS
 from operators.dicom.read_header import HEADER_TAGS
+from operators.errors import StartError
 from operators.series.rule import orientation
 from operators.series.text_pattern import check_pattern, matches, matches_whole
-from operators.types import Series, StartError
+from operators.types import Series
 
 COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
     ">": operator.gt,

@@ -17,12 +17,14 @@ from pydicom.dataset import Dataset
 
 from operators.dicom.enhanced_ct import with_frames
 from operators.dicom.values import numbers_in
+from operators.errors import SeriesRejected
 from operators.geometry.grid import is_regular
 from operators.geometry.origin import has_one_origin
 from operators.geometry.planes import DIRECTION_TOLERANCE, PIXEL_SPACING_TOLERANCE, Planes, read_planes
+from operators.instance import Instance
 from operators.series.ct_images import reason_against
 from operators.series.volumes import divide
-from operators.types import Finding, Instance, Series, SeriesRejected
+from operators.types import Finding, Series
 
 MAX_KINDS: Final = 16
 """Orientations, matrices and spacings of a series that is split; one of more is no series of volumes."""

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from operators import __version__
+from operators.errors import SeriesFailed
+from operators.record import FeatureRecord, Reliability, TapValues
 from operators.sr import codes as sr_codes
 from operators.sr.content import (
     CONTAINS,
@@ -36,7 +38,6 @@ from operators.sr.numbers import (
     with_graphic,
 )
 from operators.sr.place import Place, place_of
-from operators.types import FeatureRecord, Reliability, SeriesFailed, TapValues
 
 SHOWN_QUANTITIES = {"mean_hu": "Mean of the body", "lung_fraction": "Lung in the body"}
 """What viewers draw beside the image, and how they name it."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pydicom.dataset import Dataset
 
+from operators.errors import CtvaeError
 from operators.sr import codes as sr_codes
 from operators.sr.codes import Code
-from operators.types import CtvaeError
 
 
 def value_of(item: Dataset) -> str:

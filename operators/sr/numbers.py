@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from operators.errors import SeriesFailed
+from operators.record import TapValues
 from operators.sr import codes as sr_codes
 from operators.sr.codes import Code
 from operators.sr.content import (
@@ -21,7 +23,6 @@ from operators.sr.content import (
     Number,
     Text,
 )
-from operators.types import SeriesFailed, TapValues
 
 QUANTITY_UNITS = {
     "hu_per_mm": Concept("UCUM", "[hnsf'U]/mm", "Hounsfield unit per millimeter"),

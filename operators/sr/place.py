@@ -14,8 +14,9 @@ from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from operators.instance import Instance
 from operators.sr.content import Graphic, ImageReference
-from operators.types import Instance, Windows
+from operators.types import Windows
 
 _Array = NDArray[np.float64]
 

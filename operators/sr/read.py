@@ -21,10 +21,11 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
+from operators.errors import CtvaeError
 from operators.sr import codes as sr_codes
 from operators.sr.codes import Code
 from operators.sr.items import children, code_of, derivation_of, meaning_of, name_of, only, value_of
-from operators.types import CtvaeError, Finding
+from operators.types import Finding
 
 logger = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from operators import __version__
+from operators.record import FeatureRecord
 from operators.sr import codes as sr_codes
 from operators.sr.content import (
     CONTAINS,
@@ -19,7 +20,7 @@ from operators.sr.content import (
     text_value,
 )
 from operators.sr.groups import COMMENT, FINDING, measurement_groups
-from operators.types import FeatureRecord, Finding
+from operators.types import Finding
 
 
 def measurement_report(record: FeatureRecord) -> Item:

@@ -18,13 +18,13 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, ExplicitVRLittleEndian
 
 from operators import __version__
+from operators.record import FeatureRecord
 from operators.sr import codes as sr_codes
 from operators.sr import header as sr_header
 from operators.sr.codes import SrClass
 from operators.sr.content import Item
 from operators.sr.encode_items import element, item_elements, reference, sequence
 from operators.sr.tree import algorithms, measurement_report
-from operators.types import FeatureRecord
 
 SOP_CLASSES: dict[SrClass, UID] = {
     "comprehensive_3d": Comprehensive3DSRStorage,

@@ -15,12 +15,14 @@ from pydicom.dataset import Dataset
 from app.cli import main as ctvae
 from models.bundle.store import find_bundle, load_bundle
 from operators.build_volume import build_volume
+from operators.errors import SeriesFailed
 from operators.images.read_image import find_image, image_series, image_volume
+from operators.instance import Instance
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
 from operators.results.write_nifti import write_volume_nifti
 from operators.synthetic.write_ct import affine_for, write_ct_series
-from operators.types import HuSlice, Instance, Series, SeriesFailed, Volume
+from operators.types import HuSlice, Series, Volume
 
 SHAPE, SPACING = (12, 20, 30), (5.0, 3.0, 2.0)
 

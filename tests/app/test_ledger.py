@@ -16,8 +16,8 @@ from app.cli import main as ctvae
 from app.encode_folder import encode
 from app.ledger import Ledger
 from app.output_lock import LOCK_FILE, output_lock
+from operators.errors import StartError
 from operators.read_study import Inventory
-from operators.types import StartError
 from tests.support.checkout import ROOT
 from tests.support.tiny_ct import put, write_tiny_ct
 

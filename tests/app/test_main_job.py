@@ -18,10 +18,10 @@ import pytest
 from app import encode
 from app.__main__ import main
 from app.cli import main as ctvae
+from operators.errors import CtvaeError
 from operators.results.write_json import features_schema
 from operators.sr.read import read_sr
 from operators.synthetic.write_ct import affine_for, write_ct_series
-from operators.types import CtvaeError
 from tests.support.checkout import ROOT
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.open_pipeline import open_pipeline
 from app.settings import SETTINGS_FILE, EncodeSettings, Settings, check_paths, load_settings
-from operators.types import StartError
+from operators.errors import StartError
 
 
 def settings_file(folder: Path, text: str) -> Path:

@@ -10,9 +10,10 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from operators.build_volume import build_volume
+from operators.errors import SeriesFailed, SeriesRejected
 from operators.read_study import read_studies
 from operators.series.ct_images import keep_ct_images
-from operators.types import Series, SeriesFailed, SeriesRejected, Volume
+from operators.types import Series, Volume
 from tests.support.tiny_ct import AXIAL, CODECS, Change, compress, put, stored_values, write_tiny_ct
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)

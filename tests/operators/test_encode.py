@@ -12,7 +12,9 @@ from pydicom.dataset import Dataset
 from models.runtime import open_encoder
 from models.spec import Bundle, Preprocessing, TapSpec
 from operators.encode import check_taps, encode, mixture_sigma
-from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, StartError, Volume, Windows
+from operators.errors import SeriesFailed, StartError
+from operators.instance import Instance
+from operators.types import Finding, HuSlice, Series, Volume, Windows
 from tests.support.bundles import write_small_bundle
 
 PREPROCESSING = Preprocessing("window", (4, 4, 4), (1.0, 1.0, 1.0), (-1000.0, 1000.0))

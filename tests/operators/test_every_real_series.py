@@ -12,9 +12,10 @@ import pytest
 import SimpleITK as sitk
 
 from operators.build_volume import build_volume
+from operators.errors import SeriesError
 from operators.read_study import read_studies
 from operators.series.ct_images import keep_ct_images
-from operators.types import SeriesError, Volume
+from operators.types import Volume
 
 GOOD_SERIES = {
     "4dlung_p113": 1,

@@ -25,12 +25,13 @@ from operators.dicom import header_bytes
 from operators.dicom.codestream import MAX_TILES
 from operators.dicom.file_format import inflate
 from operators.dicom.read_header import read_instance
+from operators.errors import SeriesError, SeriesFailed, SeriesRejected
 from operators.images.header import MAX_HEADER_BYTES, MAX_SKIPPED_BYTES
 from operators.images.read_image import find_image, image_series, image_volume
 from operators.input import archives as unpack
+from operators.instance import Instance
 from operators.read_study import read_studies
 from operators.series.ct_images import keep_ct_images
-from operators.types import Instance, SeriesError, SeriesFailed, SeriesRejected
 from tests.support.fuzzing import REAL, Worker
 from tests.support.tiny_ct import CODECS, compress, put, stored_values, write_tiny_ct
 

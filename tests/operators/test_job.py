@@ -7,17 +7,10 @@ import logging
 import pytest
 from pydicom.dataset import Dataset
 
+from operators.errors import SeriesFailed, SeriesRejected, SeriesSkipped, StartError
+from operators.instance import Instance
 from operators.job import Job, log_outcome
-from operators.types import (
-    Finding,
-    Instance,
-    Outcome,
-    Series,
-    SeriesFailed,
-    SeriesRejected,
-    SeriesSkipped,
-    StartError,
-)
+from operators.types import Finding, Outcome, Series
 
 
 @pytest.fixture

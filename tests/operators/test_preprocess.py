@@ -19,10 +19,12 @@ from scipy.spatial.transform import Rotation
 
 from models.phantom import make_phantom
 from models.spec import Preprocessing
+from operators.errors import SeriesFailed, SeriesRejected
 from operators.geometry.windows import axis_weights, patient_axes, window_starts
+from operators.instance import Instance
 from operators.preprocess import preprocess
 from operators.synthetic.write_ct import affine_for
-from operators.types import Finding, HuSlice, Instance, Series, SeriesFailed, SeriesRejected, Volume
+from operators.types import Finding, HuSlice, Series, Volume
 
 WIDE_HU = (-1024.0, 3071.0)  # nothing is clipped
 PHANTOM_MM = (6.0, 3.1, 2.7)

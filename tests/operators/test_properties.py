@@ -23,11 +23,12 @@ from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 
 from operators.build_volume import build_volume
+from operators.errors import SeriesRejected
 from operators.read_study import read_studies
 from operators.series.ct_images import keep_ct_images
 from operators.synthetic.write_ct import CtOptions, ct_datasets
 from operators.synthetic.write_enhanced_ct import enhanced_ct
-from operators.types import SeriesRejected, Volume
+from operators.types import Volume
 from tests.support.tiny_ct import CODECS, put, save
 
 

@@ -22,9 +22,10 @@ from operators import read_study
 from operators.build_volume import build_volume
 from operators.dicom import file_format as dicom_file
 from operators.dicom.read_header import HEADER_TAGS, read_instance
+from operators.errors import SeriesRejected, StartError
 from operators.read_study import read_studies
 from operators.synthetic.write_ct import affine_for, write_ct_series
-from operators.types import Series, SeriesRejected, StartError
+from operators.types import Series
 from operators.uids import uid_from_digest
 from tests.support.tiny_ct import SERIES, STUDY, put, save, slice_dataset, stored_values, write_tiny_ct
 

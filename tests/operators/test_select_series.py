@@ -18,13 +18,14 @@ import yaml
 from app.cli import main as ctvae
 from app.encode_folder import encode
 from app.settings import load_settings
+from operators.errors import StartError
 from operators.job import Job
 from operators.read_study import read_studies
 from operators.select_series import PreferMatch, Selection, select
 from operators.series.rule import ImageTypeRule, Range, Rule
 from operators.series.sdk_rules import parse_sdk_rules
 from operators.series.text_pattern import check_pattern, matches
-from operators.types import Outcome, Series, StartError, Study
+from operators.types import Outcome, Series, Study
 from tests.app.test_main_job import Run, run_program
 from tests.support.checkout import ROOT
 from tests.support.tiny_ct import AXIAL, STUDY, put, stored_values, write_tiny_ct

@@ -354,11 +354,11 @@ def come_out(folder: Path) -> list[str]:
     Everything else is raised, and is a defect.
     """
     from operators.build_volume import build_volume
+    from operators.errors import SeriesError
     from operators.geometry.policy import NO_REPAIR, GeometryPolicy
     from operators.input.archives import unpacked
     from operators.read_study import read_studies
     from operators.series.ct_images import keep_ct_images
-    from operators.types import SeriesError
 
     repairs = GeometryPolicy(
         missing_slice="interpolate",
@@ -389,7 +389,7 @@ def come_out(folder: Path) -> list[str]:
 def _decoded(instance: Any) -> str:
     """What becomes of a slice, whatever is wrong with its series: decoders are tried more often so."""
     from operators.dicom.decode_slice import decode_slice
-    from operators.types import SeriesError
+    from operators.errors import SeriesError
 
     try:
         decode_slice(instance)

@@ -9,7 +9,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
 from models.spec import Preprocessing
-from operators.types import Encoding, Finding, HuSlice, Instance, Series, TapValues, Volume, Windows
+from operators.instance import Instance
+from operators.record import Encoding, TapValues
+from operators.types import Finding, HuSlice, Series, Volume, Windows
 
 PREPROCESSING = Preprocessing("window", (4, 8, 8), (5.0, 4.0, 4.0), (-1000.0, 1000.0))
 

@@ -14,22 +14,19 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
-from operators.sr.write import sr_bytes
-from operators.types import (
+from operators.instance import Instance
+from operators.record import (
     Acquisition,
     Encoding,
     FeatureRecord,
-    Finding,
-    Instance,
     ModelIdentity,
     Reliability,
-    Series,
     SeriesIdentity,
     Subject,
     TapValues,
-    Volume,
-    Windows,
 )
+from operators.sr.write import sr_bytes
+from operators.types import Finding, Series, Volume, Windows
 from tests.support.checkout import skip_or_fail
 
 NOTICE = "Not for diagnosis; computed by software, unverified"

@@ -134,8 +134,8 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
     Raises:
         StartError: `OUTPUT_UNWRITABLE`.
     """
+    from operators.errors import SeriesFailed, StartError
     from operators.results.atomic import write_together
-    from operators.types import SeriesFailed, StartError
 
     try:
         for file in contents:

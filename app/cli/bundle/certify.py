@@ -48,7 +48,7 @@ def command(
         from app.open_bundle import bundle_errors, open_bundle
         from app.research.certify.certify import certify_bundle, write_certificate
         from app.settings import load_settings
-        from operators.types import StartError
+        from operators.errors import StartError
 
         if 0 < phantoms < 30:
             raise StartError("FEW_PHANTOMS", f"{phantoms} phantoms say nothing; give at least 30, or 0 for none")

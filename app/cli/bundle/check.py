@@ -30,7 +30,7 @@ def command(
         from app.console import verdict_lines
         from app.open_bundle import bundle_errors, open_bundle
         from models.bundle.check import ACTIVE_UNITS, RECONSTRUCTION, check_bundle
-        from operators.types import StartError
+        from operators.errors import StartError
 
         bundle = open_bundle(path)
         with bundle_errors():

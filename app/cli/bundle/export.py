@@ -60,7 +60,7 @@ def _check_place(files: Mapping[Path, bytes]) -> None:
     Raises:
         StartError: `OUTPUT_IN_THE_WAY`.
     """
-    from operators.types import StartError
+    from operators.errors import StartError
 
     for file, content in files.items():
         if file.exists() and not (file.is_file() and file.read_bytes() == content):

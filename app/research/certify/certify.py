@@ -43,8 +43,8 @@ from models.statistics.units import active_units, correlation, kl_by_dimension
 from models.training_record import Case
 from operators import __version__
 from operators.encode import check_taps
+from operators.errors import StartError
 from operators.synthetic.perturbations import DESCRIPTIONS
-from operators.types import StartError
 
 logger = logging.getLogger(__name__)
 

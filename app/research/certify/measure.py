@@ -17,8 +17,8 @@ from models.runtime import Encoder
 from models.spec import Bundle, TapSpec
 from models.statistics.image_error import absolute_errors, psnr, ssim
 from operators.encode import pool
+from operators.errors import SeriesError, SeriesFailed
 from operators.measure.quantities import window_quantities
-from operators.types import SeriesError, SeriesFailed
 
 logger = logging.getLogger(__name__)
 

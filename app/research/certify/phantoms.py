@@ -15,9 +15,10 @@ from models.runtime import Encoder
 from models.spec import Bundle
 from models.statistics.disentangle import disentanglement
 from operators.encode import check_taps
+from operators.instance import Instance
 from operators.preprocess import preprocess
 from operators.synthetic.write_ct import affine_for
-from operators.types import HuSlice, Instance, Series, Volume
+from operators.types import HuSlice, Series, Volume
 
 SHAPE, SPACING_MM = (44, 256, 256), (6.5, 1.6, 1.6)
 """A whole chest; pixels that show the kernel."""

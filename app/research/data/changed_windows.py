@@ -18,9 +18,10 @@ from app.research.data.reading import reading_digest
 from app.research.data.scans import Scan
 from app.research.data.window_cache import window_heights
 from models.spec import Preprocessing
+from operators.errors import SeriesFailed
 from operators.preprocess import preprocess
 from operators.synthetic.perturbations import changes_for
-from operators.types import HuSlice, SeriesFailed, Volume
+from operators.types import HuSlice, Volume
 
 logger = logging.getLogger(__name__)
 

@@ -21,12 +21,14 @@ from app.research.data.window_cache import ScanWindows, stamp_of, stored_windows
 from app.settings import DEFAULTS, Settings
 from models.spec import Preprocessing
 from operators.build_volume import build_volume
+from operators.errors import StartError
 from operators.geometry.policy import GeometryPolicy
 from operators.images.read_image import is_image
 from operators.input.archives import is_archive
+from operators.instance import Instance
 from operators.job import log_outcome
 from operators.read_study import Inventory
-from operators.types import Instance, Outcome, Series, StartError, Volume
+from operators.types import Outcome, Series, Volume
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from models.runtime import Encoder
 from models.spec import Bundle
 from operators.encode import check_taps, pool
-from operators.types import Shape, StartError
+from operators.errors import StartError
+from operators.types import Shape
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from app.research.data.scans import SPLITS, Scan, Split, with_margin
 from app.research.train.recipe import Plan
 from models.networks.vae import Vae
 from models.spec import Preprocessing
+from operators.errors import SeriesError
 from operators.geometry.windows import target_axes, window_starts
-from operators.types import SeriesError
 
 logger = logging.getLogger(__name__)
 

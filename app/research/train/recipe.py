@@ -18,7 +18,7 @@ import yaml
 
 from models.spec import Bundle, BundleError, Preprocessing
 from models.training.settings import TrainingSettings
-from operators.types import StartError
+from operators.errors import StartError
 
 DEFAULT_ARCHITECTURE = "ct_vae"
 DEFAULT_MINUTES = 20.0

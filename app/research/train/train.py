@@ -31,7 +31,7 @@ from app.research.train.recipe import Plan
 from app.settings import DEFAULTS, Settings
 from models.bundle.store import check_replaceable
 from models.spec import Bundle, BundleError, InTheWayError, Preprocessing
-from operators.types import RunFailed, SeriesError, StartError
+from operators.errors import RunFailed, SeriesError, StartError
 
 if TYPE_CHECKING:
     from models.networks.vae import Vae

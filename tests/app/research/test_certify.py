@@ -24,10 +24,10 @@ from models.phantom import PhantomFactors, make_phantom
 from models.spec import arrays_only
 from models.training_record import Case
 from operators.build_volume import build_volume
+from operators.errors import StartError
 from operators.read_study import read_studies
 from operators.synthetic.perturbations import DESCRIPTIONS
 from operators.synthetic.write_ct import CtOptions, affine_for, write_ct_series
-from operators.types import StartError
 from tests.support.bundles import SMALL_WINDOWS, write_small_bundle
 
 SHAPE, SPACING_MM = (20, 40, 40), (8.0, 9.0, 9.0)
@@ -213,7 +213,7 @@ def test_a_scan_that_cannot_be_read_is_left_out(bundle, cohort, monkeypatch, cap
     scans = find_scans(cohort / "list.csv")
 
     def refuse():
-        from operators.types import SeriesRejected
+        from operators.errors import SeriesRejected
 
         raise SeriesRejected("MISSING_SLICE", "made up")
 

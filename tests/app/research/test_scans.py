@@ -23,11 +23,11 @@ from app.research.data.scans import (
 )
 from app.research.data.window_cache import window_heights
 from app.settings import Settings
+from operators.errors import SeriesError, StartError
 from operators.geometry.policy import GeometryPolicy
 from operators.preprocess import preprocess
 from operators.select_series import Selection
 from operators.series.rule import Range, Rule
-from operators.types import SeriesError, StartError
 from tests.support.bundles import SMALL_WINDOWS
 from tests.support.checkout import ROOT
 from tests.support.cohorts import SHAPE, write_cohort, write_list, write_nifti, write_patient

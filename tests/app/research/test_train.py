@@ -30,8 +30,8 @@ from models.runtime import open_encoder
 from models.spec import BundleError, Preprocessing
 from models.training.settings import TrainingSettings
 from models.training_record import Parent
+from operators.errors import RunFailed, StartError
 from operators.preprocess import preprocess
-from operators.types import RunFailed, StartError
 from tests.support.bundles import SMALL_CT_VAE, SMALL_WINDOWS, write_small_bundle
 from tests.support.checkout import ROOT
 from tests.support.cohorts import write_cohort, write_list, write_nifti

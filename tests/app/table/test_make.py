@@ -14,9 +14,9 @@ import pytest
 
 from app.cli import main
 from app.table import write
+from operators.record import FeatureRecord, Subject
 from operators.results.write_json import features_json
 from operators.sr.write import sr_bytes
-from operators.types import FeatureRecord, Subject
 from tests.support.sr_records import ct_header, made_record
 
 

@@ -13,7 +13,9 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from operators.dicom.decode_slice import decode_slice
 from operators.dicom.read_header import read_instance
-from operators.types import HuSlice, Instance, SeriesFailed, SeriesRejected
+from operators.errors import SeriesFailed, SeriesRejected
+from operators.instance import Instance
+from operators.types import HuSlice
 from tests.support.tiny_ct import CODECS, Change, compress, put, stored_values, write_tiny_ct
 
 LOSSLESS = ("JLSL", "JPLL", "J2KR", "RLE")

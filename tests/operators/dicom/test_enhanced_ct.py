@@ -27,12 +27,13 @@ from operators.dicom import frame_pixels
 from operators.dicom.enhanced_ct import frames
 from operators.dicom.functional_groups import MAX_HEADER_BYTES, MAX_ITEMS
 from operators.dicom.read_header import read_instance
+from operators.errors import SeriesFailed, SeriesRejected, SeriesSkipped
 from operators.preprocess import preprocess
 from operators.read_study import read_studies
 from operators.series.ct_images import keep_ct_images
 from operators.synthetic.write_ct import CtOptions, affine_for, ct_datasets, write_ct_series
 from operators.synthetic.write_enhanced_ct import enhanced_ct, write_enhanced_ct
-from operators.types import Series, SeriesFailed, SeriesRejected, SeriesSkipped, Volume
+from operators.types import Series, Volume
 from tests.support.bundles import SMALL_WINDOWS, write_small_bundle
 from tests.support.checkout import skip_or_fail
 

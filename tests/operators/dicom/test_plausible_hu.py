@@ -9,11 +9,11 @@ from models.phantom import PhantomFactors, make_phantom
 from models.spec import Preprocessing
 from operators.build_volume import build_volume
 from operators.dicom.plausible_hu import histogram_of, why_not_hu
+from operators.errors import SeriesRejected, SeriesSkipped
 from operators.geometry.policy import GeometryPolicy
 from operators.preprocess import check_pixels, preprocess
 from operators.read_study import read_studies
 from operators.series.ct_images import keep_ct_images
-from operators.types import SeriesRejected, SeriesSkipped
 from tests.support.checkout import SHARED_FAULTS, skip_or_fail
 from tests.support.tiny_ct import put, write_tiny_ct
 

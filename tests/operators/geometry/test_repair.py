@@ -14,12 +14,13 @@ from app.inspect import inspect_folder
 from app.settings import Settings, load_settings
 from models.bundle.store import load_bundle
 from operators.build_volume import build_volume
+from operators.errors import SeriesRejected, StartError
 from operators.geometry.policy import GeometryPolicy
 from operators.geometry.repair import resample_stack
 from operators.make_record import Disclosure, configuration_digest
 from operators.series.ct_images import keep_ct_images
 from operators.synthetic.write_ct import write_ct_series
-from operators.types import SeriesRejected, StartError, Volume
+from operators.types import Volume
 from tests.operators.geometry.test_tilt import at, indices, sheared, smooth
 from tests.operators.test_build_volume import CORONAL, all_slices, codes, one, only_series, rejected
 from tests.support.bundles import write_small_bundle

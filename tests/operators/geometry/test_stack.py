@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from operators.errors import SeriesRejected
 from operators.geometry.line import nearest_line
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.geometry.stack import allowed_off_grid_mm, slice_tilt, stack_slices
-from operators.types import SeriesRejected
 
 INTERPOLATE = GeometryPolicy(missing_slice="interpolate")
 

@@ -10,11 +10,12 @@ from scipy.ndimage import map_coordinates
 
 from models.spec import Preprocessing
 from operators.build_volume import build_volume
+from operators.errors import SeriesRejected
 from operators.geometry.policy import GeometryPolicy
 from operators.geometry.resampling import shifted
 from operators.preprocess import preprocess
 from operators.synthetic.write_ct import write_ct_series
-from operators.types import SeriesRejected, Volume
+from operators.types import Volume
 from tests.operators.test_build_volume import only_series, rejected, volume_of
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
 

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from app import encode
 from app.cli import main as ctvae
 from operators.build_volume import build_volume
+from operators.errors import SeriesError
 from operators.images.read_image import find_image, image_series, image_volume, is_image
 from operators.images.voxels import PIECE_VOXELS
 from operators.read_study import read_studies
 from operators.results.write_json import features_schema
 from operators.synthetic.write_ct import write_ct_series
-from operators.types import SeriesError, Volume
+from operators.types import Volume
 from tests.support.checkout import SHARED_FAULTS, skip_or_fail
 
 RAS = np.diag([-0.75, -0.5, 2.0, 1.0])

@@ -16,11 +16,11 @@ import pytest
 from app import encode
 from app.__main__ import main
 from app.cli import main as ctvae
+from operators.errors import StartError
 from operators.input import archives as unpack
 from operators.input.archives import unpacked
 from operators.read_study import read_studies
 from operators.synthetic.write_ct import affine_for, write_ct_series
-from operators.types import StartError
 
 Change = Callable[[zipfile.ZipFile], None]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from operators.errors import SeriesFailed
 from operators.results.atomic import atomic_file, write_together
-from operators.types import SeriesFailed
 
 
 def files(folder: Path) -> dict[str, bytes]:

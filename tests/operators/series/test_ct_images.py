@@ -12,9 +12,10 @@ from pydicom.uid import (
     VLEndoscopicImageStorage,
 )
 
+from operators.errors import SeriesSkipped
 from operators.read_study import read_studies
 from operators.series.ct_images import keep_ct_images
-from operators.types import Series, SeriesSkipped
+from operators.types import Series
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
 
 

@@ -18,10 +18,11 @@ from pydicom.uid import CTImageStorage
 
 from app.encode_folder import encode
 from operators.build_volume import build_volume
+from operators.errors import SeriesError
 from operators.read_study import read_studies
 from operators.series.ct_images import keep_ct_images
 from operators.series.split import split_series
-from operators.types import Outcome, Series, SeriesError
+from operators.types import Outcome, Series
 from tests.operators.test_build_volume import CORONAL, only_series
 from tests.support.bundles import write_small_bundle
 from tests.support.tiny_ct import SERIES, Change, put, stored_values, write_tiny_ct

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
+from operators.errors import CtvaeError
+from operators.record import Reliability
 from operators.sr.read import read_sr, sr_text
 from operators.sr.write import sr_bytes
-from operators.types import CtvaeError, Finding, Reliability
+from operators.types import Finding
 from tests.support.sr_records import NOTICE, ct_header, group_of, made_record, numbers, reread
 
 OLD_SR = Path(__file__).parents[2] / "data" / "sr_version_0.1.dcm"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from operators.record import Reliability
 from operators.sr.write import sr_bytes
-from operators.types import Finding, Reliability
+from operators.types import Finding
 from tests.support.checkout import skip_or_fail
 from tests.support.sr_records import dciodvfy, made_record
 

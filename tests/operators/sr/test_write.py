@@ -20,10 +20,11 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage
 
+from operators.errors import SeriesFailed
 from operators.measure.quantities import QUANTITIES
 from operators.sr.read import read_sr
 from operators.sr.write import sr_bytes
-from operators.types import Finding, SeriesFailed
+from operators.types import Finding
 from tests.support.checkout import ROOT
 from tests.support.sr_records import (
     NOTICE,

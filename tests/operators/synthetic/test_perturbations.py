@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from models.phantom import PhantomFactors, make_phantom
 from models.spec import Preprocessing
+from operators.instance import Instance
 from operators.preprocess import preprocess
 from operators.synthetic.perturbations import (
     CHANGES,
@@ -23,7 +24,7 @@ from operators.synthetic.perturbations import (
     compress_lossily,
 )
 from operators.synthetic.write_ct import affine_for
-from operators.types import HuSlice, Instance, Series, Volume
+from operators.types import HuSlice, Series, Volume
 
 SETTINGS = Preprocessing("window", (8, 24, 24), (8.0, 8.0, 8.0), (-1000.0, 1000.0))
 RESIZE = Preprocessing("resize", (8, 32, 32), None, (-1000.0, 1000.0))

@@ -1,0 +1,220 @@
+"""What is written about a series: its features, and who, what and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operators.errors import check_noun
+from operators.types import Finding, Series, Volume, Windows
+
+
+@dataclass(frozen=True, slots=True)
+class TapValues:
+    """One tap of one series.
+
+    Attributes:
+        name: `mu`, `sigma` or a named layer of the bundle.
+        pooling: how a layer's grid became a vector: `none` where it is a vector already, or is kept as the grid that it
+            is; else `mean`, `max`, `std` or `flatten`.
+        values: float32 (length,), the series' vector; a grid that is kept stands in it channels first, then z, y, x.
+        windows: float32 (n, length), the same for each window.
+        shape: (channels, d, h, w) of a grid that is kept; None for what is a vector.
+    """
+
+    name: str
+    pooling: str
+    values: NDArray[np.float32]
+    windows: NDArray[np.float32]
+    shape: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        found = f"tap {self.name} of {self.values.shape}, its windows of {self.windows.shape}"
+        check_noun(
+            self.values.ndim == 1 and self.windows.shape[1:] == self.values.shape and len(self.windows) > 0, found
+        )
+        check_noun(self.values.dtype == self.windows.dtype == np.float32, f"tap {self.name} is not float32")
+
+    @property
+    def length(self) -> int:
+        """How many dimensions the vector has."""
+        return int(self.values.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What the encoder made of the windows: always `mu` and `sigma`, others on request."""
+
+    windows: Windows
+    taps: Mapping[str, TapValues]
+    runtime: str
+
+    def __post_init__(self) -> None:
+        check_noun(
+            {"mu", "sigma"} <= self.taps.keys(), f"taps {', '.join(self.taps)}; expected mu and sigma among them"
+        )
+        counts = {len(tap.windows) for tap in self.taps.values()}
+        check_noun(counts == {len(self.windows.voxels)}, f"taps of {counts} windows, of {len(self.windows.voxels)}")
+
+    @property
+    def volume(self) -> Volume:
+        """The volume that was encoded."""
+        return self.windows.volume
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was met on the way, from the headers to the windows."""
+        return self.windows.findings
+
+    @property
+    def sigma_parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(within, between) windows, float32 (length,) each, whose squares add up to that of sigma.
+
+        The law of total variance: the root of the mean of the windows' sigma², which is the encoder's own uncertainty,
+        and the standard deviation of their mu.
+        """
+        mu, sigma = (self.taps[name].windows.astype(np.float64) for name in ("mu", "sigma"))
+        return np.sqrt(np.square(sigma).mean(axis=0)).astype(np.float32), mu.std(axis=0).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesIdentity:
+    """Which series, part and files the numbers are of.
+
+    Attributes:
+        instances: how many files.
+        instances_digest: SHA-256 of their sorted SOP Instance UIDs (digests of the pixels where those are missing).
+        derived_uids: keyword → what stood in the file, for each UID that was missing or invalid and replaced.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    part: int | None
+    frame_of_reference_uid: str | None
+    modality: str
+    instances: int
+    instances_digest: str
+    derived_uids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose scan it is, without saying who: identifiers are None unless they were asked for.
+
+    Attributes:
+        patient_key: HMAC-SHA-256 of PatientID with the site's key; None without one.
+    """
+
+    patient_key: str | None
+    sex: str | None
+    age_years: float | None
+    patient_name: str | None = None
+    patient_id: str | None = None
+    birth_date: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """How the scan was made, as its headers say; dates are None unless they were asked for."""
+
+    manufacturer: str | None
+    model: str | None
+    kernel: str | None
+    kvp: float | None
+    mas: float | None
+    thickness_mm: float | None
+    contrast: str | None
+    body_part: str | None
+    image_type: tuple[str, ...]
+    study_date: str | None = None
+    series_date: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which weights, run by what."""
+
+    name: str
+    version: str
+    weights_sha256: str
+    architecture: str
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Whether the numbers of a series should be believed, as its bundle's reference patients say.
+
+    Attributes:
+        verdict: at alpha 0.1; `undetermined` where there are too few reference patients to tell.
+        reasons: what led to it, one line each.
+        n_reference: patients.
+        p_conformal: by patient; None where `n_reference` is too small.
+        mahalanobis: distance of mu from the reference population.
+        reconstruction_mae_hu: mean absolute error of the decoder's reconstruction.
+        percentiles: rank of each score in the reference population, in percent.
+    """
+
+    verdict: Literal["in_distribution", "out_of_distribution", "undetermined"]
+    reasons: tuple[str, ...]
+    n_reference: int
+    p_conformal: float | None = None
+    mahalanobis: float | None = None
+    reconstruction_mae_hu: float | None = None
+    percentiles: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRecord:
+    """Everything that is written about one series: its features, and who, what and how.
+
+    Attributes:
+        encoding: the numbers, and through it the windows, the volume and the series.
+        preprocessing: parameters as the bundle names them, plain JSON values.
+        preprocessing_digest: SHA-256 of those parameters.
+        config_digest: SHA-256 of all settings that can change what is written.
+        quantities: what the voxels themselves say, None where it could not be measured.
+        job_key: identity of the job: hex SHA-256 over instances, part, weights and configuration.
+        reliability: None for a bundle without reference patients.
+    """
+
+    encoding: Encoding
+    identity: SeriesIdentity
+    subject: Subject
+    acquisition: Acquisition
+    model: ModelIdentity
+    preprocessing: Mapping[str, Any]
+    preprocessing_digest: str
+    config_digest: str
+    quantities: Mapping[str, float | None]
+    job_key: str
+    reliability: Reliability | None = None
+
+    @property
+    def volume(self) -> Volume:
+        """The volume that it describes."""
+        return self.encoding.volume
+
+    @property
+    def series(self) -> Series:
+        """The series that it describes."""
+        return self.volume.series
+
+    @property
+    def series_instance_uid(self) -> str:
+        """UID of the series that it describes."""
+        return self.series.series_instance_uid
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was met on the way, from the headers to the windows."""
+        return self.encoding.findings
+
+    @property
+    def taps(self) -> Mapping[str, TapValues]:
+        """Features by the tap's name; `taps["mu"].values` is the feature vector."""
+        return self.encoding.taps
