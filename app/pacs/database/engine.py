@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from app.pacs.database.migrate import migrate
 from app.settings import starting
-from operators.types import StartError
+from operators.errors import StartError
 
 BUSY_MS: Final = 30_000
 CONNECTIONS: Final = 40

@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, Inspector, inspect, text
 
 from app.pacs.database.tables import metadata, schema_version
-from operators.types import StartError
+from operators.errors import StartError
 
 logger = logging.getLogger(__name__)
 

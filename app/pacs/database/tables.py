@@ -88,7 +88,8 @@ instance: Final = Table(
     # 0 for what came first under this UID; 1, 2, … for other content under the same UID, which is kept apart
     Column("copy", Integer, nullable=False, default=0),
     Column("bytes_digest", String, nullable=False),  # SHA-256 of the file
-    Column("content_digest", String, nullable=False),  # SHA-256 of header and pixels, whatever the transfer syntax
+    # SHA-256 of header and pixels, whatever the transfer syntax; taken before the file is purged, None until then
+    Column("content_digest", String),
     Column("path", String, nullable=False, unique=True),  # relative to the spool
     Column("size_bytes", BigInteger, nullable=False),
     _time("received_at", nullable=False),
