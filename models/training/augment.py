@@ -1,7 +1,6 @@
 """What a training step sees of its windows: cut at a random place, as another scanner might have made them.
 
-Nothing here has a state. All that is drawn for the i-th window that a training takes comes from (seed, i) alone, so
-that a resumed training, and each of many processes, draws what one uninterrupted process draws.
+Nothing here has a state, and nothing is drawn here: see `models.training.draws`.
 
 MONAI's transforms take one window at a time: on two cores 5 ms for GaussianSmooth and 5 for RandGaussianNoise, 160 a
 batch of 16 windows of 32 × 96 × 96, against 28 for what shifts, smooths, sharpens and averages slices here (one matrix
@@ -12,82 +11,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from models.training.body_masks import BodyMasks
+from models.training.draws import Augmentation, Frame, Size, View
 from models.training.settings import TrainingSettings
 
 WindowArray = NDArray[np.floating[Any]]
-Size = tuple[int, int, int]
 
-_ORDER, _WINDOW = 1, 2
 _SHARPEN_SD = 1.0
-_LEAST_PART = 1 / 3
 _AIR = 0.0025
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What is drawn for one view: lengths in voxels, noise of the [0, 1] range.
-
-    Attributes:
-        window: the voxels that its field of view has, if the window holds no air around: y from and to, x from and to.
-    """
-
-    shift: tuple[float, float, float]
-    blur: float
-    sharpen: float
-    thickness: float
-    noise: float
-    noise_seed: int
-    window: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Another scan made of a window: a part of its plane, brought to the middle, magnified, in air.
-
-    Attributes:
-        part: height and width of the part, of the window's.
-        at: where it lies, 0 to 1 of the room that it has in what is not air.
-        zoom: of the plane.
-    """
-
-    part: tuple[float, float]
-    at: tuple[float, float]
-    zoom: float
-
-
-@dataclass(frozen=True, slots=True)
-class Augmentation:
-    """What is drawn for one window: the place (0 to 1 of the room on each axis), the gain, its views, and z's draw.
-
-    `frame` is None where the window stays as it is.
-    """
-
-    index: int
-    place: tuple[float, float, float]
-    gain: float
-    frame: Frame | None
-    views: tuple[View, ...]
-    epsilon: NDArray[np.float32]
-
-
-def draw_augmentation(settings: TrainingSettings, size: Size, latents: int, windows: int, number: int) -> Augmentation:
-    """All that is drawn for the window that a training takes as its `number`-th, of `windows` in all."""
-    rng = np.random.default_rng(np.random.SeedSequence((settings.seed, _WINDOW, number)))
-    index = int(_order(settings.seed, windows, number // windows)[number % windows])
-    place = (float(rng.random()), float(rng.random()), float(rng.random()))
-    gain = 1 + settings.gain * float(rng.uniform(-1, 1))
-    views = tuple(_view(settings, size, rng, second) for second in ((False, True) if settings.invariance else (False,)))
-    epsilon = rng.standard_normal(latents, np.float32)
-    return Augmentation(index, place, gain, _frame(settings, rng), views, epsilon)
 
 
 def margin_voxels(settings: TrainingSettings) -> Size:
@@ -97,7 +36,7 @@ def margin_voxels(settings: TrainingSettings) -> Size:
 
 
 def cut_windows(
-    scans: Sequence[WindowArray],
+    scans: Sequence[WindowArray] | Sequence[BodyMasks],
     places: Sequence[tuple[int, int]],
     draws: Sequence[Augmentation],
     size: Size,
@@ -129,7 +68,7 @@ def cut_windows(
 
 
 def make_views(
-    cut_out: Tensor, draws: Sequence[Augmentation], size: Size, settings: TrainingSettings
+    cut_out: Tensor, draws: Sequence[Augmentation], size: Size, settings: TrainingSettings, body: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """(seen, target): what the encoder sees, (views · n, 1, d, h, w), all first views first; what is to come out.
 
@@ -138,16 +77,27 @@ def make_views(
         draws: the same as there.
         size: the network's window.
         settings: what is drawn.
+        body: bool, of `cut_windows` from the masks of the same windows; None where no view is bare.
     """
     around = margin_voxels(settings)
     gains = cut_out.new_tensor([drawn.gain for drawn in draws], dtype=torch.float32)
     wide = (cut_out.float() * gains[:, None, None, None]).clamp_(0, 1)
-    for row, drawn in zip(wide, draws, strict=True):
+    bare = None if body is None else wide * body
+    for number, drawn in enumerate(draws):
         if drawn.frame is not None:
-            row.copy_(_framed(row, drawn.frame, size))
+            wide[number] = _framed(whole := wide[number].clone(), drawn.frame, size)
+            if bare is not None:
+                bare[number] = _framed(bare[number], drawn.frame, size, like=whole)
     inner = tuple(slice(edge, edge + length) for edge, length in zip(around, size, strict=True))
     target = wide[:, inner[0], inner[1], inner[2]].contiguous()
-    seen = [_seen([drawn.views[v] for drawn in draws], wide, target, settings) for v in range(len(draws[0].views))]
+    seen = []
+    for v in range(len(draws[0].views)):
+        views = [drawn.views[v] for drawn in draws]
+        source = wide
+        if bare is not None and any(view.bare for view in views):
+            chosen = torch.tensor([view.bare for view in views], device=wide.device)
+            source = torch.where(chosen[:, None, None, None], bare, wide)
+        seen.append(_seen(views, source, target, settings))
     return torch.cat(seen)[:, None], target[:, None]
 
 
@@ -174,26 +124,17 @@ def axis_operator(start: Tensor, size: int, have: int, blur: Tensor, sharpen: Te
     return taken @ (smoothed + sharpen[:, None, None] * edged) @ (averaged / averaged.sum(2, keepdim=True))
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, windows: int, epoch: int) -> NDArray[np.int64]:
-    """Each window once an epoch."""
-    return np.random.default_rng(np.random.SeedSequence((seed, _ORDER, epoch))).permutation(windows)
+def _framed(wide: Tensor, frame: Frame, size: Size, like: Tensor | None = None) -> Tensor:
+    """(d, h, w) as `wide`: linear between voxels, one matrix an axis; a zoom alone is about the window's centre.
 
-
-def _frame(settings: TrainingSettings, rng: np.random.Generator) -> Frame | None:
-    cropped, part, at, zoom = rng.random() < settings.crop, rng.random(2), rng.random(2), rng.uniform(-1, 1)
-    if not cropped and settings.zoom == 0:
-        return None
-    height, width = (_LEAST_PART + (1 - _LEAST_PART) * part).tolist() if cropped else (math.inf, math.inf)
-    return Frame((height, width), (float(at[0]), float(at[1])), math.exp(math.log1p(settings.zoom) * float(zoom)))
-
-
-def _framed(wide: Tensor, frame: Frame, size: Size) -> Tensor:
-    """(d, h, w) as `wide`: linear between voxels, one matrix an axis; a zoom alone is about the window's centre."""
+    The part lies within what is not air in `like`, which by default is `wide`.
+    """
     matrices = []
     for axis, part, at in zip((1, 2), frame.part, frame.at, strict=True):
         have = wide.shape[axis]
-        first, last = (0, have) if math.isinf(part) else _part(wide, axis, round(part * size[axis]), at)
+        first, last = (
+            (0, have) if math.isinf(part) else _part(wide if like is None else like, axis, round(part * size[axis]), at)
+        )
         index = torch.arange(have, device=wide.device, dtype=torch.float32)
         position = (first + last - 1) / 2 + (index - (have - 1) / 2) / frame.zoom
         inside = (position > first - 0.5) & (position < last - 0.5)
@@ -217,36 +158,23 @@ def extent(window: Tensor, axis: int) -> tuple[int, int]:
     return (int(held[0]), int(held[-1]) + 1) if len(held) else (0, window.shape[axis])
 
 
-def _view(settings: TrainingSettings, size: Size, rng: np.random.Generator, second: bool) -> View:
-    shift = tuple((settings.shift * rng.uniform(-1, 1, 3) * second).tolist())
-    blur, sharpen = settings.blur * rng.random(), settings.sharpen * rng.random()
-    smooth = settings.sharpen == 0 or (settings.blur > 0 and rng.random() < 0.5)
-    thickness, noise, noise_seed = settings.thickness * rng.random(), settings.noise * rng.random(), rng.integers(2**32)
-    kept = 1 - settings.field_of_view * rng.random()
-    edges = [(math.floor(rng.random() * (length - (n := round(length * kept)) + 1)), n) for length in size[1:]]
-    (top, height), (left, width) = edges
-    return View(
-        shift=shift,
-        blur=blur if smooth else 0.0,
-        sharpen=0.0 if smooth else sharpen,
-        thickness=thickness,
-        noise=noise,
-        noise_seed=int(noise_seed),
-        window=(top, top + height, left, left + width),
-    )
-
-
 def _seen(views: Sequence[View], wide: Tensor, target: Tensor, settings: TrainingSettings) -> Tensor:
     """(n, d, h, w): one view of each window, from it and its surroundings."""
     seen = target.clone()
     if any(margin_voxels(settings)):
         seen = _resampled(views, wide, target.shape[1:], settings)
+    elif settings.bare:
+        seen = wide.clone()
+    if any(view.turn for view in views):
+        seen = _turned(seen, [view.turn for view in views])
+    if settings.offset:
+        seen = seen + (seen > 0) * seen.new_tensor([view.offset for view in views])[:, None, None, None]
     if settings.noise:
         generator, spread = torch.Generator(wide.device), torch.empty_like(seen[0])
         for row, view in zip(seen, views, strict=True):
             row.add_(spread.normal_(generator=generator.manual_seed(view.noise_seed)), alpha=view.noise)
     seen.clamp_(0, 1)
-    if settings.field_of_view:
+    if settings.field_of_view or settings.tile:
         for row, whole, view in zip(seen, target, views, strict=True):
             (top, bottom), (left, right) = (
                 _within(extent(whole, axis), view.window[2 * axis - 2 : 2 * axis], whole.shape[axis]) for axis in (1, 2)
@@ -254,6 +182,17 @@ def _seen(views: Sequence[View], wide: Tensor, target: Tensor, settings: Trainin
             inside = row[:, top:bottom, left:right].clone()
             row.zero_()[:, top:bottom, left:right] = inside
     return seen
+
+
+def _turned(seen: Tensor, degrees: Sequence[float]) -> Tensor:
+    """(n, d, h, w), each turned about its slices' axis by so many degrees, bilinear; air comes in at the corners."""
+    angle = torch.deg2rad(seen.new_tensor(list(degrees)))
+    ratio = seen.shape[2] / seen.shape[3]  # the grid is -1 to 1 on both axes, whatever their lengths
+    zero = torch.zeros_like(angle)
+    rows = [torch.stack([angle.cos(), -angle.sin() * ratio, zero], 1)]
+    rows.append(torch.stack([angle.sin() / ratio, angle.cos(), zero], 1))
+    grid = functional.affine_grid(torch.stack(rows, 1), list(seen.shape), align_corners=False)
+    return functional.grid_sample(seen, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _within(held: tuple[int, int], kept: Sequence[int], length: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 
 from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
+from models.training.aggregate_losses import aggregate_divergence, tile_group, whitened_pairs, within_groups
 from models.training.local_statistics import statistics_error, statistics_nll
 from models.training.losses import (
     free_bits,
     kl_divergence,
     likelihood_nll,
+    mmd,
     pair_distance,
     pair_ratio,
     penalty,
@@ -25,14 +28,17 @@ from models.training.settings import TrainingSettings
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """What the loss needs of the windows of a batch, a row each: (n, columns).
+    """What the loss needs of the windows of a batch, a row for each: (rows, columns).
+
+    All n windows are encoded; d of them, at even distances, are decoded too (`TrainingSettings.decode`).
 
     Attributes:
-        error: of the voxels, (n, 1), as the likelihood counts it.
-        squared: mean squared error, (n, 1).
-        statistics: errors of the block statistics; (n, 0) where they have no weight.
-        mu: of the first view; then the log-variance, and z drawn from them.
+        error: of the voxels, (d, 1), as the likelihood counts it.
+        squared: mean squared error, (d, 1).
+        statistics: errors of the block statistics, (d, values); (d, 0) where they have no weight.
+        mu: of the first view, (n, latents); then the log-variance, and z drawn from them.
         other_mu: of the second view, then its log-variance; (n, 0) where there is none.
+        group: 1 for a cropped tile, 0 for a whole field of view, (n, 1).
     """
 
     error: Tensor
@@ -43,16 +49,16 @@ class LossInputs:
     z: Tensor
     other_mu: Tensor
     other_logvar: Tensor
+    group: Tensor
 
-    def packed(self) -> tuple[Tensor, list[int]]:
-        """One tensor, and the widths that `unpacked` needs: so that one call gathers it from many processes."""
-        parts = [getattr(self, one.name) for one in fields(self)]
-        return torch.cat(parts, dim=1), [part.shape[1] for part in parts]
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every field by name, so that many processes can exchange them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @staticmethod
-    def unpacked(packed: Tensor, widths: list[int]) -> LossInputs:
-        """Undoes `packed`."""
-        return LossInputs(*torch.split(packed, widths, dim=1))
+    def joined(parts: Sequence[LossInputs]) -> LossInputs:
+        """Return the rows of all parts."""
+        return LossInputs(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(LossInputs)))
 
 
 class Parts(NamedTuple):
@@ -65,6 +71,7 @@ class Parts(NamedTuple):
     penalty: Tensor
     invariance: Tensor
     features: Tensor
+    aggregate: Tensor
     kl_by_dimension: Tensor
 
 
@@ -75,15 +82,17 @@ class VaeForward(nn.Module):
         super().__init__()
         self.vae, self.describe = vae, describe
 
-    def forward(self, seen: Tensor, epsilon: Tensor) -> tuple[Tensor, ...]:
-        """(mu, logvar, z, reconstruction) of views (views · n, 1, d, h, w); the last two of the first n views.
+    def forward(self, seen: Tensor, epsilon: Tensor, every: int = 1) -> tuple[Tensor, ...]:
+        """(mu, logvar, z, reconstruction) of views (views · n, 1, d, h, w).
 
-        Of a `PooledVae` also the description, of those, where that is asked for.
+        z is that of the n first views, of which one in `every` is decoded. Of a `PooledVae` the description of those
+        comes last, where that is asked for.
         """
         mu, logvar = (head.float() for head in self.vae.encode(seen))
         first = len(epsilon)
         z = mu[:first] + torch.exp(0.5 * logvar[:first]) * epsilon.reshape(mu[:first].shape)
-        return mu, logvar, z, *(decoded(self.vae, z) if self.describe else (self.vae.decode(z),))
+        chosen = z[::every]
+        return mu, logvar, z, *(decoded(self.vae, chosen) if self.describe else (self.vae.decode(chosen),))
 
 
 def decoded(vae: Vae, z: Tensor) -> tuple[Tensor, ...]:
@@ -96,25 +105,29 @@ def make_loss_inputs(
 ) -> LossInputs:
     """From what `VaeForward` gave, the targets (n, 1, d, h, w), and the network, where it says how to describe them."""
     mu, logvar, z, reconstruction, *described = (tensor.float() for tensor in passed)
-    n = len(target)
-    error = voxel_error(reconstruction, target, settings.likelihood)
+    n, wanted = len(target), target[:: len(target) // len(reconstruction)]
+    error = voxel_error(reconstruction, wanted, settings.likelihood)
     with torch.no_grad():
         gaussian = settings.likelihood == "gaussian"
-        squared = error if gaussian else voxel_error(reconstruction, target, "gaussian")
-    statistics = error.new_zeros(n, 0)
+        squared = error if gaussian else voxel_error(reconstruction, wanted, "gaussian")
+    statistics = error.new_zeros(len(error), 0)
     if settings.feature_weight and described and isinstance(vae, PooledVae):
         with torch.no_grad():
-            wanted = vae.describable(target)
-        statistics = (described[0] - wanted).square()
+            description = vae.describable(wanted)
+        statistics = (described[0] - description).square()
     elif settings.feature_weight:
-        statistics = statistics_error(reconstruction, target, settings.feature_block, settings.feature_bins)
+        statistics = statistics_error(reconstruction, wanted, settings.feature_block, settings.feature_bins)
     mu, logvar, z = mu.flatten(1), logvar.flatten(1), z.flatten(1)
     others = (mu[n:], logvar[n:]) if len(mu) > n else (mu.new_zeros(n, 0), mu.new_zeros(n, 0))
-    return LossInputs(error[:, None], squared.detach()[:, None], statistics, mu[:n], logvar[:n], z, *others)
+    voxels = error[:, None], squared.detach()[:, None], statistics
+    return LossInputs(*voxels, mu[:n], logvar[:n], z, *others, tile_group(target))
 
 
 def objective(rows: LossInputs, settings: TrainingSettings, *, voxels: int, kl_weight: float, dataset: int) -> Parts:
-    """The loss, a voxel: (voxels' likelihood + KL + penalty) / voxels + invariance · pairs + features.
+    """The loss: likelihood a voxel + KL + penalty + invariance · pairs + features + aggregate · divergence + mmd · MMD.
+
+    KL and penalty are divided by the voxels or, with `kl_scale: latent`, by the latents: beside a likelihood a voxel,
+    one nat a window weighs nothing.
 
     Args:
         rows: of the whole batch, over all processes.
@@ -127,21 +140,37 @@ def objective(rows: LossInputs, settings: TrainingSettings, *, voxels: int, kl_w
     scale = None if settings.scale == "learned" else settings.scale
     nll = likelihood_nll(rows.error.squeeze(1), voxels, settings.likelihood, scale)
     kl = kl_divergence(rows.mu, rows.logvar)
-    loss = nll + kl_weight * free_bits(kl, settings.free_bits_nats)
-    aggregate = zero
+    per = rows.mu.shape[1] if settings.kl_scale == "latent" else voxels
+    loss = nll / voxels + kl_weight * free_bits(kl, settings.free_bits_nats) / per
+    penalised = pairs = features = divergence = zero
     if settings.penalty != "none":
-        aggregate = penalty(settings.penalty, rows.z, rows.mu, rows.logvar, dataset)
-        loss = loss + settings.penalty_weight * aggregate
-    loss = loss / voxels
-    pairs = features = zero
+        penalised = penalty(settings.penalty, rows.z, rows.mu, rows.logvar, dataset)
+        loss = loss + settings.penalty_weight * penalised / per
+    if settings.aggregate:
+        divergence = aggregate_divergence(_both_views(rows))
+        loss = loss + settings.aggregate * divergence
+    if settings.mmd:
+        loss = loss + settings.mmd * mmd(rows.z)
     if rows.other_mu.shape[1]:
-        if settings.invariance_scale == "between":
-            pairs = pair_ratio(rows.mu, rows.other_mu)
-        else:
-            pairs = pair_distance(rows.mu, rows.other_mu, rows.logvar, rows.other_logvar)
+        pairs = _pairs(rows, settings)
         loss = loss + settings.invariance * pairs
     if rows.statistics.shape[1]:
         features = statistics_nll(rows.statistics)
         loss = loss + settings.feature_weight * features
     mean_kl = kl.mean(0)
-    return Parts(loss, nll, rows.squared.mean().sqrt(), mean_kl.sum(), aggregate, pairs, features, mean_kl)
+    rmse = rows.squared.mean().sqrt()
+    return Parts(loss, nll, rmse, mean_kl.sum(), penalised, pairs, features, divergence, mean_kl)
+
+
+def _pairs(rows: LossInputs, settings: TrainingSettings) -> Tensor:
+    """The difference between the two views, on the scale that the settings name."""
+    if settings.invariance_scale == "whitened":
+        group = torch.cat((rows.group, rows.group))
+        return whitened_pairs(rows.mu, rows.other_mu, within_groups(_both_views(rows).detach(), group))
+    if settings.invariance_scale == "between":
+        return pair_ratio(rows.mu, rows.other_mu)
+    return pair_distance(rows.mu, rows.other_mu, rows.logvar, rows.other_logvar)
+
+
+def _both_views(rows: LossInputs) -> Tensor:
+    return torch.cat((rows.mu, rows.other_mu)) if rows.other_mu.shape[1] else rows.mu

@@ -33,6 +33,7 @@ class Progress:
         penalty: as the settings name it, before its weight.
         invariance: the pair term before its weight.
         features: the block statistics' likelihood before its weight, nats a value.
+        aggregate: the divergence of all codes together from the prior before its weight, nats a dimension.
         active: dimensions whose mu varies over the last windows by more than 0.01.
         calibration: the loss on the calibration windows at the last check of them, a voxel.
     """
@@ -49,6 +50,7 @@ class Progress:
     penalty: float = 0.0
     invariance: float = 0.0
     features: float = 0.0
+    aggregate: float = 0.0
     kl_weight: float = 1.0
     learning_rate: float = 0.0
     calibration: float | None = None
@@ -83,7 +85,7 @@ class StepLog:
         self._last_s = history[-1].elapsed_s if history else 0.0
 
     def add(self, parts: Tensor, mu: Tensor, gradients: Mapping[str, Tensor]) -> None:
-        """Note a step: the parts (7 + latents,) of its loss, ordered as in `objective.Parts`; mu; its gradients."""
+        """Note a step: the parts (8 + latents,) of its loss, ordered as in `objective.Parts`; mu; its gradients."""
         self._parts.append(parts)
         finite = {name: torch.linalg.vector_norm(gradient).isfinite() for name, gradient in gradients.items()}
         self._unchecked.append((parts[0], finite))
@@ -123,7 +125,9 @@ class StepLog:
         if not self._parts or (elapsed_s - self._last_s < self._every_s and not last):
             return
         self.check()
-        loss, nll, rmse, kl, penalty, pairs, features, *by_dimension = torch.stack(self._parts).mean(0).tolist()
+        loss, nll, rmse, kl, penalty, pairs, features, aggregate, *by_dimension = (
+            torch.stack(self._parts).mean(0).tolist()
+        )
         now = Progress(
             step=step,
             fraction=fraction,
@@ -137,6 +141,7 @@ class StepLog:
             penalty=penalty,
             invariance=pairs,
             features=features,
+            aggregate=aggregate,
             kl_weight=kl_weight,
             learning_rate=learning_rate,
             calibration=calibration,

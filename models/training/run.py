@@ -18,8 +18,10 @@ from torch import Tensor
 
 from models.networks.registry import build_vae
 from models.networks.vae import Vae
-from models.training.augment import Augmentation, cut_windows, draw_augmentation, make_views, margin_voxels
+from models.training.augment import cut_windows, make_views, margin_voxels
+from models.training.body_masks import body_masks
 from models.training.checkpoint import CheckpointError, digest_of, save_checkpoint
+from models.training.draws import Augmentation, draw_augmentation
 from models.training.losses import kl_warmup
 from models.training.objective import LossInputs, Parts, VaeForward, decoded, make_loss_inputs, objective
 from models.training.progress import StepLog
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 WindowArray = NDArray[np.floating[Any]]
+Batch = tuple[list[Augmentation], Tensor, Tensor | None]
+"""What was drawn, the windows cut out, and where the body is in them."""
 
 _CHECKS = 50
 _CALIBRATION_WINDOWS = 128
@@ -65,6 +69,7 @@ class TrainingRun:
             data=digest_of(scans, start.state_dict() if start is not None else None),
             torch=torch.__version__,
         )
+        self.masks = body_masks(scans) if settings.bare else None
         self.places = [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
         self.checked = _evenly(calibration, _CALIBRATION_WINDOWS)
         if fabric.device.type == "cuda":
@@ -80,7 +85,7 @@ class TrainingRun:
         self.best: dict[str, Tensor] = {}
         self.best_loss, self.worse = math.inf, 0
 
-    def batches(self) -> Generator[tuple[list[Augmentation], Tensor]]:
+    def batches(self) -> Generator[Batch]:
         """This process's part of each batch from here on; the next is read while the network works on one."""
         batch, share = self.settings.batch, self.settings.batch // self.fabric.world_size
         first = self.step * self.settings.accumulate * batch + self.fabric.global_rank * share
@@ -91,7 +96,7 @@ class TrainingRun:
                 ready, ahead = ahead, reader.submit(self._read, first, share)
                 yield ready.result()
 
-    def advance(self, batches: Iterator[tuple[list[Augmentation], Tensor]]) -> None:
+    def advance(self, batches: Iterator[Batch]) -> None:
         """One step of the optimiser."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.fraction, self.settings.learning_rate)
@@ -204,20 +209,24 @@ class TrainingRun:
         self.elapsed_s, self.fraction, self.calibrated = state.elapsed_s, state.fraction, state.calibrated
         self.log.resume(list(state.history))
 
-    def _read(self, first: int, share: int) -> tuple[list[Augmentation], Tensor]:
+    def _read(self, first: int, share: int) -> Batch:
         numbers = range(first, first + share)
         draws = [
             draw_augmentation(self.settings, self.size, self.latents, len(self.places), number) for number in numbers
         ]
-        return draws, cut_windows(self.scans, self.places, draws, self.size, margin_voxels(self.settings))
+        around = margin_voxels(self.settings)
+        body = cut_windows(self.masks, self.places, draws, self.size, around) if self.masks else None
+        return draws, cut_windows(self.scans, self.places, draws, self.size, around), body
 
-    def _pass(self, draws: list[Augmentation], cut_out: Tensor) -> tuple[LossInputs, Parts]:
+    def _pass(self, draws: list[Augmentation], cut_out: Tensor, body: Tensor | None) -> tuple[LossInputs, Parts]:
         device = self.fabric.device
         if device.type == "cuda":
             cut_out = cut_out.pin_memory()
-        seen, target = make_views(cut_out.to(device, non_blocking=True), draws, self.size, self.settings)
+        body = body if body is None else body.to(device)
+        seen, target = make_views(cut_out.to(device, non_blocking=True), draws, self.size, self.settings, body)
         epsilon = torch.from_numpy(np.stack([drawn.epsilon for drawn in draws])).to(device, non_blocking=True)
-        rows = self._gathered(make_loss_inputs(self.network(seen, epsilon), target, self.settings, self.vae))
+        passed = self.network(seen, epsilon, self.settings.batch // (self.settings.decode or self.settings.batch))
+        rows = self._gathered(make_loss_inputs(passed, target, self.settings, self.vae))
         return rows, self._objective(rows, self.settings, self._kl_weight())
 
     def _objective(self, rows: LossInputs, settings: TrainingSettings, kl_weight: float) -> Parts:
@@ -232,10 +241,15 @@ class TrainingRun:
         """
         if self.fabric.world_size == 1:
             return rows
-        packed, widths = rows.packed()
-        gathered = self.fabric.all_gather(packed, sync_grads=True)
-        assert isinstance(gathered, Tensor)
-        return LossInputs.unpacked(gathered.flatten(0, 1), widths)
+        gathered = {}
+        for name, mine in rows.tensors().items():
+            if mine.shape[1] == 0:
+                gathered[name] = mine.repeat(self.fabric.world_size, 1)
+                continue
+            everyone = self.fabric.all_gather(mine, sync_grads=True)
+            assert isinstance(everyone, Tensor)
+            gathered[name] = everyone.flatten(0, 1)
+        return LossInputs(**gathered)
 
     def _kl_weight(self) -> float:
         return kl_warmup(self.fraction, self.settings.kl_warmup, self.settings.beta)
@@ -251,7 +265,7 @@ class TrainingRun:
     def _calibrate(self) -> None:
         """The loss on the calibration windows, from mu, with the KL's full weight."""
         assert self.checked is not None
-        plain = replace(self.settings, penalty="none", penalty_weight=0.0, invariance=0.0)
+        plain = replace(self.settings, penalty="none", penalty_weight=0.0, invariance=0.0, aggregate=0.0, mmd=0.0)
         rows = []
         self.measured.eval()
         for windows in torch.split(self.checked, 16):
@@ -259,10 +273,9 @@ class TrainingRun:
             with self.fabric.autocast():
                 mu, logvar = self.measured.encode(target)
                 passed = mu, logvar, mu, *decoded(self.measured, mu)
-            rows.append(make_loss_inputs(passed, target, plain, self.measured).packed())
+            rows.append(make_loss_inputs(passed, target, plain, self.measured))
         self.vae.train()
-        whole = LossInputs.unpacked(torch.cat([packed for packed, _ in rows]), rows[0][1])
-        loss = self._objective(whole, plain, self.settings.beta).loss.item()
+        loss = self._objective(LossInputs.joined(rows), plain, self.settings.beta).loss.item()
         self.calibrated = float(self.fabric.broadcast(loss)) if self.fabric.world_size > 1 else loss
         if not self.settings.patience or self.fraction < self.settings.kl_warmup:
             return

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 Likelihood = Literal["gaussian", "laplace"]
 Penalty = Literal["none", "beta_tc", "dip_ii", "mmd"]
-InvarianceScale = Literal["posterior", "between"]
+InvarianceScale = Literal["posterior", "between", "whitened"]
+KlScale = Literal["voxel", "latent"]
 Precision = Literal["32-true", "bf16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 
@@ -31,11 +32,18 @@ class TrainingSettings:
         minutes: of training by the clock, a resumed training's earlier part counted; or else
         steps: of the optimiser. The learning rate and the KL's weight follow whichever of the two is given.
         batch: windows in one pass, over all processes together.
+        decode: of them, how many are decoded too, over all processes together; 0: all. The terms on all codes together
+            need more codes than there are latents, and encoding is the cheaper half.
         accumulate: passes whose gradients are averaged for one step of the optimiser.
         learning_rate: at its peak.
         kl_warmup: part of the training over which the KL's weight rises from 0 to `beta`.
         free_bits_nats: a dimension's KL is not pushed below it.
-        beta: weight of the KL (Higgins et al. 2017); 1 is the VAE.
+        beta: weight of the KL (Higgins et al. 2017); 1 is the VAE, with `kl_scale: voxel`.
+        kl_scale: what KL and penalty are divided by, beside a likelihood a voxel: the voxels of a window, or its
+            latents.
+        aggregate: weight of the divergence from the prior of the mean and covariance of mu over the batch, a dimension
+            (`models.training.aggregate_losses`). It keeps dimensions from saying the same.
+        mmd: weight of the maximum mean discrepancy between the z of the batch and the prior.
         likelihood: of the voxels.
         scale: of the likelihood, of the [0, 1] range: standard deviation, or b of Laplace; `learned` fits it best.
         penalty: on the aggregate posterior, in addition to the KL.
@@ -43,7 +51,9 @@ class TrainingSettings:
         invariance: weight of the squared difference of mu between two views of a window over the posterior variance,
             mean over dimensions, beside a likelihood a voxel. Above 0 each window is seen twice.
         invariance_scale: `posterior`; or `between`: over the variance between the windows of the batch, half the log of
-            that, so that neither mu nor the posterior's variance can shrink to please it.
+            that, so that neither mu nor the posterior's variance can shrink to please it; or `whitened`: the same on
+            the axes of the batch's codes within their group (tile, whole field of view), so that copying the axis that
+            repeats best gains nothing. That needs `aggregate` to hold the scale.
         feature_weight: weight of the likelihood of block-wise statistics, a value, beside a likelihood a voxel: those
             that the network describes from z (`models.networks.pooled`), or else the reconstruction's.
         feature_block: edge of those blocks, voxels; what a window's edge leaves over is not counted.
@@ -58,6 +68,10 @@ class TrainingSettings:
             there).
         crop: part of the windows of which only a third to all of the plane is taken and brought to the middle, for all
             views and the target: as a scan of a smaller field of view would be. Gives few patients more variety.
+        offset: what is not air in a view is shifted by at most this, of the [0, 1] range: 0.01 is 20 HU in 2000.
+        turn: degrees at most by which the second view is turned about the axis of its slices.
+        bare: part of the second views that lack what lies outside of the body, such as the table.
+        tile: part of the second views that show only a third to two thirds of height and width, with the same target.
         zoom: all views and the target of a window are magnified in plane by 1 + at most this, or the inverse.
         precision: `bf16-mixed`: on a GPU the network runs in bfloat16, its weights and the losses stay in float32. On a
             CPU training is in float32 whatever is asked for.
@@ -75,11 +89,15 @@ class TrainingSettings:
     minutes: float | None = None
     steps: int | None = None
     batch: int = 16
+    decode: int = 0
     accumulate: int = 1
     learning_rate: float = 2e-3
     kl_warmup: float = 0.1
     free_bits_nats: float = 0.05
     beta: float = 1.0
+    kl_scale: KlScale = "voxel"
+    aggregate: float = 0.0
+    mmd: float = 0.0
     likelihood: Likelihood = "gaussian"
     scale: float | Literal["learned"] = "learned"
     penalty: Penalty = "none"
@@ -98,6 +116,10 @@ class TrainingSettings:
     field_of_view: float = 0.0
     crop: float = 0.0
     zoom: float = 0.0
+    offset: float = 0.0
+    turn: float = 0.0
+    bare: float = 0.0
+    tile: float = 0.0
     precision: Precision = "32-true"
     ema: float = 0.0
     patience: int = 0
@@ -123,6 +145,8 @@ class TrainingSettings:
                 raise ValueError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}")
         if self.invariance and self.invariance_scale == "between" and self.batch < 2:
             raise ValueError("invariance_scale is 'between' and batch 1; expected two windows a batch or more")
+        if self.decode and self.batch % self.decode:
+            raise ValueError(f"decode is {self.decode} and batch {self.batch}; expected a divisor of the batch, or 0")
         if self.scale != "learned" and not (_between(self.scale, 1e-4, 1.0)):
             raise ValueError(f"scale is {self.scale!r}; expected 'learned' or a number from 0.0001 to 1")
         if (self.penalty == "none") != (self.penalty_weight == 0):
@@ -131,16 +155,18 @@ class TrainingSettings:
         bins = self.feature_bins
         if not (2 <= len(bins) <= 32 and all(_between(b, 0, 1) for b in bins) and list(bins) == sorted(set(bins))):
             raise ValueError(f"feature_bins are {bins!r}; expected 2 to 32 ascending numbers from 0 to 1")
-        if (self.batch % (self.devices * self.nodes)) != 0:
-            raise ValueError(
-                f"a batch of {self.batch} cannot be shared by {self.devices} devices on {self.nodes} nodes"
-            )
+        for name, windows in (("batch", self.batch), ("decode", self.decode)):
+            if windows % (self.devices * self.nodes) != 0:
+                raise ValueError(
+                    f"a {name} of {windows} cannot be shared by {self.devices} devices on {self.nodes} nodes"
+                )
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "likelihood": ("gaussian", "laplace"),
     "penalty": ("none", "beta_tc", "dip_ii", "mmd"),
-    "invariance_scale": ("posterior", "between"),
+    "invariance_scale": ("posterior", "between", "whitened"),
+    "kl_scale": ("voxel", "latent"),
     "precision": ("32-true", "bf16-mixed"),
     "accelerator": ("auto", "cpu", "cuda"),
 }
@@ -148,6 +174,7 @@ _WHOLE: Mapping[str, int] = {
     "seed": 0,
     "steps": 1,
     "batch": 1,
+    "decode": 0,
     "accumulate": 1,
     "feature_block": 2,
     "patience": 0,
@@ -162,6 +189,8 @@ _REAL: Mapping[str, tuple[float, float]] = {
     "free_bits_nats": (0.0, 100.0),
     "beta": (0.0, 1e4),
     "penalty_weight": (0.0, 1e6),
+    "aggregate": (0.0, 1e6),
+    "mmd": (0.0, 1e6),
     "invariance": (0.0, 1e6),
     "feature_weight": (0.0, 1e6),
     "noise": (0.0, 1.0),
@@ -173,6 +202,10 @@ _REAL: Mapping[str, tuple[float, float]] = {
     "field_of_view": (0.0, 0.9),
     "crop": (0.0, 1.0),
     "zoom": (0.0, 1.0),
+    "offset": (0.0, 0.5),
+    "turn": (0.0, 45.0),
+    "bare": (0.0, 1.0),
+    "tile": (0.0, 1.0),
     "ema": (0.0, 0.99999),
 }
 

@@ -25,6 +25,7 @@ from models.training.progress import Progress, StepLog
 from models.training.run import TrainingRun, learning_rate, over_all
 from models.training.settings import TrainingSettings
 from models.training.state import read_state
+from models.training.whitening import can_be_whitened, training_axes, with_axes
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -148,7 +149,10 @@ def train(
             run.save(checkpoint)
         if first:
             pictures(run.result(), run.step)
-        return Trained(run.result(), run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
+        vae = run.result()
+        if can_be_whitened(vae):
+            vae = with_axes(vae, training_axes(vae, scans, settings))
+        return Trained(vae, run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
 
 
 def keep_freed_memory() -> None:

@@ -7,20 +7,65 @@ z. Sigma becomes the exact marginal of each new dimension (`models.statistics.pc
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.networks.layers import MixVariance
 from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
-from models.statistics.pca_whitening import LatentAxes
+from models.statistics.pca_whitening import LatentAxes, learn_axes
+from models.statistics.repeatability import icc_a1
+from models.training.augment import cut_windows, make_views, margin_voxels
+from models.training.body_masks import body_masks
+from models.training.draws import draw_augmentation
+from models.training.settings import TrainingSettings
+
+WINDOWS = 512
+"""That the axes are learned from, each seen as in training: few patients have more to say that way."""
+_AT_ONCE = 16
 
 
 def can_be_whitened(vae: Vae) -> bool:
     """Tell whether the network has room for another choice of axes: linear ends, and a `MixVariance`."""
     return _mixing(vae) is not None and isinstance(vae.mu, nn.Linear) and _first_linear(vae.decoder) is not None
+
+
+@torch.no_grad()
+def training_axes(
+    vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int = WINDOWS
+) -> LatentAxes:
+    """Return the axes of the codes of training windows, those first that repeat best between two views of a window.
+
+    Args:
+        vae: trained, in eval mode, on the CPU.
+        scans: as they were trained on.
+        settings: what the views are drawn with; without a second view the longest axis comes first.
+        windows: how many are drawn.
+    """
+    places = [(scan, window) for scan, held in enumerate(scans) for window in range(len(held))]
+    size, latents = vae.window_voxels, len(vae.encode(torch.zeros(1, 1, *vae.window_voxels))[0][0])
+    masks = body_masks(scans)
+    codes: list[tuple[Tensor, Tensor]] = []
+    for first in range(0, windows, _AT_ONCE):
+        numbers = range(first, min(first + _AT_ONCE, windows))
+        draws = [draw_augmentation(settings, size, latents, len(places), number) for number in numbers]
+        body = cut_windows(masks, places, draws, size, margin_voxels(settings)) if settings.bare else None
+        seen, _ = make_views(
+            cut_windows(scans, places, draws, size, margin_voxels(settings)), draws, size, settings, body
+        )
+        views = len(seen) // len(draws)
+        heads = (head.reshape(views, len(draws), -1).transpose(0, 1) for head in vae.encode(seen))
+        codes += list(zip(*heads, strict=True))
+    mu, logvar = (torch.stack(one).double().numpy() for one in zip(*codes, strict=True))
+    axes = learn_axes(mu.reshape(-1, latents), np.exp(0.5 * logvar).reshape(-1, latents))
+    if mu.shape[1] < 2:
+        return axes
+    return axes.ordered(np.nan_to_num(icc_a1(axes.of_mu(mu.reshape(-1, latents)).reshape(mu.shape))))
 
 
 @torch.no_grad()

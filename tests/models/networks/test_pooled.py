@@ -12,7 +12,8 @@ from models.networks.ct_vae import LEVELS as LEVELS_OF_CT_VAE
 from models.networks.layers import Fold, PatchStatistics, mean_and_spread
 from models.networks.pooled import PooledVae, composed
 from models.networks.registry import build_vae
-from models.training.augment import draw_augmentation, make_views
+from models.training.augment import make_views
+from models.training.draws import draw_augmentation
 from models.training.losses import pair_ratio
 from models.training.settings import TrainingSettings
 from tests.support.checkout import ROOT

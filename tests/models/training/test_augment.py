@@ -10,14 +10,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.training.augment import (
-    Augmentation,
-    axis_operator,
-    cut_windows,
-    draw_augmentation,
-    make_views,
-    margin_voxels,
-)
+from models.training.augment import axis_operator, cut_windows, make_views, margin_voxels
+from models.training.draws import Augmentation, draw_augmentation
 from models.training.settings import TrainingSettings
 
 with warnings.catch_warnings():  # holoscan, which MONAI finds and imports, has something to say on the stack's size

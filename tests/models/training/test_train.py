@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from models.networks.registry import build_vae
+from models.statistics.aggregate import aggregate_kl
+from models.statistics.redundancy import redundancy
+from models.training.aggregate_losses import aggregate_divergence
 from models.training.evaluate import evaluate
 from models.training.progress import Progress, StepLog
 from models.training.run import learning_rate
@@ -101,12 +104,39 @@ def test_a_pair_term_makes_mu_steadier_under_what_is_drawn():
         {"penalty": "mmd", "penalty_weight": 50.0},
         {"feature_weight": 0.5, "feature_block": 4},
         {"beta": 4.0, "sharpen": 0.5, "thickness": 2.5, "field_of_view": 0.3, "shift": 1.0, "invariance": 0.1},
+        {"offset": 0.01, "turn": 5.0, "bare": 0.5, "tile": 0.3, "shift": 1.0, "invariance": 0.1},
+        {"batch": 32, "decode": 8, "aggregate": 0.02, "mmd": 0.1, "invariance": 0.01, "invariance_scale": "whitened"}
+        | {"beta": 0.01, "kl_scale": "latent"},
     ],
     ids=lambda changes: " ".join(changes),
 )
 def test_every_kind_of_loss_and_view_trains(changes):
-    trained = train([blobs(32, (10, 18, 18))], replace(SETTINGS, steps=60, batch=8, **changes), report_every_s=0.0)
+    trained = train(
+        [blobs(32, (10, 18, 18))], replace(SETTINGS, **({"steps": 60, "batch": 8} | changes)), report_every_s=0.0
+    )
     assert trained.history[-1].rmse < 0.9 * trained.history[0].rmse
+
+
+def test_the_divergence_of_all_codes_becomes_smaller_where_it_has_a_weight():
+    settings = replace(SETTINGS, steps=150, batch=16, decode=8, learning_rate=3e-3)
+    trained = [train([blobs(64)], replace(settings, aggregate=weight)).vae for weight in (0.0, 3.0)]
+    without, weighed = (aggregate_divergence(torch.from_numpy(codes_of(vae)[0])).item() for vae in trained)
+    assert weighed < 0.3 * without
+
+
+def test_a_network_with_room_for_it_ends_with_the_axes_of_its_codes():
+    settings = replace(SETTINGS, steps=30, batch=8, invariance=0.1)
+    with_room = replace(settings, parameters=SMALL_CT_VAE | {"whitened": True})
+    plain, whitened = (codes_of(train([blobs(64)], one).vae) for one in (settings, with_room))
+    assert redundancy(whitened[0]).mean_abs_r < 0.7 * redundancy(plain[0]).mean_abs_r
+    assert aggregate_kl(*whitened) < min(0.5, 0.5 * aggregate_kl(*plain))
+
+
+def codes_of(vae: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """(mu, sigma) of windows."""
+    with torch.no_grad():
+        mu, logvar = vae.encode(torch.from_numpy(blobs(64).astype(np.float32))[:, None])
+    return mu.numpy(), (0.5 * logvar).exp().numpy()
 
 
 def test_the_average_of_the_weights_is_what_is_returned():
@@ -184,7 +214,7 @@ def test_fine_tuning_starts_from_the_network_it_is_given_and_leaves_that_alone()
 def test_collapse_is_warned_of_once_while_it_happens(caplog, patients, kl, warnings):
     log = StepLog(lambda at: None, 0, patients=patients, free_bits_nats=0.05)
     for step in (1, 2):
-        parts = torch.tensor([0.0] * 7 + [kl] * 4)
+        parts = torch.tensor([0.0] * 8 + [kl] * 4)
         log.add(parts, torch.zeros(40, 4), {"weight": torch.zeros(2)})
         log.tick(step, 0.5, float(step), kl_weight=1.0, learning_rate=1e-3, calibration=None, last=True)
     assert caplog.text.count("posterior collapse: 4 of 4 dimensions are unused after step 1") == warnings
@@ -235,7 +265,7 @@ def test_a_batch_larger_than_what_is_watched_is_watched_alone():
     reports = []
     log = StepLog(reports.append, 0)
     mu = torch.randn(1000, 4)
-    log.add(torch.zeros(11), mu, {"weight": torch.zeros(2)})
+    log.add(torch.zeros(12), mu, {"weight": torch.zeros(2)})
     log.tick(1, 1.0, 1.0, kl_weight=1.0, learning_rate=1e-3, calibration=None, last=True)
     assert reports[0].active == 4
 
