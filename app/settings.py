@@ -23,7 +23,7 @@ from operators.select_series import EVERY_CT, Selection
 from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.sr.codes import SrClass
 
-PACKAGER_SECTIONS = ("application", "resources")
+OTHERS_SECTIONS = ("application", "resources", "listener")  # of the SDK's packager; of app/pacs/settings.py
 FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below
 Device = Literal["auto", "cpu", "cuda"]
 SETTINGS_FILE = Path(__file__).resolve().with_name("app.yaml")
@@ -48,7 +48,7 @@ class EncodeSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Our sections of app.yaml; `application` and `resources` are the SDK packager's."""
+    """Sections of app.yaml for a run; `OTHERS_SECTIONS` are read elsewhere."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
 
@@ -114,7 +114,7 @@ def _checked(file: SettingsFile) -> Settings:
     """The sections that are ours, and `resources`, which the packager reads only when a container starts."""
     _check_resources(file)
     ours = {name: dict(value) if isinstance(value, dict) else value for name, value in file.sections.items()}
-    ours = {name: value for name, value in ours.items() if value is not None and name not in PACKAGER_SECTIONS}
+    ours = {name: value for name, value in ours.items() if value is not None and name not in OTHERS_SECTIONS}
     if isinstance(ours.get("privacy"), dict) and "site_key" in ours["privacy"]:
         raise file.invalid(("privacy", "site_key"), "unknown key; the key comes from CTVAE_SITE_KEY")
     rules = ours["selection"].pop("sdk_rules", None) if isinstance(ours.get("selection"), dict) else None
