@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -146,26 +146,64 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Where a series stands among the reference patients: how many of them have a smaller value, in percent.
+
+    Attributes:
+        combined: of the one score that the verdict rests on.
+        latent: of the Mahalanobis distance.
+        reconstruction: of the reconstruction error; None for a bundle without a decoder.
+        mu, sigma: float32 (length,), of each dimension of the series' vectors.
+    """
+
+    combined: float
+    latent: float
+    reconstruction: float | None
+    mu: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        shares = np.array([self.combined, self.latent, self.reconstruction or 0.0, *self.mu, *self.sigma])
+        check_noun(bool(((shares >= 0) & (shares <= 100)).all()), "a percentile that is not from 0 to 100")
+        check_noun(
+            self.mu.shape == self.sigma.shape and self.mu.ndim == 1, f"percentiles of {self.mu.shape} dimensions"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Reliability:
     """Whether the numbers of a series should be believed, as its bundle's reference patients say.
 
+    All numbers are float32 values.
+
     Attributes:
         verdict: at alpha 0.1; `undetermined` where there are too few reference patients to tell.
-        reasons: what led to it, one line each.
+        reasons: what led to it, one line each; at least one.
         n_reference: patients.
-        p_conformal: by patient; None where `n_reference` is too small.
-        mahalanobis: distance of mu from the reference population.
-        reconstruction_mae_hu: mean absolute error of the decoder's reconstruction.
-        percentiles: rank of each score in the reference population, in percent.
+        p_conformal: by patient, from 1 / (n_reference + 1) to 1; None where `n_reference` is less than 9.
+        mahalanobis: distance of the series' mu from the mean of the reference patients, in their covariance.
+        reconstruction_mae_hu: mean absolute error of the decoder's reconstruction, over the real voxels of all windows;
+            None for a bundle without a decoder.
+        real_fraction: how much of the windows is voxels of the scan, 0 to 1; the rest was padded with air.
+        percentiles: rank of each value among the reference patients.
+        reference_sha256: of the file that holds the reference population.
     """
 
     verdict: Literal["in_distribution", "out_of_distribution", "undetermined"]
     reasons: tuple[str, ...]
     n_reference: int
-    p_conformal: float | None = None
-    mahalanobis: float | None = None
-    reconstruction_mae_hu: float | None = None
-    percentiles: Mapping[str, float] = field(default_factory=dict)
+    p_conformal: float | None
+    mahalanobis: float
+    reconstruction_mae_hu: float | None
+    real_fraction: float
+    percentiles: Percentiles
+    reference_sha256: str
+
+    def __post_init__(self) -> None:
+        check_noun(
+            (self.p_conformal is None) is (self.verdict == "undetermined"), f"{self.verdict} with {self.p_conformal}"
+        )
+        check_noun(bool(self.reasons), "a verdict without a reason")
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def result_of_sr(source: Any) -> Result:
         described={},
         quantities=features.quantities,
         findings=tuple(finding.code for finding in features.findings),
-        verdict=None,
+        verdict=features.verdict,
         taps=features.taps,
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import __version__
-from operators.record import FeatureRecord, TapValues
+from operators.record import FeatureRecord, Reliability, TapValues
 from operators.results.write_taps import file_entry, has_file
 from operators.types import Finding, Outcome
 
@@ -56,7 +56,7 @@ def features_document(record: FeatureRecord) -> dict[str, Any]:
         "quantities": dict(record.quantities),
         "findings": _findings(record.findings),
         "taps": {name: _tap(tap) | _parts(record, name) for name, tap in record.taps.items()},
-        "reliability": None,
+        "reliability": None if record.reliability is None else _reliability(record.reliability),
     }
 
 
@@ -157,6 +157,29 @@ def _parts(record: FeatureRecord, name: str) -> dict[str, list[float]]:
         return {}
     within, between = record.encoding.sigma_parts
     return {"within_windows": floats(within), "between_windows": floats(between)}
+
+
+def _reliability(found: Reliability) -> dict[str, Any]:
+    """All numbers are float32 values."""
+    percentiles = found.percentiles
+    return {
+        "verdict": found.verdict,
+        "reasons": list(found.reasons),
+        "n_reference": found.n_reference,
+        "p_conformal": _float(found.p_conformal),
+        "mahalanobis": _float(found.mahalanobis),
+        "reconstruction_mae_hu": _float(found.reconstruction_mae_hu),
+        "real_fraction": _float(found.real_fraction),
+        "percentiles": {
+            **{name: _float(getattr(percentiles, name)) for name in ("combined", "latent", "reconstruction")},
+            **{name: floats(getattr(percentiles, name)) for name in ("mu", "sigma")},
+        },
+        "reference_sha256": found.reference_sha256,
+    }
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(str(np.float32(value)))
 
 
 def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:

@@ -21,13 +21,12 @@ from operators.sr.content import (
     Concept,
     Container,
     Item,
+    Number,
     Text,
     UidRef,
     text_value,
 )
 from operators.sr.numbers import (
-    HU,
-    NO_UNITS,
     PERCENT,
     derivation,
     digests,
@@ -38,11 +37,11 @@ from operators.sr.numbers import (
     with_graphic,
 )
 from operators.sr.place import Place, place_of
+from operators.sr.typicality import COMMENT, typicality_content
 
 SHOWN_QUANTITIES = {"mean_hu": "Mean of the body", "lung_fraction": "Lung in the body"}
 """What viewers draw beside the image, and how they name it."""
 
-COMMENT = Concept(*sr_codes.COMMENT, "Comment")
 FINDING = Concept(*sr_codes.FINDING, "Finding")
 SOURCE = Concept("SCT", "260753009", "Source")
 SOURCE_OF_MEASUREMENT = Concept("DCM", "121112", "Source of Measurement")
@@ -53,12 +52,6 @@ MEAN = Concept(*sr_codes.MEAN, "Mean")
 STANDARD_DEVIATION = Concept(*sr_codes.STANDARD_DEVIATION, "Standard Deviation")
 
 NOT_ASSESSED = "Not for diagnosis. Reliability not assessed"
-VERDICTS = {
-    "in_distribution": "Not for diagnosis. Typical CT",
-    "out_of_distribution": "Not for diagnosis. Unlike the reference CT",
-    "undetermined": "Not for diagnosis. Reliability undetermined",
-}
-
 Parameters = dict[str, str | int]
 
 
@@ -77,37 +70,15 @@ def measurement_groups(record: FeatureRecord) -> tuple[Item, ...]:
 
 def _typicality_group(record: FeatureRecord, found: Reliability, place: Place | None) -> Item:
     """How far the scan is like those of the reference patients."""
-    chance = "" if found.p_conformal is None else f", p {found.p_conformal:.2g}"
-    numbers: list[Item] = []
-    if found.reconstruction_mae_hu is not None:
-        named = Concept(sr_codes.SCHEME, "RECON-ERROR-HU", "Reconstruction error")
-        numbers.append(number(named, np.float32(found.reconstruction_mae_hu), HU))
-    if found.p_conformal is not None:
-        named = Concept(sr_codes.SCHEME, "CONFORMAL-P", "Conformal p")
-        numbers.append(
-            number(named, np.float32(found.p_conformal), PERCENT, measured_by("SPLIT-CONFORMAL", "Split conformal"))
-        )
-    if found.mahalanobis is not None:
-        named = Concept(sr_codes.SCHEME, "MAHALANOBIS", "Mahalanobis distance of the latent mean")
-        method = measured_by("LEDOIT-WOLF", "Ledoit-Wolf covariance")
-        numbers.append(number(named, np.float32(found.mahalanobis), NO_UNITS, method))
-    for name, value in sorted(found.percentiles.items()):
-        _check_name("percentile", name)
-        named = Concept(sr_codes.SCHEME, f"PERCENTILE-{name}", f"Percentile of {name}"[:64])
-        method = measured_by("RANK-IN-REFERENCE", "Rank among the reference patients")
-        numbers.append(number(named, np.float32(value / 100), PERCENT, method))
-    texts = [Item(CONTAINS, Concept(*sr_codes.VERDICT, "Verdict"), Text(found.verdict))]
-    texts += [
-        Item(CONTAINS, Concept(sr_codes.SCHEME, "REASON", "Reason of the verdict"), text_value(why))
-        for why in found.reasons
-    ]
-    about: Parameters = {"weights_sha256": record.model.weights_sha256, "n_reference": found.n_reference}
-    algorithm = _algorithm(
-        "ctvae reliability", __version__, about | _input(record) | {"length": len(numbers)}, ARTIFICIAL_INTELLIGENCE
-    )
-    finding = Concept(*sr_codes.TYPICALITY_GROUP, "Typicality of the scan")
-    comment = Item(CONTAINS, COMMENT, Text(VERDICTS[found.verdict] + chance))
-    return _group(record, place, finding, algorithm, [comment, *texts, *numbers])
+    content = typicality_content(found)
+    about: Parameters = {
+        "weights_sha256": record.model.weights_sha256,
+        "reference_sha256": found.reference_sha256,
+        "n_reference": found.n_reference,
+    }
+    length: Parameters = {"length": sum(isinstance(item.value, Number) for item in content)}
+    algorithm = _algorithm("ctvae reliability", __version__, about | _input(record) | length, ARTIFICIAL_INTELLIGENCE)
+    return _group(record, place, Concept(*sr_codes.TYPICALITY_GROUP, "Typicality of the scan"), algorithm, content)
 
 
 def _quantities_group(record: FeatureRecord, place: Place | None) -> Item:

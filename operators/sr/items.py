@@ -5,6 +5,7 @@ Missing parts come back empty; what an item must have and hasn't raises Attribut
 
 from __future__ import annotations
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from operators.errors import CtvaeError
@@ -47,6 +48,60 @@ def only(parent: Dataset, name: Code) -> Dataset:
     if len(found) != 1:
         raise CtvaeError("BROKEN_SR", f"the SR has {len(found)} items {name[1]} ({name[0]}) in one place; expected one")
     return found[0]
+
+
+def number_of(item: Dataset, unit: Code | None = sr_codes.NO_UNITS) -> np.float32:
+    """Read a NUM, in which decimal and double must be the same finite number; of a percentage, the fraction.
+
+    Args:
+        item: of the SR.
+        unit: that it must have; None for any.
+
+    Raises:
+        CtvaeError: BROKEN_SR.
+    """
+    decimal, double, found = _measured(item, unit)
+    if found == sr_codes.PERCENT:
+        value, same = sr_codes.from_percent(decimal), double == float(decimal)
+    else:
+        value, same = _single(decimal, double)
+    return _sound(item, value, same)
+
+
+def percentage_of(item: Dataset) -> np.float32:
+    """Read a NUM in percent as the percentage that it is.
+
+    Raises:
+        CtvaeError: BROKEN_SR.
+    """
+    decimal, double, _ = _measured(item, sr_codes.PERCENT)
+    return _sound(item, *_single(decimal, double))
+
+
+def _measured(item: Dataset, unit: Code | None) -> tuple[str, float, Code]:
+    """Decimal, double and unit of a NUM."""
+    measured = item.MeasuredValueSequence[0]
+    found = code_of(measured.MeasurementUnitsCodeSequence[0])
+    if unit is not None and found != unit:
+        raise CtvaeError("BROKEN_SR", f"{name_of(item)[1]} has another unit than {unit[1]}; encode the series again")
+    return str(measured.NumericValue), float(measured.FloatingPointValue), found
+
+
+def _single(decimal: str, double: float) -> tuple[np.float32, bool]:
+    value = np.float32(decimal)
+    return value, np.float64(value).tobytes() == np.float64(double).tobytes()
+
+
+def _sound(item: Dataset, value: np.float32, same: bool) -> np.float32:
+    if not same or not np.isfinite(value):
+        raise CtvaeError("BROKEN_SR", f"{name_of(item)[1]} has two different values; encode the series again")
+    return value
+
+
+def parameters_of(group: Dataset) -> dict[str, str]:
+    """Algorithm parameters (TID 4019) of a measurement group, by name."""
+    texts = [str(item.TextValue) for item in children(group) if name_of(item) == sr_codes.ALGORITHM_PARAMETERS]
+    return dict(text.split("=", 1) for text in texts)
 
 
 def children(item: Dataset) -> list[Dataset]:

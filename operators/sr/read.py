@@ -24,7 +24,18 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 from operators.errors import CtvaeError
 from operators.sr import codes as sr_codes
 from operators.sr.codes import Code
-from operators.sr.items import children, code_of, derivation_of, meaning_of, name_of, only, value_of
+from operators.sr.items import (
+    children,
+    code_of,
+    derivation_of,
+    meaning_of,
+    name_of,
+    number_of,
+    only,
+    parameters_of,
+    value_of,
+)
+from operators.sr.typicality import Typicality, read_typicality
 from operators.types import Finding
 
 logger = logging.getLogger(__name__)
@@ -69,8 +80,8 @@ class SrFeatures:
         taps: name → float32 (length,): `mu`, `sigma` and whatever else was listed.
         unlisted: name → digest, for each vector of more than 256 dimensions.
         quantities: name → float32 value, those that could be measured.
-        verdict: of the reliability; None where it was not assessed.
         parameters: all parameters of the algorithm as they stand in the SR.
+        typicality: whether to believe the numbers; None where that was not assessed.
     """
 
     sop_instance_uid: str
@@ -88,7 +99,12 @@ class SrFeatures:
     quantities: Mapping[str, float]
     findings: tuple[Finding, ...]
     parameters: Mapping[str, str]
-    verdict: str | None = None
+    typicality: Typicality | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """Verdict of the reliability; None where it was not assessed."""
+        return None if self.typicality is None else self.typicality.verdict
 
 
 def read_sr(source: Path | str | Dataset) -> SrFeatures:
@@ -150,9 +166,9 @@ def _features(document: Dataset) -> SrFeatures:
     posterior = groups.get(sr_codes.POSTERIOR_GROUP)
     if posterior is None:
         raise CtvaeError("BROKEN_SR", "the SR has no group for mu and sigma; encode the series again")
-    parameters = _parameters(posterior)
+    parameters = parameters_of(posterior)
     taps, unlisted = _vectors(groups)
-    part = parameters["part"]
+    part, typicality = parameters["part"], groups.get(sr_codes.TYPICALITY_GROUP)
     return SrFeatures(
         sop_instance_uid=str(document.SOPInstanceUID),
         study_instance_uid=str(document.StudyInstanceUID),
@@ -169,7 +185,7 @@ def _features(document: Dataset) -> SrFeatures:
         quantities=_quantities(groups.get(sr_codes.QUANTITIES_GROUP)),
         findings=_findings(document),
         parameters=parameters,
-        verdict=_verdict(groups.get(sr_codes.TYPICALITY_GROUP)),
+        typicality=None if typicality is None else read_typicality(typicality),
     )
 
 
@@ -185,14 +201,9 @@ def _groups(document: Dataset) -> dict[Code, Dataset]:
     return groups
 
 
-def _parameters(group: Dataset) -> dict[str, str]:
-    texts = [str(item.TextValue) for item in children(group) if name_of(item) == sr_codes.ALGORITHM_PARAMETERS]
-    return dict(text.split("=", 1) for text in texts)
-
-
 def _length(group: Dataset) -> int:
     """How many dimensions or quantities a group says it has, so that a lost end does not go unseen."""
-    length = int(_parameters(group)["length"])
+    length = int(parameters_of(group)["length"])
     if not 0 <= length <= sr_codes.LISTED_DIMENSIONS:
         raise CtvaeError("BROKEN_SR", f"a group says it lists {length} numbers; expected at most 256")
     return length
@@ -236,29 +247,12 @@ def _vector(group: Dataset, code: Code, derivation: Code | None = None) -> NDArr
         name = name_of(item)
         if name in numbers:
             raise CtvaeError("BROKEN_SR", f"{name[1]} stands there twice; encode the series again")
-        numbers[name] = _number(item)
+        numbers[name] = number_of(item)
     length = _length(group) if numbers or not _unlisted(group) else 0
     expected = [sr_codes.dimension_code(code, dimension) for dimension in range(length)]
     if set(numbers) != set(expected):
         raise CtvaeError("BROKEN_SR", f"{code[1]} has {len(numbers)} numbers; expected one for each of {length}")
     return np.array([numbers[name] for name in expected], np.float32)
-
-
-def _number(item: Dataset, unit: Code | None = sr_codes.NO_UNITS) -> np.float32:
-    """The value of a NUM, in which decimal and double must be the same finite number; of a percentage, the fraction."""
-    measured, name = item.MeasuredValueSequence[0], name_of(item)[1]
-    found = code_of(measured.MeasurementUnitsCodeSequence[0])
-    if unit is not None and found != unit:
-        raise CtvaeError("BROKEN_SR", f"{name} has another unit than {unit[1]}; encode the series again")
-    decimal, double = str(measured.NumericValue), float(measured.FloatingPointValue)
-    if found == sr_codes.PERCENT:
-        value, same = sr_codes.from_percent(decimal), double == float(decimal)
-    else:
-        value = np.float32(decimal)
-        same = np.float64(value).tobytes() == np.float64(double).tobytes()
-    if not same or not np.isfinite(value):
-        raise CtvaeError("BROKEN_SR", f"{name} has two different values; encode the series again")
-    return value
 
 
 def _unlisted(group: Dataset) -> dict[str, UnlistedVector]:
@@ -276,14 +270,10 @@ def _quantities(group: Dataset | None) -> dict[str, float]:
     if group is None:
         return {}
     numbers = [item for item in children(group) if item.ValueType == "NUM" and name_of(item) != sr_codes.REAL_VOXELS]
-    found = {name_of(item)[1]: float(_number(item, None)) for item in numbers}
+    found = {name_of(item)[1]: float(number_of(item, None)) for item in numbers}
     if len(found) != _length(group):
         raise CtvaeError("BROKEN_SR", f"the SR has {len(found)} quantities; expected {_length(group)}")
     return found
-
-
-def _verdict(group: Dataset | None) -> str | None:
-    return None if group is None else str(only(group, sr_codes.VERDICT).TextValue)
 
 
 def _findings(document: Dataset) -> tuple[Finding, ...]:

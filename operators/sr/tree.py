@@ -19,7 +19,8 @@ from operators.sr.content import (
     Value,
     text_value,
 )
-from operators.sr.groups import COMMENT, FINDING, measurement_groups
+from operators.sr.groups import FINDING, measurement_groups
+from operators.sr.typicality import COMMENT
 from operators.types import Finding
 
 

@@ -18,6 +18,7 @@ from operators.make_record import Disclosure, make_record
 from operators.read_study import pixels_digest, read_studies
 from operators.results.write_json import features_document, features_json, features_schema
 from tests.support.records import PREPROCESSING, made_encoding, made_series
+from tests.support.sr_records import made_reliability
 from tests.support.tiny_ct import put, write_tiny_ct
 
 BUNDLE = Bundle(Path(), "made", "1.0", "ct_vae", {}, PREPROCESSING, (), "ab" * 32)
@@ -29,6 +30,26 @@ def record_of(series=None, disclosure=None, bundle=BUNDLE):
 
 def test_the_document_is_what_the_schema_says():
     jsonschema.validate(features_document(record_of()), json.loads(features_schema()))
+
+
+@pytest.mark.parametrize("verdict", ["in_distribution", "out_of_distribution", "undetermined"])
+def test_the_reliability_is_as_the_schema_says_and_reads_back_to_the_same_float32(verdict):
+    found = made_reliability(verdict)
+    document = features_document(dataclasses.replace(record_of(), reliability=found))
+
+    jsonschema.validate(document, json.loads(features_schema()))
+    written = document["reliability"]
+    assert (written["verdict"], written["p_conformal"]) == (verdict, found.p_conformal)
+    assert np.float32(written["percentiles"]["combined"]) == np.float32(found.percentiles.combined)
+    assert np.array(written["percentiles"]["mu"], np.float32).tobytes() == found.percentiles.mu.tobytes()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"p_conformal": None}, {"verdict": "undetermined"}, {"reasons": ()}], ids=["no p", "p", "no reason"]
+)
+def test_a_reliability_that_contradicts_itself_is_refused(wrong):
+    with pytest.raises(ValueError, match="found"):
+        made_reliability(**{"verdict": "in_distribution", "p_conformal": 0.5} | wrong)
 
 
 @pytest.mark.parametrize("field", ["taps", "reliability", "job_key", "geometry"])

@@ -20,6 +20,7 @@ from operators.record import (
     Encoding,
     FeatureRecord,
     ModelIdentity,
+    Percentiles,
     Reliability,
     SeriesIdentity,
     Subject,
@@ -99,6 +100,24 @@ def made_record(
         job_key="e5" * 32,
         reliability=reliability,
     )
+
+
+def made_reliability(verdict: str = "in_distribution", **changed: Any) -> Reliability:
+    """Made-up reliability of a series with 32 latents, of 39 reference patients."""
+    dimensions = np.linspace(0, 100, 32).astype(np.float32)
+    percentiles = Percentiles(43.589745, 41.025642, 30.769232, dimensions, dimensions[::-1])
+    about: dict[str, Any] = {
+        "verdict": verdict,
+        "reasons": ("combined score larger than that of 17 of 39 reference patients",),
+        "n_reference": 39,
+        "p_conformal": {"in_distribution": 0.575, "out_of_distribution": 0.025}.get(verdict),
+        "mahalanobis": 5.25,
+        "reconstruction_mae_hu": 31.5,
+        "real_fraction": 0.75,
+        "percentiles": percentiles,
+        "reference_sha256": "f6" * 32,
+    }
+    return Reliability(**about | changed)
 
 
 def reread(record: FeatureRecord, **options: Any) -> Dataset:

@@ -17,7 +17,7 @@ from app.table import write
 from operators.record import FeatureRecord, Subject
 from operators.results.write_json import features_json
 from operators.sr.write import sr_bytes
-from tests.support.sr_records import ct_header, made_record
+from tests.support.sr_records import ct_header, made_record, made_reliability
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,18 @@ def test_an_sr_and_its_json_give_the_same_numbers(record, tmp_path):
     both = [name for name in tables[0] if name.startswith(("mu_", "sigma_")) or name.endswith(("_uid", "digest"))]
     pd.testing.assert_frame_equal(tables[0][both], tables[1][both], check_exact=True)
     assert len(both) > 8
+
+
+@pytest.mark.parametrize("kind", ["json", "sr"])
+def test_the_table_has_the_verdict_of_json_and_of_sr(record, tmp_path, kind):
+    assessed = replace(record, reliability=made_reliability("out_of_distribution"))
+    if kind == "json":
+        put(tmp_path / "results", assessed)
+    else:
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results" / "features.sr.dcm").write_bytes(sr_bytes(assessed))
+    assert table(tmp_path / "results", "-o", tmp_path / "t.parquet") == 0
+    assert list(pd.read_parquet(tmp_path / "t.parquet")["verdict"]) == ["out_of_distribution"]
 
 
 def test_an_sr_beside_its_json_is_the_same_result(record, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 
 from operators.errors import CtvaeError
-from operators.record import Reliability
+from operators.sr import codes as sr_codes
+from operators.sr.items import only
 from operators.sr.read import read_sr, sr_text
 from operators.sr.write import sr_bytes
 from operators.types import Finding
-from tests.support.sr_records import NOTICE, ct_header, group_of, made_record, numbers, reread
+from tests.support.sr_records import NOTICE, ct_header, group_of, made_record, made_reliability, numbers, reread
 
 OLD_SR = Path(__file__).parents[2] / "data" / "sr_version_0.1.dcm"
 POSTERIOR, QUANTITIES = "VAE-POST", "VOXEL-QUANTITIES"
@@ -151,10 +153,39 @@ def test_an_sr_of_version_0_1_reads_bit_for_bit():
     assert (features.part, features.findings, features.verdict) == (2, (Finding("GAP", "one: two"),), None)
 
 
-def test_the_verdict_of_the_reliability_reads_back():
-    found = Reliability("out_of_distribution", ("latent rank 39 of 39",), 39, 0.025, 91.5, 48.25, {"latent": 100.0})
-    assert read_sr(reread(made_record(reliability=found))).verdict == "out_of_distribution"
-    assert read_sr(reread(made_record())).verdict is None
+@pytest.mark.parametrize("verdict", ["in_distribution", "out_of_distribution", "undetermined"])
+def test_the_reliability_reads_back_bit_for_bit(verdict):
+    written = made_reliability(verdict, mahalanobis=float(np.float32(7.1)), reasons=("one", "two"))
+    document = reread(made_record(reliability=written))
+    read = read_sr(document).typicality
+
+    assert (read.verdict, read.reasons, read.n_reference) == (verdict, ("one", "two"), 39)
+    assert read.reference_sha256 == written.reference_sha256
+    assert read.percentile == np.float32(written.percentiles.combined)
+    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu"):
+        found, expected = getattr(read, name), getattr(written, name)
+        assert (found is None) is (expected is None)
+        assert found is None or np.float32(found).tobytes() == np.float32(expected).tobytes(), name
+    assert len(only(group_of(document, "TYPICALITY"), sr_codes.COMMENT).TextValue) <= 60
+
+
+def test_a_bundle_without_a_decoder_has_a_typicality_without_an_error():
+    percentiles = replace(made_reliability().percentiles, reconstruction=None)
+    written = made_reliability(reconstruction_mae_hu=None, percentiles=percentiles)
+    assert read_sr(reread(made_record(reliability=written))).typicality.reconstruction_mae_hu is None
+
+
+def test_a_record_without_reliability_has_no_typicality():
+    read = read_sr(reread(made_record()))
+    assert (read.typicality, read.verdict) == (None, None)
+
+
+def test_a_typicality_that_lost_a_number_is_broken():
+    document = reread(made_record(reliability=made_reliability()))
+    content = group_of(document, "TYPICALITY").ContentSequence
+    content.remove(next(item for item in content if item.ValueType == "NUM"))
+    with pytest.raises(CtvaeError, match=r"BROKEN_SR: the typicality group has 3 numbers; expected 4"):
+        read_sr(document)
 
 
 # For a person

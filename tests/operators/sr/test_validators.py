@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from operators.record import Reliability
 from operators.sr.write import sr_bytes
 from operators.types import Finding
 from tests.support.checkout import skip_or_fail
-from tests.support.sr_records import dciodvfy, made_record
+from tests.support.sr_records import dciodvfy, made_record, made_reliability
 
 DSRDUMP = Path("/usr/bin/dsrdump")  # of DCMTK; pynetdicom puts programs of other makers before it
 JAVA_LIBRARIES = Path("/usr/share/java")
@@ -22,9 +21,9 @@ NO_XPATH_LIMITS = [f"-Djdk.xml.xpath{limit}Limit=0" for limit in ("TotalOp", "Ex
 
 NUMBERS = [
     ("Reconstruction error", "31.5", "[hnsf'U]"),
-    ("Conformal p", "57", "%"),
+    ("Percentile among the reference patients", "43.589745", "%"),
+    ("Conformal p", "57.5", "%"),
     ("Mahalanobis distance of the latent mean", "5.25", "1"),
-    ("Percentile of combined", "43", "%"),
     ("Mean of the body", "-35.625", "[hnsf'U]"),
     ("Lung in the body", "9.67", "%"),
     ("Real voxels in the windows", "75", "%"),
@@ -38,11 +37,10 @@ NUMBERS = [
 @pytest.fixture(scope="module")
 def every_kind_of_group(tmp_path_factory):
     """A small SR that has all that one can have."""
-    found = Reliability("in_distribution", ("combined rank 22 of 39",), 39, 0.57, 5.25, 31.5, {"combined": 43.0})
     vectors = {"mu": [0.5], "sigma": [0.25], "dense": [1.0], "block1": [0.0] * 257}
     quantities = {"mean_hu": -35.625, "lung_fraction": 0.0967, "fat_fraction": None, "body_area_cm2": 502.5}
     findings = (Finding("OBLIQUE", "12 degrees about x"),)
-    record = made_record(taps=vectors, quantities=quantities, findings=findings, reliability=found, part=2)
+    record = made_record(taps=vectors, quantities=quantities, findings=findings, reliability=made_reliability(), part=2)
     file = tmp_path_factory.mktemp("validators") / "features.sr.dcm"
     file.write_bytes(sr_bytes(record))
     return file
@@ -60,7 +58,7 @@ def test_dsrdump_reads_the_tree_and_its_numbers(every_kind_of_group):
     assert re.findall(r'NUM:\(,,"(.*?)"\)="(.*?)" \((.*?),UCUM', done.stdout) == NUMBERS
     assert done.stdout.count("selected from IMAGE:=(CT image,)") == 2
     assert 'SCOORD:(,,"Anchor of the text, no region")=(POINT,' in done.stdout
-    assert 'TEXT:(,,"Comment")="Not for diagnosis. Typical CT, p 0.57"' in done.stdout
+    assert 'TEXT:(,,"Comment")="Not for diagnosis. Typical CT: percentile 44, p 0.57"' in done.stdout
     assert 'TEXT:(,,"Finding")="OBLIQUE: 12 degrees about x"' in done.stdout
 
 
