@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from tests.support.checkout import skip_or_fail
 
@@ -18,7 +17,7 @@ PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """Start a server; yields the URL of its database without a name, to which `new_database` adds one.
+    """Start a server; yields the URL of its one database.
 
     The server refuses root, so that root starts it as the user of Debian's package.
     """
@@ -44,11 +43,13 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def new_database(server: str) -> str:
-    """Create an empty database on a server, and return its URL."""
+def emptied(server: str) -> str:
+    """Empty the database of a server, and return its URL."""
     import psycopg
 
-    name = f"t{uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    return server.replace("/postgres?", f"/{name}?")
+        listed = "SELECT nspname FROM pg_namespace WHERE nspname = 'public' OR nspname LIKE 'ctvae_%'"
+        for (schema,) in connection.execute(listed).fetchall():
+            connection.execute(f'DROP SCHEMA "{schema}" CASCADE')
+        connection.execute("CREATE SCHEMA public")
+    return server

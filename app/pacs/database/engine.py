@@ -13,7 +13,6 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from app.pacs.database.migrate import migrate
-from app.settings import starting
 from operators.errors import StartError
 
 BUSY_MS: Final = 30_000
@@ -58,12 +57,11 @@ def open_database(url: str) -> Database:
         url: `sqlite:////var/lib/ctvae/queue.db` (three slashes and a path) or `postgresql://user@host/name`.
 
     Raises:
-        StartError: `DATABASE_INVALID` for a wrong URL, `DATABASE_UNREACHABLE`, `NOT_ACCESSIBLE` or `DATABASE_NEWER`.
+        StartError: `DATABASE_INVALID` for a wrong URL, `DATABASE_UNREACHABLE`, or `DATABASE_NEWER`.
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
-        with starting():
-            Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(Path(parsed.database or "").parent)
         writing, reading = _sqlite(parsed, "BEGIN IMMEDIATE"), _sqlite(parsed, "BEGIN")
     else:
         writing = reading = create_engine(
@@ -93,6 +91,14 @@ def _parsed(url: str) -> URL:
 def _invalid(found: str) -> StartError:
     text = f"database: {found}; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
     return StartError("DATABASE_INVALID", text)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        text = f"cannot make the folder of the database, {folder} ({error.strerror}); check the path and the rights"
+        raise StartError("DATABASE_UNREACHABLE", text) from error
 
 
 def _sqlite(url: URL, begin: str) -> Engine:

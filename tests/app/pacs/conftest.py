@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.pacs.database.engine import Database, open_database
-from tests.support.postgres import new_database, postgres
+from tests.support.postgres import emptied, postgres
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database: SQLite, then PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/queue.db"
-    return new_database(request.getfixturevalue("postgres_server"))
+    return emptied(request.getfixturevalue("postgres_server"))
 
 
 @pytest.fixture

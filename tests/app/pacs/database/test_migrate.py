@@ -11,7 +11,8 @@ from sqlalchemy import Connection, inspect, text
 from app.pacs.database.engine import Database, open_database
 from app.pacs.database.migrate import STEPS, VERSION, found_version, migrate
 from app.pacs.database.tables import metadata, series
-from operators.types import StartError
+from operators.errors import StartError
+from tests.support.postgres import emptied
 
 
 def add_column(connection: Connection) -> None:
@@ -53,9 +54,7 @@ def test_the_copy_of_an_older_sqlite_database_opens_as_that_version(sqlite, tmp_
 
 
 def test_a_postgresql_database_keeps_copies_of_its_tables(postgres_server):
-    from tests.support.postgres import new_database
-
-    database = open_database(new_database(postgres_server))
+    database = open_database(emptied(postgres_server))
     put_series(database, "1.2.3")
     migrate(database.writing, VERSION + 1, {VERSION: add_column})
     with database.read() as connection:
@@ -114,5 +113,5 @@ def test_a_file_that_is_no_database_or_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("other " * 1000)
     with pytest.raises(StartError, match=r"DATABASE_UNREACHABLE: .*/file"):
         open_database(f"sqlite:///{tmp_path}/file")
-    with pytest.raises(StartError, match=r"NOT_ACCESSIBLE: .*/file"):
+    with pytest.raises(StartError, match=r"DATABASE_UNREACHABLE: .*folder.*/file"):
         open_database(f"sqlite:///{tmp_path}/file/queue.db")

@@ -1,0 +1,77 @@
+"""Rows for tests of the queue: series that arrived, jobs of them, and how such jobs end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import insert, select, update
+
+from app.pacs.database.engine import Database
+from app.pacs.database.tables import instance, job, now, series
+from app.pacs.jobs import Became, Ended, Made
+from app.pacs.queue import NORMAL, enqueue
+from app.pacs.work import Work
+
+WORK = Work("w" * 64, "c" * 64)
+COMPREHENSIVE_3D = "1.2.840.10008.5.1.4.1.1.88.34"
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def arrive(
+    database: Database, series_uid: str, slices: Sequence[int], copy: int = 0, source_ae: str = "MODALITY"
+) -> list[int]:
+    """Enter slices of a series, and the series where it is new; returns the ids of all that it has now."""
+    with database.begin() as connection:
+        if not connection.execute(select(series.c.id).where(series.c.series_uid == series_uid)).first():
+            about = {"first_at": now(), "last_at": now(), "source_ae": source_ae, "sender": "127.0.0.1"}
+            connection.execute(insert(series).values(series_uid=series_uid, study_uid="1.2", **about))
+        for number in slices:
+            uid = f"{series_uid}.{number}"
+            values = {
+                "study_uid": "1.2",
+                "series_uid": series_uid,
+                "sop_uid": uid,
+                "sop_class_uid": CT,
+                "copy": copy,
+                "bytes_digest": f"bytes of {number} {copy}",
+                "content_digest": f"content of {number} {copy}",
+                "path": f"instances/{series_uid}/{uid}{f'.copy{copy}' if copy else ''}.dcm",
+                "size_bytes": 1,
+                "received_at": now(),
+                "calling_ae": source_ae,
+                "sender": "127.0.0.1",
+            }
+            connection.execute(insert(instance).values(values))
+        ids = select(instance.c.id).where(instance.c.series_uid == series_uid).order_by(instance.c.id)
+        return list(connection.execute(ids).scalars())
+
+
+def queue_series(
+    database: Database,
+    series_uid: str,
+    slices: Sequence[int] = (1, 2),
+    work: Work = WORK,
+    priority: int = NORMAL,
+) -> int | None:
+    """Let slices arrive and put the series, with all that it has now, into the queue."""
+    ids = arrive(database, series_uid, slices)
+    with database.begin() as connection:
+        connection.execute(update(series).where(series.c.series_uid == series_uid).values(state="queued"))
+        return enqueue(connection, series_uid, ids, work, priority)
+
+
+def made(sop_uid: str, part: int | None = None, predecessor: str | None = None, rank: int = 0) -> Made:
+    return Made(part, "key", "comprehensive_3d", rank, COMPREHENSIVE_3D, sop_uid, predecessor, f"{sop_uid}.dcm")
+
+
+def written(database: Database, job_id: int, *results: Made) -> Ended:
+    """A job that ended well: each of its instances is in a series that was written."""
+    from app.pacs.queue import listed
+
+    became = [Became(one.instance_id, None, "written", None) for one in listed(database, job_id)]
+    return Ended("done", made=results, became=tuple(became))
+
+
+def state_of(database: Database, job_id: int | None) -> tuple[str, str | None]:
+    with database.read() as connection:
+        return tuple(connection.execute(select(job.c.state, job.c.reason).where(job.c.id == job_id)).one())  # type: ignore[return-value]
