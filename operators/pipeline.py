@@ -17,7 +17,7 @@ from operators.preprocess import preprocess
 from operators.record import Encoding, FeatureRecord
 from operators.sr.codes import SrClass
 from operators.types import Outcome, Series, Volume, Windows
-from operators.write_features import write_features
+from operators.write_features import PredecessorOf, no_predecessor, write_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Pipeline:
         output: folder for the results; None writes nothing.
         geometry: what is repaired rather than rejected.
         sr: the SOP class of the SR.
+        sr_beside: further SOP classes in which the SR is written too, for whoever refuses the first.
+        predecessor_of: the earlier SR, if any, whose place the new one takes.
     """
 
     bundle: Bundle
@@ -43,6 +45,8 @@ class Pipeline:
     output: Path | None
     geometry: GeometryPolicy = NO_REPAIR
     sr: SrClass = "comprehensive_3d"
+    sr_beside: tuple[SrClass, ...] = ()
+    predecessor_of: PredecessorOf = no_predecessor
 
     def build(self, job: Job[Series]) -> Job[Volume]:
         """Series → Volume, or rejected by the geometry gate."""
@@ -59,8 +63,10 @@ class Pipeline:
     def write(self, job: Job[Encoding]) -> Job[FeatureRecord]:
         """Encoding → FeatureRecord, in the output folder where there is one."""
         record = job.then("record", lambda encoding: make_record(encoding, self.bundle, self.disclosure, self.geometry))
-        output = self.output
-        return record if output is None else record.then("write", lambda made: write_features(made, output, self.sr))
+        output, classes = self.output, (self.sr, *self.sr_beside)
+        if output is None:
+            return record
+        return record.then("write", lambda made: write_features(made, output, classes, self.predecessor_of))
 
     def run(self, job: Job[Series]) -> Job[FeatureRecord]:
         """All stages of one series, one after the other."""

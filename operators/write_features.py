@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -19,8 +20,19 @@ FEATURES_JSON = "features.json"
 FEATURES_SR = "features.sr.dcm"
 
 
+PredecessorOf = Callable[[Series, SrClass], Dataset | None]
+"""The earlier SR of a series, in this SOP class, whose place the new one takes; None where there is none."""
+
+
+def no_predecessor(series: Series, sr_class: SrClass) -> None:
+    """Say that no SR is replaced."""
+
+
 def write_features(
-    record: FeatureRecord, output: Path, sr_class: SrClass = "comprehensive_3d", predecessor: Dataset | None = None
+    record: FeatureRecord,
+    output: Path,
+    sr_classes: Sequence[SrClass] = ("comprehensive_3d",),
+    predecessor_of: PredecessorOf = no_predecessor,
 ) -> FeatureRecord:
     """Write `features.json` and `features.sr.dcm` of a series below the output folder, and long taps beside them.
 
@@ -30,8 +42,8 @@ def write_features(
     Args:
         record: of the series.
         output: the folder of the results.
-        sr_class: the SOP class of the SR.
-        predecessor: an earlier SR whose place this one takes; named in the new one.
+        sr_classes: SOP classes of the SR; the first is `features.sr.dcm`, any other has its name in the file's name.
+        predecessor_of: an earlier SR whose place the new one takes; named in it.
 
     Raises:
         SeriesFailed: OUTPUT_UNWRITABLE.
@@ -42,7 +54,9 @@ def write_features(
     if not record.series.image:
         from operators.sr.write import sr_bytes
 
-        contents[folder / FEATURES_SR] = sr_bytes(record, sr_class, predecessor)
+        for number, sr_class in enumerate(sr_classes):
+            name = sr_file(sr_class) if number else FEATURES_SR
+            contents[folder / name] = sr_bytes(record, sr_class, predecessor_of(record.series, sr_class))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -53,6 +67,11 @@ def write_features(
     for file in earlier - set(contents):
         file.unlink(missing_ok=True)
     return record
+
+
+def sr_file(sr_class: SrClass) -> str:
+    """Name of the file of an SR that was asked for beside the first."""
+    return f"features.{sr_class}.sr.dcm"
 
 
 def remove_features(output: Path, name: str) -> None:
