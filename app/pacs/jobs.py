@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,3 +88,26 @@ class Current:
     sr_class: str
     sop_uid: str
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A job, as the process in which the network runs needs to know it.
+
+    Attributes:
+        input: folder that holds the job's files and nothing else.
+        output: existing folder for the results.
+        weights_sha256: of the bundle that is to be used.
+        config_digest: of the configuration.
+        models: path of the bundle; None for the one of the settings.
+        findings: (code, detail) of the arrival, for the record.
+        predecessors: (part, SOP class, path of the SR) of the current results.
+    """
+
+    input: str
+    output: str
+    weights_sha256: str
+    config_digest: str
+    models: str | None
+    findings: Sequence[tuple[str, str]] = ()
+    predecessors: Sequence[tuple[int | None, str, str]] = ()

@@ -6,6 +6,7 @@ Each lease has a token, higher than all before: whoever comes with an older one 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -41,7 +42,12 @@ def enqueue(
 
     Returns:
         The job's id; None where the same job is known already, whatever its state.
+
+    Raises:
+        ValueError: no instances.
     """
+    if not instances:
+        raise ValueError(f"no instances of series {series_uid}")
     about = connection.execute(select(series).where(series.c.series_uid == series_uid)).one()
     listed = select(instance.c.sop_uid, instance.c.copy, instance.c.bytes_digest).where(instance.c.id.in_(instances))
     key = key_of(series_uid, [Arrived(*row) for row in connection.execute(listed)], work)
@@ -60,6 +66,7 @@ def enqueue(
         "models": work.models,
         "version": work.version,
         "revision": revision,
+        "findings": about.findings,
         "priority": priority,
         "not_before": now(),
         "created_at": now(),
@@ -216,3 +223,10 @@ def listed(database: Database, job_id: int) -> tuple[Listed, ...]:
     with database.read() as connection:
         rows = connection.execute(columns.where(job_instance.c.job_id == job_id).order_by(instance.c.id))
         return tuple(Listed(*row) for row in rows)
+
+
+def findings_of(database: Database, job_id: int) -> tuple[tuple[str, str], ...]:
+    """Return what was met when the series of a job arrived, as (code, detail)."""
+    with database.read() as connection:
+        found = connection.execute(select(job.c.findings).where(job.c.id == job_id)).scalar_one()
+    return tuple((one["code"], one["detail"]) for one in json.loads(found))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
+from pydicom import dcmread
 from sqlalchemy import insert, select, update
 
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import instance, job, now, series
 from app.pacs.jobs import Became, Ended, Made
+from app.pacs.places import Places
 from app.pacs.queue import NORMAL, enqueue
 from app.pacs.work import Work
 
@@ -75,3 +79,43 @@ def written(database: Database, job_id: int, *results: Made) -> Ended:
 def state_of(database: Database, job_id: int | None) -> tuple[str, str | None]:
     with database.read() as connection:
         return tuple(connection.execute(select(job.c.state, job.c.reason).where(job.c.id == job_id)).one())  # type: ignore[return-value]
+
+
+def spool_files(
+    database: Database, places: Places, files: Sequence[Path], series_uid: str | None = None
+) -> tuple[str, list[int]]:
+    """Put files into the spool as a listener does; returns the series' UID and the ids of all that it has now.
+
+    Args:
+        series_uid: under which they are entered; None for their own.
+    """
+    headers = [dcmread(file, stop_before_pixels=True) for file in files]
+    uid = series_uid or str(headers[0].SeriesInstanceUID)
+    folder = places.spool / "instances" / uid
+    folder.mkdir(parents=True, exist_ok=True)
+    known = arrive(database, uid, [])
+    with database.begin() as connection:
+        for header, file in zip(headers, files, strict=True):
+            path = folder / f"{header.SOPInstanceUID}.dcm"
+            path.write_bytes(file.read_bytes())
+            values = {
+                "study_uid": str(header.StudyInstanceUID),
+                "series_uid": uid,
+                "sop_uid": str(header.SOPInstanceUID),
+                "sop_class_uid": str(header.SOPClassUID),
+                "bytes_digest": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "path": str(path.relative_to(places.spool)),
+                "size_bytes": path.stat().st_size,
+                "received_at": now(),
+                "calling_ae": "MODALITY",
+                "sender": "127.0.0.1",
+            }
+            row = insert(instance).values(values).returning(instance.c.id)
+            known.append(int(connection.execute(row).scalar_one()))
+    return uid, known
+
+
+def paths_of(database: Database) -> list[str]:
+    """Where the spool has its instances, as the database says."""
+    with database.read() as connection:
+        return list(connection.execute(select(instance.c.path).order_by(instance.c.id)).scalars())

@@ -137,6 +137,7 @@ job: Final = Table(
     Column("models", String),  # path of the bundle; None for the one in the settings
     Column("version", String, nullable=False),  # of ctvae
     Column("revision", Integer, nullable=False),  # from 1, in its chain
+    Column("findings", String, nullable=False, default="[]"),  # of the series, as it was handed over
     Column("priority", Integer, nullable=False, default=0),  # the highest first
     *_state(JOB_STATES),
     Column("attempts", Integer, nullable=False, default=0),  # that failed

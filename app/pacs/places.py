@@ -1,0 +1,52 @@
+"""Where the listener keeps what: one folder, readable by its owner alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folder of a listener.
+
+    Attributes:
+        folder: all below it; several machines share it on a network file system.
+    """
+
+    folder: Path
+
+    @property
+    def spool(self) -> Path:
+        """What arrived."""
+        return self.folder / "spool"
+
+    @property
+    def results(self) -> Path:
+        """What was made, a folder for each lease of a job."""
+        return self.folder / "results"
+
+    @property
+    def work(self) -> Path:
+        """Links to the files of jobs in work."""
+        return self.folder / "work"
+
+    @property
+    def database_url(self) -> str:
+        """Of the database, where the settings name none."""
+        return f"sqlite:///{self.folder.resolve()}/queue.db"
+
+    def make(self) -> None:
+        """Make the folders."""
+        for folder in (self.folder, self.spool, self.results, self.work):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
