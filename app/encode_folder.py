@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from app.exit_codes import exit_code
 from app.ledger import Ledger
 from app.open_pipeline import open_pipeline
 from app.output_lock import output_lock
+from app.predecessors import read_predecessors
 from app.read_input import open_series
 from app.settings import Device, EncodeSettings, RunPaths, Settings, check_apart, check_input
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
@@ -19,6 +22,8 @@ from operators.read_study import Inventory
 from operators.record import FeatureRecord
 from operators.select_series import EVERY_CT, Selection
 from operators.types import Outcome
+
+logger = logging.getLogger(__name__)
 
 
 def encode(
@@ -71,15 +76,24 @@ def encode(
                 yield job.state
 
 
-def encode_folder(paths: RunPaths, settings: Settings) -> int:
+def encode_folder(paths: RunPaths, settings: Settings, predecessors: Sequence[Path] = ()) -> int:
     """Encode every series in a plain loop, with progress: what `ctvae encode` does.
+
+    Args:
+        paths: of the run.
+        settings: of the run.
+        predecessors: earlier SRs whose place the new ones take.
 
     Returns:
         The exit code of the contract.
     """
     from app.console import progress, summary
 
-    pipeline = open_pipeline(settings, paths.models, paths.output)
+    replaced = read_predecessors(predecessors)
+    pipeline = replace(
+        open_pipeline(settings, paths.models, paths.output),
+        predecessor_of=lambda series, _: replaced.get((series.series_instance_uid, series.part)),
+    )
     with (
         Ledger(paths.output) as ledger,
         progress("reading headers") as report,
@@ -88,5 +102,8 @@ def encode_folder(paths: RunPaths, settings: Settings) -> int:
         for done, job in enumerate(jobs):
             report(done, ledger.met, "encoding series")
             ledger.enter(pipeline.run(job).ended("written"))
+    written = {(one.series_instance_uid, one.part) for one in ledger.outcomes if one.status == "written"}
+    for series, _ in replaced.keys() - written:
+        logger.warning("the predecessor of series %s is named in no SR: that series was not written", series)
     summary(ledger.outcomes, f"see {paths.output / 'outcome.json'}")
     return exit_code(ledger.outcomes)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 _LIBRARIES = {
+    "card": ("matplotlib",),
     "graph": ("holoscan", "holoscan_cli"),
     "pacs": ("httpx", "jinja2", "prometheus_client", "psycopg", "pynetdicom", "sqlalchemy", "starlette", "uvicorn"),
     "table": ("pyarrow",),
-    "train": ("h5py", "lightning", "matplotlib", "monai", "onnx", "onnxscript", "sklearn", "tensorboard", "torch"),
+    "train": ("h5py", "lightning", "monai", "onnx", "onnxscript", "sklearn", "tensorboard", "torch"),
 }
 EXTRA_OF = {library: extra for extra, libraries in _LIBRARIES.items() for library in libraries}
 
@@ -18,3 +21,9 @@ def lacking(error: Exception) -> str | None:
     if extra is None:
         return None
     return f"MISSING_EXTRA: {library} is not installed; install ctvae with the extra that has it: ctvae[{extra}]"
+
+
+def require(library: str) -> None:
+    """Raise ModuleNotFoundError where a library is missing, without importing it: before work that would be lost."""
+    if find_spec(library) is None:
+        raise ModuleNotFoundError(f"No module named {library!r}", name=library)

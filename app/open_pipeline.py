@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from app.extras import require
 from app.open_bundle import bundle_errors, open_scan_bundle
 from app.settings import Settings, starting
 from models.runtime import open_encoder
@@ -14,11 +15,28 @@ from operators.pipeline import Pipeline
 def open_pipeline(settings: Settings, models: Path | None, output: Path | None) -> Pipeline:
     """Find, check and open the model, and decide what is done to each series.
 
+    Args:
+        settings: of the run.
+        models: a bundle or a folder of bundles; None for the shipped one.
+        output: folder for the results; None writes nothing.
+
     Raises:
-        StartError: `BUNDLE_INVALID`, `NOT_ACCESSIBLE`, `ARRAYS_ONLY` or `UNKNOWN_TAP`.
+        StartError: `BUNDLE_INVALID`, `NOT_ACCESSIBLE`, `ARRAYS_ONLY`, or `UNKNOWN_TAP`.
+        ModuleNotFoundError: a card is wanted, and what draws it is not installed.
     """
+    if settings.card:
+        require("matplotlib")
     bundle = open_scan_bundle(models, settings)
     with starting(), bundle_errors():
         encoder = open_encoder(bundle, settings.encode.device)
     check_taps(bundle, settings.encode.taps)
-    return Pipeline(bundle, encoder, settings.encode.taps, settings.privacy, output, settings.geometry, settings.sr)
+    return Pipeline(
+        bundle,
+        encoder,
+        settings.encode.taps,
+        settings.privacy,
+        output,
+        settings.geometry,
+        settings.sr,
+        cards=settings.card,
+    )

@@ -19,6 +19,7 @@ from app.settings_file import SettingsFile, read_settings_file
 from operators.errors import StartError
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import NOTHING_DISCLOSED, Disclosure
+from operators.results.card_kinds import CardFormat
 from operators.select_series import EVERY_CT, Selection
 from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.sr.codes import SrClass
@@ -57,6 +58,7 @@ class Settings:
     selection: Selection = EVERY_CT
     geometry: GeometryPolicy = NO_REPAIR
     sr: SrClass = "comprehensive_3d"
+    card: tuple[CardFormat, ...] = ()
 
 
 DEFAULTS: Final = Settings()

@@ -33,8 +33,8 @@ from models.statistics.probes import ridge_probes  # noqa: E402
 from models.statistics.redundancy import null_redundancy, redundancy, redundancy_by_patient  # noqa: E402
 from models.statistics.repeatability import icc_a1  # noqa: E402
 from models.statistics.rivals import composition_and_components, hu_histogram, principal_components  # noqa: E402
-from operators.measure.probe_targets import SEEDS, probe_targets  # noqa: E402
 from operators.errors import SeriesError  # noqa: E402
+from operators.measure.probe_targets import SEEDS, probe_targets  # noqa: E402
 
 SHIPPED = ROOT / "app" / "research" / "shipped"
 OFFSET_HU = 15.0

@@ -15,9 +15,10 @@ from operators.job import Job
 from operators.make_record import Disclosure, make_record
 from operators.preprocess import preprocess
 from operators.record import Encoding, FeatureRecord
+from operators.results.card_kinds import CardFormat
 from operators.sr.codes import SrClass
 from operators.types import Outcome, Series, Volume, Windows
-from operators.write_features import PredecessorOf, no_predecessor, write_features
+from operators.write_features import PredecessorOf, ResultFiles, no_predecessor, write_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Pipeline:
         sr: the SOP class of the SR.
         sr_beside: further SOP classes in which the SR is written too, for whoever refuses the first.
         predecessor_of: the earlier SR, if any, whose place the new one takes.
+        cards: in which formats a page for a person is written.
     """
 
     bundle: Bundle
@@ -47,6 +49,7 @@ class Pipeline:
     sr: SrClass = "comprehensive_3d"
     sr_beside: tuple[SrClass, ...] = ()
     predecessor_of: PredecessorOf = no_predecessor
+    cards: tuple[CardFormat, ...] = ()
 
     def build(self, job: Job[Series]) -> Job[Volume]:
         """Series → Volume, or rejected by the geometry gate."""
@@ -63,10 +66,8 @@ class Pipeline:
     def write(self, job: Job[Encoding]) -> Job[FeatureRecord]:
         """Encoding → FeatureRecord, in the output folder where there is one."""
         record = job.then("record", lambda encoding: make_record(encoding, self.bundle, self.disclosure, self.geometry))
-        output, classes = self.output, (self.sr, *self.sr_beside)
-        if output is None:
-            return record
-        return record.then("write", lambda made: write_features(made, output, classes, self.predecessor_of))
+        output, files = self.output, ResultFiles((self.sr, *self.sr_beside), self.predecessor_of, self.cards)
+        return record if output is None else record.then("write", lambda made: write_features(made, output, files))
 
     def run(self, job: Job[Series]) -> Job[FeatureRecord]:
         """All stages of one series, one after the other."""

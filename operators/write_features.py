@@ -1,26 +1,31 @@
-"""FeatureRecord → the files of a series, all there whole or none: JSON, SR where it came as DICOM, and long taps."""
+"""FeatureRecord → the files of a series, all whole or none: JSON, SR where it came as DICOM, long taps, the card."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-
-from pydicom.dataset import Dataset
+from typing import TYPE_CHECKING, Final, get_args
 
 from operators.errors import SeriesFailed
 from operators.record import FeatureRecord
 from operators.results.atomic import write_together
+from operators.results.card_kinds import CARD_FILES, CardFormat, Reconstruct
 from operators.results.write_json import features_json
 from operators.results.write_taps import TAP_FILE, tap_files
 from operators.sr.codes import SrClass
 from operators.types import Outcome, Series
 
+if TYPE_CHECKING:
+    from operators.results.card import Card
+    from operators.sr.predecessor import Predecessor
+
 FEATURES_JSON = "features.json"
 FEATURES_SR = "features.sr.dcm"
 
 
-PredecessorOf = Callable[[Series, SrClass], Dataset | None]
+PredecessorOf = Callable[[Series, SrClass], "Predecessor | None"]
 """The earlier SR of a series, in this SOP class, whose place the new one takes; None where there is none."""
 
 
@@ -28,43 +33,58 @@ def no_predecessor(series: Series, sr_class: SrClass) -> None:
     """Say that no SR is replaced."""
 
 
-def write_features(
-    record: FeatureRecord,
-    output: Path,
-    sr_classes: Sequence[SrClass] = ("comprehensive_3d",),
-    predecessor_of: PredecessorOf = no_predecessor,
-) -> FeatureRecord:
-    """Write `features.json` and `features.sr.dcm` of a series below the output folder, and long taps beside them.
+@dataclass(frozen=True, slots=True)
+class ResultFiles:
+    """Which files a series gets beside `features.json`.
+
+    Attributes:
+        sr: SOP classes of the SR; the first is `features.sr.dcm`, any other has its name in the file's name.
+        predecessor_of: an earlier SR whose place the new one takes; named in it.
+        cards: in which formats a page for a person is written.
+        reconstruct: the bundle's decoder, for the page; None where it has none.
+    """
+
+    sr: tuple[SrClass, ...] = ("comprehensive_3d",)
+    predecessor_of: PredecessorOf = no_predecessor
+    cards: tuple[CardFormat, ...] = ()
+    reconstruct: Reconstruct | None = None
+
+
+JSON_AND_SR: Final = ResultFiles()
+
+
+def write_features(record: FeatureRecord, output: Path, files: ResultFiles = JSON_AND_SR) -> FeatureRecord:
+    """Write `features.json` and `features.sr.dcm` of a series below the output folder, and beside them what is wanted.
 
     All are made before any is written, so that a number that one of them cannot hold leaves no file. A series in a
-    research format has no SR, for it has no patient and no study to be filed with; finding `RESEARCH_FORMAT` says so.
+    research format has no DICOM files, for it has no patient and no study to be filed with; finding `RESEARCH_FORMAT`
+    says so. What an earlier run left of this series and this one does not write is removed.
 
     Args:
         record: of the series.
         output: the folder of the results.
-        sr_classes: SOP classes of the SR; the first is `features.sr.dcm`, any other has its name in the file's name.
-        predecessor_of: an earlier SR whose place the new one takes; named in it.
+        files: which ones.
 
     Raises:
-        SeriesFailed: OUTPUT_UNWRITABLE.
+        SeriesFailed: OUTPUT_UNWRITABLE; NON_FINITE_NUMBER or BAD_NAME from the SR.
+        SeriesRejected: the card reads the slices again.
     """
     folder = output / series_folder(record.series)
-    contents = {folder / FEATURES_JSON: features_json(record)}
-    contents |= {folder / name: content for name, content in tap_files(record).items()}
+    contents = {FEATURES_JSON: features_json(record), **tap_files(record), **_card_files(record, files)}
     if not record.series.image:
         from operators.sr.write import sr_bytes
 
-        for number, sr_class in enumerate(sr_classes):
+        for number, sr_class in enumerate(files.sr):
             name = sr_file(sr_class) if number else FEATURES_SR
-            contents[folder / name] = sr_bytes(record, sr_class, predecessor_of(record.series, sr_class))
+            contents[name] = sr_bytes(record, sr_class, files.predecessor_of(record.series, sr_class))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         text = f"cannot make a folder in the output folder ({error.strerror}); check space and permissions"
         raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
-    earlier = _tap_files_of(folder)
-    write_together(contents)
-    for file in earlier - set(contents):
+    earlier = _files_of(folder)
+    write_together({folder / name: content for name, content in contents.items()})
+    for file in earlier - {folder / name for name in contents}:
         file.unlink(missing_ok=True)
     return record
 
@@ -72,6 +92,25 @@ def write_features(
 def sr_file(sr_class: SrClass) -> str:
     """Name of the file of an SR that was asked for beside the first."""
     return f"features.{sr_class}.sr.dcm"
+
+
+def _card_files(record: FeatureRecord, files: ResultFiles) -> dict[str, bytes]:
+    """File name → content; drawn once for all formats, and not at all where none is wanted."""
+    wanted = [kind for kind in files.cards if kind == "png" or not record.series.image]
+    if not wanted:
+        return {}
+    from operators.results.card import Card
+
+    card = Card(record, files.reconstruct)
+    return {CARD_FILES[kind]: _card_file(kind, card, record) for kind in wanted}
+
+
+def _card_file(kind: CardFormat, card: Card, record: FeatureRecord) -> bytes:
+    from operators.dicom_out.card_objects import encapsulated_pdf, secondary_capture
+
+    if kind == "png":
+        return card.png()
+    return secondary_capture(record, card.pixels()) if kind == "sc" else encapsulated_pdf(record, card.pdf())
 
 
 def remove_features(output: Path, name: str) -> None:
@@ -84,20 +123,23 @@ def remove_features(output: Path, name: str) -> None:
     folder = output / name
     if not folder.is_dir():
         return
-    for file in (*_tap_files_of(folder), folder / FEATURES_SR, folder / FEATURES_JSON):
+    for file in _files_of(folder):
         file.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _tap_files_of(folder: Path) -> set[Path]:
-    """Return the files of long taps that the `features.json` in a folder names; none where it cannot be read."""
+def _files_of(folder: Path) -> set[Path]:
+    """Return the files in a folder that an earlier run wrote: those of fixed names, and the taps' that are listed."""
+    fixed = {
+        folder / name for name in (FEATURES_JSON, FEATURES_SR, *map(sr_file, get_args(SrClass)), *CARD_FILES.values())
+    }
     try:
         taps = json.loads((folder / FEATURES_JSON).read_bytes())["taps"].values()
         names = [str(tap["file"]["name"]) for tap in taps if "file" in tap]
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return set()
-    return {folder / name for name in names if TAP_FILE.fullmatch(name)}
+        return fixed
+    return fixed | {folder / name for name in names if TAP_FILE.fullmatch(name)}
 
 
 def series_folder(series: Series | Outcome) -> str:

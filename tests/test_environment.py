@@ -140,6 +140,13 @@ def test_the_installed_settings_and_schema_are_those_of_the_checkout(without_ext
     assert (ROOT / "app" / "app.yaml").is_file()
 
 
+def test_a_card_that_cannot_be_drawn_ends_the_run_before_anything_is_encoded(without_extras, phantom_ct, tmp_path):
+    ended = without_extras("encode", phantom_ct, "-o", tmp_path, "--card", "png")
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (3, "", 1)
+    assert ended.stderr.endswith(": ctvae[card]\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_command_that_lacks_its_extra_names_it_in_one_line(without_extras):
     ended = without_extras("train", "scans", "-o", "bundle")
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (3, "", 1)

@@ -71,15 +71,27 @@ def _show_run(title: str, source: Path, target: Path) -> int:
 
 def _encode(console: Any, source: Path, target: Path) -> int:
     """Encode through the graph or, without the extra that brings it, in the plain loop: the files are the same."""
+    arguments = ["-o", str(target), *_card_settings(target.parent)]
     if find_spec("holoscan") is None:
         from app.cli import main as ctvae
 
-        console.print(f"$ ctvae encode {source} -o {target}")
-        return ctvae(["encode", str(source), "-o", str(target), "-l", "INFO"])
+        console.print(f"$ ctvae encode {source} {' '.join(arguments)}")
+        return ctvae(["encode", str(source), *arguments, "-l", "INFO"])
     from app.__main__ import main
 
-    console.print(f"$ python -m app -i {source} -o {target}")
-    return main(["--input", str(source), "--output", str(target)])
+    console.print(f"$ python -m app -i {source} {' '.join(arguments)}")
+    return main(["-i", str(source), *arguments])
+
+
+def _card_settings(folder: Path) -> list[str]:
+    """Write settings that ask for the card and return the argument that names them; nothing where none can be drawn."""
+    if find_spec("matplotlib") is None:
+        return []
+    file = folder / "demo.yaml"
+    with starting():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text("card: [png]\n", encoding="utf-8")
+    return ["-c", str(file)]
 
 
 def _show_results(console: Any, target: Path, series: list[dict[str, Any]]) -> None:
@@ -115,12 +127,14 @@ def _show_report(console: Any, folder: Path) -> None:
     from pydicom import dcmread
     from rich.markup import escape
 
+    from operators.results.card_kinds import CARD_FILES
     from operators.sr.read import sr_text
 
     report = folder / "features.sr.dcm"
-    if not report.is_file():
-        console.print(f"no Structured Report: the scan is no DICOM\n[bold]files[/]\n  {folder / 'features.json'}")
-        return
-    console.print("[bold]the Structured Report[/]")
-    console.print(escape(sr_text(dcmread(report))))
-    console.print(f"[bold]files[/]\n  {folder / 'features.json'}\n  {report}")
+    if report.is_file():
+        console.print("[bold]the Structured Report[/]")
+        console.print(escape(sr_text(dcmread(report))))
+    else:
+        console.print("no Structured Report: the scan is not DICOM")
+    files = [folder / name for name in ("features.json", report.name, CARD_FILES["png"])]
+    console.print("\n  ".join(["[bold]files[/]", *(str(file) for file in files if file.is_file())]))

@@ -17,6 +17,14 @@ def split_taps(given: list[str]) -> tuple[str, ...]:
     return tuple(tap.strip() for words in given for tap in words.split(",") if tap.strip())
 
 
+class CardName(StrEnum):
+    """In which format the card is written."""
+
+    png = "png"
+    sc = "sc"
+    pdf = "pdf"
+
+
 class DeviceName(StrEnum):
     """Where the encoder runs."""
 
@@ -43,6 +51,14 @@ def command(
     device: Annotated[DeviceName | None, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = None,
     with_identifiers: Annotated[bool, typer.Option(help="Write name, ID and birth date into features.json.")] = False,
     with_dates: Annotated[bool, typer.Option(help="Write dates of study and series into features.json.")] = False,
+    card: Annotated[
+        list[CardName] | None,
+        typer.Option(help="Also write a page per series for a person: png, sc (Secondary Capture) or pdf. May repeat."),
+    ] = None,
+    predecessor: Annotated[
+        list[Path] | None,
+        typer.Option(help="An earlier features.sr.dcm whose place the new SR takes. May repeat."),
+    ] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
@@ -64,7 +80,8 @@ def command(
                 with_identifiers=with_identifiers or settings.privacy.with_identifiers,
                 with_dates=with_dates or settings.privacy.with_dates,
             ),
+            card=tuple(dict.fromkeys(one.value for one in card)) if card else settings.card,
         )
-        return encode_folder(check_paths(folder, output, models), settings)
+        return encode_folder(check_paths(folder, output, models), settings, tuple(predecessor or ()))
 
     return guarded(run, log_level)

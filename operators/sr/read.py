@@ -82,6 +82,7 @@ class SrFeatures:
         quantities: name → float32 value, those that could be measured.
         parameters: all parameters of the algorithm as they stand in the SR.
         typicality: whether to believe the numbers; None where that was not assessed.
+        predecessors: SOP Instance UIDs of the SRs whose place this one takes.
     """
 
     sop_instance_uid: str
@@ -100,6 +101,7 @@ class SrFeatures:
     findings: tuple[Finding, ...]
     parameters: Mapping[str, str]
     typicality: Typicality | None = None
+    predecessors: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str | None:
@@ -117,7 +119,7 @@ def read_sr(source: Path | str | Dataset) -> SrFeatures:
         CtvaeError: NOT_DICOM; NOT_OUR_SR for any other object; BROKEN_SR for one of ours that contradicts itself.
         OSError: the file cannot be opened.
     """
-    document = source if isinstance(source, Dataset) else _open(Path(source))
+    document = source if isinstance(source, Dataset) else open_document(Path(source))
     try:
         _check_ours(document)
         return _features(document)
@@ -139,7 +141,13 @@ def sr_text(document: Dataset) -> str:
     return "\n".join([line for line in lines if line] + list(_lines(children(document), 1, set())))
 
 
-def _open(path: Path) -> Dataset:
+def open_document(path: Path) -> Dataset:
+    """Read a file as DICOM.
+
+    Raises:
+        CtvaeError: NOT_DICOM.
+        OSError: the file cannot be opened.
+    """
     try:
         return dcmread(path)
     except MALFORMED as error:
@@ -186,7 +194,15 @@ def _features(document: Dataset) -> SrFeatures:
         findings=_findings(document),
         parameters=parameters,
         typicality=None if typicality is None else read_typicality(typicality),
+        predecessors=tuple(_predecessors(document)),
     )
+
+
+def _predecessors(document: Dataset) -> Iterator[str]:
+    """Of the Predecessor Documents Sequence (PS3.3 C.17.2)."""
+    for study in document.get("PredecessorDocumentsSequence") or []:
+        for series in study.ReferencedSeriesSequence:
+            yield from (str(one.ReferencedSOPInstanceUID) for one in series.ReferencedSOPSequence)
 
 
 def _groups(document: Dataset) -> dict[Code, Dataset]:

@@ -24,6 +24,7 @@ from operators.sr import header as sr_header
 from operators.sr.codes import SrClass
 from operators.sr.content import Item
 from operators.sr.encode_items import element, item_elements, reference, sequence
+from operators.sr.predecessor import Predecessor
 from operators.sr.tree import algorithms, measurement_report
 
 SOP_CLASSES: dict[SrClass, UID] = {
@@ -42,14 +43,14 @@ PROCESSING_ALGORITHM = ("Newcode1", "99IHE", "Processing Algorithm")
 
 
 def sr_bytes(
-    record: FeatureRecord, sr_class: SrClass = "comprehensive_3d", predecessor: Dataset | None = None
+    record: FeatureRecord, sr_class: SrClass = "comprehensive_3d", predecessor: Predecessor | None = None
 ) -> bytes:
     """The SR of one series as a DICOM file (PS3.10), Explicit VR Little Endian; equal arguments give equal bytes.
 
     Args:
         record: mu, sigma and every other tap of up to 256 dimensions are listed; a longer one is named by its digest.
         sr_class: `comprehensive` for a PACS that refuses Comprehensive 3D SR; the content is the same.
-        predecessor: an earlier SR that this one takes the place of (PS3.3 C.17.2.2); part of the content.
+        predecessor: an earlier SR whose place this one takes; part of the content.
 
     Raises:
         SeriesFailed: NON_FINITE_NUMBER for NaN or infinity; BAD_NAME for a tap or quantity whose name no code can hold.
@@ -65,7 +66,7 @@ def sr_bytes(
     return _named(header, written, record.job_key)
 
 
-def _header(record: FeatureRecord, sop_class: UID, predecessor: Dataset | None) -> Dataset:
+def _header(record: FeatureRecord, sop_class: UID, predecessor: Predecessor | None) -> Dataset:
     """All that stands before the content: patient, study, SR series (PS3.3 C.17.1) and equipment."""
     header = sr_header.patient_and_study(record.series)
     header.SOPClassUID = sop_class
@@ -75,7 +76,7 @@ def _header(record: FeatureRecord, sop_class: UID, predecessor: Dataset | None) 
     header.SeriesNumber = SERIES_NUMBER
     header.SeriesDescription = SERIES_DESCRIPTION
     header.ReferencedPerformedProcedureStepSequence = []
-    header.InstanceNumber = _instance_number(record, predecessor)
+    header.InstanceNumber = instance_number(record, predecessor)
     header.ContentDate, header.ContentTime = sr_header.content_moment(record.series)
     header.Manufacturer = sr_codes.MANUFACTURER
     header.ManufacturerModelName = "VAE features of CT"
@@ -98,14 +99,13 @@ def sr_series_uid(record: FeatureRecord, sop_class: str) -> str:
     )
 
 
-def _instance_number(record: FeatureRecord, predecessor: Dataset | None) -> int:
-    """Unique in the SR series, and higher where slices came late: by their number and four digits of the job key.
+def instance_number(record: FeatureRecord, predecessor: Predecessor | None = None) -> int:
+    """Return a number that is unique in the series, and higher where slices came late.
 
-    A viewer that shows one SR of a series takes the last.
+    It is made of the number of slices and four digits of the job key. Viewers show the last SR of a series.
     """
     number = record.identity.instances * 10_000 + int(record.job_key[:8], 16) % 10_000
-    before = 0 if predecessor is None else int(predecessor.get("InstanceNumber") or 0)
-    return max(number, before + 1)
+    return number if predecessor is None else max(number, predecessor.instance_number + 1)
 
 
 def _equipment(root: Item) -> list[Dataset]:
@@ -123,7 +123,7 @@ def _equipment(root: Item) -> list[Dataset]:
     return items
 
 
-def _document(record: FeatureRecord, predecessor: Dataset | None) -> dict[int, tuple[bytes, bytes]]:
+def _document(record: FeatureRecord, predecessor: Predecessor | None) -> dict[int, tuple[bytes, bytes]]:
     """The SR Document General module (PS3.3 C.17.2), as tag → VR and value."""
     elements = {
         0x0040A372: (b"SQ", b""),
@@ -135,8 +135,8 @@ def _document(record: FeatureRecord, predecessor: Dataset | None) -> dict[int, t
     if references := sr_header.evidence(record.series):
         elements[0x0040A375] = (b"SQ", _hierarchy(study, series, references))
     if predecessor is not None:
-        replaced = [(str(predecessor.SOPClassUID), str(predecessor.SOPInstanceUID))]
-        of = str(predecessor.StudyInstanceUID), str(predecessor.SeriesInstanceUID)
+        replaced = [(predecessor.sop_class_uid, predecessor.sop_instance_uid)]
+        of = predecessor.study_instance_uid, predecessor.series_instance_uid
         elements[0x0040A360] = (b"SQ", _hierarchy(*of, replaced))
     return elements
 

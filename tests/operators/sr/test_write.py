@@ -22,6 +22,7 @@ from pydicom.uid import CTImageStorage
 
 from operators.errors import SeriesFailed
 from operators.measure.quantities import QUANTITIES
+from operators.sr.predecessor import read_predecessor
 from operators.sr.read import read_sr
 from operators.sr.write import sr_bytes
 from operators.types import Finding
@@ -208,10 +209,12 @@ def test_derived_uids_take_the_place_of_those_in_the_header():
 def test_the_predecessor_is_part_of_the_content():
     record = made_record()
     first = reread(record)
-    second = reread(record, predecessor=first)
+    second = reread(record, predecessor=read_predecessor(first))
     reference = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert reference.ReferencedSOPInstanceUID == first.SOPInstanceUID
     assert second.SOPInstanceUID != first.SOPInstanceUID
+    assert read_sr(second).predecessors == (first.SOPInstanceUID,)
+    assert read_sr(first).predecessors == ()
 
 
 # The same each time
@@ -284,7 +287,7 @@ def test_a_revision_has_a_higher_instance_number():
     record = made_record()
     first = reread(record)
     late_slice = reread(made_record([ct_header(number) for number in (1, 2, 3, 4)]))
-    newer_bytes = reread(record, predecessor=late_slice)
+    newer_bytes = reread(record, predecessor=read_predecessor(late_slice))
     assert first.InstanceNumber < late_slice.InstanceNumber < newer_bytes.InstanceNumber
 
 

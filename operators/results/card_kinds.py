@@ -1,0 +1,17 @@
+"""What a card is made of and written as; nothing here draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+CardFormat = Literal["png", "sc", "pdf"]
+"""PNG, DICOM Secondary Capture, DICOM Encapsulated PDF."""
+
+CARD_FILES: Final[dict[CardFormat, str]] = {"png": "card.png", "sc": "card.sc.dcm", "pdf": "card.pdf.dcm"}
+
+Reconstruct = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""mu of windows, float32 (n, length), to what the decoder makes of them, float32 (n, 1, d, h, w) in [0, 1]."""
