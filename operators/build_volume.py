@@ -24,7 +24,7 @@ from operators.dicom.pixel_format import (
     pixel_format,
 )
 from operators.dicom.read_header import TEXT_KEYWORDS
-from operators.dicom.values import numbers_in, text_in
+from operators.dicom.values import text_in
 from operators.errors import SeriesFailed, SeriesRejected
 from operators.geometry.grid import regular_grid
 from operators.geometry.origin import check_origin
@@ -33,6 +33,7 @@ from operators.geometry.repair_headers import formats_of
 from operators.geometry.resampling import Resampling, resample_slice
 from operators.images.read_image import image_volume
 from operators.instance import Instance
+from operators.series.acquisition import mixed_findings
 from operators.types import Finding, HuSlice, Series, Volume
 
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
@@ -69,7 +70,7 @@ def build_volume(series: Series, policy: GeometryPolicy = NO_REPAIR) -> Volume:
     slices = [slices[index] for index in grid.order]
     _check_lengths(slices)
     findings = (*series.findings, *origin, *undecodable_finding(headers, TEXT_KEYWORDS), *few, *repaired)
-    findings += (*grid.findings, *_acquisition_findings(headers), *_pixel_findings(series.files, formats))
+    findings += (*grid.findings, *mixed_findings(headers), *_pixel_findings(series.files, formats))
     threads = 1 if all(pixels.transfer_syntax in NATIVE_SYNTAXES for pixels in formats) else 2
     read = partial(_read_slice, slices)
     if grid.resampling:
@@ -146,32 +147,6 @@ def _lost_bytes(instance: Instance, pixels: PixelFormat) -> int:
     implicit, _ = instance.header.original_encoding
     start = (instance.pixel_offset or 0) + (8 if implicit else 12)  # tag, VR, length (PS3.5 7.1)
     return max(0, start + pixels.native_bytes - instance.path.stat().st_size)
-
-
-def _acquisition_findings(headers: Sequence[Dataset]) -> list[Finding]:
-    """Return what changes along the scan although a volume has one value of it."""
-    findings = []
-    if kernels := _several(headers, "ConvolutionKernel"):
-        findings.append(Finding("MIXED_KERNEL", f"kernel {kernels}"))
-    if kilovolts := _several(headers, "KVP"):
-        findings.append(Finding("MIXED_KVP", f"kV {kilovolts}"))
-    return findings
-
-
-def _several(headers: Sequence[Dataset], keyword: str) -> str:
-    """Return the commonest values of an element and how many slices have them; empty where there is only one."""
-    counts = Counter(_shown(header, keyword) for header in headers)
-    if len(counts.keys() - {""}) < 2:
-        return ""
-    listed = ", ".join(f"{value or 'unknown'} in {count}" for value, count in counts.most_common(4))
-    return f"{listed} of {len(headers)} slices"
-
-
-def _shown(header: Dataset, keyword: str) -> str:
-    """Return a value that a scanner sets, cut short: numbers as numbers, several values joined by a backslash."""
-    numbers = numbers_in(header, keyword)
-    text = "\\".join(f"{number:g}" for number in numbers) if numbers else text_in(header, keyword)
-    return "".join(one if one.isprintable() else "?" for one in text)[:32]
 
 
 def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat]) -> list[Finding]:

@@ -145,6 +145,7 @@ class Code(StrEnum):
     MIXED_THICKNESS = "MIXED_THICKNESS", "finding", "Several slice thicknesses."
     MIXED_KERNEL = "MIXED_KERNEL", "finding", "Several convolution kernels along the scan."
     MIXED_KVP = "MIXED_KVP", "finding", "Several tube voltages along the scan."
+    MIXED_VALUES = "MIXED_VALUES", "finding", "Slices differ in what a series has one value of; none is reported."
     MISSING_SLICE_INTERPOLATED = (
         "MISSING_SLICE_INTERPOLATED",
         "finding",

@@ -6,17 +6,18 @@ import hashlib
 import hmac
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
 
 from pydicom.dataset import Dataset
 
 from models.spec import Bundle
-from operators.dicom.values import number_in, text_in, texts_in
 from operators.geometry.origin import frame_of_reference
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.measure.quantities import measure_quantities
-from operators.record import Acquisition, Encoding, FeatureRecord, ModelIdentity, SeriesIdentity, Subject
+from operators.record import Encoding, FeatureRecord, ModelIdentity, SeriesIdentity, Subject
+from operators.series.acquisition import acquisition_of, one_text
 from operators.types import Series
 
 
@@ -45,13 +46,14 @@ def make_record(
 ) -> FeatureRecord:
     """The record of one encoded series, whose volume was built under a policy."""
     series = encoding.windows.volume.series
+    headers = [instance.header for instance in series.instances]
     digest = _instances_digest(series)
     config_digest = configuration_digest(bundle, tuple(encoding.taps), disclosure, policy)
     return FeatureRecord(
         encoding=encoding,
-        identity=_identity(series, digest),
-        subject=_subject(series.first, disclosure),
-        acquisition=_acquisition(series.first, disclosure),
+        identity=_identity(series, headers, digest),
+        subject=_subject(headers, disclosure),
+        acquisition=acquisition_of(headers, with_dates=disclosure.with_dates),
         model=ModelIdentity(bundle.name, bundle.version, bundle.weights_sha256, bundle.architecture, encoding.runtime),
         preprocessing=bundle.preprocessing.parameters(),
         preprocessing_digest=bundle.preprocessing.digest(),
@@ -83,13 +85,13 @@ def _digested(policy: GeometryPolicy) -> dict[str, Any]:
     }
 
 
-def _identity(series: Series, digest: str) -> SeriesIdentity:
+def _identity(series: Series, headers: Sequence[Dataset], digest: str) -> SeriesIdentity:
     return SeriesIdentity(
         study_instance_uid=series.study_instance_uid,
         series_instance_uid=series.series_instance_uid,
         part=series.part,
-        frame_of_reference_uid=frame_of_reference([instance.header for instance in series.instances]),
-        modality=text_in(series.first, "Modality") or "CT",
+        frame_of_reference_uid=frame_of_reference(headers),
+        modality=one_text(headers, "Modality") or "CT",
         instances=len(series.files),
         instances_digest=digest,
         derived_uids=dict(series.derived_uids),
@@ -100,54 +102,29 @@ def _instances_digest(series: Series) -> str:
     return _sha256(sorted(instance.identity for instance in series.files))
 
 
-def _subject(header: Dataset, disclosure: Disclosure) -> Subject:
-    patient_id = text_in(header, "PatientID") or None
+def _subject(headers: Sequence[Dataset], disclosure: Disclosure) -> Subject:
+    patient_id = one_text(headers, "PatientID")
     key = None
     if disclosure.site_key and patient_id:
         key = hmac.new(disclosure.site_key, patient_id.encode(), hashlib.sha256).hexdigest()
     named = disclosure.with_identifiers
     return Subject(
         patient_key=key,
-        sex=text_in(header, "PatientSex") or None,
-        age_years=_age_years(header),
-        patient_name=(text_in(header, "PatientName") or None) if named else None,
+        sex=one_text(headers, "PatientSex"),
+        age_years=_age_years(one_text(headers, "PatientAge") or ""),
+        patient_name=one_text(headers, "PatientName") if named else None,
         patient_id=patient_id if named else None,
-        birth_date=(text_in(header, "PatientBirthDate") or None) if named else None,
+        birth_date=one_text(headers, "PatientBirthDate") if named else None,
     )
 
 
-def _age_years(header: Dataset) -> float | None:
-    """PatientAge (VR AS, PS3.5 6.2: 038Y, 018M, 003W, 010D) in years."""
-    found = re.fullmatch(r"(\d{3})([DWMY])", text_in(header, "PatientAge"))
+def _age_years(age: str) -> float | None:
+    """Return PatientAge (VR AS, PS3.5 6.2: 038Y, 018M, 003W, 010D) in years."""
+    found = re.fullmatch(r"(\d{3})([DWMY])", age)
     if not found:
         return None
     days = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}[found[2]]
     return round(int(found[1]) * days / 365.25, 3)
-
-
-def _acquisition(header: Dataset, disclosure: Disclosure) -> Acquisition:
-    return Acquisition(
-        manufacturer=text_in(header, "Manufacturer") or None,
-        model=text_in(header, "ManufacturerModelName") or None,
-        kernel=text_in(header, "ConvolutionKernel") or None,
-        kvp=number_in(header, "KVP"),
-        mas=_mas(header),
-        thickness_mm=number_in(header, "SliceThickness"),
-        contrast=text_in(header, "ContrastBolusAgent") or None,
-        body_part=text_in(header, "BodyPartExamined") or None,
-        image_type=texts_in(header, "ImageType"),
-        study_date=(text_in(header, "StudyDate") or None) if disclosure.with_dates else None,
-        series_date=(text_in(header, "SeriesDate") or None) if disclosure.with_dates else None,
-    )
-
-
-def _mas(header: Dataset) -> float | None:
-    """Exposure (0018,1152) in mAs; else tube current in mA × exposure time in ms (PS3.3 C.8.2.1)."""
-    exposure = number_in(header, "Exposure")
-    if exposure is not None:
-        return exposure
-    current, time_ms = number_in(header, "XRayTubeCurrent"), number_in(header, "ExposureTime")
-    return None if current is None or time_ms is None else current * time_ms / 1000.0
 
 
 def _sha256(value: Any) -> str:

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from operators.dicom.values import texts_in
+from operators.series.acquisition import distinct
 from operators.types import Series
 
 NO_DATE = ("19000101", "000000")
@@ -28,11 +29,18 @@ PLAIN_CHARACTER_SETS = tuple(f"ISO_IR {n}" for n in (100, 101, 109, 110, 126, 12
 def patient_and_study(series: Series) -> Dataset:
     """What the Patient and General Study modules require (PS3.3 C.7.1.1, C.7.2.1), and what makes copies consistent."""
     source = series.first
+    nobody, headers = Dataset(), [instance.header for instance in series.instances]
+
+    def agreed(keyword: str) -> Dataset:
+        """Where slices differ in who it is, the SR says nothing: a wrong name is worse than none."""
+        return source if len(distinct(headers, keyword)) == 1 else nobody
+
     taken = Dataset()
-    taken.PatientName = _person_name(source, "PatientName")
+    taken.PatientName = _person_name(agreed("PatientName"), "PatientName")
     taken.PatientID = _identifier(source, "PatientID", 64)
-    taken.PatientBirthDate = _date(source, "PatientBirthDate")
-    taken.PatientSex = sex if (sex := _text(source, "PatientSex").upper()) in ("M", "F", "O") else ""
+    taken.PatientBirthDate = _date(agreed("PatientBirthDate"), "PatientBirthDate")
+    sex = _text(agreed("PatientSex"), "PatientSex").upper()
+    taken.PatientSex = sex if sex in ("M", "F", "O") else ""
     taken.StudyInstanceUID = series.study_instance_uid
     taken.StudyDate = _date(source, "StudyDate")
     taken.StudyTime = _time(source, "StudyTime")

@@ -168,7 +168,7 @@ def test_positions_that_are_rounded_to_a_tenth_of_a_millimetre_are_a_regular_gri
         ({"orientation": OBLIQUE}, ["OBLIQUE", "NOT_AXIAL"]),
         ({"change": all_slices(SliceThickness=3)}, ["OVERLAPPING_SLICES"]),
         ({"change": all_slices(SliceThickness=1)}, ["GAPS_BETWEEN_SLICES"]),
-        ({"change": one(SliceThickness=1.5)}, ["MIXED_THICKNESS"]),
+        ({"change": one(SliceThickness=1.5)}, ["MIXED_THICKNESS", "MIXED_VALUES"]),
         ({"change": all_slices(SliceThickness=None)}, []),
         ({"slope": 0.5}, ["FRACTIONAL_RESCALE"]),
         ({"intercept": -1024.5}, ["FRACTIONAL_RESCALE"]),

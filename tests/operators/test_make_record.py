@@ -17,6 +17,7 @@ from models.spec import Bundle
 from operators.make_record import Disclosure, make_record
 from operators.read_study import pixels_digest, read_studies
 from operators.results.write_json import features_document, features_json, features_schema
+from operators.series.acquisition import mixed_findings
 from tests.support.records import PREPROCESSING, made_encoding, made_series
 from tests.support.sr_records import made_reliability
 from tests.support.tiny_ct import put, write_tiny_ct
@@ -102,6 +103,55 @@ def test_mas_is_exposure_or_current_times_time():
     assert record_of(made_series(Exposure="120")).acquisition.mas == 120.0
     assert record_of(made_series(XRayTubeCurrent="200", ExposureTime="500")).acquisition.mas == 100.0
     assert record_of().acquisition.mas is None
+
+
+def differing(**pairs: tuple[object, object]):
+    """A series of four slices, the last of which has the second value of each pair."""
+    series = made_series(**{keyword: pair[0] for keyword, pair in pairs.items()})
+    for keyword, pair in pairs.items():
+        setattr(series.instances[-1].header, keyword, pair[1])
+    return series
+
+
+@pytest.mark.parametrize(
+    ("keyword", "pair", "field"),
+    [
+        ("Manufacturer", ("A", "B"), "manufacturer"),
+        ("ManufacturerModelName", ("A", "B"), "model"),
+        ("ConvolutionKernel", ("B30f", "B70f"), "kernel"),
+        ("KVP", ("120", "100"), "kvp"),
+        ("SliceThickness", ("1", "5"), "thickness_mm"),
+        ("ContrastBolusAgent", ("", "Ultravist"), "contrast"),
+        ("BodyPartExamined", ("CHEST", "ABDOMEN"), "body_part"),
+        ("ImageType", (["ORIGINAL", "PRIMARY"], ["DERIVED", "PRIMARY"]), "image_type"),
+        ("SeriesDate", ("20200101", "20200102"), "series_date"),
+        ("PatientSex", ("F", "M"), "sex"),
+        ("PatientAge", ("050Y", "070Y"), "age_years"),
+        ("PatientName", ("Doe^Jane", "Roe^Richard"), "patient_name"),
+        ("PatientBirthDate", ("19700102", "19500102"), "birth_date"),
+    ],
+)
+def test_where_slices_do_not_agree_nothing_is_stated(keyword, pair, field):
+    """Not what the slice says that happens to be the first."""
+    series = differing(**{keyword: pair})
+    record = record_of(series, Disclosure(with_identifiers=True, with_dates=True))
+    [finding] = mixed_findings([instance.header for instance in series.instances])
+
+    stated = {**dataclasses.asdict(record.acquisition), **dataclasses.asdict(record.subject)}
+    assert stated[field] in (None, ())
+    assert finding.code in ("MIXED_KERNEL", "MIXED_KVP", "MIXED_VALUES")
+    assert finding.code != "MIXED_VALUES" or finding.detail.startswith(f"{keyword} differs"), "and no value of it"
+    jsonschema.validate(features_document(record), json.loads(features_schema()))
+
+
+def test_a_value_that_some_slices_do_not_state_is_that_of_the_others():
+    record = record_of(differing(ConvolutionKernel=("", "B30f"), KVP=("120", "120.0"), Exposure=("100", "")))
+
+    assert (record.acquisition.kernel, record.acquisition.kvp, record.acquisition.mas) == ("B30f", 120.0, 100.0)
+
+
+def test_mas_that_the_tube_current_changes_is_the_mean_of_the_slices():
+    assert record_of(differing(Exposure=("100", "20"))).acquisition.mas == 80.0
 
 
 def test_the_job_key_follows_what_can_change_the_result():

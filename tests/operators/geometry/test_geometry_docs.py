@@ -17,6 +17,7 @@ MODULES = sorted(
         "input/*",
         "series/split",
         "series/ct_images",
+        "series/acquisition",
         "read_study",
         "build_volume",
         "preprocess",
