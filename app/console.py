@@ -78,21 +78,27 @@ def _bar(what: str, console: Console) -> Iterator[Report]:
 
 
 def _log_lines(what: str) -> Report:
-    """Return a Report that logs a line every half minute, with the time left at the average pace so far."""
-    started = last = time.monotonic()
-    shown = what
+    """Return a Report that logs a line every half minute, with the time left at the average pace so far.
+
+    The pace is that of this process: what a resumed training did earlier took no time here.
+    """
+    last = time.monotonic()
+    shown, total_before, done_before = what, 0.0, 0.0
+    began, done_at_first = last, 0.0
 
     def report(done: float, total: float, text: str | None = None) -> None:
-        nonlocal started, last, shown
+        nonlocal last, shown, total_before, done_before, began, done_at_first
         now = time.monotonic()
-        if total != 1 and text not in (None, shown):
-            started = now
-        shown = text or shown
+        new_text = total != 1 and text not in (None, shown)
+        if new_text or total != total_before or done < done_before:
+            began, done_at_first = now, done
+        shown, total_before, done_before = text or shown, total, done
         if now - last < LOG_EVERY_S:
             return
         last = now
-        left = f", about {_duration((now - started) * (total - done) / done)} left" if 0 < done < total else ""
-        logger.info("%s: %s%s", shown, _count(done, total), left)
+        paced = done_at_first < done < total
+        left = (now - began) * (total - done) / (done - done_at_first) if paced else 0.0
+        logger.info("%s: %s%s", shown, _count(done, total), f", about {_duration(left)} left" if paced else "")
 
     return report
 

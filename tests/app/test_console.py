@@ -33,18 +33,29 @@ def test_lines_of_the_log_go_above_the_bar(monkeypatch, capsys):
     assert "a finding\n" in capsys.readouterr().err
 
 
-def test_elsewhere_it_is_a_line_of_the_log_every_half_minute_with_the_time_left(monkeypatch, caplog):
+def lines_of(reports, monkeypatch, caplog) -> list[str]:
+    """What is logged of reports (second, done, total, text)."""
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     with caplog.at_level(logging.INFO, "app.console"), progress("reading headers") as report:
-        for now[0] in (10.0, 20.0, 40.0, 50.0):
-            report(now[0], 200)
-        now[0] = 100.0
-        report(0.25, 1, "training, loss 0.3")
-    assert caplog.messages == [
+        for now[0], *what in reports:
+            report(*what)
+    return caplog.messages
+
+
+def test_elsewhere_it_is_a_line_of_the_log_every_half_minute_with_the_time_left(monkeypatch, caplog):
+    reading = [(second, second, 200) for second in (0, 20, 40, 50)]
+    encoding = [(100, 0, 4, "encoding series"), (140, 1, 4, "encoding series")]
+    assert lines_of(reading + encoding, monkeypatch, caplog) == [
         "reading headers: 40/200, about 3 min left",
-        "training, loss 0.3: 25%, about 5 min left",
+        "encoding series: 0/4",
+        "encoding series: 1/4, about 2 min left",
     ]
+
+
+def test_the_time_left_of_a_resumed_training_is_that_of_what_it_did_since(monkeypatch, caplog):
+    reports = [(0, 0.8, 1, "step 800"), (60, 0.81, 1, "step 810"), (120, 0.82, 1, "step 820")]
+    assert lines_of(reports, monkeypatch, caplog)[-1] == "step 820: 82%, about 18 min left"
 
 
 def test_a_silent_one_says_nothing(monkeypatch, capsys):

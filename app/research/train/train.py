@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -271,9 +270,7 @@ def _train(
 
 def _line(at: Any) -> str:
     calibration = "" if at.calibration is None else f"  calibration {at.calibration:.4f}"
-    left_s = at.elapsed_s * (1 - at.fraction) / at.fraction if at.fraction > 0 else math.nan
-    left = f"  about {left_s / 60:.0f} min left" if 0 < at.fraction < 1 else ""
     return (
         f"step {at.step}  loss {at.loss:.4f}{calibration}  rmse {at.rmse:.4f}  KL {at.kl:.1f} nats  "
-        f"active {at.active} of {at.latents}{left}"
+        f"active {at.active} of {at.latents}"
     )
