@@ -280,9 +280,8 @@ def _open(series: Series, policy: GeometryPolicy, archives: ExitStack) -> Volume
 
 
 def _stamp(series: Series, policy: GeometryPolicy) -> str:
-    """Digest of what its files look like to the system and of the repairs; "" where nobody looked at the files."""
-    stamp = stamp_of([instance.stamp for instance in series.files])
-    return _digest(stamp, repr(policy)) if stamp else ""
+    """Return a digest of what its files look like to the system, as far as that is known, and of the repairs."""
+    return _digest(stamp_of([instance.stamp for instance in series.files]), repr(policy))
 
 
 def _log_unreadable(inventory: Inventory) -> None:

@@ -334,6 +334,15 @@ def test_the_settings_say_which_scans_are_read_and_how(tmp_path):
         find_scans(tmp_path, settings=none)
 
 
+def test_the_repairs_are_part_of_the_cache_whether_or_not_the_files_have_stamps(cohort):
+    repairs = Settings(geometry=GeometryPolicy(min_slices=3))
+
+    pairs = list(zip(find_scans(cohort), find_scans(cohort, settings=repairs), strict=True))
+
+    assert {one.known_as["path"].endswith(".nii.gz") for one, _ in pairs} == {True, False}
+    assert all(one.key == other.key and one.stamp != other.stamp for one, other in pairs)
+
+
 def test_windows_are_made_again_when_the_code_that_reads_them_changed(cohort, tmp_path, monkeypatch):
     found = next(one for one in find_scans(cohort) if one.stamp)
     cached_windows(found, SMALL_WINDOWS, tmp_path)
