@@ -7,6 +7,7 @@ text, and decodes bytes that are not valid to replacement characters.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -45,12 +46,20 @@ _RESET_IN_NAMES: Final = re.compile(rb"([\r\n\f\t\\^=])")
 
 
 class Undecodable(str):
-    """Text that its character set cannot decode: empty wherever text is asked for, and known to be so for a reason."""
+    """Text that its character set cannot decode: empty wherever text is asked for, and known to be so for a reason.
 
-    __slots__ = ()
+    Attributes:
+        digest: SHA-256, in hex, of its bytes: two that differ can be told apart, and neither can be read.
+    """
+
+    digest: str = ""
 
 
-UNDECODABLE: Final = Undecodable()
+def undecodable(value: bytes) -> Undecodable:
+    """Return the text of bytes that cannot be decoded: none."""
+    text = Undecodable()
+    text.digest = hashlib.sha256(value.strip(b" \0")).hexdigest()
+    return text
 
 
 def character_sets(terms: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -69,7 +78,7 @@ def character_sets(terms: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def decode_text(value: bytes, sets: Sequence[str], *, name: bool = False) -> str:
-    """The text of a value, its several values still parted by backslashes; `UNDECODABLE` where a byte is not valid.
+    """The text of a value, its several values still parted by backslashes; `Undecodable` where a byte is not valid.
 
     Args:
         value: as it stands in the file.
@@ -82,12 +91,12 @@ def decode_text(value: bytes, sets: Sequence[str], *, name: bool = False) -> str
         if sets[0] not in _WHOLE:
             text = _extended(value, sets, name)
         elif b"\x1b" in value:
-            return UNDECODABLE
+            return undecodable(value)
         else:
             text = value.decode(_WHOLE[sets[0]])
     except (UnicodeDecodeError, LookupError):
-        return UNDECODABLE
-    return UNDECODABLE if "\ufffd" in text else text  # what another system could not decode, and wrote so
+        return undecodable(value)
+    return undecodable(value) if "\ufffd" in text else text  # what another system could not decode, and wrote so
 
 
 def undecodable_finding(headers: Iterable[Dataset], keywords: Sequence[str]) -> tuple[Finding, ...]:

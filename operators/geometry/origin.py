@@ -8,6 +8,7 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from operators.dicom.character_sets import Undecodable
 from operators.dicom.values import text_in
 from operators.errors import SeriesRejected
 from operators.geometry.policy import MIN_SLICES
@@ -57,5 +58,9 @@ def frame_of_reference(headers: Sequence[Dataset]) -> str | None:
 
 
 def _values(headers: Sequence[Dataset], keyword: str) -> set[str]:
-    """Return what stands in the headers, empty values apart."""
-    return {value for header in headers if (value := text_in(header, keyword))}
+    """Return what stands in the headers, empty values apart; what cannot be decoded, by its digest."""
+    found = set()
+    for header in headers:
+        value = header.get(keyword)
+        found.add(f"undecodable {value.digest}" if isinstance(value, Undecodable) else text_in(header, keyword))
+    return found - {""}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from operators.errors import SeriesRejected
 from operators.geometry.origin import frame_of_reference
 from tests.operators.series.test_split import parts_of, phases, voxels, write_phases
 from tests.operators.test_build_volume import codes, only_series, rejected, volume_of
@@ -57,6 +58,24 @@ def test_phases_come_apart_though_each_slice_has_a_frame_of_reference(tmp_path):
     write_phases(tmp_path, volumes, tell)
     for series, volume in zip(parts_of(tmp_path), volumes, strict=True):
         np.testing.assert_array_equal(voxels(series), volume)
+
+
+@pytest.mark.parametrize(("second", "reasons"), [(b"\xd6\xd0\xce\xc4", ["MIXED_PATIENT"]), (b"\xd5\xc5\xc8\xfd", [])])
+def test_two_patients_whose_ids_cannot_be_decoded_are_told_apart(tmp_path, second, reasons):
+    """GBK under a declared UTF-8: both IDs are empty as text, but their bytes differ."""
+
+    def change(dataset, d):
+        put(dataset, SpecificCharacterSet="ISO_IR 192", PatientID="#ID#ID#" + "x")
+
+    for d, path in enumerate(write_tiny_ct(tmp_path, stored_values(6), change=change)):
+        identifier = second if d >= 3 else b"\xd5\xc5\xc8\xfd"
+        path.write_bytes(path.read_bytes().replace(b"#ID#ID#x", identifier.ljust(8)))
+    try:
+        found = codes(volume_of(tmp_path))
+    except SeriesRejected as error:
+        assert [error.reason] == reasons and "\ufffd" not in error.message
+    else:
+        assert reasons == [] and found == ["UNDECODABLE_TEXT"]
 
 
 @pytest.mark.parametrize(
