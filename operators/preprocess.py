@@ -99,22 +99,6 @@ def _resample(volume: Volume, axes: list[TargetAxis], air_hu: float) -> tuple[ND
     return canvas, met
 
 
-def check_pixels(volume: Volume) -> tuple[Finding, ...]:
-    """Decode every slice once and judge them as `preprocess` does; for whoever needs no windows.
-
-    Returns:
-        The findings that the windows would have.
-
-    Raises:
-        SeriesRejected: `NOT_HU`; and from reading the slices.
-        SeriesFailed: from reading the slices; `SLICE_SHAPE`.
-    """
-    met = _Met()
-    for _ in _planes(volume, (slice(None), slice(None)), met):
-        pass
-    return met.judged(volume)
-
-
 class _Met:
     """What the slices of a volume met: their findings, and the histogram of their values."""
 
