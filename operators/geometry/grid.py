@@ -16,6 +16,7 @@ from operators.errors import SeriesRejected
 from operators.geometry.planes import (
     SPACING_RANGE_MM,
     Planes,
+    check_extent,
     missing_geometry,
     one_matrix,
     one_orientation,
@@ -137,6 +138,7 @@ def _align(planes: Planes, policy: GeometryPolicy, headers: Sequence[Dataset] = 
     if not SPACING_RANGE_MM[0] <= stack.spacing_mm <= SPACING_RANGE_MM[1]:
         expected = f"{SPACING_RANGE_MM[0]:g} to {SPACING_RANGE_MM[1]:g} mm"
         raise missing_geometry(f"slices {stack.spacing_mm:g} mm apart", expected)
+    check_extent((len(order), *matrix), (stack.spacing_mm, *pixel_spacing_mm))
     return _Aligned(order, np.stack([normal, column, row], axis=1), pixel_spacing_mm, matrix, tilt, stack)
 
 

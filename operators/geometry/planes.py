@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from operators.dicom.values import numbers_in
 from operators.errors import SeriesRejected
+from operators.types import Millimetres, Shape
 
 DIRECTION_TOLERANCE: Final = 1e-3
 """Of a direction cosine, and of length and right angle: over 250 mm, half a CT field, it moves a voxel by 0.25 mm."""
@@ -29,6 +30,9 @@ SPACING_RANGE_MM: Final = (0.01, 100.0)
 
 POSITION_LIMIT_MM: Final = 1e5
 """Of a coordinate: a scanner's table is not 100 m long."""
+
+MAX_EXTENT_MM: Final = 3000.0
+"""Of a scan along each axis: tables move by 2 m. Some small slices 100 mm apart would ask for gigabytes of windows."""
 
 _Array = NDArray[np.float64]
 
@@ -143,6 +147,17 @@ def one_orientation(planes: Planes) -> tuple[_Array, _Array]:
     row = row / lengths[0]
     column = column - (column @ row) * row
     return row, column / np.linalg.norm(column)
+
+
+def check_extent(shape: Shape, spacing_mm: Millimetres) -> None:
+    """Check that a grid is no larger than what a scanner can scan.
+
+    Raises:
+        SeriesRejected: `MISSING_GEOMETRY`.
+    """
+    extent_mm = max(size * step_mm for size, step_mm in zip(shape, spacing_mm, strict=True))
+    if extent_mm > MAX_EXTENT_MM:
+        raise missing_geometry(f"a scan of {extent_mm:.0f} mm", f"at most {MAX_EXTENT_MM:g} mm along each axis")
 
 
 def missing_geometry(found: str, expected: str) -> SeriesRejected:

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from operators.dicom.pixel_format import MAX_SIDE
 from operators.errors import CtvaeError, SeriesRejected
 from operators.geometry.grid import direction_findings
-from operators.geometry.planes import DIRECTION_TOLERANCE, POSITION_LIMIT_MM, SPACING_RANGE_MM
+from operators.geometry.planes import DIRECTION_TOLERANCE, POSITION_LIMIT_MM, SPACING_RANGE_MM, check_extent
 from operators.geometry.policy import MIN_SLICES
 from operators.images.header import ImageHeader, image_format
 from operators.images.meta_image import read_meta_image_header
@@ -105,9 +105,10 @@ def image_volume(series: Series, min_slices: int = MIN_SLICES) -> Volume:
     columns, rows, depth = header.shape
     _check_shape(depth, rows, columns, min_slices)
     lengths = _checked_spacing(header.affine_lps_mm)
+    shape, spacing = (depth, rows, columns), (float(lengths[2]), float(lengths[1]), float(lengths[0]))
+    check_extent(shape, spacing)
     affine, flip_slices, flip_rows = _right_handed(header.affine_lps_mm, header.shape)
     spool, met = spool_hu(header, instance.image)
-    shape, spacing = (depth, rows, columns), (float(lengths[2]), float(lengths[1]), float(lengths[0]))
     normal, column, row = (affine[:3, :3] / spacing).T
     said = f"{instance.image.format}: no patient, no acquisition, and no SR, which needs DICOM"
     directions = direction_findings(np.stack([row, column, normal]))

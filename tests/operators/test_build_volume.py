@@ -284,6 +284,17 @@ def test_a_ct_image_of_several_frames_is_rejected_for_that_and_not_for_its_few_f
     assert error.reason == "UNSUPPORTED_PIXELS" and "found 20 frames" in error.message
 
 
+@pytest.mark.parametrize(("apart_mm", "fits"), [(93.0, True), (94.0, False)])
+def test_a_scan_longer_than_any_table_moves_is_rejected_before_a_grid_is_made_for_it(tmp_path, apart_mm, fits):
+    """A few kilobytes of slices, 100 mm apart, would ask for gigabytes of windows."""
+    write_tiny_ct(tmp_path, stored_values(32, 1, 1), spacing_mm=(apart_mm, 0.5, 0.5))
+    if fits:
+        assert volume_of(tmp_path).shape == (32, 1, 1)
+    else:
+        error = rejected(tmp_path)
+        assert error.reason == "MISSING_GEOMETRY" and "a scan of 3008 mm" in error.message
+
+
 def test_a_slice_that_is_missing_anywhere_is_found(tmp_path):
     for gone in range(1, 11):
         folder = tmp_path / str(gone)
