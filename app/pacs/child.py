@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from app.open_pipeline import open_pipeline
 from app.pacs.jobs import Request
@@ -34,6 +33,7 @@ from operators.make_record import configuration_digest
 from operators.pipeline import OnOutcome, Pipeline
 from operators.read_study import Inventory
 from operators.sr.codes import SrClass
+from operators.sr.predecessor import Predecessor, read_predecessor
 from operators.types import Finding, Outcome, Series
 from operators.write_features import FEATURES_JSON, FEATURES_SR, series_folder, sr_file
 
@@ -144,14 +144,15 @@ def _with_findings(job: Job[Series], found: Sequence[tuple[str, str]]) -> Job[Se
     return replace(job, state=series)
 
 
-def _predecessors(request: Request) -> Callable[[Series, SrClass], Dataset | None]:
+def _predecessors(request: Request) -> Callable[[Series, SrClass], Predecessor | None]:
     """Which SR a new one takes the place of: that of its part; where parts came or went, the last there is."""
 
-    def predecessor_of(series: Series, sr_class: SrClass) -> Dataset | None:
+    def predecessor_of(series: Series, sr_class: SrClass) -> Predecessor | None:
         paths = {part: path for part, of, path in request.predecessors if of == sr_class}
         if not paths:
             return None
-        return dcmread(paths.get(series.part) or paths.get(None) or paths[max(paths, key=lambda part: part or 0)])
+        last = max(paths, key=lambda part: part or 0)
+        return read_predecessor(paths.get(series.part) or paths.get(None) or paths[last])
 
     return predecessor_of
 
