@@ -1,0 +1,297 @@
+"""pynetdicom's association server, hardened: silent, dripping and dead peers must not use up what a good one needs.
+
+As it comes, it waits 30 s for the first PDU and for ever for the rest of one, holds two threads for each silent peer,
+makes the TLS handshake in the loop that accepts, and reads a PDU of any length into memory. Here a sweeper shuts the
+socket of a connection that is late, whatever it is late with: a shutdown, unlike a close, wakes the thread that reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+
+from app.pacs.settings import Limits
+
+logger = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES: Final = 1 << 16
+"""Of an A-ASSOCIATE-RQ: 128 presentation contexts with all transfer syntaxes take some 50 KiB."""
+
+POLL_S: Final = 0.2
+SWEEP_S: Final = 0.25
+SLOW_BYTES_PER_S: Final = 1024
+HIGHEST_HANDLE: Final = 1000
+"""`select()` fails from 1024 on, and pynetdicom drops the connection then without a word."""
+
+_ASSOCIATE_RQ: Final = b"\1"  # the type of the PDU (PS3.8 9.3.2)
+_TRANSIENT, _PRESENTATION, _LOCAL_LIMIT = 2, 3, 2  # PS3.8 9.3.4
+
+
+@dataclass(eq=False, slots=True)
+class Connection:
+    """One TCP connection, from accept until its threads have ended.
+
+    Attributes:
+        peer: IP address.
+        socket: wrapped in TLS where that is used.
+        opened: monotonic time of the accept.
+        worker: thread that makes the handshake and starts the association; None before it runs.
+        assoc: the association, once there is one.
+        requested: whether an A-ASSOCIATE-RQ came.
+        accepted: whether it was let in.
+        reading_since: when the read that goes on began; None between reads.
+        received: bytes so far.
+        mark: (time, bytes received) when the message that goes on was first looked at; None between messages.
+    """
+
+    peer: str
+    socket: socket.socket
+    opened: float = field(default_factory=time.monotonic)
+    worker: threading.Thread | None = None
+    assoc: Association | None = None
+    requested: bool = False
+    accepted: bool = False
+    reading_since: float | None = None
+    received: int = 0
+    mark: tuple[float, int] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still has a thread, or will get one."""
+        if self.assoc is not None and self.assoc.ident is not None:
+            return self.assoc.is_alive() or self.assoc.dul.is_alive()
+        return self.worker is None or self.worker.is_alive()
+
+    def shut(self) -> None:
+        """End it; the thread that reads from it wakes up."""
+        with suppress(OSError):
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
+
+class HardenedServer(ThreadedAssociationServer):
+    """An association server with limits; `start` it, and `stop` it."""
+
+    request_queue_size = 256
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(
+        self,
+        ae: AE,
+        address: tuple[str, int],
+        contexts: list[PresentationContext],
+        *,
+        limits: Limits,
+        tls: ssl.SSLContext | None = None,
+        handlers: Sequence[tuple[evt.EventType, Callable[..., Any]]] = (),
+        on_sweep: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Bind the address; nobody is served before `start`.
+
+        Args:
+            ae: with the titles that it requires; its limits and time-outs are set here.
+            address: host and port; port 0 for a free one.
+            contexts: what is accepted.
+            limits: of peers.
+            tls: None for plain TCP.
+            handlers: of pynetdicom's events.
+            on_sweep: called a few times a second, by the sweeper's thread.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self.limits, self._connections, self._on_sweep = limits, list[Connection](), on_sweep
+        self._lock, self._stopping = threading.Lock(), threading.Event()
+        ae.maximum_associations = limits.connections + 1  # its own count takes in the silent ones: `_admit` has ours
+        ae.maximum_pdu_size = limits.max_pdu_bytes
+        ae.require_called_aet = True
+        ae.acse_timeout, ae.network_timeout = limits.first_pdu_s, limits.idle_s
+        bound: list[evt.EventHandlerType] = [(evt.EVT_REQUESTED, self._admit), (evt.EVT_CONN_CLOSE, self._closed)]
+        bound.extend(handlers)
+        super().__init__(ae, address, ae.ae_title, contexts, tls, bound, request_handler=_Handler)
+        ae._servers.append(self)  # shutdown() takes it out again
+
+    @property
+    def port(self) -> int:
+        """The one that was bound."""
+        return int(self.server_address[1])
+
+    def start(self) -> None:
+        """Serve, in threads of its own."""
+        threading.Thread(target=self.serve_forever, args=(POLL_S,), name="listener-accept", daemon=True).start()
+        threading.Thread(target=self._sweep, name="listener-sweep", daemon=True).start()
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Accept nobody more, let associations end what they are at, then abort them."""
+        self.shutdown()
+        end = time.monotonic() + grace_s
+        while any(one.alive and one.accepted for one in self._alive()) and time.monotonic() < end:
+            time.sleep(0.05)
+        self._stopping.set()
+        for connection in self._alive():
+            connection.shut()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; its TLS handshake comes later, in a thread of its own."""
+        listening: Any = self.socket
+        client, address = listening.accept()
+        client.settimeout(self.limits.pdu_s)
+        if self.ssl_context:
+            try:
+                client = self.ssl_context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+            except (OSError, ValueError) as error:
+                client.close()
+                raise OSError(errno.ECONNABORTED, "the peer left before the TLS handshake") from error
+        return client, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for another connection of this peer."""
+        alive, peer = self._alive(), client_address[0]
+        of_peer = sum(one.peer == peer for one in alive)
+        room = len(alive) < self.limits.connections and of_peer < self.limits.connections_per_peer
+        if not room or request.fileno() >= HIGHEST_HANDLE:
+            logger.warning("%s: closed, %d connections are open, %d of this peer", peer, len(alive), of_peer)
+            return False
+        with self._lock:
+            self._connections.append(Connection(peer, request))
+        return True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Make the TLS handshake, and start the association once the peer has begun to ask for one."""
+        connection = self._of_socket(request)
+        connection.worker = threading.current_thread()
+        try:
+            if self.ssl_context:
+                request.do_handshake()
+            elif request.recv(1, socket.MSG_PEEK) != _ASSOCIATE_RQ:  # cheaper here than in two threads that poll
+                self.shutdown_request(request)
+                return
+            self.finish_request(request, client_address)
+        except (OSError, ValueError) as error:  # ssl's errors are OSErrors
+            logger.warning("%s: no association (%s)", connection.peer, type(error).__name__)
+            self.shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what socketserver would print."""
+        logger.exception("%s: the connection failed", client_address[0])
+
+    def attach(self, assoc: Association, request: socket.socket) -> None:
+        """Guard what an association reads."""
+        connection = self._of_socket(request)
+        connection.assoc = assoc
+        if assoc.dul.socket is not None:
+            assoc.dul.socket.recv = self._reader(connection)  # type: ignore[assignment, method-assign]
+
+    def _reader(self, connection: Connection) -> Callable[[int], bytearray]:
+        """`AssociationSocket.recv`, bounded in bytes, and seen by the sweeper while it reads."""
+
+        def recv(nr_bytes: int) -> bytearray:
+            at_most = self.limits.max_pdu_bytes if connection.requested else MAX_REQUEST_BYTES
+            if nr_bytes > at_most + 6:
+                raise OSError(errno.EMSGSIZE, f"a PDU of {nr_bytes} bytes; expected at most {at_most}")
+            data, place = bytearray(nr_bytes), 0
+            connection.reading_since = time.monotonic()
+            try:
+                while place < nr_bytes:
+                    count = connection.socket.recv_into(memoryview(data)[place:])
+                    if not count:
+                        del data[place:]
+                        break
+                    place += count
+                    connection.received += count
+            finally:
+                connection.reading_since = None
+            return data
+
+        return recv
+
+    def _admit(self, event: evt.Event) -> None:
+        """Reject an association beyond the limits: the peer may come again later (PS3.8 9.3.4)."""
+        connection = self._of(event.assoc)
+        connection.requested = True
+        if not self._knows(event.assoc):
+            return  # pynetdicom rejects it, for good and with the reason
+        accepted = [one for one in self._alive() if one.accepted]
+        of_peer = sum(one.peer == connection.peer for one in accepted)
+        if len(accepted) < self.limits.associations and of_peer < self.limits.associations_per_peer:
+            connection.accepted = True
+            return
+        logger.warning(
+            "%s: rejected, %d associations are open, %d of this peer", connection.peer, len(accepted), of_peer
+        )
+        event.assoc.acse.send_reject(_TRANSIENT, _PRESENTATION, _LOCAL_LIMIT)
+        event.assoc.kill()
+
+    def _knows(self, assoc: Association) -> bool:
+        asked: Any = assoc.requestor.primitive
+        callers = [title.strip() for title in self.ae.require_calling_aet]
+        return asked.called_ae_title == self.ae_title.strip() and (not callers or asked.calling_ae_title in callers)
+
+    def _closed(self, event: evt.Event) -> None:
+        """Free the thread that waits for an A-ASSOCIATE-RQ of a peer that left."""
+        if not self._of(event.assoc).requested:
+            event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]
+
+    def _sweep(self) -> None:
+        while not self._stopping.wait(SWEEP_S):
+            now = time.monotonic()
+            for connection in self._alive():
+                if late := self._late(connection, now):
+                    logger.warning("%s: dropped, %s", connection.peer, late)
+                    connection.shut()
+            self._on_sweep()
+
+    def _late(self, connection: Connection, now: float) -> str | None:
+        """What a connection is late with."""
+        limits = self.limits
+        if not connection.requested:
+            return "no A-ASSOCIATE-RQ in time" if now - connection.opened > limits.first_pdu_s else None
+        since = connection.reading_since
+        if since is not None and now - since > limits.pdu_s:
+            return "a PDU was not whole in time"
+        if connection.assoc is None or connection.assoc.dimse.message is None:
+            connection.mark = None
+        elif connection.mark is None:
+            connection.mark = now, connection.received
+        elif now - connection.mark[0] > limits.slow_s:
+            rate = (connection.received - connection.mark[1]) / (now - connection.mark[0])
+            connection.mark = now, connection.received
+            return "a message came too slowly" if rate < SLOW_BYTES_PER_S else None
+        return None
+
+    def _alive(self) -> list[Connection]:
+        with self._lock:
+            self._connections = [one for one in self._connections if one.alive]
+            return list(self._connections)
+
+    def _of(self, assoc: Association) -> Connection:
+        with self._lock:
+            return next(one for one in self._connections if one.assoc is assoc)
+
+    def _of_socket(self, request: socket.socket) -> Connection:
+        with self._lock:
+            return next(one for one in self._connections if one.socket is request)
+
+
+class _Handler(RequestHandler):
+    """One connection's handler."""
+
+    server: HardenedServer
+
+    def _create_association(self) -> Association:
+        assoc = super()._create_association()
+        self.server.attach(assoc, self.request)
+        return assoc

@@ -1,0 +1,315 @@
+"""The spool: what arrived, on the disk before it is acknowledged, readable by its owner alone.
+
+    FOLDER/spool/incoming/…                            while it arrives
+    FOLDER/spool/instances/SERIES/SOP.dcm              kept: fsynced, then linked to its name, then the folder fsynced
+    FOLDER/spool/instances/SERIES/SOP.copy1.dcm        other content under the same UID, kept apart
+
+A name is given with a link, which fails where the name is taken, so nothing that was acknowledged is ever overwritten,
+whoever else writes here. A network file system must have that, and an fsync that reaches its disk (NFS has both).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import secrets
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from app.pacs.hooks import passing
+from app.settings import starting
+
+logger = logging.getLogger(__name__)
+
+SAFE_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)+")
+"""Digits and dots, none of them alone: a name without a way out of its folder."""
+
+_NAME: Final = re.compile(rf"({SAFE_UID.pattern})(?:\.copy([0-9]+))?\.dcm")
+MAX_COPIES: Final = 1000
+Same = Callable[[Path, Path], bool]
+
+_CHECK_SPACE_BYTES: Final = 4 << 20
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_safe_uid(uid: str) -> bool:
+    """Whether a UID may become a file name (PS3.5 9.1, but for leading zeros, which real ones have)."""
+    return len(uid) <= 64 and SAFE_UID.fullmatch(uid) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A file of the spool.
+
+    Attributes:
+        path: relative to the spool.
+        series_uid: by the folder's name.
+        sop_uid: by the file's.
+        copy: 0 for what came first under this UID.
+    """
+
+    path: str
+    series_uid: str
+    sop_uid: str
+    copy: int
+
+
+class Spool:
+    """A folder of instances."""
+
+    def __init__(self, root: Path, reserve_bytes: int, max_object_bytes: int) -> None:
+        """Open it, and make it where it is missing.
+
+        Args:
+            root: of the spool.
+            reserve_bytes: space that stays free: an object that would need it is refused.
+            max_object_bytes: a longer object is refused.
+
+        Raises:
+            StartError: `NOT_ACCESSIBLE`.
+        """
+        self.root, self.reserve_bytes, self.max_object_bytes = root.resolve(), reserve_bytes, max_object_bytes
+        self._incoming, self._instances = self.root / "incoming", self.root / "instances"
+        self._open, self._lock = dict[Path, Incoming](), threading.Lock()
+        with starting():
+            for folder in (self.root, self._incoming, self._instances):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                folder.chmod(0o700)
+            _fsync_folder(self.root)
+
+    def open_incoming(self) -> Incoming:
+        """Open a file for what is arriving; whoever calls must `keep` or `discard` it, else `sweep` does."""
+        incoming = Incoming(self, self._incoming / f"{secrets.token_hex(8)}.partial")
+        with self._lock:
+            self._open[incoming.path] = incoming
+        return incoming
+
+    def has_room(self) -> bool:
+        """Whether more than the reserve is free."""
+        room = os.statvfs(self._incoming)
+        return room.f_bavail * room.f_frsize > self.reserve_bytes
+
+    def take(self, path: Path) -> Incoming | None:
+        """Take over a file that arrived from the sweeper; None where that was faster, for the association ended."""
+        with self._lock:
+            return self._open.pop(path, None)
+
+    def keep(
+        self, incoming: Incoming, series_uid: str, sop_uid: str, same: Same, purged: Collection[int] = ()
+    ) -> tuple[Kept, bool]:
+        """Put a file on the disk under its name, or the next free copy's.
+
+        Args:
+            incoming: taken over before.
+            series_uid: of the data set.
+            sop_uid: likewise.
+            same: whether two files of other bytes have the same content.
+            purged: numbers of copies that are gone, whose names are not given again.
+
+        Returns:
+            The file, and whether it is new; a name that has the same content already is given back as it is.
+
+        Raises:
+            ValueError: a UID that is no file name.
+            OSError: the disk is full or not ours; nothing is left behind.
+        """
+        if not (is_safe_uid(series_uid) and is_safe_uid(sop_uid)):
+            raise ValueError("a UID that is not digits and dots")
+        incoming.to_disk()
+        folder = self._instances / series_uid
+        try:
+            folder.mkdir(mode=0o700)
+            passing("receive.mkdir.after")
+            _fsync_folder(self._instances)
+        except FileExistsError:
+            pass
+        for copy in range(MAX_COPIES):
+            if copy in purged:
+                continue
+            path = folder / (f"{sop_uid}.copy{copy}.dcm" if copy else f"{sop_uid}.dcm")
+            if self._linked(incoming, path):
+                return self._kept(path, sop_uid, copy), True
+            if digest_of(path) == incoming.digest or same(path, incoming.path):
+                _fsync_folder(folder)  # its name may have come from one that was killed before it did this
+                return self._kept(path, sop_uid, copy), False
+        raise OSError(errno.EEXIST, "too many copies under one SOP Instance UID")
+
+    def _linked(self, incoming: Incoming, path: Path) -> bool:
+        passing("receive.rename.before")
+        try:
+            os.link(incoming.path, path)
+        except FileExistsError:
+            return False
+        passing("receive.rename.after")
+        try:
+            _fsync_folder(path.parent)
+        except OSError:
+            path.unlink()
+            raise
+        passing("receive.fsync_folder.after")
+        return True
+
+    def _kept(self, path: Path, sop_uid: str, copy: int) -> Kept:
+        return Kept(path.relative_to(self.root).as_posix(), path.parent.name, sop_uid, copy)
+
+    def files(self) -> Iterator[Kept]:
+        """All that is kept, by the names; a file of another name is not ours and is passed over."""
+        with os.scandir(self._instances) as folders:
+            names = sorted(entry.name for entry in folders if entry.is_dir(follow_symlinks=False))
+        for series_uid in filter(is_safe_uid, names):
+            with os.scandir(self._instances / series_uid) as entries:
+                files = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+            for name in files:
+                if match := _NAME.fullmatch(name):
+                    path = f"{self._instances.name}/{series_uid}/{name}"
+                    yield Kept(path, series_uid, match[1], int(match[3] or 0))
+
+    def sweep(self) -> None:
+        """Remove what associations that have ended left half arrived."""
+        with self._lock:
+            left = [one for one in self._open.values() if not one.writer.is_alive()]
+            for incoming in left:
+                del self._open[incoming.path]
+        for incoming in left:
+            logger.warning("an object that had not wholly arrived was removed (%d bytes)", incoming.size)
+            incoming.discard()
+
+    def sweep_at_start(self, older_than_s: float = 0.0) -> None:
+        """Remove what a process that was killed left half arrived; other listeners' files are younger, and stay."""
+        for path in self._incoming.glob("*.partial"):
+            with suppress(FileNotFoundError):
+                age = _now_there(self._incoming) - path.stat().st_mtime
+                if age >= older_than_s:
+                    path.unlink()
+
+
+class Incoming:
+    """A file that is arriving, in the form in which pynetdicom writes one (`tempfile.NamedTemporaryFile`).
+
+    A full disk must not end the association: what does not fit is thrown away, and the handler answers A700.
+
+    Attributes:
+        path: where it is.
+        name: the same as text.
+        size: bytes that came.
+        refused: why it is thrown away; None where all of it was written.
+        writer: the thread that writes it.
+    """
+
+    def __init__(self, spool: Spool, path: Path) -> None:
+        """Open it."""
+        self.path, self.name, self.size, self.refused = path, str(path), 0, None if spool.has_room() else "full"
+        self.writer, self._spool, self._checked = threading.current_thread(), spool, 0
+        self._sha256 = hashlib.sha256()
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except OSError:
+            self.refused, handle = "full", os.open(os.devnull, os.O_WRONLY)
+        self._file = os.fdopen(handle, "wb", buffering=1 << 18)
+
+    @property
+    def file(self) -> Unflushed:
+        """What pynetdicom flushes after each fragment: not this file, for that costs a system call each."""
+        return Unflushed()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what was written, in hex."""
+        return self._sha256.hexdigest()
+
+    def write(self, data: bytes) -> int:
+        """Write more of it, or pass over it where it does not fit."""
+        self.size += len(data)
+        if self.refused is None:
+            try:
+                self._check()
+                self._file.write(data)
+                self._sha256.update(data)
+            except OSError as error:
+                self._refuse("full" if error.errno in _FULL else "unwritable")
+        return len(data)
+
+    def flush(self) -> None:
+        """Have all of it in the file, for who opens it by its name.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self._file.flush()
+
+    def tell(self) -> int:
+        """Return the number of bytes that came."""
+        return self.size
+
+    def close(self) -> None:
+        """Close the file; what is buffered is written, if it can be."""
+        with suppress(OSError):
+            self._file.close()
+
+    def to_disk(self) -> None:
+        """Have all of it on the disk.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self._file.flush()
+        passing("receive.fsync.before")
+        os.fsync(self._file.fileno())
+        passing("receive.fsync.after")
+
+    def discard(self) -> None:
+        """Remove the temporary file; what was kept has a name of its own by now."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        if self.size > self._spool.max_object_bytes:
+            self._refuse("too long")
+        elif self.size - self._checked >= _CHECK_SPACE_BYTES:
+            self._checked = self.size
+            if not self._spool.has_room():
+                self._refuse("full")
+        if self.refused:
+            raise OSError(errno.ENOSPC, self.refused)
+
+    def _refuse(self, why: str) -> None:
+        self.refused = self.refused or why
+        with suppress(OSError):
+            os.ftruncate(self._file.fileno(), 0)
+
+
+class Unflushed:
+    """Something that can be flushed, and is not."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _now_there(folder: Path) -> float:
+    """The clock of the file system, which a server elsewhere may keep."""
+    probe = folder / f".{secrets.token_hex(8)}.clock"
+    with probe.open("xb"):
+        stamp = probe.stat().st_mtime
+    probe.unlink()
+    return stamp
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

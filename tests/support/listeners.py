@@ -1,0 +1,213 @@
+"""A listener in this process, and peers that are good or hostile, for tests."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE, _config, dimse_messages, evt
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import CTImageStorage, Verification
+from sqlalchemy import Table, select
+
+from app.pacs.database.engine import Database, open_database
+from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into, tls_context
+from app.pacs.server import HardenedServer
+from app.pacs.settings import Limits, ListenerSettings
+from app.pacs.spool import Spool
+from tests.support.checkout import skip_or_fail
+
+STORESCU = Path("/usr/bin/storescu")
+HASTY = Limits(first_pdu_s=1.0, pdu_s=1.0, idle_s=5.0, slow_s=1.5)
+"""Limits that a test need not wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A server that stores, without completer and worker."""
+
+    server: HardenedServer
+    spool: Spool
+    database: Database
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    def rows(self, table: Table) -> list[Any]:
+        with self.database.read() as connection:
+            return list(connection.execute(select(table).order_by(table.c.id)).all())
+
+    def files(self) -> list[str]:
+        return sorted(kept.path for kept in self.spool.files())
+
+    def half_arrived(self) -> list[Path]:
+        return list((self.spool.root / "incoming").iterdir())
+
+
+@contextmanager
+def listener(folder: Path, settings: ListenerSettings | None = None, reserve_bytes: int = 0) -> Iterator[Listener]:
+    settings = settings or ListenerSettings(limits=HASTY)
+    spool = Spool(folder / "spool", reserve_bytes, 1 << 30)
+    database = open_database(f"sqlite:///{folder}/queue.db")
+    before = _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL, dimse_messages.NamedTemporaryFile
+    receive_into(spool)
+    server = HardenedServer(
+        application_entity(settings),
+        (settings.address, 0),
+        accepted_contexts(),
+        limits=settings.limits,
+        tls=tls_context(settings.tls),
+        handlers=[(evt.EVT_C_STORE, Receiver(spool, database).store)],
+        on_sweep=spool.sweep,
+    )
+    server.start()
+    try:
+        yield Listener(server, spool, database)
+    finally:
+        server.stop()
+        until(lambda: not server.active_associations)
+        database.close()
+        _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL, dimse_messages.NamedTemporaryFile = before
+
+
+def until(done: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Return as soon as something is so; fail where it never is."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def send(port: int, *files: Path | str, called: str = "CTVAE") -> subprocess.CompletedProcess[str]:
+    """Send files, or with options, by DCMTK's storescu."""
+    if not STORESCU.exists():
+        skip_or_fail("no storescu of DCMTK; run .ci/programs")
+    command = [STORESCU, "-v", "-aet", "SENDER", "-aec", called, "127.0.0.1", str(port), *files]
+    environment = {**os.environ, "TCP_NODELAY": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def echo(port: int, source: str = "127.0.0.2", tls: Any = None) -> float:
+    """Seconds that a C-ECHO from an address takes; fails where it is not answered."""
+    start = time.monotonic()
+    ae = AE("GOOD")
+    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = 10
+    assoc = ae.associate(
+        "127.0.0.1",
+        port,
+        [build_context(Verification)],
+        "CTVAE",
+        bind_address=(source, 0),
+        tls_args=tls and (tls, "listener"),
+    )
+    assert assoc.is_established
+    assert assoc.send_c_echo().Status == 0
+    connection = assoc.dul.socket.socket
+    assoc.release()
+    connection.close()  # pynetdicom does not where the other side was faster
+    return time.monotonic() - start
+
+
+def associate(
+    port: int, *contexts: PresentationContext, called: str = "CTVAE", calling: str = "PEER", source: str = "127.0.0.1"
+) -> Any:
+    """An association, for CT unless told otherwise; established or not."""
+    ae = AE(calling)
+    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = 10
+    wanted = list(contexts) or [build_context(CTImageStorage)]
+    return ae.associate("127.0.0.1", port, wanted, called, bind_address=(source, 0))
+
+
+def stored(port: int, *paths: Path, syntax: str = ExplicitVRLittleEndian) -> list[int]:
+    """The statuses of C-STORE in any transfer syntax, by pynetdicom."""
+    assoc = associate(port, build_context(CTImageStorage, syntax), calling="SENDER")
+    assert assoc.is_established
+    statuses = [assoc.send_c_store(dcmread(path)).Status for path in paths]
+    assoc.release()
+    return statuses
+
+
+def connect(port: int, source: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
+
+
+def accepted(port: int, syntax: str = ExplicitVRLittleEndian) -> socket.socket:
+    """A peer whose association for CT was accepted."""
+    peer = connect(port)
+    peer.sendall(associate_rq(syntax))
+    assert peer.recv(4096)[:1] == b"\2"
+    return peer
+
+
+def was_closed(peer: socket.socket) -> bool:
+    """Whether the listener has ended a connection."""
+    try:
+        while peer.recv(4096):
+            pass
+    except ConnectionError:
+        pass
+    except TimeoutError:
+        return False
+    return True
+
+
+def associate_rq(syntax: str = ExplicitVRLittleEndian) -> bytes:
+    """An A-ASSOCIATE-RQ for CT, as bytes (PS3.8 9.3.2)."""
+
+    def item(kind: int, content: bytes) -> bytes:
+        return struct.pack(">BBH", kind, 0, len(content)) + content
+
+    syntaxes = item(0x30, b"1.2.840.10008.5.1.4.1.1.2") + item(0x40, syntax.encode())
+    user = item(0x50, item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3"))
+    items = item(0x10, b"1.2.840.10008.3.1.1.1") + item(0x20, b"\1\0\0\0" + syntaxes) + user
+    body = struct.pack(">HH16s16s32x", 1, 0, b"CTVAE".ljust(16), b"PEER".ljust(16)) + items
+    return pdu(1, body)
+
+
+def pdu(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BBI", kind, 0, len(body)) + body
+
+
+def store_rq(uid: str, data_set: bytes, *, last: bool = True) -> bytes:
+    """A C-STORE request and its data set, or the first part of it (PS3.7 9.3.1), for context 1."""
+    elements = [
+        (0x0002, b"1.2.840.10008.5.1.4.1.1.2\0"),
+        (0x0100, b"\1\0"),
+        (0x0110, b"\1\0"),
+        (0x0700, b"\0\0"),
+        (0x0800, b"\0\0"),
+        (0x1000, uid.encode() + b"\0" * (len(uid) % 2)),
+    ]
+    command = b"".join(struct.pack("<HHI", 0, element, len(value)) + value for element, value in elements)
+    command = struct.pack("<HHII", 0, 0, 4, len(command)) + command
+    pieces = [data_set[start : start + 100_000] for start in range(0, len(data_set), 100_000)]
+    fragments = [(3, command), *((0, piece) for piece in pieces[:-1]), (2 if last else 0, pieces[-1])]
+    return b"".join(pdu(4, struct.pack(">IBB", len(data) + 2, 1, header) + data) for header, data in fragments)
+
+
+def data_set_of(path: Path) -> bytes:
+    """A file without its meta information."""
+    whole = path.read_bytes()
+    return whole[144 + int.from_bytes(whole[140:144], "little") :]
+
+
+def status_in(answer: bytes) -> int:
+    """The status in a C-STORE response: element (0000,0900)."""
+    return int(struct.unpack("<H", answer.split(b"\0\0\0\x09\2\0\0\0")[1][:2])[0])
+
+
+def usage() -> tuple[int, int]:
+    """Threads and handles of this process."""
+    return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
