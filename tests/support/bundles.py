@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from models.bundle.export import encoder_onnx, tap_specs
+from models.bundle.export import tap_specs
 from models.bundle.store import save_bundle
 from models.networks.registry import build_vae
 from models.spec import Bundle, Preprocessing
 from models.training_record import TrainingRecord
+from tests.support.quick_export import quick_encoder_onnx
 
 SMALL_WINDOWS = Preprocessing("window", (8, 16, 16), (8.0, 16.0, 16.0), (-1000.0, 1000.0))
 SMALL_CT_VAE = {
@@ -42,5 +43,5 @@ def write_small_bundle(path: Path, *, seed: int = 0, version: str = "0.0.1") -> 
     weights = {name: tensor.numpy() for name, tensor in vae.state_dict().items()}
     monai = {"monai_version": "1.6.1", "pytorch_version": "2.13.0", "numpy_version": "2.4.6"}
     return save_bundle(
-        bundle, weights=weights, onnx=encoder_onnx(vae), card="# untrained\n", licence="Apache-2.0\n", monai=monai
+        bundle, weights=weights, onnx=quick_encoder_onnx(vae), card="# untrained\n", licence="Apache-2.0\n", monai=monai
     )

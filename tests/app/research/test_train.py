@@ -26,7 +26,7 @@ from app.research.train import plots
 from app.research.train.recipe import Recipe, _Loader, load_recipe, make_plan, parse_recipe
 from app.research.train.train import Places, train_bundle
 from models.bundle.store import load_bundle
-from models.runtime import open_encoder
+from models.runtime import OnnxEncoder, TorchEncoder, open_encoder
 from models.spec import BundleError, Preprocessing
 from models.training.settings import TrainingSettings
 from models.training_record import Parent
@@ -35,6 +35,7 @@ from operators.preprocess import preprocess
 from tests.support.bundles import SMALL_CT_VAE, SMALL_WINDOWS, write_small_bundle
 from tests.support.checkout import ROOT
 from tests.support.cohorts import write_cohort, write_list, write_nifti
+from tests.support.quick_export import quick_encoder_onnx
 
 NETWORK = {key: value for key, value in SMALL_CT_VAE.items() if key != "window_voxels"}
 RECIPE = {
@@ -52,6 +53,13 @@ def cohort(tmp_path_factory):
     return write_cohort(tmp_path_factory.mktemp("cohort"), 4)
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """The trainings inside tests wait for neither torch's exporter nor pictures; `trained`, made before, has both."""
+    monkeypatch.setattr("models.bundle.export.encoder_onnx", quick_encoder_onnx)
+    monkeypatch.setattr("app.research.train.monitor.Monitor.pictures", lambda monitor, vae, step: None)
+
+
 @pytest.fixture
 def call(cohort, tmp_path, capsys):
     """Runs the command; (exit code, stdout, stderr)."""
@@ -67,7 +75,7 @@ def call(cohort, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def trained(cohort, tmp_path_factory):
-    """(places, bundle) of a training of four steps."""
+    """(places, bundle) of a training of four steps, as a user has it."""
     folder = tmp_path_factory.mktemp("trained")
     places = Places(cohort, folder / "tiny", cache=folder / "cache")
     return places, train_bundle(places, plan())
@@ -83,6 +91,14 @@ def test_the_command_trains_a_bundle_that_encodes(call, cohort, tmp_path):
     mu = open_encoder(bundle, "cpu").run(voxels, ["mu"])["mu"]
     assert mu.shape == (len(voxels), 4)
     assert np.isfinite(mu).all()
+
+
+def test_the_encoder_that_was_written_is_the_trained_one(trained):
+    window = np.random.default_rng(0).random((1, 1, 8, 16, 16), np.float32)
+    names = [tap.name for tap in trained[1].taps]
+    onnx, torch = OnnxEncoder(trained[1]).run(window, names), TorchEncoder(trained[1], "cpu").run(window, names)
+    for name in names:
+        np.testing.assert_allclose(onnx[name], torch[name], atol=1e-5)
 
 
 def test_a_second_run_decodes_no_dicom_and_gives_the_same_weights(call, tmp_path, monkeypatch):

@@ -1,0 +1,73 @@
+"""The encoder as ONNX, but torch's exporter, which takes seconds, runs once for each kind of network.
+
+What it gave for one set of weights becomes a template; every other network of the same kind gets its own weights in the
+template's place, and is compared with torch. Tests of the export itself call `models.bundle.export.encoder_onnx`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+
+from models.bundle.export import encoder_onnx
+from models.networks.vae import Vae
+
+
+class Template(NamedTuple):
+    """An exported encoder, and which of its initialisers hold which weights.
+
+    Attributes:
+        graph: the model that torch's exporter gave.
+        weights: name of an initialiser → name in the `state_dict`; the values are the same, the shape may not be.
+    """
+
+    graph: onnx.ModelProto
+    weights: dict[str, str]
+
+
+_templates: dict[object, Template] = {}
+
+
+def quick_encoder_onnx(vae: Vae) -> bytes:
+    """Return what `encoder_onnx` returns, except that the names of inner values may differ."""
+    state = {name: tensor.detach().numpy() for name, tensor in vae.state_dict().items()}
+    kind = (repr(vae), vae.window_voxels, vae.tap_names, tuple((name, value.shape) for name, value in state.items()))
+    if kind not in _templates:
+        _templates[kind] = _template(vae)
+    graph, weights = onnx.ModelProto(), _templates[kind].weights
+    graph.CopyFrom(_templates[kind].graph)
+    for held in graph.graph.initializer:
+        if held.name in weights:
+            held.CopyFrom(numpy_helper.from_array(state[weights[held.name]].reshape(held.dims), held.name))
+    exported = graph.SerializeToString(deterministic=True)
+    _compare(exported, vae)
+    return exported
+
+
+def _template(vae: Vae) -> Template:
+    """Export the network with weights that are all different, so that each is recognised in the graph."""
+    other = copy.deepcopy(vae)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in other.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    graph = onnx.load_from_string(encoder_onnx(other))
+    by_values = {tensor.numpy().tobytes(): name for name, tensor in other.state_dict().items()}
+    found = {held.name: by_values.get(numpy_helper.to_array(held).tobytes()) for held in graph.graph.initializer}
+    return Template(graph, {held: name for held, name in found.items() if name is not None})
+
+
+def _compare(exported: bytes, vae: Vae) -> None:
+    window = torch.rand((1, 1, *vae.window_voxels), generator=torch.Generator().manual_seed(1))
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = vae.eval().taps(window, vae.tap_names)
+    given = session.run(list(vae.tap_names), {"image": window.numpy()})
+    for (name, value), other in zip(expected.items(), given, strict=True):
+        np.testing.assert_allclose(other, value.numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
