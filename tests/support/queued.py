@@ -13,12 +13,14 @@ from app.pacs.database.engine import Database
 from app.pacs.database.tables import instance, job, now, series
 from app.pacs.jobs import Became, Ended, Made
 from app.pacs.places import Places
-from app.pacs.queue import NORMAL, enqueue
+from app.pacs.queue import NORMAL, enqueue, finish, lease
 from app.pacs.work import Work
+from tests.support.checkout import ROOT
 
 WORK = Work("w" * 64, "c" * 64)
 COMPREHENSIVE_3D = "1.2.840.10008.5.1.4.1.1.88.34"
 CT = "1.2.840.10008.5.1.4.1.1.2"
+SR_CLASSES = {"comprehensive_3d": COMPREHENSIVE_3D, "comprehensive": "1.2.840.10008.5.1.4.1.1.88.33"}
 
 
 def arrive(
@@ -119,3 +121,24 @@ def paths_of(database: Database) -> list[str]:
     """Where the spool has its instances, as the database says."""
     with database.read() as connection:
         return list(connection.execute(select(instance.c.path).order_by(instance.c.id)).scalars())
+
+
+def make_results(
+    database: Database, places: Places, series_uid: str, destinations: Sequence[str], sop_uid: str = "2.25.1"
+) -> int:
+    """Let a series arrive and end, with an SR in both SOP classes that waits to be sent; returns the job's id."""
+    job_id = queue_series(database, series_uid)
+    held = lease(database, "w", 60)
+    assert held is not None and held.job_id == job_id
+    places.make()
+    results = []
+    for rank, (name, sop_class) in enumerate(SR_CLASSES.items()):
+        dataset = dcmread(ROOT / "tests" / "data" / "sr_version_0.1.dcm")
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{sop_uid}{rank}"
+        path = f"{job_id}-1/{series_uid}/{name}.dcm"
+        (places.results / path).parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(places.results / path)
+        results.append(Made(None, "key", name, rank, sop_class, f"{sop_uid}{rank}", None, path))
+    finish(database, held, written(database, job_id, *results), destinations)
+    return job_id

@@ -1,0 +1,135 @@
+"""Sends what waits for one destination, one after the other; each destination has a thread, so none delays another."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Final
+
+from pydicom import dcmread
+from sqlalchemy.exc import DBAPIError
+
+from app.pacs import commitment, deliveries
+from app.pacs.database.engine import Database
+from app.pacs.deliveries import Sending
+from app.pacs.destination import Destination
+from app.pacs.hooks import passing
+from app.pacs.judge import Answer, Verdict
+from app.pacs.places import Places
+from app.pacs.store import store
+from app.pacs.stow import stow
+
+logger = logging.getLogger(__name__)
+
+POLL_S: Final = 2.0
+DATABASE_AWAY_S: Final = 5.0
+_MISSING: Final = Answer(Verdict.FINAL, None, "RESULT_MISSING")
+
+
+class Deliverer:
+    """Sends to one destination until it is stopped; runs in a thread.
+
+    Attributes:
+        wake: to be set when there may be something to send.
+    """
+
+    def __init__(self, database: Database, places: Places, destination: Destination, our_ae: str) -> None:
+        """Say where to; nothing is sent yet."""
+        self._database, self._places, self._to, self._our_ae = database, places, destination, our_ae
+        self._lease_s = 4 * destination.timeout_s + 60
+        self._stop, self.wake = threading.Event(), threading.Event()
+
+    def stop(self) -> None:
+        """Have it end after what it is sending now."""
+        self._stop.set()
+        self.wake.set()
+
+    def run(self) -> None:
+        """Send until it is stopped; whatever goes wrong is said, and tried again."""
+        while not self._stop.is_set():
+            if not self._attempt():
+                self.wake.wait(POLL_S)
+                self.wake.clear()
+
+    def _attempt(self) -> bool:
+        try:
+            return self.deliver_one()
+        except DBAPIError as error:
+            logger.error("DATABASE_AWAY: %s; trying again in %g s", type(error.orig).__name__, DATABASE_AWAY_S)
+            self._stop.wait(DATABASE_AWAY_S)
+        except Exception as error:  # one result must not stop the others; its lease ends by itself
+            logger.error("INTERNAL_ERROR: %s while sending to %s", type(error).__name__, self._to.name)
+            logger.debug("sending to %s", self._to.name, exc_info=True)
+            self._stop.wait(DATABASE_AWAY_S)
+        return True
+
+    def deliver_one(self) -> bool:
+        """Send the next result, or ask about the next one that was sent; False where there is neither."""
+        sending = deliveries.take(self._database, self._to.name, self._lease_s)
+        if sending is not None:
+            self._send(sending)
+            return True
+        if not self._to.commitment:
+            return False
+        sent = deliveries.take_unconfirmed(self._database, self._to.name, self._lease_s)
+        if sent is not None:
+            self._ask_about(sent)
+        return sent is not None
+
+    def _send(self, sending: Sending) -> None:
+        path = self._places.results / sending.path
+        answer = self._answer(path)
+        passing("send.answer.after")
+        verdict = answer.verdict
+        if verdict is Verdict.FALL_BACK:
+            verdict = Verdict.RETRY if deliveries.fall_back(self._database, sending, answer) else Verdict.FINAL
+        elif verdict is Verdict.DELIVERED:
+            deliveries.mark_sent(self._database, sending, answer)
+        elif verdict is Verdict.RETRY:
+            deliveries.mark_again(self._database, sending, answer, self._to)
+        else:
+            deliveries.mark_failed(self._database, sending, answer)
+        level = {Verdict.DELIVERED: logging.INFO, Verdict.RETRY: logging.WARNING}.get(verdict, logging.ERROR)
+        told = sending.delivery_id, self._to.name, verdict.name, answer.status or "no status", answer.reason or ""
+        logger.log(level, "delivery %d to %s: %s, %s %s", *told)
+
+    def _answer(self, path: Path) -> Answer:
+        if not path.is_file():
+            return _MISSING
+        return stow(self._to, path) if self._to.kind == "stow" else store(self._to, path, self._our_ae)
+
+    def _ask_about(self, sending: Sending) -> None:
+        """Ask for storage commitment; where that was asked and nothing came, ask whether the instance is there."""
+        if sending.age_s > self._to.give_up_h * 3600:
+            deliveries.mark_failed(self._database, sending, Answer(Verdict.FINAL, None, "NOT_CONFIRMED"))
+            return
+        asked = deliveries.open_commitment(self._database, sending)
+        if asked is None:
+            self._ask_commitment(sending)
+            return
+        deliveries.close_commitment(self._database, asked, "unanswered", "no report in time")
+        there = self._is_there(sending)
+        if there:
+            deliveries.mark_confirmed(self._database, sending, "FOUND_BY_QUERY")
+        elif there is False:
+            deliveries.mark_again(self._database, sending, Answer(Verdict.RETRY, None, "NOT_FOUND_BY_QUERY"), self._to)
+        else:
+            self._ask_commitment(sending)
+
+    def _ask_commitment(self, sending: Sending) -> None:
+        transaction = deliveries.begin_commitment(self._database, sending, self._to.commitment_wait_s)
+        wrong = commitment.ask(self._to, self._our_ae, sending, transaction, self._database)
+        if not wrong:
+            return
+        deliveries.close_commitment(self._database, transaction, "unanswered", wrong)
+        if self._is_there(sending):
+            deliveries.mark_confirmed(self._database, sending, "FOUND_BY_QUERY")
+            return
+        logger.warning("%s: storage commitment of delivery %d by %s", wrong, sending.delivery_id, self._to.name)
+        deliveries.postpone(self._database, sending, self._to.backoff.longest_s, wrong)
+
+    def _is_there(self, sending: Sending) -> bool | None:
+        header = dcmread(self._places.results / sending.path, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
+        where = str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
+        return commitment.holds(self._to, self._our_ae, sending, *where)

@@ -1,0 +1,51 @@
+"""A PACS that answers as a test says: C-STORE by a status, on a free port of loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pynetdicom import AE, evt
+from pynetdicom.events import Event
+
+from tests.support.queued import SR_CLASSES
+
+
+@dataclass
+class Peer:
+    """What it answers and what it got.
+
+    Attributes:
+        port: where it listens.
+        answer: of a C-STORE, given the event.
+        stored: SOP Class and Instance UID of each C-STORE, in order.
+        datasets: encoded, likewise.
+    """
+
+    port: int = 0
+    answer: Callable[[Event], int] = lambda event: 0x0000
+    stored: list[tuple[str, str]] = field(default_factory=list)
+    datasets: list[bytes] = field(default_factory=list)
+
+
+@contextmanager
+def peer(classes: Sequence[str] = tuple(SR_CLASSES.values()), port: int = 0) -> Iterator[Peer]:
+    """Run one until the block ends; it takes these SOP classes."""
+    told = Peer()
+
+    def store(event: Event) -> int:
+        request = event.request
+        told.stored.append((str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)))
+        told.datasets.append(event.encoded_dataset(include_meta=False))
+        return told.answer(event)
+
+    ae = AE(ae_title="PACS")
+    for sop_class in (*classes, "1.2.840.10008.1.1"):
+        ae.add_supported_context(sop_class)
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    told.port = server.server_address[1]
+    try:
+        yield told
+    finally:
+        server.shutdown()
