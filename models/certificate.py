@@ -6,27 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from models.certified_figures import (
+    DrawFigures,
+    Estimate,
+    GroupFigures,
+    Number,
+    PriorFigures,
+    Redundancy,
+    RivalFigures,
+)
 from models.from_json import from_json
 
 SCHEMA_VERSION = 1
-
-Number = float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure and its 95 % interval over bootstrap samples of patients."""
-
-    value: Number
-    low: Number
-    high: Number
-
-    def __post_init__(self) -> None:
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"an interval is from {self.low:g} to {self.high:g}; expected the lower end first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +218,9 @@ class Certificate:
         taps: figures by tap; mu is always one of them.
         reconstruction: None for an encoder without a decoder.
         phantom: None where no phantoms were drawn.
+        redundancy, prior, draws: of mu and sigma; None in a certificate of an earlier ctvae.
+        groups: figures within each kind of crop and each source of two patients or more.
+        rivals: None where no windows of other patients were there to learn components from.
         summary: the certificate in one line.
     """
 
@@ -240,6 +237,11 @@ class Certificate:
     taps: Mapping[str, TapFigures]
     reconstruction: ReconstructionFigures | None
     phantom: PhantomFigures | None
+    redundancy: Redundancy | None = None
+    prior: PriorFigures | None = None
+    draws: DrawFigures | None = None
+    groups: Mapping[str, GroupFigures] = field(default_factory=dict)
+    rivals: RivalFigures | None = None
     summary: str = ""
 
     def __post_init__(self) -> None:
@@ -272,6 +274,9 @@ class Certificate:
     def as_json(self) -> dict[str, Any]:
         """The document of `docs/certificate.json`, as plain JSON values (tuples for lists)."""
         document = asdict(self)
+        for name in ("redundancy", "prior", "draws", "groups", "rivals"):
+            if not document[name]:
+                del document[name]
         for tap in document["taps"].values():
             if tap["repeatability"]["by_dimension"] is None:
                 del tap["repeatability"]["by_dimension"]

@@ -105,10 +105,10 @@ def ridge_probes(
         for column, name in enumerate(names):
             target = spread(np.where(judged, y[:, column], np.nan), there)
             guess = spread(predicted[:, column], there)
-            sums = _r2_sums(target, guess, of)
+            sums = r2_sums(target, guess, of)
             sums = sums[sums[:, 1] > 0]
             found[name] = Probe(
-                score=interval(*_r2(sums, sample_counts(len(sums), resamples, seed))),
+                score=interval(*r2_of_samples(sums, sample_counts(len(sums), resamples, seed))),
                 shuffled=float(control[:, column].mean()) if shuffles else float("nan"),
                 windows=int(judged.sum()),
                 patients=len(np.unique(of[there][judged])),
@@ -219,7 +219,7 @@ def spread(values: Floats, there: NDArray[np.bool_]) -> Floats:
     return whole
 
 
-def _r2_sums(y: Floats, predicted: Floats, of: NDArray[np.intp]) -> Floats:
+def r2_sums(y: Floats, predicted: Floats, of: NDArray[np.intp]) -> Floats:
     """By patient: Σ(y - ŷ)², how many, Σy, Σy²; y less its mean, for the sake of digits."""
     centred = y - np.nanmean(y)
     there = np.isfinite(y)
@@ -227,7 +227,7 @@ def _r2_sums(y: Floats, predicted: Floats, of: NDArray[np.intp]) -> Floats:
     return sums_by_patient(np.where(there[:, None], columns, 0), of)
 
 
-def _r2(sums: Floats, counts: Floats) -> tuple[float, Floats]:
+def r2_of_samples(sums: Floats, counts: Floats) -> tuple[float, Floats]:
     """Of all windows, and of each sample of patients; NaN where a sample has no window with the target."""
     error, count, total, squares = sums.sum(axis=0)
     variance = (squares - total**2 / count) / count
@@ -250,7 +250,7 @@ def _mean_difference(
     whole, sampled = 0.0, np.zeros(resamples)
     for sign, side in ((1, probes), (-1, others or {})):
         for name in names if side else ():
-            sums = _r2_sums(side[name].target, side[name].predicted, of)[known]
-            value, drawn = _r2(sums, counts)
+            sums = r2_sums(side[name].target, side[name].predicted, of)[known]
+            value, drawn = r2_of_samples(sums, counts)
             whole, sampled = whole + sign * value / len(names), sampled + sign * drawn / len(names)
     return interval(whole, sampled)

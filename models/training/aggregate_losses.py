@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.statistics.cropped import PLAIN_AIR, TILE_BELOW
+
 _LEAST_VARIANCE = 0.01
 _SHRINKAGE = 0.05
 _SMALLEST_RATIO = 1e-3
-_TILE_BELOW = 0.6
-_AIR = 0.0025
 
 
 def aggregate_divergence(mu: Tensor) -> Tensor:
@@ -65,11 +65,11 @@ def whitened_pairs(mu: Tensor, other: Tensor, covariance: Tensor) -> Tensor:
 def tile_group(target: Tensor) -> Tensor:
     """Return (n, 1): 1 for a window (n, 1, d, h, w) whose voxels above air fill less than 0.6 of its plane, else 0.
 
-    Around a tile that was cropped from a scan there is air without noise; a whole field of view reaches to the edge.
+    As `models.statistics.cropped.cropped_tiles` tells them apart.
     """
-    held = (target[:, 0] > _AIR).any(1)
+    held = (target[:, 0] > PLAIN_AIR).any(1)
     rows, columns = held.any(2).float(), held.any(1).float()
-    return (_extent(rows) * _extent(columns) < _TILE_BELOW).to(target.dtype)[:, None]
+    return (_extent(rows) * _extent(columns) < TILE_BELOW).to(target.dtype)[:, None]
 
 
 def _extent(held: Tensor) -> Tensor:

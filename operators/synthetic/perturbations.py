@@ -7,6 +7,7 @@ The windows of a changed volume come from the ordinary `preprocess`, and window 
 patient as window k of the original. Preprocessing lays windows by the extent of a scan, so:
 
 - noise, kernels and the codec leave the grid alone;
+- a turn, an offset and a removed table leave it alone too (`operators.synthetic.setup_changes`);
 - thicker slabs divide the same extent into fewer slices, the last one as thick as the first;
 - the smaller field of view keeps the centre in plane, and all slices: its windows have the same place, and air where
   the new field of view ends within them (with fit `resize` they show less, magnified: what such a network sees);
@@ -34,10 +35,11 @@ from scipy import ndimage
 
 from models.spec import Preprocessing
 from operators.geometry.windows import axis_weights, target_axes
+from operators.synthetic.changed_volume import Plane, of_each_slice, rounded
+from operators.synthetic.setup_changes import offset_hu, remove_table, rotate
 from operators.types import Finding, HuSlice, Volume
 
 Change = Callable[[Volume, np.random.Generator], Volume]
-Plane = NDArray[np.int16]
 
 LOW_NOISE_HU, HIGH_NOISE_HU = 12.0, 36.0
 """Standard deviation added: a scan with 12 HU of noise at half of its dose, and at a tenth (noise goes as 1/√dose)."""
@@ -49,6 +51,8 @@ SLAB_MM = 6.0
 SUBVOXEL, VOXELS = 0.5, 2.0
 FIELD_OF_VIEW = 0.85
 JPEG_QUALITY = 60
+TURN_DEGREES = 3.0
+OFFSET_HU = 15.0
 JPEG_HU = (-1024, 3071)
 
 _CLOSE_ENOUGH = 0.8  # of a shift: cut voxels until at least this much of it is whole ones
@@ -60,9 +64,13 @@ DESCRIPTIONS: Mapping[str, str] = {
     "sharper": f"sharper kernel: {SHARPENING:g} of the detail below {KERNEL_MM:g} mm added once more, in plane",
     "smoother": f"smoother kernel: Gaussian of {KERNEL_MM:g} mm in plane",
     "thicker": f"slices averaged to slabs of about {SLAB_MM:g} mm, at least two to a slab",
+    "thicker_twice": "slices averaged in pairs: doubled thickness and spacing",
     "shift_subvoxel": f"moved along all three axes by {SUBVOXEL:g} of the bundle's voxel",
     "shift_voxels": f"moved along all three axes by {VOXELS:g} of the bundle's voxels",
     "field_of_view": f"in plane only the middle {FIELD_OF_VIEW:.0%} of rows and columns, air outside",
+    "rotated": f"turned in plane by {TURN_DEGREES:g}°, one way or the other",
+    "offset": f"{OFFSET_HU:+g} HU wherever there is no air: another calibration",
+    "no_table": "air put wherever the body is not: another table, or none",
     "lossy": f"JPEG of 12 bits at quality {JPEG_QUALITY}, over {JPEG_HU[0]} to {JPEG_HU[1]} HU",
 }
 
@@ -86,9 +94,13 @@ def changes_for(settings: Preprocessing) -> Mapping[str, Change]:
         "sharper": lambda volume, rng: sharpen(volume, SHARPENING, KERNEL_MM),
         "smoother": lambda volume, rng: smooth(volume, KERNEL_MM),
         "thicker": lambda volume, rng: thicken(volume, SLAB_MM),
+        "thicker_twice": lambda volume, rng: thicken(volume, 2 * volume.spacing_mm[0]),
         "shift_subvoxel": by_voxels(SUBVOXEL),
         "shift_voxels": by_voxels(VOXELS),
         "field_of_view": lambda volume, rng: crop_field_of_view(volume, FIELD_OF_VIEW),
+        "rotated": lambda volume, rng: rotate(volume, TURN_DEGREES * float(rng.choice((-1.0, 1.0)))),
+        "offset": lambda volume, rng: offset_hu(volume, OFFSET_HU),
+        "no_table": lambda volume, rng: remove_table(volume),
         "lossy": lambda volume, rng: compress_lossily(volume, JPEG_QUALITY),
     }
 
@@ -111,9 +123,9 @@ def add_noise(volume: Volume, rng: np.random.Generator, deviation_hu: float) -> 
     def change(d: int, hu: Plane) -> Plane:
         white = np.random.default_rng((seed, d)).standard_normal(hu.shape, np.float32)
         noise = ndimage.gaussian_filter(white, sigma, mode="wrap")
-        return _rounded(np.maximum(hu + np.float32(gain) * noise, np.minimum(hu, -1024)))
+        return rounded(np.maximum(hu + np.float32(gain) * noise, np.minimum(hu, -1024)))
 
-    return _of_each_slice(volume, change, f"noise of {deviation_hu:g} HU")
+    return of_each_slice(volume, change, f"noise of {deviation_hu:g} HU")
 
 
 def sharpen(volume: Volume, amount: float, kernel_mm: float) -> Volume:
@@ -122,9 +134,9 @@ def sharpen(volume: Volume, amount: float, kernel_mm: float) -> Volume:
 
     def change(d: int, hu: Plane) -> Plane:
         sharp = hu.astype(np.float32)
-        return _rounded(sharp + np.float32(amount) * (sharp - ndimage.gaussian_filter(sharp, sigma, mode="nearest")))
+        return rounded(sharp + np.float32(amount) * (sharp - ndimage.gaussian_filter(sharp, sigma, mode="nearest")))
 
-    return _of_each_slice(volume, change, f"sharpened by {amount:g} at {kernel_mm:g} mm")
+    return of_each_slice(volume, change, f"sharpened by {amount:g} at {kernel_mm:g} mm")
 
 
 def smooth(volume: Volume, kernel_mm: float) -> Volume:
@@ -132,9 +144,9 @@ def smooth(volume: Volume, kernel_mm: float) -> Volume:
     sigma = [kernel_mm / mm for mm in volume.spacing_mm[1:]]
 
     def change(d: int, hu: Plane) -> Plane:
-        return _rounded(ndimage.gaussian_filter(hu.astype(np.float32), sigma, mode="nearest"))
+        return rounded(ndimage.gaussian_filter(hu.astype(np.float32), sigma, mode="nearest"))
 
-    return _of_each_slice(volume, change, f"smoothed by {kernel_mm:g} mm")
+    return of_each_slice(volume, change, f"smoothed by {kernel_mm:g} mm")
 
 
 def compress_lossily(volume: Volume, quality: int) -> Volume:
@@ -148,7 +160,7 @@ def compress_lossily(volume: Volume, quality: int) -> Volume:
         coded = imagecodecs.jpeg8_encode(stored, level=quality, bitspersample=12)
         return (imagecodecs.jpeg8_decode(coded).astype(np.int32) + low).astype(np.int16)
 
-    return _of_each_slice(volume, change, f"JPEG of 12 bits at quality {quality}")
+    return of_each_slice(volume, change, f"JPEG of 12 bits at quality {quality}")
 
 
 def thicken(volume: Volume, slab_mm: float) -> Volume:
@@ -169,7 +181,7 @@ def thicken(volume: Volume, slab_mm: float) -> Volume:
             if weight > 0
         ]
         mean = np.sum([slice_.hu * weight for slice_, weight in given], axis=0)
-        return HuSlice(_rounded(mean), tuple(dict.fromkeys(found for slice_, _ in given for found in slice_.findings)))
+        return HuSlice(rounded(mean), tuple(dict.fromkeys(found for slice_, _ in given for found in slice_.findings)))
 
     slab = f"slabs of {step * volume.spacing_mm[0]:.2f} mm"
     return _regridded(volume, (fewer, *volume.shape[1:]), ((step - 1) / 2, 0, 0), (step, 1, 1), read_slab, slab)
@@ -231,14 +243,6 @@ def _kept(volume: Volume, count: int) -> Callable[[int], HuSlice]:
     return lru_cache(maxsize=count)(volume.read_slice)
 
 
-def _of_each_slice(volume: Volume, change: Callable[[int, Plane], Plane], text: str) -> Volume:
-    def read(d: int) -> HuSlice:
-        whole = volume.read_slice(d)
-        return replace(whole, hu=change(d, whole.hu))
-
-    return replace(volume, read_slice=read, findings=(*volume.findings, Finding("CHANGED", text)))
-
-
 def _regridded(
     volume: Volume, shape: tuple[int, int, int], first: Any, step: Any, read: Callable[[int], HuSlice], text: str
 ) -> Volume:
@@ -262,7 +266,3 @@ def _energy(deviation: float) -> float:
     impulse = np.zeros(2 * math.ceil(4 * deviation + 1) + 1)
     impulse[impulse.size // 2] = 1
     return float(np.sum(ndimage.gaussian_filter1d(impulse, deviation, mode="wrap") ** 2))
-
-
-def _rounded(hu: NDArray[Any]) -> Plane:
-    return np.asarray(np.clip(np.rint(hu), -32768, 32767), np.int16)

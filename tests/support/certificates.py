@@ -10,7 +10,6 @@ from models.certificate import (
     CertifySettings,
     Change,
     DimensionRepeatability,
-    Estimate,
     FoundAgain,
     IdentityFigures,
     InformationFigures,
@@ -18,6 +17,7 @@ from models.certificate import (
     RepeatabilityFigures,
     TapFigures,
 )
+from models.certified_figures import Estimate
 
 UNITS = 4
 

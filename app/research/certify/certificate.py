@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from textwrap import fill
 
 import numpy as np
 
-from models.certificate import Certificate, Estimate, ProbeScore
+from app.research.certify.text import WIDTH, number, table, within
+from app.research.certify.together_text import draws_section, groups_section, redundancy_section, rivals_section
+from models.certificate import Certificate, ProbeScore
 
 FEW_PATIENTS = 30
 MOST_DIMENSIONS = 128
-WIDTH = 120
 
 
 def certificate_markdown(certificate: Certificate) -> str:
@@ -19,9 +19,13 @@ def certificate_markdown(certificate: Certificate) -> str:
     parts = [
         _opening(certificate),
         _repeatability(certificate),
+        rivals_section(certificate.rivals),
         _information(certificate),
         _layers(certificate),
         _units(certificate),
+        redundancy_section(certificate),
+        groups_section(certificate.groups),
+        draws_section(certificate),
         _reconstruction(certificate),
         _phantom(certificate),
         _dimensions(certificate),
@@ -34,11 +38,11 @@ def summary(certificate: Certificate) -> str:
     data, mu = certificate.data, certificate.mu
     lowest = max(found.lowest for found in mu.identity.metrics.values())
     information = mu.information.mean_r2
-    known = "" if information is None else f"mean probe R² {_number(information.value)}, "
+    known = "" if information is None else f"mean probe R² {number(information.value)}, "
     return (
         f"{data.windows} windows of {data.patients} patients: {known}"
-        f"mean ICC {_number(mu.repeatability.mean_icc.value)}, "
-        f"found again by {_number(lowest)} under the worst change, "
+        f"mean ICC {number(mu.repeatability.mean_icc.value)}, "
+        f"found again by {number(lowest)} under the worst change, "
         f"{certificate.active_units} of {len(certificate.kl_by_dimension)} units active"
         + (", patients that it was trained on included" if data.trained_on_included else "")
     )
@@ -78,13 +82,13 @@ def _repeatability(certificate: Certificate) -> str:
     repeats, identity = certificate.mu.repeatability, certificate.mu.identity
     metrics = identity.metrics
     rows = [
-        [f"`{name}`", change.what, _within(repeats.by_change[name])]
-        + [_within(found.by_change[name]) for found in metrics.values()]
+        [f"`{name}`", change.what, within(repeats.by_change[name])]
+        + [within(found.by_change[name]) for found in metrics.values()]
         for name, change in certificate.changes.items()
     ]
-    means = [_number(found.mean) for found in metrics.values()]
-    rows.append(["", "mean", _within(repeats.mean_icc), *means])
-    table = _table(
+    means = [number(found.mean) for found in metrics.values()]
+    rows.append(["", "mean", within(repeats.mean_icc), *means])
+    changes = table(
         ["change", "what is done to the scan", "ICC(A,1) of mu", *(f"found, {one}" for one in metrics)], rows
     )
     said = (
@@ -92,9 +96,9 @@ def _repeatability(certificate: Certificate) -> str:
         "dimensions, a dead one counts as 0. Found: for "
         f"{identity.looked_for} windows, changed, how often the nearest of {identity.gallery} windows that do "
         f"not overlap is the same window before the change; guessing would find {identity.chance:.1%}. The median "
-        f"dimension has an ICC of {_number(repeats.median_icc)}."
+        f"dimension has an ICC of {number(repeats.median_icc)}."
     )
-    return f"### Does `mu` stay the same when it should?\n\n{fill(said, WIDTH)}\n\n{table}"
+    return f"### Does `mu` stay the same when it should?\n\n{fill(said, WIDTH)}\n\n{changes}"
 
 
 def _information(certificate: Certificate) -> str:
@@ -104,9 +108,9 @@ def _information(certificate: Certificate) -> str:
 ### What does `mu` know?
 
 R² of ridge probes, cross-validated by patient: 1 is perfect, 0 is no better than the mean, below 0 worse. The last
-column is the same probe on shuffled values: what chance gives. Mean R²: {_within(found.mean_r2)}.
+column is the same probe on shuffled values: what chance gives. Mean R²: {within(found.mean_r2)}.
 
-{_table(["quantity of the window", "R²", "windows", "shuffled"], rows)}"""
+{table(["quantity of the window", "R²", "windows", "shuffled"], rows)}"""
     if not found.labels:
         return text
     names = {"auc": "area under the ROC curve", "r2": "R²"}
@@ -117,7 +121,7 @@ column is the same probe on shuffled values: what chance gives. Mean R²: {_with
 
 Labels; chance is 0.5 for an area under the ROC curve, 0 for R²:
 
-{_table(["label", "score", "windows", "shuffled"], labels)}"""
+{table(["label", "score", "windows", "shuffled"], labels)}"""
 
 
 def _layers(certificate: Certificate) -> str:
@@ -131,9 +135,9 @@ def _layers(certificate: Certificate) -> str:
                 str(tap.length),
                 tap.pooling,
                 "window" if field is None else " × ".join(f"{mm:g}" for mm in field),
-                _within(tap.information.mean_r2),
-                _within(tap.repeatability.mean_icc),
-                f"{_number(found.mean)} / {_number(found.lowest)} ({best})",
+                within(tap.information.mean_r2),
+                within(tap.repeatability.mean_icc),
+                f"{number(found.mean)} / {number(found.lowest)} ({best})",
             ]
         )
     head = ["layer", "length", "pooling", "field of view, mm", "mean R²", "mean ICC", "found: mean / worst change"]
@@ -142,7 +146,7 @@ def _layers(certificate: Certificate) -> str:
 
 Found with whichever distance finds most here; the choice is made on these same windows, so it flatters a little.
 
-{_table(head, rows)}"""
+{table(head, rows)}"""
 
 
 def _units(certificate: Certificate) -> str:
@@ -152,8 +156,8 @@ def _units(certificate: Certificate) -> str:
     text = f"{certificate.active_units} of {len(kl)} dimensions are active (variance of `mu` above 0.01)."
     if others.size:
         text += (
-            f" Dimensions correlate by {_number(float(others.mean()))} in the mean of absolute values, by "
-            f"{_number(float(others.max()))} at the most."
+            f" Dimensions correlate by {number(float(others.mean()))} in the mean of absolute values, by "
+            f"{number(float(others.max()))} at the most."
         )
     text += f"\nKL: {sum(kl):.1f} nats a window, {min(kl):.2f} to {max(kl):.2f} a dimension."
     return f"### Is all of it in use?\n\n{text}"
@@ -163,15 +167,15 @@ def _reconstruction(certificate: Certificate) -> str:
     found = certificate.reconstruction
     if found is None:
         return "### What can be rebuilt?\n\nNot measured: this encoder came without its decoder."
-    rows = [["all voxels", _within(found.mae_hu, 1), str(found.mae_hu.windows) if found.mae_hu else "0"]]
+    rows = [["all voxels", within(found.mae_hu, 1), str(found.mae_hu.windows) if found.mae_hu else "0"]]
     for name, error in found.mae_by_tissue_hu.items():
-        rows.append([name, _within(error, 1), str(error.windows) if error else "0"])
+        rows.append([name, within(error, 1), str(error.windows) if error else "0"])
     return f"""\
 ### What can be rebuilt?
 
-From `mu`. PSNR {_within(found.psnr_db, 1)} dB, SSIM {_within(found.ssim)}.
+From `mu`. PSNR {within(found.psnr_db, 1)} dB, SSIM {within(found.ssim)}.
 
-{_table(["tissue", "mean absolute error, HU", "windows"], rows)}"""
+{table(["tissue", "mean absolute error, HU", "windows"], rows)}"""
 
 
 def _phantom(certificate: Certificate) -> str:
@@ -180,19 +184,19 @@ def _phantom(certificate: Certificate) -> str:
         return ""
     keys = ("factor_r2", "dci_informativeness", "mig", "sap", "dci_completeness")
     rows = [
-        [f"`{name}`", " to ".join(f"{end:g}" for end in factor.range), *(_number(getattr(factor, key)) for key in keys)]
+        [f"`{name}`", " to ".join(f"{end:g}" for end in factor.range), *(number(getattr(factor, key)) for key in keys)]
         for name, factor in found.factors.items()
     ]
-    rows.append(["mean", "", *(_number(getattr(found, key)) for key in keys)])
+    rows.append(["mean", "", *(number(getattr(found, key)) for key in keys)])
     head = ["factor", "range", "R², ridge", "R², forest", "MIG", "SAP", "completeness"]
     return f"""\
 ### Does one dimension mean one thing?
 
 On {found.phantoms} phantoms of known factors. The two R² say how well all dimensions together know a factor; MIG,
 SAP and completeness (DCI) are 1 where a single dimension has it to itself and near 0 where it is spread over many.
-Disentanglement (DCI): {_number(found.dci_disentanglement)}.
+Disentanglement (DCI): {number(found.dci_disentanglement)}.
 
-{_table(head, rows)}"""
+{table(head, rows)}"""
 
 
 def _dimensions(certificate: Certificate) -> str:
@@ -204,12 +208,12 @@ def _dimensions(certificate: Certificate) -> str:
     rows = [
         [
             str(dimension),
-            _number(float(icc[:, dimension].mean())),
-            _number(float(icc[:, dimension].min())),
-            _number(found.within_sd[dimension]),
-            _number(found.between_sd[dimension]),
-            _number(found.minimal_detectable_change[dimension]),
-            _number(kl[dimension]),
+            number(float(icc[:, dimension].mean())),
+            number(float(icc[:, dimension].min())),
+            number(found.within_sd[dimension]),
+            number(found.between_sd[dimension]),
+            number(found.minimal_detectable_change[dimension]),
+            number(kl[dimension]),
         ]
         for dimension in range(len(kl))
     ]
@@ -220,29 +224,10 @@ def _dimensions(certificate: Certificate) -> str:
 SD within: of one window under all changes; between: of windows. Two values of a dimension that differ by less than its
 minimal detectable change may be the same thing seen twice.
 
-{_table(head, rows)}"""
+{table(head, rows)}"""
 
 
 def _probe_row(name: str, probe: ProbeScore) -> list[str]:
     if probe.value is None:
         return [name, "not measured", str(probe.windows), ""]
-    return [name, _within(probe), str(probe.windows), _number(probe.shuffled)]
-
-
-def _within(found: Estimate | None, digits: int = 3) -> str:
-    """A figure with its interval, `0.912 [0.871, 0.940]`."""
-    if found is None or found.value is None:
-        return "not measured"
-    value = _number(found.value, digits)
-    if found.low is None:
-        return value
-    return f"{value} [{_number(found.low, digits)}, {_number(found.high, digits)}]"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return [name, within(probe), str(probe.windows), number(probe.shuffled)]

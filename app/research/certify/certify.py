@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.research.certify.certificate import certificate_markdown, summary
-from app.research.certify.measure import Decode, Measured, measure_scans
+from app.research.certify.measure import Decode, Describe, Measured, measure_scans
 from app.research.certify.metrics import figures_of_tap, reconstruction_figures, rounded
 from app.research.certify.phantoms import phantom_figures
+from app.research.certify.rivals import learn_rivals, rival_figures, windows_to_learn_from
+from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures
 from app.research.data.changed_windows import ORIGINAL
 from app.research.data.scans import Scan, find_scans, join_labels
 from app.research.train.card import model_card, with_section
@@ -35,7 +37,9 @@ from models.certificate import (
     TapFigures,
     certificate_from_json,
 )
-from models.runtime import Encoder, open_encoder
+from models.certified_figures import RivalFigures
+from models.networks.vae import Vae
+from models.runtime import Encoder, load_vae, open_encoder
 from models.spec import Bundle, BundleError, TapSpec
 from models.statistics.patients import RESAMPLES
 from models.statistics.probes import FOLDS, INNER_FOLDS, SHUFFLES
@@ -112,23 +116,34 @@ def certify_bundle(
     scans = find_scans(data, root, settings)
     roles = roles_of(join_labels(scans, labels) if labels else scans, bundle, force=force)
     encoder = open_encoder(bundle, "cpu")
-    decode = open_decoder(bundle)
+    vae = load_vae(bundle)
+    known = measure_scans(
+        roles.known,
+        bundle,
+        encoder,
+        specs,
+        names=(),
+        keep_windows=True,
+        cache=cache,
+        seed=seed,
+        report=_part(report, 0.0, 0.1),
+    )
+    learned = None if known is None else windows_to_learn_from(known)
+    describe = None if learned is None else learn_rivals(learned, vae, specs["mu"].length)
     measured = measure_scans(
         roles.measured,
         bundle,
         encoder,
         specs,
-        decode=decode,
+        decode=decoder_of(vae),
+        describe=describe,
         cache=cache,
         seed=seed,
-        report=_part(report, 0.0, 0.75),
+        report=_part(report, 0.1, 0.85),
     )
     if measured is None or len(np.unique(measured.patients)) < 2:
         count = 0 if measured is None else 1
         raise StartError("TOO_FEW_PATIENTS", f"{count} patients could be read; expected at least two: add scans")
-    known = measure_scans(
-        roles.known, bundle, encoder, specs, names=(), cache=cache, seed=seed, report=_part(report, 0.75, 0.85)
-    )
     mu, sigma = (measured.features[ORIGINAL][tap] for tap in ("mu", "sigma"))
     certificate = Certificate(
         schema_version=SCHEMA_VERSION,
@@ -143,6 +158,11 @@ def certify_bundle(
         correlation_of_mu=tuple(map(tuple, correlation(mu).tolist())),
         taps=_taps(measured, known, specs, seed, _part(report, 0.85, 0.9)),
         reconstruction=reconstruction_figures(measured, seed),
+        redundancy=redundancy_figures(measured, seed),
+        prior=prior_figures(measured, seed),
+        draws=draw_figures(measured, seed),
+        groups=group_figures(measured, known, seed),
+        rivals=None if learned is None or describe is None else _rivals(measured, learned, describe),
         phantom=phantom_figures(bundle, encoder, phantoms, seed, _part(report, 0.9, 1.0)) if phantoms else None,
     )
     found = certificate_from_json(rounded(certificate.as_json()))
@@ -209,13 +229,10 @@ def _of_splits(scans: Sequence[Scan], cases: Sequence[Case], splits: Sequence[st
     return {scan.patient for scan in scans if scan.patient in patients or scan.key in keys or scan.split in splits}
 
 
-def open_decoder(bundle: Bundle) -> Decode | None:
+def decoder_of(vae: Vae) -> Decode | None:
     """`mu` → windows by torch, a window at a time; None for an encoder that came alone."""
     import torch
 
-    from models.runtime import load_vae
-
-    vae = load_vae(bundle)
     if vae.decoder is None:
         return None
 
@@ -225,6 +242,11 @@ def open_decoder(bundle: Bundle) -> Decode | None:
         return np.concatenate(made)
 
     return decode
+
+
+def _rivals(measured: Measured, learned: Measured, describe: Describe) -> RivalFigures | None:
+    assert learned.windows is not None
+    return rival_figures(measured, learned, describe(learned.windows.astype(np.float32)))
 
 
 def _taps(

@@ -15,9 +15,11 @@ from app.research.data.changed_windows import ORIGINAL, SeenScan, see_scan
 from app.research.data.scans import Scan
 from models.runtime import Encoder
 from models.spec import Bundle, TapSpec
+from models.statistics.cropped import cropped_tiles
 from models.statistics.image_error import absolute_errors, psnr, ssim
 from operators.encode import pool
 from operators.errors import SeriesError, SeriesFailed
+from operators.measure.probe_targets import probe_targets
 from operators.measure.quantities import window_quantities
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,7 @@ HEIGHT = "height_in_scan"
 
 Floats = NDArray[np.float64]
 Decode = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Describe = Callable[[NDArray[np.float32]], Mapping[str, Floats]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,11 @@ class Measured:
         features: change (or `original`) → tap → (n, length).
         targets: what probes are to find: quantities of the voxels, and the place in the scan; NaN where there is none.
         labels: label → text of each window's scan, empty where there is none.
+        unlike: quantities that no training target resembles (`operators.measure.probe_targets`), as `targets`.
+        rivals: method → (n, length): what needs no training, see `app.research.certify.rivals`.
+        sources: (n,), the source of each window's scan, as a list names it.
+        cropped: bool (n,), whether a window is a tile cropped from a scan.
+        windows: float16 (n, d, h, w), in [0, 1], where they were to be kept; else None.
         errors: name → (n,): absolute error in HU over all voxels and by tissue, `psnr_db`, `ssim`; none without
             a decoder.
         patients: (n,), as the list or the folder calls them: not to be written anywhere.
@@ -45,7 +53,12 @@ class Measured:
 
     features: Mapping[str, Mapping[str, Floats]]
     targets: Mapping[str, Floats]
+    unlike: Mapping[str, Floats]
+    rivals: Mapping[str, Floats]
     labels: Mapping[str, NDArray[np.str_]]
+    sources: NDArray[np.str_]
+    cropped: NDArray[np.bool_]
+    windows: NDArray[np.float16] | None
     errors: Mapping[str, Floats]
     patients: NDArray[np.str_]
     low_mm: Floats
@@ -61,6 +74,8 @@ def measure_scans(
     taps: Mapping[str, TapSpec],
     *,
     decode: Decode | None = None,
+    describe: Describe | None = None,
+    keep_windows: bool = False,
     names: Sequence[str] | None = None,
     cache: Path | None = None,
     seed: int = 0,
@@ -74,6 +89,8 @@ def measure_scans(
         encoder: the bundle's, open.
         taps: by the name they get here.
         decode: `mu` (n, k) → windows (n, 1, d, h, w); None where the bundle has no decoder.
+        describe: windows (n, d, h, w) → what rivals say of them; None where there are none.
+        keep_windows: in memory, at two bytes a voxel.
         names: of changes; by default all.
         cache: where changed windows are kept; they are images of patients.
         seed: of noise and directions.
@@ -87,7 +104,11 @@ def measure_scans(
         report(f"scan {done + 1} of {len(scans)}", done / len(scans))
         try:
             seen = see_scan(scan, bundle.preprocessing, names=names, cache=cache, seed=seed)
-            rows.append(_row(scan, seen, bundle, encoder, taps, decode))
+            row = _row(scan, seen, bundle, encoder, taps, decode)
+            windows = seen.voxels[ORIGINAL][:, 0]
+            row["rivals"] = {} if describe is None else describe(windows)
+            row["windows"] = windows.astype(np.float16) if keep_windows else None
+            rows.append(row)
         except SeriesError as error:
             logger.warning("a scan is left out: %s", error)
     return _joined(rows) if rows else None
@@ -119,6 +140,7 @@ def _row(
     hu = low + windows[:, 0].astype(np.float64) * (high - low)
     quantities = [window_quantities(one, seen.spacing_mm) for one in hu]
     targets = {name: np.array([one[name] for one in quantities]) for name in quantities[0]} | {HEIGHT: seen.height}
+    unlike = [probe_targets(one, seen.spacing_mm) for one in hu]
     errors: dict[str, Floats] = {}
     if decode is not None:
         made = np.clip(decode(features[ORIGINAL]["mu"].astype(np.float32)), 0, 1)[:, 0]
@@ -128,6 +150,9 @@ def _row(
     return {
         "features": features,
         "targets": targets,
+        "unlike": {name: np.array([one[name] for one in unlike]) for name in unlike[0]},
+        "sources": np.full(len(windows), scan.source),
+        "cropped": cropped_tiles(windows[:, 0]),
         "errors": errors,
         "labels": labels,
         "patients": np.full(len(windows), scan.patient),
@@ -155,6 +180,11 @@ def _joined(rows: Sequence[Mapping[str, Any]]) -> Measured:
             change: {tap: np.concatenate(column("features", change, tap)) for tap in by_tap}
             for change, by_tap in first["features"].items()
         },
+        unlike={name: np.concatenate(column("unlike", name)) for name in first["unlike"]},
+        rivals={name: np.concatenate(column("rivals", name)) for name in first["rivals"]},
+        sources=np.concatenate(column("sources")),
+        cropped=np.concatenate(column("cropped")),
+        windows=None if first["windows"] is None else np.concatenate(column("windows")),
         targets={name: np.concatenate(column("targets", name)) for name in first["targets"]},
         labels={
             label: np.repeat([str(row["labels"].get(label, "")) for row in rows], count) for label in sorted(named)

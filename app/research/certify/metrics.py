@@ -13,7 +13,6 @@ from app.research.certify.measure import Measured
 from app.research.data.changed_windows import ORIGINAL
 from models.certificate import (
     DimensionRepeatability,
-    Estimate,
     FoundAgain,
     IdentityFigures,
     InformationFigures,
@@ -24,6 +23,7 @@ from models.certificate import (
     RepeatabilityFigures,
     TapFigures,
 )
+from models.certified_figures import Estimate
 from models.spec import TapSpec
 from models.statistics.identity import METRICS, identity, non_overlapping, whiten
 from models.statistics.label_probes import label_probe
