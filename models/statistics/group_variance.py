@@ -17,7 +17,7 @@ from models.statistics.patients import numbered
 
 Floats = NDArray[np.float64]
 
-STARTS, DRAWS = 20, 50
+STARTS, DRAWS = 10, 20
 
 
 def flag_share(features: NDArray[Any], flag: ArrayLike) -> float:
@@ -62,7 +62,7 @@ def split_null(
     values, vectors = np.linalg.eigh(spread)
     root = vectors * np.sqrt(np.maximum(values, 0))
     drawn = (rng.standard_normal((windows, dimensions)) @ root.T for _ in range(draws))
-    return float(np.mean([best_split_share(one, starts=5, seed=seed) for one in drawn]))
+    return float(np.mean([best_split_share(one, starts=3, seed=seed) for one in drawn]))
 
 
 def standardised(features: NDArray[Any]) -> Floats:

@@ -302,7 +302,9 @@ def test_the_tables_of_the_card_are_whole(certificate):
             tables[-1].append(line.count(" | "))
         elif tables[-1]:
             tables.append([])
-    assert len(list(filter(None, tables))) == 8  # changes, quantities, labels, layers, redundancy, groups, tissues, dimensions
+    assert (
+        len(list(filter(None, tables))) == 8
+    )  # changes, quantities, labels, layers, redundancy, groups, tissues, dimensions
     assert all(len(set(table)) <= 1 for table in tables)
 
 
