@@ -16,6 +16,9 @@ from typing import Any, ClassVar, Final, Literal, get_type_hints
 
 import yaml
 
+from app.pacs.destination import Destination
+from app.pacs.places import Places
+from app.pacs.worker_settings import WorkerSettings
 from app.settings import FORBID_UNKNOWN_KEYS, SETTINGS_FILE
 from app.settings_file import read_settings_file
 from operators.errors import StartError
@@ -116,6 +119,10 @@ class ListenerSettings:
         reserve_mb: space that the spool's file system must keep free; C-STORE is refused with A700 below it.
         quiet_s: a series is complete when no instance arrived for so long (and the PACS, where asked, agrees).
         give_up_h: after so long a series is worked with what is there, and a finding.
+        destinations: where results go; none keeps them in the folder.
+        worker: limits and attempts of the process that encodes.
+        shadow: path of a second bundle that is run beside the first; its results stay in the folder.
+        retention_days: instances may be purged from the spool so long after their result has arrived everywhere.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
@@ -132,15 +139,33 @@ class ListenerSettings:
     tls: Tls = field(default_factory=Tls)
     limits: Limits = field(default_factory=Limits)
     query: Query = field(default_factory=Query)
+    destinations: tuple[Destination, ...] = ()
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    shadow: str | None = None
+    retention_days: float = 7.0
 
     def __post_init__(self) -> None:
-        """Check the AE titles.
+        """Check the AE titles and the names of the destinations.
 
         Raises:
-            ValueError: a title that DICOM does not allow.
+            ValueError: a title that DICOM does not allow, or a name that two destinations have.
         """
-        for title in (self.ae_title, *self.calling_ae_titles, *filter(None, [self.query.ae_title])):
+        others = [title for one in self.destinations for title in (one.ae_title, one.calling_ae, *one.from_ae)]
+        for title in (self.ae_title, *self.calling_ae_titles, *filter(None, [self.query.ae_title, *others])):
             check_ae_title(title)
+        names = [one.name for one in self.destinations]
+        if len(set(names)) < len(names):
+            raise ValueError("two destinations have the same name; expected a name for each")
+
+    @property
+    def places(self) -> Places:
+        """Where what is kept."""
+        return Places(Path(self.folder))
+
+    @property
+    def database_url(self) -> str:
+        """Of the database that is used."""
+        return self.database or self.places.database_url
 
 
 def check_ae_title(title: str) -> None:

@@ -14,6 +14,21 @@ def test_the_shipped_file_says_what_the_defaults_are_and_listens_on_loopback_alo
     assert ListenerSettings().address == "127.0.0.1"
 
 
+def test_destinations_and_the_limits_of_the_worker_are_read(tmp_path):
+    (tmp_path / "app.yaml").write_text("""
+listener:
+  destinations:
+    - {name: PACS, ae_title: ORTHANC, port: 4242, commitment: true, from_ae: [CT1]}
+    - {name: WEB, kind: stow, url: "http://127.0.0.1:8042/dicom-web"}
+""")
+    found = load_listener(tmp_path / "app.yaml", {"CTVAE_LISTENER_WORKER_LIMITS_TIME_S": "60"})
+    assert [(one.name, one.kind, one.from_ae) for one in found.destinations] == [
+        ("PACS", "store", ("CT1",)),
+        ("WEB", "stow", ()),
+    ]
+    assert found.worker.limits.time_s == 60 and found.database_url.endswith("listener/queue.db")
+
+
 def test_the_environment_replaces_single_keys_and_a_secret_comes_from_a_file(tmp_path):
     url, settings = tmp_path / "url", tmp_path / "settings.yaml"
     url.write_text("postgresql://ctvae:secret@db/queue\n")
@@ -37,6 +52,13 @@ WRONG_FILES = [
     ("listener: {ae_title: A_TITLE_OF_TOO_MANY_LETTERS}", "expected 1 to 16 ASCII characters"),
     ("listener: {tls: {key: k.pem}}", "expected both certificate and key"),
     ("listener: {port: '1'}", "expected a whole number"),
+    ("listener: {destinations: [{name: A}]}", "destination A: no ae_title"),
+    ("listener: {destinations: [{name: A, ae_title: X}, {name: A, ae_title: Y}]}", "two destinations have the same"),
+    (
+        "listener: {destinations: [{name: A, ae_title: X, prot: 1}]}",
+        "line 1: listener.destinations.0.prot: unknown key",
+    ),
+    ("listener: {worker: {limits: {time: 1}}}", "listener.worker.limits.time: unknown key"),
 ]
 
 
