@@ -102,11 +102,14 @@ def _instances_digest(series: Series) -> str:
     return _sha256(sorted(instance.identity for instance in series.files))
 
 
+def patient_key(site_key: bytes, patient_id: str) -> str:
+    """Return what stands for a PatientID in results: the same at one site, and no way back without its key."""
+    return hmac.new(site_key, patient_id.encode(), hashlib.sha256).hexdigest()
+
+
 def _subject(headers: Sequence[Dataset], disclosure: Disclosure) -> Subject:
     patient_id = one_text(headers, "PatientID")
-    key = None
-    if disclosure.site_key and patient_id:
-        key = hmac.new(disclosure.site_key, patient_id.encode(), hashlib.sha256).hexdigest()
+    key = patient_key(disclosure.site_key, patient_id) if disclosure.site_key and patient_id else None
     named = disclosure.with_identifiers
     return Subject(
         patient_key=key,
