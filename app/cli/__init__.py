@@ -10,6 +10,7 @@ COMMANDS = {
     "export": "Write each CT volume, and the windows that the encoder sees, as NIfTI.",
     "demo": "Encode a phantom, real CT where there is some, or your own folder, and show the results.",
     "table": "Write the features of many series as one table: Parquet or CSV.",
+    "explain": "Correlate features with labels, honestly: one HTML report, CSV and JSON.",
     "train": "Train a VAE on your own scans and write it as a bundle with its model card.",
     "bundle": "Show, check, certify, export or run a bundle; import a Keras or MONAI checkpoint.",
     "doctor": "Check the installation and reproduce the bundle's golden values.",

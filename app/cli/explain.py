@@ -1,0 +1,71 @@
+"""`ctvae explain`: what features follow, and what they do not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.process import LogLevel, guarded
+
+
+def command(
+    table: Annotated[Path, typer.Argument(metavar="FEATURES", help="A table that `ctvae table` wrote.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for report.html, its CSV files and JSON.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels", help="CSV with series_instance_uid, patient_id or another key, and a column per label."
+        ),
+    ] = None,
+    tap: Annotated[str, typer.Option("--tap", help="The features in question: a layer that the table has.")] = "mu",
+    covariates: Annotated[
+        str | None,
+        typer.Option("--covariates", help="Columns to account for: a,b,c, or none; default: body size, acquisition."),
+    ] = None,
+    all_series: Annotated[
+        bool, typer.Option("--all-series", help="Use all series of a patient; whole patients are then permuted.")
+    ] = False,
+    permutations: Annotated[int, typer.Option("--permutations", min=1000, help="For max-T.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of permutations, folds and samples.")] = 0,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Correlate features with what is known about the scans, and write an honest report.
+
+    Exit code 0: the report is written; 3: could not start.
+    """
+
+    def run() -> int:
+        from app.console import escaped, progress
+        from app.explain.feature_table import read_features
+        from app.explain.join_labels import join_labels
+        from app.explain.question import ask
+        from app.explain.report.write import PAGE
+        from app.explain.run import explain, heading_of
+        from app.settings import load_settings
+
+        features = read_features(table)
+        joined = join_labels(features, labels, load_settings().privacy.site_key) if labels else None
+        question = ask(
+            features,
+            joined,
+            tap=tap,
+            covariates=None
+            if covariates is None
+            else [one for one in covariates.split(",") if one not in ("", "none")],
+            all_series=all_series,
+            permutations=permutations,
+            seed=seed,
+        )
+        for note in heading_of(question).notes:
+            sys.stderr.write(escaped(f"note: {note}") + "\n")
+        with progress("explaining") as report:
+            sections = explain(question, output, lambda text: report(0, 1, text))
+        for section in sections:
+            sys.stdout.write(escaped(f"{section.title} {section.found}") + "\n")
+        sys.stdout.write(f"Written: {PAGE} in {output.name}\n")
+        return 0
+
+    return guarded(run, log_level)

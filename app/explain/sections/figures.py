@@ -1,0 +1,117 @@
+"""The pictures of the report, as PNG: no text smaller than a phone can show, no colour that carries meaning alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.explain.labels import Label
+from app.explain.statistics.probes import Score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, GREY, RED = "#1f5fa8", "#8a8f98", "#b3361e"
+
+
+def figure(width: float, height: float) -> Figure:
+    """Return an empty figure, in inches, that no window is opened for."""
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), layout="constrained", dpi=110)
+
+
+def png(drawn: Figure) -> bytes:
+    """Return the figure's bytes; the same figure gives the same bytes."""
+    out = io.BytesIO()
+    drawn.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def pair_histograms(pairs: Sequence[tuple[NDArray[Any], Label, str]]) -> bytes:
+    """Draw features against labels: a 2-D histogram for numbers, boxes for classes."""
+    columns = min(3, len(pairs))
+    rows = -(-len(pairs) // columns)
+    drawn = figure(3.2 * columns, 2.8 * rows)
+    axes = np.atleast_1d(drawn.subplots(rows, columns)).reshape(-1)
+    for ax, (values, label, name) in zip(axes, pairs, strict=False):
+        there = label.there
+        if label.kind == "number":
+            y = np.asarray(label.values, np.float64)[there]
+            bins = int(np.clip(np.sqrt(there.sum()), 5, 30))
+            ax.hist2d(y, values[there], bins=bins, cmap="Blues")
+        else:
+            classes = label.classes
+            ax.boxplot(
+                [values[label.values == one] for one in classes], tick_labels=[one[:12] for one in classes], widths=0.6
+            )
+            ax.tick_params(axis="x", rotation=0 if len(classes) < 4 else 40)
+        ax.set_xlabel(label.name)
+        ax.set_ylabel(name)
+    for ax in axes[len(pairs) :]:
+        ax.axis("off")
+    return png(drawn)
+
+
+def correlation_map(matrix: NDArray[np.float64], name: str) -> bytes:
+    """Draw a correlation matrix, similar dimensions beside each other."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    apart = np.clip(1 - np.abs(matrix), 0, None)
+    np.fill_diagonal(apart, 0)
+    order = leaves_list(linkage(squareform(apart, checks=False), "average"))
+    drawn = figure(5.2, 4.4)
+    ax = drawn.subplots()
+    shown = ax.imshow(matrix[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1)
+    if len(order) <= 40:
+        ax.set_xticks(range(len(order)), [str(one) for one in order], fontsize=6, rotation=90)
+        ax.set_yticks(range(len(order)), [str(one) for one in order], fontsize=6)
+    ax.set_xlabel(f"dimension of {name}")
+    drawn.colorbar(shown, label="correlation")
+    return png(drawn)
+
+
+def score_chart(tap: str, probed: Sequence[tuple[str, Mapping[str, Score]]]) -> bytes:
+    """Draw the scores of labels: the features in blue, their controls in grey, shuffled labels as a tick."""
+    markers = "osD^v<>"
+    drawn = figure(7.5, 1.2 + 0.5 * len(probed))
+    ax = drawn.subplots()
+    names: dict[str, int] = {}
+    for row, (_, scores) in enumerate(reversed(probed)):
+        for at, (name, score) in enumerate(scores.items()):
+            y = row - 0.12 * at
+            marker = names.setdefault(name, len(names))
+            low, high = max(-1.0, score.score.low), score.score.high
+            value = max(-1.0, score.score.value)
+            colour = BLUE if name == tap else GREY
+            seen = name in (text for text in ax.get_legend_handles_labels()[1])
+            ax.plot([low, high], [y, y], color=colour, lw=2 if name == tap else 1)
+            label = "_" if seen else name
+            ax.plot([value], [y], markers[marker % len(markers)], color=colour, ms=7 if name == tap else 5, label=label)
+        first = scores[tap]
+        ax.plot([first.shuffled_high] * 2, [row - 0.25, row + 0.15], color=RED, lw=1)
+    ax.plot([], [], color=RED, lw=1, label="95 of 100 shuffled labels are below")
+    ax.set_yticks(range(len(probed)), [f"{name} ({scores[tap].measure})" for name, scores in reversed(probed)])
+    ax.set_xlim(-1.05, 1.05)
+    ax.grid(axis="x", color="#e4e7ec")
+    ax.set_axisbelow(True)
+    ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.4, -0.12 if len(probed) > 4 else -0.3))
+    return png(drawn)
+
+
+def two_histograms(within: NDArray[np.float64], between: NDArray[np.float64]) -> bytes:
+    """Draw distances within and between patients."""
+    drawn = figure(6, 2.8)
+    ax = drawn.subplots()
+    bins = np.histogram_bin_edges(np.concatenate([within, between]), 40).tolist()
+    ax.hist(between, bins, density=True, color=GREY, alpha=0.7, label="two patients")
+    ax.hist(within, bins, density=True, histtype="step", lw=2, color=BLUE, label="one patient")
+    ax.set_xlabel("distance of two scans (standardised features)")
+    ax.set_yticks([])
+    ax.legend(fontsize=9)
+    return png(drawn)

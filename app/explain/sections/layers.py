@@ -1,0 +1,115 @@
+"""Which layer carries which label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from app.explain.question import Question
+from app.explain.report.section import Cell, Section, Table, lacking, number, span
+from app.explain.statistics.associations import associate
+from app.explain.statistics.layers import LayerChoice, choose_layer
+
+KEY, TITLE = "layers", "Which layer should I take?"
+COLUMNS = (
+    *("label", "layer", "length", "features_after_maxt", "measure", "score", "low", "high", "best"),
+    *("beats_shuffled",),
+)
+CHOICE = (
+    *("label", "measure", "best", "score", "score_of_the_tap", "chosen_inside", "lost_to_choosing"),
+    *("second", "together_adds", "adds_low", "adds_high"),
+)
+
+
+def layers_section(question: Question, on_layer: Callable[[str], None]) -> Section:
+    """Return the section: every tap of the table on the same folds, with the same controls."""
+    taps = question.table.taps
+    if len(taps) < 2:
+        return lacking(
+            KEY, TITLE, "the table has one layer; write others with `ctvae encode --taps` and `ctvae table --taps`"
+        )
+    counted: dict[tuple[str, str], int] = {}
+    for tap, features in taps.items():
+        on_layer(tap)
+        tested = associate(features, question.labels, (), question.patients, permutations=question.permutations)
+        counted |= {(one.label.name, tap): one.raw.counts["maxt"] for one in tested}
+    rows: list[tuple[Cell, ...]] = []
+    choices: list[tuple[Cell, ...]] = []
+    made: list[tuple[str, LayerChoice]] = []
+    for label in question.labels:
+        on_layer(label.name)
+        choice = choose_layer(taps, label, question.patients, question.seed)
+        if choice is None:
+            continue
+        made.append((label.name, choice))
+        for tap, score in choice.scores.items():
+            best = "best" if tap == choice.best else ""
+            beats = None if np.isnan(score.shuffled) else "yes" if score.beats_shuffled else "not shown"
+            own = (label.name, tap, taps[tap].shape[1], counted[label.name, tap], score.measure)
+            rows.append((*own, *score.score, best, beats))
+        choices.append(_choice_row(label.name, choice, question.tap))
+    if not made:
+        return lacking(KEY, TITLE, "no label has enough patients for a probe")
+    return Section(
+        KEY,
+        TITLE,
+        _found(question.tap, made),
+        "The best of several layers is best partly by luck: a layer chosen because it predicts a label best looks "
+        "better "
+        "here than it will in new patients. Choose before you look at your outcome.",
+        notes=(
+            "All layers have the same folds. “Chosen inside” is the R² where each fold takes the layer that was "
+            "best among its "
+            "own training patients; what it is below the best layer's score is lost to choosing.",
+            "“Together adds” is how much the best two layers side by side score above the best alone, with a 95 % "
+            "interval over "
+            "patients.",
+        ),
+        tables=(
+            Table(
+                "layers",
+                "Each layer, probed to each label",
+                COLUMNS,
+                tuple(rows),
+                most=60,
+                shown=("label", "layer", "length", "features_after_maxt", "measure", "score", "low", "high", "best"),
+                headings=(("low", "95 % from"), ("high", "to"), ("features_after_maxt", "features after max-T")),
+            ),
+            Table(
+                "layer_choice",
+                "What choosing and joining layers is worth",
+                CHOICE,
+                tuple(choices),
+                most=40,
+                headings=(
+                    *(("score", "its score"), ("score_of_the_tap", f"score of {question.tap}")),
+                    *(("second", "with"), ("adds_low", "95 % from"), ("adds_high", "to")),
+                ),
+            ),
+        ),
+    )
+
+
+def _choice_row(label: str, choice: LayerChoice, tap: str) -> tuple[Cell, ...]:
+    best = choice.scores[choice.best].score.value
+    lost = None if choice.chosen is None else best - choice.chosen
+    adds = choice.together or (None, None, None)
+    own = choice.scores[tap].score.value
+    return (label, choice.scores[tap].measure, choice.best, best, own, choice.chosen, lost, choice.second, *adds)
+
+
+def _found(tap: str, made: list[tuple[str, LayerChoice]]) -> str:
+    best: dict[str, list[str]] = {}
+    for label, choice in made:
+        best.setdefault(choice.best, []).append(label)
+    parts = [f"{layer} for {', '.join(labels)}" for layer, labels in best.items()]
+    helped = [
+        f"{label} ({choice.best} with {choice.second}: {number(choice.together.value)} more, "
+        f"{span(choice.together.low, choice.together.high)})"
+        for label, choice in made
+        if choice.together and choice.together.low > 0
+    ]
+    text = f"The best score has {'; '.join(parts)}."
+    more = f" Two layers together add something for {', '.join(helped)}." if helped else ""
+    return text + (more or " Two layers together are not shown to add anything for any label.")

@@ -1,0 +1,141 @@
+"""What the features can predict, beside what can be predicted without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.explain.labels import Label
+from app.explain.question import BODY_SIZE, Question
+from app.explain.report.section import Cell, Figure, Section, Table, lacking, number, span
+from app.explain.sections.figures import score_chart
+from app.explain.statistics.probes import Score, better_by, probe
+
+KEY, TITLE = "probes", "What can be predicted from the features, and does it need them?"
+COLUMNS = (
+    *("label", "measure", "patients", "features", "score", "low", "high", "beats"),
+    *("above_by", "above_low", "above_high"),
+)
+BODY, SHUFFLED = "body size alone", "shuffled labels"
+
+
+def probes_section(
+    question: Question,
+    rivals: Mapping[str, NDArray[Any]],
+    on_label: Callable[[str], None],
+) -> Section:
+    """Return the section.
+
+    Args:
+        question: what is asked.
+        rivals: descriptions of the same windows that need no network: name → (n, k); empty without `--data`.
+        on_label: called with each label.
+    """
+    controls = body_size(question) | dict(rivals)
+    rows: list[tuple[Cell, ...]] = []
+    won: list[str] = []
+    lost: list[str] = []
+    skipped: list[str] = []
+    drawn: list[tuple[str, Mapping[str, Score]]] = []
+    for label in question.labels:
+        on_label(label.name)
+        own = {name: x for name, x in controls.items() if not (name == BODY and label.name in BODY_SIZE)}
+        scores = probe({question.tap: question.features, **own}, label, question.patients, seed=question.seed)
+        if not scores:
+            skipped.append(label.name)
+            continue
+        beaten = _beaten(scores, question.tap)
+        (won if all(beaten.values()) else lost).append(label.name)
+        rows += _rows(label, scores, question.tap, beaten, question.seed)
+        drawn.append((label.name, scores))
+    if not rows:
+        return lacking(KEY, TITLE, "no label has enough patients (six of each class, or a number that varies)")
+    return Section(
+        KEY,
+        TITLE,
+        _found(won, lost, rivals),
+        "A score above its controls says that features and label share something in these patients; elsewhere, on "
+        "other "
+        "scanners, it may be gone. A score no better than its controls does not show that the features hold nothing.",
+        mood="warned" if question.too_few else "calm",
+        notes=_notes(rivals, skipped),
+        tables=(
+            Table(
+                "probes",
+                "Prediction of each label by each set of features; no patient is learned from and tested on",
+                COLUMNS,
+                tuple(rows),
+                shown=("label", "measure", "features", "score", "low", "high", "beats"),
+                most=80,
+                headings=(("low", "95 % from"), ("high", "to"), ("beats", f"{question.tap} is better")),
+            ),
+        ),
+        figures=(_figure(question.tap, drawn),),
+    )
+
+
+def body_size(question: Question) -> dict[str, NDArray[Any]]:
+    """Return the body-size-only baseline, where the table has it."""
+    columns = [np.asarray(question.table.columns[name], float) for name in BODY_SIZE if name in question.table.columns]
+    if not columns or not all(np.isfinite(one).any() and np.nanstd(one) > 0 for one in columns):
+        return {}
+    return {BODY: np.stack([np.where(np.isfinite(one), one, np.nanmedian(one)) for one in columns], axis=1)}
+
+
+def _beaten(scores: Mapping[str, Score], tap: str) -> dict[str, bool]:
+    others = {name: better_by(scores[tap], score).low > 0 for name, score in scores.items() if name != tap}
+    return {SHUFFLED: scores[tap].beats_shuffled} | others
+
+
+def _rows(
+    label: Label, scores: Mapping[str, Score], tap: str, beaten: Mapping[str, bool], seed: int
+) -> list[tuple[Cell, ...]]:
+    own = scores[tap]
+    about = (label.name, own.measure, own.patients)
+    rows: list[tuple[Cell, ...]] = [(*about, tap, *own.score, None, None, None, None)]
+    said = {True: "yes", False: "not shown"}
+    shuffled = (own.shuffled, None, own.shuffled_high)
+    rows.append((*about, SHUFFLED, *shuffled, said[beaten[SHUFFLED]], own.score.value - own.shuffled, None, None))
+    for name, score in scores.items():
+        if name != tap:
+            rows.append((*about, name, *score.score, said[beaten[name]], *better_by(own, score, seed)))
+    return rows
+
+
+def _found(won: Sequence[str], lost: Sequence[str], rivals: Mapping[str, Any]) -> str:
+    against = "shuffled labels, body size, the HU histogram and PCA" if rivals else "shuffled labels and body size"
+    if not won:
+        return f"No label is predicted better than by the controls ({against}): {', '.join(lost)}."
+    text = f"{', '.join(won)}: predicted better than by every control ({against})."
+    return f"{text} Not shown to be better for {', '.join(lost)}." if lost else text
+
+
+def _notes(rivals: Mapping[str, Any], skipped: Sequence[str]) -> tuple[str, ...]:
+    without = "The HU histogram and PCA of the same windows were not computed: they need --data and --bundle."
+    return (
+        "R² of a number: 1 is perfect, 0 is no better than the mean, below 0 is worse. AUC of classes: 1 is "
+        "perfect, 0.5 is "
+        "guessing; of more than two classes the mean of each against the rest.",
+        "Intervals are over bootstrap samples of patients. “Better” means that the 95 % interval of the "
+        "difference, over the "
+        "same samples, is above 0; for shuffled labels, that the score is above 95 of 100 of them and its interval "
+        "above "
+        "their mean. Of shuffled labels the column “to” is that 95th percentile.",
+        *(() if rivals else (without,)),
+        *((f"Too few patients for a probe: {', '.join(skipped)}.",) if skipped else ()),
+    )
+
+
+def _figure(tap: str, drawn: Sequence[tuple[str, Mapping[str, Score]]]) -> Figure:
+    shown = drawn[:12]
+    best = max(shown, key=lambda one: one[1][tap].score.value)
+    score = best[1][tap].score
+    caption = (
+        f"Scores with 95 % intervals. The highest is {best[0]}: {number(score.value)} ({span(score.low, score.high)}). "
+    )
+    return Figure(
+        "scores", score_chart(tap, shown), f"{caption}Grey marks are the controls: a blue dot among them needs no VAE."
+    )
