@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,21 +16,23 @@ from operators.record import Encoding, TapValues
 from operators.types import Finding, Windows
 
 ALWAYS = ("mu", "sigma")
+DRAW = "z"
+"""A random draw mu + sigma · ε; asked for as `z:SEED`. A layer of the bundle that is called so goes before it."""
 
 
 def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[str] = ()) -> Encoding:
     """The features of one series: always `mu` and `sigma`, other taps on request, all from one forward pass.
 
     A layer's grid becomes a vector by its pooling, for each window. The series' vector is that of the equal mixture of
-    its windows: for mu the mean; for sigma √(mean(sigma²) + variance(mu)), which matches moments; for other taps the
-    mean. Sums are made in float64, results are float32. An encoder that had to leave the GPU that was asked for says so
-    in the finding `ENCODED_ON_CPU`.
+    its windows: for mu the mean; for sigma √(mean(sigma²) + variance(mu)), which matches moments; for other taps,
+    and for draws of z, the mean. Sums are made in float64, results are float32. An encoder that had to leave the GPU
+    that was asked for says so in the finding `ENCODED_ON_CPU`.
 
     Args:
         windows: of the series.
         encoder: of the bundle, open.
         bundle: names the taps.
-        taps: as `check_taps` reads them: `block3`, or `block3:max`.
+        taps: as `check_taps` reads them: `block3`, `block3:max`, or `z:7` for a draw.
 
     Raises:
         StartError: `UNKNOWN_TAP`.
@@ -49,6 +52,9 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
         _check_finite(name, values)
         kept = spec.shape if spec.pooling == "none" and len(spec.shape) > 1 else None
         found[name] = TapValues(name=name, pooling=spec.pooling, values=values, windows=each, shape=kept)
+    seed = drawn_with(bundle, taps)
+    if seed is not None:
+        found[DRAW] = _draw(windows, pooled["mu"], pooled["sigma"], seed)
     if encoder.fallback:
         left = Finding("ENCODED_ON_CPU", encoder.fallback)
         windows = replace(windows, findings=(*windows.findings, left))
@@ -59,15 +65,19 @@ def check_taps(bundle: Bundle, taps: Sequence[str] = ()) -> Mapping[str, TapSpec
     """`mu`, `sigma` and the taps that are asked for, each once; to be called before any series is read.
 
     A tap is asked for by its name, or as `name:pooling` (`none`, `mean`, `max`, `std`, `flatten`). What has another
-    pooling than the bundle's own is another vector, and has a name of its own: `block3:max` is `block3.max`.
+    pooling than the bundle's own is another vector, and has a name of its own: `block3:max` is `block3.max`. A draw of
+    z is no layer: it is checked here, and left out of the result.
 
     Raises:
-        StartError: `UNKNOWN_TAP`: a name or a pooling that the bundle does not have.
+        StartError: `UNKNOWN_TAP`: a name or a pooling that the bundle does not have; a draw without a seed.
     """
     known = {spec.name: spec for spec in bundle.taps}
     found = {name: known[name] for name in ALWAYS}
+    drawn_with(bundle, taps)
     for asked in taps:
         name, colon, pooling = asked.partition(":")
+        if name == DRAW and DRAW not in known:
+            continue
         if name not in known:
             raise StartError("UNKNOWN_TAP", f"bundle {bundle.name} has no tap {name!r}; it has {', '.join(known)}")
         spec = known[name]
@@ -80,6 +90,33 @@ def check_taps(bundle: Bundle, taps: Sequence[str] = ()) -> Mapping[str, TapSpec
         else:
             found[name] = spec
     return found
+
+
+def drawn_with(bundle: Bundle, taps: Sequence[str]) -> int | None:
+    """Return the seed of the draw of z that is asked for as `z:SEED`; None where none is.
+
+    Raises:
+        StartError: `UNKNOWN_TAP`: no seed, no whole number, or two seeds.
+    """
+    if any(spec.name == DRAW for spec in bundle.taps):
+        return None
+    seeds = {seed for name, _, seed in (asked.partition(":") for asked in taps) if name == DRAW}
+    if not seeds:
+        return None
+    seed = seeds.pop()
+    if seeds or not (seed.isascii() and seed.isdigit() and len(seed) < 19):
+        raise StartError("UNKNOWN_TAP", "tap z is a random draw; give it one seed, a whole number, as in z:7")
+    return int(seed)
+
+
+def configured_taps(bundle: Bundle, taps: Sequence[str]) -> tuple[str, ...]:
+    """Return the taps as they enter the configuration's digest: names, and a draw with its seed.
+
+    Raises:
+        StartError: as `check_taps`.
+    """
+    seed = drawn_with(bundle, taps)
+    return (*check_taps(bundle, taps), *(() if seed is None else (f"{DRAW}:{seed}",)))
 
 
 def pool(values: NDArray[np.float32], pooling: str) -> NDArray[np.float64]:
@@ -106,6 +143,16 @@ def mixture_sigma(mu: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArra
     """Standard deviation of the equal mixture of windows' posteriors, each (n, length): the law of total variance."""
     total: NDArray[np.float64] = np.sqrt(np.square(sigma).mean(axis=0) + mu.var(axis=0))
     return total
+
+
+def _draw(windows: Windows, mu: NDArray[np.float64], sigma: NDArray[np.float64], seed: int) -> TapValues:
+    """A draw of each window's posterior; what is random comes from the seed and the series alone."""
+    series = windows.volume.series
+    digest = hashlib.sha256(f"{seed} {series.series_instance_uid} {series.part}".encode()).digest()
+    epsilon = np.random.default_rng(np.frombuffer(digest, np.uint32)).standard_normal(mu.shape)
+    drawn = mu + sigma * epsilon
+    values, each = drawn.mean(axis=0).astype(np.float32), drawn.astype(np.float32)
+    return TapValues(name=DRAW, pooling="none", values=values, windows=each, seed=seed)
 
 
 def _check_finite(name: str, values: NDArray[np.float32]) -> None:

@@ -48,7 +48,7 @@ def make_record(
     series = encoding.windows.volume.series
     headers = [instance.header for instance in series.instances]
     digest = _instances_digest(series)
-    config_digest = configuration_digest(bundle, tuple(encoding.taps), disclosure, policy)
+    config_digest = configuration_digest(bundle, encoding.configured_taps, disclosure, policy)
     return FeatureRecord(
         encoding=encoding,
         identity=_identity(series, headers, digest),

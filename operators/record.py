@@ -24,6 +24,7 @@ class TapValues:
         values: float32 (length,), the series' vector; a grid that is kept stands in it channels first, then z, y, x.
         windows: float32 (n, length), the same for each window.
         shape: (channels, d, h, w) of a grid that is kept; None for what is a vector.
+        seed: of a random draw; None for what the encoder gives.
     """
 
     name: str
@@ -31,6 +32,7 @@ class TapValues:
     values: NDArray[np.float32]
     windows: NDArray[np.float32]
     shape: tuple[int, ...] | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         found = f"tap {self.name} of {self.values.shape}, its windows of {self.windows.shape}"
@@ -69,6 +71,12 @@ class Encoding:
     def findings(self) -> tuple[Finding, ...]:
         """What was met on the way, from the headers to the windows."""
         return self.windows.findings
+
+    @property
+    def configured_taps(self) -> tuple[str, ...]:
+        """The taps as they enter the configuration's digest: a draw with its seed."""
+        taps = self.taps.values()
+        return tuple(tap.name if tap.seed is None else f"{tap.name}:{tap.seed}" for tap in taps)
 
     @property
     def sigma_parts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

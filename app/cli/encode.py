@@ -45,9 +45,10 @@ def command(
             "--taps",
             "--tap",
             help="Layers to write beside mu and sigma, pooled as the bundle says or as asked for: dense,block3:max "
-            "(none, mean, max, std, flatten). May be given again.",
+            "(none, mean, max, std, flatten); z, with --seed, for a random draw. May be given again.",
         ),
     ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of a random draw: --tap z --seed 7, or --tap z:7.")] = None,
     device: Annotated[DeviceName | None, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = None,
     with_identifiers: Annotated[bool, typer.Option(help="Write name, ID and birth date into features.json.")] = False,
     with_dates: Annotated[bool, typer.Option(help="Write dates of study and series into features.json.")] = False,
@@ -73,7 +74,9 @@ def command(
         settings = dataclasses.replace(
             settings,
             encode=dataclasses.replace(
-                asked, taps=split_taps(taps) if taps else asked.taps, device=device.value if device else asked.device
+                asked,
+                taps=_seeded(split_taps(taps) if taps else asked.taps, seed),
+                device=device.value if device else asked.device,
             ),
             privacy=dataclasses.replace(
                 settings.privacy,
@@ -85,3 +88,19 @@ def command(
         return encode_folder(check_paths(folder, output, models), settings, tuple(predecessor or ()))
 
     return guarded(run, log_level)
+
+
+def _seeded(taps: tuple[str, ...], seed: int | None) -> tuple[str, ...]:
+    """`z` as `z:SEED`.
+
+    Raises:
+        StartError: a seed, and nothing that is drawn.
+    """
+    from operators.encode import DRAW
+    from operators.errors import StartError
+
+    if seed is None:
+        return taps
+    if DRAW not in taps:
+        raise StartError("UNKNOWN_TAP", "--seed is for the random draw z; give --tap z too, or leave it out")
+    return tuple(f"{DRAW}:{seed}" if tap == DRAW else tap for tap in taps)

@@ -26,7 +26,7 @@ from app.pacs.jobs import Request
 from app.process import LogLevel, set_up_log
 from app.read_input import open_series
 from app.settings import Settings, load_settings
-from operators.encode import check_taps
+from operators.encode import configured_taps
 from operators.errors import CtvaeError, SeriesFailed, StartError
 from operators.job import Job, failure
 from operators.make_record import configuration_digest
@@ -76,7 +76,7 @@ def _check_pinned(pipeline: Pipeline, request: Request) -> None:
         StartError: `BUNDLE_CHANGED`.
     """
     bundle = pipeline.bundle
-    taps = tuple(check_taps(bundle, pipeline.taps))
+    taps = configured_taps(bundle, pipeline.taps)
     config = configuration_digest(bundle, taps, pipeline.disclosure, pipeline.geometry)
     if (bundle.weights_sha256, config) != (request.weights_sha256, request.config_digest):
         what = "settings" if bundle.weights_sha256 == request.weights_sha256 else "weights"

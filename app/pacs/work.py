@@ -56,11 +56,11 @@ def work_of(settings: Settings, models: Path | None = None, kind: Kind = "main")
         StartError: `BUNDLE_INVALID`, `NOT_ACCESSIBLE`, `ARRAYS_ONLY` or `UNKNOWN_TAP`.
     """
     from app.open_bundle import open_scan_bundle  # slow to import, and whoever only looks into the queue needs none
-    from operators.encode import check_taps
+    from operators.encode import configured_taps
     from operators.make_record import configuration_digest
 
     bundle = open_scan_bundle(models, settings)
-    taps = tuple(check_taps(bundle, settings.encode.taps))
+    taps = configured_taps(bundle, settings.encode.taps)
     digest = configuration_digest(bundle, taps, settings.privacy, settings.geometry)
     return Work(bundle.weights_sha256, digest, kind, None if models is None else str(models.resolve()))
 

@@ -146,6 +146,8 @@ def _geometry(record: FeatureRecord) -> dict[str, Any]:
 
 def _tap(tap: TapValues) -> dict[str, Any]:
     about: dict[str, Any] = {"length": tap.length, "pooling": tap.pooling}
+    if tap.seed is not None:
+        about["seed"] = tap.seed
     if has_file(tap):
         return about | {"file": file_entry(tap)}
     return about | {"values": floats(tap.values), "windows": [floats(window) for window in tap.windows]}

@@ -134,7 +134,10 @@ def _tap_group(record: FeatureRecord, tap: TapValues, place: Place | None) -> It
     method = measured_by("VAE-LAYER", "Activation of a VAE layer")
     listed = tap.length <= sr_codes.LISTED_DIMENSIONS
     numbers = vector(tap, code, f"VAE layer {tap.name}, dimension {{}}", method) if listed else digests(tap)
-    algorithm = _network(record, {"tap": tap.name, "pooling": tap.pooling, "length": tap.length})
+    about: dict[str, str | int] = {"tap": tap.name, "pooling": tap.pooling, "length": tap.length}
+    if tap.seed is not None:
+        about["seed"] = tap.seed
+    algorithm = _network(record, about)
     return _group(record, place, Concept(*code, f"VAE layer {tap.name}"), algorithm, numbers)
 
 

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from models.runtime import open_encoder
 from models.spec import Bundle, Preprocessing, TapSpec
-from operators.encode import check_taps, encode, mixture_sigma
+from operators.encode import check_taps, configured_taps, encode, mixture_sigma
 from operators.errors import SeriesFailed, StartError
 from operators.instance import Instance
 from operators.types import Finding, HuSlice, Series, Volume, Windows
@@ -144,6 +144,38 @@ def test_mu_and_sigma_are_always_there_and_each_tap_once():
     given = Given(mu=[[0, 0]], sigma=[[1, 1]], block1=np.zeros((1, 3, 2, 2, 2)))
     assert list(encode(windows_of(1), given, BUNDLE).taps) == ["mu", "sigma"]
     assert list(encode(windows_of(1), given, BUNDLE, ["block1", "mu", "block1"]).taps) == ["mu", "sigma", "block1"]
+
+
+def test_a_draw_is_of_each_windows_posterior_and_the_same_for_the_same_seed_and_series():
+    n, mu, sigma = 4000, [3.0, -1.0], [0.5, 2.0]
+    given = Given(mu=np.tile(mu, (n, 1)), sigma=np.tile(sigma, (n, 1)))
+    windows = windows_of(n, (1, 1, 1))
+    first, again, other = (encode(windows, given, BUNDLE, [asked]).taps["z"] for asked in ("z:7", "z:7", "z:8"))
+    assert (first.windows == again.windows).all() and (first.windows != other.windows).all()
+    np.testing.assert_allclose(first.windows.mean(axis=0), mu, atol=0.1)
+    np.testing.assert_allclose(first.windows.std(axis=0), sigma, rtol=0.05)
+    np.testing.assert_allclose(first.values, first.windows.mean(axis=0), rtol=1e-5)
+    assert (first.seed, first.pooling) == (7, "none")
+    elsewhere = replace(windows.volume, series=replace(windows.volume.series, series_instance_uid="1.2.3.9"))
+    moved = encode(replace(windows, volume=elsewhere), given, BUNDLE, ["z:7"]).taps["z"]
+    assert (moved.windows != first.windows).all()
+
+
+def test_a_draw_enters_the_configuration_with_its_seed():
+    assert configured_taps(BUNDLE, ["z:7", "block1"]) == ("mu", "sigma", "block1", "z:7")
+    given = Given(mu=[[0, 0]], sigma=[[1, 1]], block1=np.zeros((1, 3, 2, 2, 2)))
+    assert encode(windows_of(1), given, BUNDLE, ["z:7", "block1"]).configured_taps == ("mu", "sigma", "block1", "z:7")
+
+
+@pytest.mark.parametrize("asked", [["z"], ["z:"], ["z:x"], ["z:-1"], ["z:1", "z:2"]])
+def test_a_draw_needs_one_seed(asked):
+    with pytest.raises(StartError, match="UNKNOWN_TAP: tap z is a random draw; give it one seed"):
+        check_taps(BUNDLE, asked)
+
+
+def test_a_layer_that_is_called_z_goes_before_the_draw():
+    named = replace(BUNDLE, taps=(*TAPS, TapSpec("z", (2,), "none")))
+    assert encode(windows_of(1), Given(mu=[[0, 0]], sigma=[[1, 1]], z=[[5, 6]]), named, ["z"]).taps["z"].seed is None
 
 
 def test_vectors_are_float32():
