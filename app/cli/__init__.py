@@ -13,6 +13,7 @@ COMMANDS = {
     "explain": "Correlate features with labels, honestly: one HTML report, CSV and JSON.",
     "train": "Train a VAE on your own scans and write it as a bundle with its model card.",
     "bundle": "Show, check, certify, export or run a bundle; import a Keras or MONAI checkpoint.",
+    "queue": "Look into the listener's queue; retry, replay, purge, audit.",
     "doctor": "Check the installation and reproduce the bundle's golden values.",
     "schema": "Print the JSON Schema of features.json.",
 }

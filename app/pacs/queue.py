@@ -7,14 +7,14 @@ Each lease has a token, higher than all before: whoever comes with an older one 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, and_, exists, func, insert, or_, select, update
 
 from app.pacs.backoff import Backoff
 from app.pacs.database.engine import Database
-from app.pacs.database.tables import delivery, instance, job, job_instance, now, result, series
+from app.pacs.database.tables import CHAIN, delivery, instance, job, job_instance, now, result, series
 from app.pacs.hooks import passing
 from app.pacs.jobs import Current, Ended, Lease, Listed, LostLease, Made
 from app.pacs.work import Arrived, Kind, Work, key_of
@@ -22,12 +22,14 @@ from app.pacs.work import Arrived, Kind, Work, key_of
 LOST_LEASES: Final = 25
 """A job whose worker vanished so often without a word is given up: whatever it does, it takes the machine with it."""
 
-NORMAL, REPLAY, SHADOW = 0, -10, -20
-"""Priorities; the highest first."""
+PRIORITY: Final[Mapping[Kind, int]] = {"main": 0, "shadow": -20}
+"""The highest first."""
+
+REPLAY: Final = -10
 
 
 def enqueue(
-    connection: Connection, series_uid: str, instances: Sequence[int], work: Work, priority: int = NORMAL
+    connection: Connection, series_uid: str, instances: Sequence[int], work: Work, priority: int | None = None
 ) -> int | None:
     """Put a series into the queue, with the instances that are there now; whatever comes later is another revision.
 
@@ -38,7 +40,7 @@ def enqueue(
         series_uid: has a row in `series`.
         instances: ids.
         work: what is to be done.
-        priority: the highest first.
+        priority: the highest first; None for that of the kind of work.
 
     Returns:
         The job's id; None where the same job is known already, whatever its state.
@@ -67,7 +69,7 @@ def enqueue(
         "version": work.version,
         "revision": revision,
         "findings": about.findings,
-        "priority": priority,
+        "priority": PRIORITY[work.kind] if priority is None else priority,
         "not_before": now(),
         "created_at": now(),
     }
@@ -97,7 +99,7 @@ def lease(database: Database, worker: str, lease_s: float) -> Lease | None:
         lease_s: until when, unless `heartbeat` prolongs it.
     """
     earlier = job.alias()
-    same = [job.c[name] == earlier.c[name] for name in ("series_uid", "kind", "weights_sha256", "config_digest")]
+    same = [job.c[name] == earlier.c[name] for name in CHAIN]
     blocked = exists().where(*same, earlier.c.id < job.c.id, earlier.c.state.in_(("waiting", "leased")))
     expired = and_(job.c.state == "leased", job.c.lease_until < now())
     due = or_(and_(job.c.state == "waiting", job.c.not_before <= now()), expired)

@@ -13,7 +13,7 @@ from app.pacs.database.engine import Database
 from app.pacs.database.tables import instance, job, now, series
 from app.pacs.jobs import Became, Ended, Made
 from app.pacs.places import Places
-from app.pacs.queue import NORMAL, enqueue, finish, lease
+from app.pacs.queue import enqueue, finish, lease
 from app.pacs.work import Work
 from tests.support.checkout import ROOT
 
@@ -57,7 +57,7 @@ def queue_series(
     series_uid: str,
     slices: Sequence[int] = (1, 2),
     work: Work = WORK,
-    priority: int = NORMAL,
+    priority: int | None = None,
 ) -> int | None:
     """Let slices arrive and put the series, with all that it has now, into the queue."""
     ids = arrive(database, series_uid, slices)

@@ -32,6 +32,9 @@ INSTANCE_STATES: Final = ("kept", "aside", "purged")
 SERIES_STATES: Final = ("arriving", "queued", "ended")
 JOB_STATES: Final = ("waiting", "leased", "done", "refused", "failed", "superseded")
 DELIVERY_STATES: Final = ("waiting", "sending", "sent", "confirmed", "failed")
+CHAIN: Final = ("series_uid", "kind", "weights_sha256", "config_digest")
+"""Columns of `job` that are equal where the result of one can take the place of the other's."""
+
 COMMITMENT_STATES: Final = ("asked", "confirmed", "refused", "unanswered")
 
 
@@ -130,7 +133,6 @@ job: Final = Table(
     _uid("series_uid"),
     _uid("study_uid"),
     Column("source_ae", String, nullable=False),
-    # A chain is what one result can take the place of another in: series, kind, weights, configuration.
     Column("kind", String, nullable=False, default="main"),  # main, or shadow: results stay local
     Column("weights_sha256", String, nullable=False),
     Column("config_digest", String, nullable=False),

@@ -1,0 +1,55 @@
+"""`ctvae queue`: one module per command of the group, imported only when it is called; what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli.lazy import LazyGroup
+
+if TYPE_CHECKING:
+    from app.pacs.database.engine import Database
+    from app.pacs.settings import ListenerSettings
+
+COMMANDS = {
+    "list": "List jobs with their state, newest first.",
+    "show": "Show a job: its instances, results, and where they went.",
+    "retry": "Have failed jobs worked, or failed deliveries sent, once more.",
+    "replay": "Work series of the past again, with another bundle or a later ctvae.",
+    "purge": "Delete pixels whose results have arrived; says first what it would delete.",
+    "audit": "Account for every instance that was acknowledged.",
+}
+
+group = LazyGroup("queue", "app.cli.queue", COMMANDS, help="Look into the listener's queue, and act on it.")
+
+
+@contextmanager
+def opened(config: Path | None) -> Iterator[tuple[ListenerSettings, Database]]:
+    """Open the queue of the settings; one that is not there is not made.
+
+    Raises:
+        StartError: `NO_QUEUE`, or what is wrong with settings or database.
+    """
+    from app.pacs.database.engine import open_database
+    from app.pacs.settings import load_listener
+    from operators.errors import StartError
+
+    settings = load_listener(config)
+    file = settings.places.folder / "queue.db"
+    if settings.database is None and not file.is_file():
+        text = f"no queue at {file}; give the listener's settings with -c, or start it with `ctvae listen`"
+        raise StartError("NO_QUEUE", text)
+    database = open_database(settings.database_url)
+    try:
+        yield settings, database
+    finally:
+        database.close()
+
+
+def when(seconds: float | None) -> str:
+    """Return a time of the database as a person reads it, in the time zone of this machine."""
+    from datetime import datetime
+
+    return "" if seconds is None else datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")

@@ -1,0 +1,50 @@
+"""`ctvae queue audit`: acknowledged = delivered + waiting + ended with a reason."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.process import LogLevel, guarded
+
+MOST_NAMED = 20
+
+
+def command(
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every instance that is lost.")] = False,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Account for every instance that was acknowledged. Exit code 0: the difference is 0; 1: it is not."""
+
+    def run() -> int:
+        from app.cli.queue import opened
+        from app.pacs.audit import audit
+
+        with opened(config) as (settings, database):
+            found = audit(database, settings.places)
+        if as_json:
+            sys.stdout.write(json.dumps({**asdict(found), "difference": found.difference}, indent=1) + "\n")
+            return 1 if found.difference else 0
+        ended = sum(found.ended.values())
+        sys.stdout.write(
+            f"{found.acknowledged} instances acknowledged = {found.delivered} in a delivered result "
+            f"+ {found.waiting} waiting + {ended} ended with a reason; difference {found.difference}\n"
+        )
+        for reason, count in found.ended.items():
+            sys.stdout.write(f"  {count} ended: {reason}\n")
+        for line in found.lost[:MOST_NAMED]:
+            sys.stdout.write(f"  LOST {line}\n")
+        if len(found.lost) > MOST_NAMED:
+            sys.stdout.write(f"  and {len(found.lost) - MOST_NAMED} more; --json names all\n")
+        if found.unknown_files:
+            told = "in the spool and not in the database; they were not acknowledged, the next start enters them"
+            sys.stdout.write(f"  {len(found.unknown_files)} files are {told}\n")
+        return 1 if found.difference else 0
+
+    return guarded(run, log_level)

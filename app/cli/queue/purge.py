@@ -1,0 +1,45 @@
+"""`ctvae queue purge`: retention; shows what it would delete, and deletes when it is told to."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.process import LogLevel, guarded
+
+
+def command(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only say what would be deleted.")] = False,
+    days: Annotated[
+        float | None, typer.Option(min=0, help="Since the result arrived; default: retention_days of the settings.")
+    ] = None,
+    refused: Annotated[
+        bool, typer.Option("--refused", help="Series that were rejected or skipped, too; never those that failed.")
+    ] = False,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Delete instances whose results have arrived from the spool; results and the queue's rows stay."""
+
+    def run() -> int:
+        from app.cli.queue import opened, when
+        from app.pacs.purge import purge, purgeable
+
+        with opened(config) as (settings, database):
+            least = settings.retention_days if days is None else days
+            found = purgeable(database, settings.destinations, least, refused=refused)
+            for one in found:
+                megabytes = f"{one.size_bytes / 1e6:.1f} MB"
+                what = f"{one.series_uid}  {one.instances} instances, {megabytes}, arrived {when(one.ended_at)}"
+                sys.stdout.write(what + "\n")
+            count, size = sum(one.instances for one in found), sum(one.size_bytes for one in found) / 1e6
+            if yes:
+                count = purge(database, settings.places, tuple(one.series_uid for one in found))
+        told = "deleted" if yes else "would be deleted; --yes deletes them"
+        sys.stdout.write(f"{len(found)} series, {count} instances, {size:.1f} MB: {told}\n")
+        return 0
+
+    return guarded(run, log_level)

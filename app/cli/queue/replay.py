@@ -1,0 +1,41 @@
+"""`ctvae queue replay`: a backlog, with another bundle."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.process import LogLevel, guarded
+
+
+def command(
+    since: Annotated[
+        datetime,
+        typer.Option(help="Series whose last job was queued then or later.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    ],
+    models: Annotated[
+        Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: as in the settings.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Work series of the past again, behind what arrives new. Exit code 2: there is nothing to do again."""
+
+    def run() -> int:
+        from app.cli.queue import opened
+        from app.pacs.replay import replay
+        from app.pacs.work import work_of
+        from app.settings import load_settings
+
+        work = work_of(load_settings(config), models)
+        with opened(config) as (_, database):
+            made = replay(database, since.astimezone().timestamp(), work)
+        told = {"queued": len(made.queued), "known already": made.known, "purged from the spool": made.purged}
+        sys.stdout.write(", ".join(f"{count} series {what}" for what, count in told.items()) + "\n")
+        return 0 if made.queued else 2
+
+    return guarded(run, log_level)

@@ -1,0 +1,36 @@
+"""`ctvae queue retry`: failed jobs and deliveries, once more."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.process import LogLevel, guarded
+
+
+def command(
+    job_ids: Annotated[
+        list[int] | None, typer.Argument(metavar="[JOB…]", help="Numbers, as `queue list` shows them.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Have failed jobs worked, or failed deliveries sent, once more, with all their attempts."""
+
+    def run() -> int:
+        from app.cli.queue import opened
+        from app.pacs.look import retry
+        from operators.errors import StartError
+
+        if bool(job_ids) is failed:
+            raise StartError("USAGE", "expected numbers of jobs, or --failed for all that failed")
+        with opened(config) as (_, database):
+            worked, sent = retry(database, job_ids or None)
+        sys.stdout.write(f"{worked} jobs wait to be worked again, {sent} deliveries to be sent again\n")
+        return 0 if worked or sent else 2
+
+    return guarded(run, log_level)

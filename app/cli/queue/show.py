@@ -1,0 +1,54 @@
+"""`ctvae queue show`: all that is known of one job."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.process import LogLevel, guarded
+
+ROWS = {"instances": "instances", "results": "result", "deliveries": "delivery", "commitments": "commitment"}
+
+
+def command(
+    job_id: Annotated[int, typer.Argument(metavar="JOB", help="Its number, as `queue list` shows it.")],
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Show a job: its instances, results, and where they went."""
+
+    def run() -> int:
+        from app.cli.queue import opened
+        from app.pacs.look import job_with_all
+        from operators.errors import StartError
+
+        with opened(config) as (_, database):
+            found = job_with_all(database, job_id)
+        if found is None:
+            raise StartError("NO_JOB", f"no job {job_id}; `ctvae queue list` shows the numbers")
+        sys.stdout.write(json.dumps(found, indent=1) + "\n" if as_json else "\n".join(lines(found)) + "\n")
+        return 0
+
+    return guarded(run, log_level)
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """Return what is known of a job as lines: its own values, then the rows that belong to it."""
+    from app.cli.queue import when
+
+    def shown(name: str, value: object) -> str:
+        if isinstance(value, float) and (name.endswith("_at") or name == "not_before"):
+            return when(value)
+        return str(value)
+
+    told = [f"{name:<15} {shown(name, value)}" for name, value in found.items() if not isinstance(value, list)]
+    for name, rows in found.items():
+        for row in rows if isinstance(rows, list) else []:
+            values = ", ".join(f"{key} {shown(key, value)}" for key, value in row.items() if value is not None)
+            told.append(f"{ROWS[name]:<15} {values}")
+    return told
