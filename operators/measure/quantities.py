@@ -110,13 +110,35 @@ def window_quantities(hu: NDArray[np.floating[Any]], spacing_mm: _Spacing) -> di
 def body_mask(hu: NDArray[np.float64]) -> NDArray[np.bool_]:
     """The body in a window: bool (d, h, w), the largest piece above -300 HU with what it encloses slice by slice."""
     pieces, count = ndimage.label(hu > BODY_ABOVE_HU)
+    body = np.zeros(hu.shape, bool)
     if count == 0:
-        return np.zeros(hu.shape, bool)
+        return body
     sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    body = pieces == sizes.argmax()
-    filled = np.stack([ndimage.binary_fill_holes(axial) for axial in body])
-    return np.asarray(filled, bool)
+    largest = int(sizes[1:].argmax()) + 1
+    found = pieces == largest
+    box = box_of(found)
+    body[box] = _filled(found[box])
+    return body
+
+
+def box_of(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]:
+    """The smallest box that holds a mask, which is not empty, and as many voxels around it as there are."""
+    across = [tuple({0, 1, 2} - {axis}) for axis in range(3)]
+    held = [np.flatnonzero(mask.any(axis=axes)) for axes in across]
+    return tuple(slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) for at in held)
+
+
+def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The body with its holes: what no way of faces within the slice joins to the border of its box."""
+    in_slice = ndimage.generate_binary_structure(3, 1)
+    in_slice[[0, 2]] = False
+    outside, count = ndimage.label(~body, in_slice)
+    closed = np.ones(count + 1, bool)
+    for border in (outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]):
+        closed[border] = False
+    closed[0] = True
+    filled: NDArray[np.bool_] = closed[outside]
+    return filled
 
 
 def outline_compactness(body: NDArray[np.bool_], spacing_mm: _Spacing) -> float:
@@ -141,7 +163,10 @@ def outline_compactness(body: NDArray[np.bool_], spacing_mm: _Spacing) -> float:
 
 def lung_pieces(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _Spacing) -> int:
     """Separate pieces of lung, joined over faces, of at least `LUNG_PIECE_CM3`."""
-    pieces, _ = ndimage.label((hu < RANGES_HU["lung_fraction"][1]) & body)
+    lung = (hu < RANGES_HU["lung_fraction"][1]) & body
+    if not lung.any():
+        return 0
+    pieces, _ = ndimage.label(lung[box_of(lung)])
     sizes_cm3 = np.bincount(pieces.ravel())[1:] * math.prod(spacing_mm) / 1000.0
     return int(np.count_nonzero(sizes_cm3 >= LUNG_PIECE_CM3))
 
@@ -159,7 +184,7 @@ def _shapes(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _Spaci
     """The `SHAPES`; NaN without a body. Only the body's box, and one voxel around it, is looked at."""
     if not body.any():
         return dict.fromkeys(SHAPES, math.nan)
-    box = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in ndimage.find_objects(body.astype(np.int8))[0])
+    box = box_of(body, margin=1)
     hu32, inside = hu[box].astype(np.float32), body[box]
     return {
         "local_sd_hu": local_sd_hu(hu32, inside),
