@@ -37,8 +37,8 @@ class Header(Dataset):
     def get(self, key: Any, default: Any = None) -> Any:
         """As of any data set."""
         values = self.__dict__.get("_values")
-        if values is not None and key.__class__ is str and key in values:
-            return values[key]
+        if values is not None and key.__class__ is str:
+            return values.get(key, default)
         return super().get(key, default)
 
     def __getattr__(self, name: str) -> Any:
