@@ -38,6 +38,9 @@ class PhantomFactors:
         noise_hu: standard deviation of the noise in the image, after the kernel.
         kernel_mm: standard deviation of the Gaussian that smooths in plane; 0 for none.
         table: a couch below the back.
+        table_gap_mm: between the back and the couch.
+        lung_asymmetry: by this part the left lung is larger than the right one, or smaller where it is below 0.
+        position_mm: how far the patient lies below and to the left of the middle of the field, with the couch.
     """
 
     body_width_mm: float = 340.0
@@ -50,6 +53,9 @@ class PhantomFactors:
     noise_hu: float = 18.0
     kernel_mm: float = 0.8
     table: bool = True
+    table_gap_mm: float = 0.0
+    lung_asymmetry: float = 0.0
+    position_mm: tuple[float, float] = (0.0, 0.0)
 
 
 FACTOR_RANGES = {
@@ -69,6 +75,18 @@ def sample_factors(rng: np.random.Generator) -> PhantomFactors:
     """Factors drawn uniformly from `FACTOR_RANGES`, each independent of the others."""
     drawn: dict[str, Any] = {name: float(rng.uniform(*bounds)) for name, bounds in FACTOR_RANGES.items()}
     return replace(PhantomFactors(), **drawn)
+
+
+def sample_varied_factors(rng: np.random.Generator) -> PhantomFactors:
+    """As `sample_factors`, and how the patient lies and differs from side to side: phantoms to train on."""
+    position_mm = (float(rng.uniform(-30, 30)), float(rng.uniform(-40, 40)))
+    return replace(
+        sample_factors(rng),
+        table=bool(rng.random() < 0.7),
+        table_gap_mm=float(rng.uniform(0, 40)),
+        lung_asymmetry=float(rng.uniform(-0.35, 0.35)),
+        position_mm=position_mm,
+    )
 
 
 def make_phantom(
@@ -99,6 +117,7 @@ def phantom_slices(
     rng = np.random.default_rng(seed)
     lungs = (_lung(-1, factors, rng), _lung(1, factors, rng))
     z, y, x = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True))
+    y, x = (axis - np.float32(moved) for axis, moved in zip((y, x), factors.position_mm, strict=True))
     down, across = _gaussian(factors.kernel_mm / spacing_mm[1]), _gaussian(factors.kernel_mm / spacing_mm[2])
     # The kernel smooths the noise as well: it starts stronger, to have the stated deviation afterwards.
     noise_hu = factors.noise_hu / float(np.sqrt(np.sum(down**2) * np.sum(across**2)))
@@ -209,7 +228,7 @@ class _Lung(NamedTuple):
 
 def _lung(side: int, factors: PhantomFactors, rng: np.random.Generator) -> _Lung:
     """The right (-1) or left (1) one. What is drawn from `rng` doesn't depend on the factors."""
-    width, scale = factors.body_width_mm, factors.lung_scale
+    width, scale = factors.body_width_mm, factors.lung_scale * (1 + side * factors.lung_asymmetry / 2)
     ball = rng.uniform(-1, 1, (20000, 3))
     ball = ball[(ball**2).sum(1) < 1]
     centres = (0.2, 0, 0) + (0.4, 0.8, 0.8) * ball[:90]
@@ -228,8 +247,9 @@ def _draw_chest(canvas: _Canvas, factors: PhantomFactors, lungs: tuple[_Lung, _L
     width, depth, fat = factors.body_width_mm / 2, factors.body_width_mm * 0.33, factors.fat_mm
     blood, aside = BLOOD_HU + factors.contrast_hu, factors.spine_offset_mm
     if factors.table:
-        canvas.paint((0, depth + fat + 20, 0), (ENDLESS_MM, 18, 205), SHELL_HU)
-        canvas.paint((0, depth + fat + 20, 0), (ENDLESS_MM, 15, 201), FOAM_HU)
+        couch = depth + fat + 20 + factors.table_gap_mm
+        canvas.paint((0, couch, 0), (ENDLESS_MM, 18, 205), SHELL_HU)
+        canvas.paint((0, couch, 0), (ENDLESS_MM, 15, 201), FOAM_HU)
     canvas.paint((0, 0, 0), (ENDLESS_MM, depth + fat, width + fat), FAT_HU)
     canvas.paint((0, 0, 0), (ENDLESS_MM, depth, width), SOFT_HU)
     canvas.paint((-95, -8, -0.2 * width), (95, 0.72 * depth, 0.66 * width), LIVER_HU + factors.contrast_hu / 4)

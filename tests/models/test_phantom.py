@@ -9,7 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.phantom import FACTOR_RANGES, PhantomFactors, make_phantom, phantom_slices, sample_factors
+from models.phantom import (
+    FACTOR_RANGES,
+    PhantomFactors,
+    make_phantom,
+    phantom_slices,
+    sample_factors,
+    sample_varied_factors,
+)
 from tests.support.checkout import ROOT
 
 SHAPE, SPACING_MM = (25, 120, 128), (12.0, 3.2, 3.4)
@@ -103,6 +110,44 @@ def test_the_spine_moves_to_the_left():
     middle = slice(SHAPE[2] // 2 - 14, SHAPE[2] // 2 + 14)
     column = [np.argwhere(phantom(spine_offset_mm=mm)[0, 60:, middle] > 500)[:, 1].mean() for mm in (-15, 15)]
     assert (column[1] - column[0]) * SPACING_MM[2] == pytest.approx(30, abs=2)
+
+
+def lung_voxels(hu: np.ndarray) -> tuple[int, int]:
+    """How many of them are on the right and on the left of the middle column; columns go from right to left."""
+    lung = (hu > -960) & (hu < -600)
+    middle = hu.shape[2] // 2
+    return int(lung[:, :, :middle].sum()), int(lung[:, :, middle:].sum())
+
+
+def test_an_asymmetric_chest_has_the_larger_lung_on_the_left():
+    even, uneven = (
+        make_phantom(replace(PhantomFactors(), lung_asymmetry=by, table=False, nodule_diameter_mm=0), SHAPE, SPACING_MM)
+        for by in (0.0, 0.3)
+    )
+    assert lung_voxels(uneven)[1] > 1.5 * lung_voxels(uneven)[0]
+    assert lung_voxels(even)[1] < 1.3 * lung_voxels(even)[0]
+
+
+def test_a_patient_elsewhere_in_the_field_is_the_same_patient_there():
+    factors = replace(PhantomFactors(), noise_hu=0.0, body_width_mm=290.0)
+    here = make_phantom(factors, SHAPE, SPACING_MM)
+    moved = make_phantom(replace(factors, position_mm=(2 * SPACING_MM[1], -3 * SPACING_MM[2])), SHAPE, SPACING_MM)
+    inner = here[:, 5:-5, 5:-5].astype(int)
+    assert (np.abs(moved[:, 7:-3, 2:-8].astype(int) - inner) <= 1).mean() > 0.999
+
+
+def test_a_gap_leaves_air_between_back_and_couch():
+    gaps = [make_phantom(replace(PhantomFactors(), table_gap_mm=gap), SHAPE, SPACING_MM)[20] for gap in (0.0, 20.0)]
+    column = [plane[:, SHAPE[2] // 2] for plane in gaps]
+    last_dense = [int(np.flatnonzero(values > -700)[-1]) for values in column]
+    assert (last_dense[1] - last_dense[0]) * SPACING_MM[1] == pytest.approx(20, abs=SPACING_MM[1])
+
+
+def test_varied_factors_vary_in_how_the_patient_lies_too():
+    drawn = [sample_varied_factors(np.random.default_rng(seed)) for seed in range(30)]
+    assert {one.table for one in drawn} == {True, False}
+    for name in ("table_gap_mm", "lung_asymmetry", "position_mm", "body_width_mm"):
+        assert len({getattr(one, name) for one in drawn}) == 30
 
 
 def test_factors_are_drawn_within_their_ranges():

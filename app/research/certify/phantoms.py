@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset
 
 from app.research.certify.measure import encode_windows
+from app.research.data.phantoms import phantom_volume
 from models.certificate import FactorFigures, PhantomFigures
-from models.phantom import FACTOR_RANGES, PhantomFactors, make_phantom, sample_factors
+from models.phantom import FACTOR_RANGES, sample_factors
 from models.runtime import Encoder
 from models.spec import Bundle
 from models.statistics.disentangle import disentanglement
 from operators.encode import check_taps
-from operators.instance import Instance
 from operators.preprocess import preprocess
-from operators.synthetic.write_ct import affine_for
-from operators.types import HuSlice, Series, Volume
-
-SHAPE, SPACING_MM = (44, 256, 256), (6.5, 1.6, 1.6)
-"""A whole chest; pixels that show the kernel."""
 
 
 def phantom_figures(
@@ -61,19 +54,6 @@ def phantom_figures(
             for name in factors
         },
     )
-
-
-def phantom_volume(
-    factors: PhantomFactors,
-    shape: tuple[int, int, int] = SHAPE,
-    spacing_mm: tuple[float, float, float] = SPACING_MM,
-    *,
-    seed: int = 0,
-) -> Volume:
-    """Return what the reader makes of the phantom's files (see `operators.synthetic.write_ct`), without the files."""
-    hu = make_phantom(factors, shape, spacing_mm, seed)
-    series = Series("2.25.1", "2.25.2", ".", (Instance(Path("phantom"), Dataset()),))
-    return Volume(series, shape, affine_for(shape, spacing_mm), spacing_mm, (), lambda d: HuSlice(hu[d]))
 
 
 def _mean(by_factor: Mapping[str, float]) -> float:

@@ -40,13 +40,16 @@ class DataSettings:
         test: likewise.
         reference: likewise; 0 for none, and none are drawn where there would be fewer than nine. They are for telling
             later which scans are unlike them, and for nothing else.
-        seed: of the draw of patients; not the training's, so that trainings of several seeds have the same splits.
+        phantoms: how many phantoms are trained on beside the scans; no other split has any.
+        seed: of the draw of patients and phantoms; not the training's, so that trainings of several seeds have the same
+            splits.
     """
 
     root: str | None = None
     calibration: float = 0.1
     test: float = 0.2
     reference: float = 0.1
+    phantoms: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,6 +57,8 @@ class DataSettings:
         if not (self.calibration > 0 and self.test > 0 and self.reference >= 0):
             text = "calibration and test must be above 0, reference 0 or more"
             raise ValueError(f"{parts}: {text}; without test patients there is no bundle to trust")
+        if self.phantoms < 0:
+            raise ValueError(f"phantoms is {self.phantoms}; expected 0 or more")
         if not self.calibration + self.test + self.reference < 1:
             raise ValueError(f"{parts} leave nothing to train on")
 

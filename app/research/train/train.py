@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.research.data.phantoms import phantom_scans
 from app.research.data.scans import (
     SPLITS,
     Scan,
@@ -144,6 +145,7 @@ def _prepared(
     drawn = {name: getattr(plan.data, name) for name in ("calibration", "test", "reference", "seed")}
     parts = split_by_patient(scans, **drawn)
     _check_parent(parts, plan.start)
+    parts["train"] = (*parts["train"], *phantom_scans(plan.data.phantoms, plan.data.seed))
     return plan, start, parts
 
 
