@@ -1,0 +1,62 @@
+"""Works and sends what a queue holds until nothing is left, in a process that a test may kill at a named moment."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from app.pacs import hooks
+from app.pacs.backoff import Backoff
+from app.pacs.database.engine import open_database
+from app.pacs.deliver import Deliverer
+from app.pacs.destination import Destination
+from app.pacs.places import Places
+from app.pacs.worker import Worker
+from app.pacs.worker_settings import WorkerSettings
+from tests.support.checkout import ROOT
+from tests.support.queued import SR_CLASSES
+
+LEASE_S = 0.5
+SR = ROOT / "tests" / "data" / "sr_version_0.1.dcm"
+CHILD = """
+import json, os, shutil, sys
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    names = sorted(os.listdir(asked["input"]))
+    shutil.copy(sys.argv[1], os.path.join(asked["output"], "features.sr.dcm"))
+    before = asked["predecessors"]
+    made = {"part": None, "job_key": "key", "sr_class": "comprehensive_3d", "rank": 0, "sop_class_uid": sys.argv[2],
+            "sop_uid": sys.argv[3], "predecessor": before[-1][2] if before else None, "path": "features.sr.dcm"}
+    outcome = {"part": None, "status": "written", "reason": None, "message": None, "files": names}
+    print(json.dumps({"output": asked["output"], "outcomes": [outcome], "made": [made]}), flush=True)
+"""
+
+
+def work_and_send(folder: str, port: int, sop_uid: str, kill_at: str = "") -> None:
+    """Run until there is nothing to do; a job or a delivery that somebody else holds is waited for.
+
+    Args:
+        folder: of the listener.
+        port: of the destination on loopback.
+        sop_uid: of the SR file that the child, which encodes nothing, copies.
+        kill_at: the moment at which the process ends.
+    """
+    hooks._NAME, hooks._TIME = kill_at, "1"
+    logging.disable(logging.CRITICAL)
+    places = Places(Path(folder))
+    database = open_database(places.database_url)
+    to = Destination("PACS", ae_title="PACS", port=port, timeout_s=10, backoff=Backoff(0.05, 0.1))
+    program = ("-c", CHILD, str(SR), SR_CLASSES["comprehensive_3d"], sop_uid)
+    settings = WorkerSettings(lease_s=LEASE_S)
+    worker = Worker(database, places, settings, lambda source_ae: ["PACS"], program=program)
+    sender = Deliverer(database, places, to, "CTVAE")
+    sender._lease_s = LEASE_S
+    idle = 0
+    while idle < 3:
+        busy = worker.work_one() or sender.deliver_one()
+        idle = 0 if busy else idle + 1
+        if not busy:
+            sender.wake.wait(LEASE_S)
+    worker._child.end()
+    database.close()
