@@ -22,11 +22,20 @@ LOCK_FILE: Final = ".ctvae.lock"
 _HOLDER_BYTES: Final = 4096
 
 
+KILLED_RUN: Final = (
+    "KILLED_RUN: %s was killed while it wrote into this folder; its finished series are whole, the others lost"
+)
+
+
 @contextmanager
-def output_lock(output: Path) -> Iterator[bool]:
+def output_lock(output: Path, after_a_kill: str = KILLED_RUN) -> Iterator[bool]:
     """Hold the lock of an output folder for as long as the block runs.
 
     The system releases it when the process ends, however it ends; what a killed run leaves is its name in the file.
+
+    Args:
+        output: an existing folder.
+        after_a_kill: what is said of a run that was killed, with a place for its name.
 
     Yields:
         Whether the run before was killed.
@@ -43,10 +52,7 @@ def output_lock(output: Path) -> Iterator[bool]:
         holder = {"process": os.getpid(), "host": platform.node(), "started_at": now}
         os.pwrite(handle, json.dumps(holder).encode(), 0)
     if killed:
-        text = (
-            "KILLED_RUN: %s was killed while it wrote into this folder; its finished series are whole, the others lost"
-        )
-        logger.warning(text, _named(killed))
+        logger.warning(after_a_kill, _named(killed))
     try:
         yield bool(killed)
     finally:

@@ -113,8 +113,8 @@ def set_up_log(level: LogLevel) -> None:
     root.setLevel(max(chosen, logging.WARNING))
     for ours in ("ctvae", "app", "operators", "models"):
         logging.getLogger(ours).setLevel(chosen)
-    # These two quote header values, patients' names among them, in what they log and warn of.
-    for quoting in ("pydicom", "highdicom"):
+    # These quote header values, patients' names among them, in what they log and warn of.
+    for quoting in ("pydicom", "highdicom", "pynetdicom"):
         logging.getLogger(quoting).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.CRITICAL)

@@ -164,3 +164,10 @@ class Code(StrEnum):
     BELOW_CT_SCALE = "BELOW_CT_SCALE", "finding", "HU below -1024 became air."
     ENCODED_ON_CPU = "ENCODED_ON_CPU", "finding", "The encoder left the GPU that was asked for."
     CHANGED = "CHANGED", "finding", "In certifying, a synthetic change of a scan."
+    OTHER_CONTENT = (
+        "OTHER_CONTENT",
+        "finding",
+        "A listener got other content under a known SOP Instance UID; the first is used.",
+    )
+    SERIES_INCOMPLETE = "SERIES_INCOMPLETE", "finding", "A listener gave up waiting for the rest of the series."
+    COUNT_UNCONFIRMED = "COUNT_UNCONFIRMED", "finding", "The PACS did not say how many instances the series has."

@@ -48,10 +48,12 @@ class Origin:
     Attributes:
         calling_ae: AE title of the sender.
         address: of the sender.
+        fetched: whether we asked for it: then it came from the PACS, and the series from elsewhere.
     """
 
     calling_ae: str = ""
     address: str = ""
+    fetched: bool = False
 
 
 def identify(path: Path) -> Identity:
@@ -144,6 +146,10 @@ def _arriving(connection: Connection, who: Identity, origin: Origin) -> None:
     first = insert(connection, series).values(
         series_uid=who.series_uid, study_uid=who.study_uid, first_at=now(), **sender, **fresh
     )
+    if origin.fetched:
+        of_arriving = series.c.series_uid == who.series_uid, series.c.state == "arriving"
+        if connection.execute(select(series.c.id).where(*of_arriving)).first():
+            return  # its times and its sender are those of what was sent
     begun = case((series.c.state == "arriving", series.c.first_at), else_=now())
     changed = fresh | {"first_at": begun} | {name: value for name, value in sender.items() if value}
     connection.execute(first.on_conflict_do_update(index_elements=[series.c.series_uid], set_=changed))

@@ -122,8 +122,10 @@ class Receiver:
         incoming = self.spool.take(event.dataset_path)
         if incoming is None:
             return _status(NOT_UNDERSTOOD, "the object did not arrive whole")
-        remote = event.assoc.remote
-        origin = Origin(str(remote["ae_title"]).strip(), str(remote["address"]))
+        remote, request = event.assoc.remote, event.request
+        moved_to: Any = getattr(request, "MoveOriginatorApplicationEntityTitle", None)
+        fetched = event.assoc.is_requestor or str(moved_to or "").strip() == event.assoc.ae.ae_title
+        origin = Origin(str(remote["ae_title"]).strip(), str(remote["address"]), fetched)
         try:
             self._store(incoming, event, origin)
         except Refused as refused:

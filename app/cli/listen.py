@@ -1,0 +1,32 @@
+"""`ctvae listen`: receive CT from a PACS or modality, encode each series, and keep the results."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.process import LogLevel, guarded
+
+
+def command(
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+) -> int:
+    """Listen for CT until SIGTERM or Ctrl-C, as section listener of the settings says."""
+
+    def run() -> int:
+        from app.pacs.listen import listener
+        from app.pacs.settings import load_listener
+        from app.settings import load_settings
+
+        with listener(load_listener(config), load_settings(config), config):
+            try:
+                threading.Event().wait()
+            except KeyboardInterrupt:  # how a service is ended: no failure
+                return 0
+        return 0
+
+    return guarded(run, log_level)

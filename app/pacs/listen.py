@@ -1,0 +1,160 @@
+"""The listener: receiver, completer and worker put together; started, and stopped in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pynetdicom import evt
+from sqlalchemy import Connection
+
+from app.output_lock import output_lock
+from app.pacs.arrivals import reconcile
+from app.pacs.complete import Completer, Emit
+from app.pacs.database.engine import Database, open_database
+from app.pacs.fetch import Pacs
+from app.pacs.places import Places
+from app.pacs.queue import enqueue
+from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into, tls_context
+from app.pacs.server import HardenedServer
+from app.pacs.settings import ListenerSettings
+from app.pacs.spool import Spool
+from app.pacs.work import Work, work_of
+from app.pacs.worker import Worker
+from app.settings import Settings, starting
+from operators.errors import StartError
+
+logger = logging.getLogger(__name__)
+
+AFTER_A_KILL: Final = "KILLED_LISTENER: %s was killed; what it acknowledged is here, and its jobs are taken up again"
+JOIN_S: Final = 30.0
+ABANDONED_S: Final = 86_400.0
+"""Where several listeners share a spool, a half arrived file this old is nobody's any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A listener that serves.
+
+    Attributes:
+        port: of DICOM.
+        database: of the queue.
+    """
+
+    port: int
+    database: Database
+
+
+@contextmanager
+def listener(settings: ListenerSettings, run: Settings, settings_file: Path | None = None) -> Iterator[Running]:
+    """Serve for as long as the block runs; then nobody new is let in, and what is at work ends or is put back.
+
+    Args:
+        settings: of the listener.
+        run: what is done to each series.
+        settings_file: that these came from, for the worker's child; None for the usual one.
+
+    Raises:
+        StartError: what is wrong with settings, bundle, folder, database, certificate or port.
+    """
+    places = Places(Path(settings.folder).resolve())
+    secured, work = tls_context(settings.tls), work_of(run)
+    with ExitStack() as stack:
+        with starting():
+            places.make()
+        if settings.database is None:  # one file, one listener; with PostgreSQL several share the folder
+            stack.enter_context(output_lock(places.folder, AFTER_A_KILL))
+        database = open_database(settings.database or places.database_url)
+        stack.callback(database.close)
+        spool = _opened_spool(settings, places, database)
+        receiver = Receiver(spool, database)
+        worker = Worker(database, places, settings.worker, lambda source_ae: (), settings_file=settings_file)
+        completer = Completer(database, settings, _emit([work]), _pacs(settings, receiver), on_queued=worker.wake.set)
+        handlers: list[Any] = [(evt.EVT_C_STORE, receiver.store)]
+        server = _bound(settings, handlers, spool, secured)
+        stack.enter_context(_logged_threads())
+        stack.enter_context(_threads([(completer.run, completer.stop.set), (worker.run, worker.stop)]))
+        stack.callback(server.stop)
+        server.start()
+        logger.info("listening as %s on %s:%d", settings.ae_title, settings.address, server.port)
+        yield Running(server.port, database)
+
+
+def _opened_spool(settings: ListenerSettings, places: Places, database: Database) -> Spool:
+    """Open the spool as the last listener left it, and make good what a kill interrupted."""
+    megabyte = 1 << 20
+    spool = Spool(places.spool, settings.reserve_mb * megabyte, settings.limits.max_object_mb * megabyte)
+    spool.sweep_at_start(older_than_s=0.0 if settings.database is None else ABANDONED_S)
+    if missed := reconcile(database, spool):
+        logger.warning("%d instances in the spool had no row in the database; they have one now", missed)
+    receive_into(spool)
+    return spool
+
+
+def _pacs(settings: ListenerSettings, receiver: Receiver) -> Pacs | None:
+    return Pacs(settings.query, settings.ae_title, receiver.store) if settings.query.ae_title else None
+
+
+def _emit(works: Sequence[Work]) -> Emit:
+    """One job for each bundle."""
+
+    def emit(connection: Connection, series_uid: str, instances: Sequence[int]) -> None:
+        for work in works:
+            enqueue(connection, series_uid, instances, work)
+
+    return emit
+
+
+def _bound(settings: ListenerSettings, handlers: Sequence[Any], spool: Spool, secured: Any) -> HardenedServer:
+    try:
+        return HardenedServer(
+            application_entity(settings),
+            (settings.address, settings.port),
+            accepted_contexts(),
+            limits=settings.limits,
+            tls=secured,
+            handlers=handlers,
+            on_sweep=spool.sweep,
+        )
+    except OSError as error:
+        text = f"cannot listen on {settings.address}:{settings.port} ({error.strerror}); give another address or port"
+        raise StartError("PORT_UNUSABLE", text) from error
+
+
+@contextmanager
+def _logged_threads() -> Iterator[None]:
+    """What ends a thread is one line in the log: a peer's bytes can end pynetdicom's, and only its own."""
+
+    def log(ended: threading.ExceptHookArgs) -> None:
+        name = ended.thread.name if ended.thread else "a thread"
+        logger.error("%s ended with %s", name, ended.exc_type.__name__)
+        logger.debug("%s", name, exc_info=ended.exc_value)
+
+    before = threading.excepthook
+    threading.excepthook = log
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+@contextmanager
+def _threads(parts: Sequence[tuple[Callable[[], None], Callable[[], None]]]) -> Iterator[None]:
+    """Run functions in threads; at the end each is told to stop, and waited for."""
+    threads = [threading.Thread(target=run, name=f"listener-{run.__qualname__}", daemon=True) for run, _ in parts]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for _, stop in parts:
+            stop()
+        for thread in threads:
+            thread.join(JOIN_S)
+            if thread.is_alive():
+                logger.error("%s did not end in %g s", thread.name, JOIN_S)
