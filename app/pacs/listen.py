@@ -1,4 +1,4 @@
-"""The listener: receiver, completer and worker put together; started, and stopped in order."""
+"""The listener: receiver, completer, worker and senders put together; started, and stopped in order."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from sqlalchemy import Connection
 
 from app.output_lock import output_lock
 from app.pacs.arrivals import reconcile
+from app.pacs.commitment import report_handler
 from app.pacs.complete import Completer, Emit
 from app.pacs.database.engine import Database, open_database
+from app.pacs.deliver import Deliverer
+from app.pacs.destination import routes
 from app.pacs.fetch import Pacs
 from app.pacs.places import Places
 from app.pacs.queue import enqueue
@@ -63,26 +66,39 @@ def listener(settings: ListenerSettings, run: Settings, settings_file: Path | No
         StartError: what is wrong with settings, bundle, folder, database, certificate or port.
     """
     places = Places(Path(settings.folder).resolve())
-    secured, work = tls_context(settings.tls), work_of(run)
+    secured, works = tls_context(settings.tls), [work_of(run)]
+    if settings.shadow:
+        works.append(work_of(run, Path(settings.shadow), "shadow"))
     with ExitStack() as stack:
         with starting():
             places.make()
         if settings.database is None:  # one file, one listener; with PostgreSQL several share the folder
             stack.enter_context(output_lock(places.folder, AFTER_A_KILL))
-        database = open_database(settings.database or places.database_url)
+        database = open_database(settings.database_url)
         stack.callback(database.close)
         spool = _opened_spool(settings, places, database)
         receiver = Receiver(spool, database)
-        worker = Worker(database, places, settings.worker, lambda source_ae: (), settings_file=settings_file)
-        completer = Completer(database, settings, _emit([work]), _pacs(settings, receiver), on_queued=worker.wake.set)
-        handlers: list[Any] = [(evt.EVT_C_STORE, receiver.store)]
+        senders = [Deliverer(database, places, one, settings.ae_title) for one in settings.destinations]
+
+        def wake_senders() -> None:
+            for sender in senders:
+                sender.wake.set()
+
+        to = routes(settings.destinations)
+        worker = Worker(database, places, settings.worker, to, on_done=wake_senders, settings_file=settings_file)
+        completer = Completer(database, settings, _emit(works), _pacs(settings, receiver), on_queued=worker.wake.set)
+        report = report_handler(database, wake_senders)
+        handlers = [(evt.EVT_C_STORE, receiver.store), (evt.EVT_N_EVENT_REPORT, report)]
         server = _bound(settings, handlers, spool, secured)
+        parts = [(completer.run, completer.stop.set), (worker.run, worker.stop)]
+        parts += [(sender.run, sender.stop) for sender in senders]
         stack.enter_context(_logged_threads())
-        stack.enter_context(_threads([(completer.run, completer.stop.set), (worker.run, worker.stop)]))
+        stack.enter_context(_threads(parts))
         stack.callback(server.stop)
         server.start()
         logger.info("listening as %s on %s:%d", settings.ae_title, settings.address, server.port)
         yield Running(server.port, database)
+        logger.info("stopping")
 
 
 def _opened_spool(settings: ListenerSettings, places: Places, database: Database) -> Spool:

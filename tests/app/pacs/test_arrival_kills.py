@@ -32,6 +32,7 @@ def slices(tmp_path_factory):
 def acknowledged(port, slices):
     """UIDs of the slices for which the peer said 0000, until it was gone."""
     assoc = associate(port, calling="SENDER")
+    assoc.dimse_timeout = 2  # pynetdicom may miss that the other side is gone
     done = set()
     for path in slices:
         dataset = dcmread(path)
