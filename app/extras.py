@@ -9,7 +9,7 @@ _LIBRARIES = {
     "explain": ("combatlearn", "pandas", "threadpoolctl", "umap"),
     "graph": ("holoscan", "holoscan_cli"),
     "pacs": ("httpx", "jinja2", "prometheus_client", "psycopg", "pynetdicom", "sqlalchemy", "starlette", "uvicorn"),
-    "table": ("pyarrow",),
+    "table": ("dicomweb_client", "pyarrow", "requests"),
     "train": ("h5py", "lightning", "monai", "onnx", "onnxscript", "sklearn", "tensorboard", "torch"),
 }
 EXTRA_OF = {library: extra for extra, libraries in _LIBRARIES.items() for library in libraries}

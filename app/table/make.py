@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from app.table.columns import LONG, Layout
 from app.table.result import Cell, Result
-from app.table.sources import Found, Passed, find_results, input_folder, read_results
+from app.table.sources import Found, Passed, find_results, input_folder, read_results, short
 from app.table.write import BATCH_VALUES, check_name, open_table
 from operators import __version__
 from operators.errors import StartError
@@ -105,8 +104,8 @@ def _checked(
     model: str | None = None
     met: dict[bytes, bytes] = {}
     for file, result in results:
-        key = _short(f"{result.series_instance_uid} {result.part} {result.job_key if settings.mixed else ''}")
-        job = _short(result.job_key)
+        key = short(f"{result.series_instance_uid} {result.part} {result.job_key if settings.mixed else ''}")
+        job = short(result.job_key)
         if key in met:
             if met[key] != job:
                 raise StartError("SEVERAL_RESULTS", _several(file, result))
@@ -139,11 +138,6 @@ def _batches(rows: Iterator[dict[str, Cell]], size: int) -> Iterator[list[dict[s
             batch = []
     if batch:
         yield batch
-
-
-def _short(text: str) -> bytes:
-    """16 bytes that stand for a text: a million of them fit into memory."""
-    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _mixed(file: Found, model: str, other: str) -> str:

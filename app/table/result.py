@@ -30,8 +30,6 @@ class Result:
         taps: name → float32 (length,).
         findings: codes, in their order.
         verdict: of the reliability; None where it was not assessed.
-        sop_instance_uid: of an SR; empty for JSON.
-        predecessors: SOP Instance UIDs of the SRs that this one replaces.
     """
 
     series_instance_uid: str
@@ -45,8 +43,6 @@ class Result:
     findings: tuple[str, ...]
     verdict: str | None
     taps: Mapping[str, NDArray[np.float32]]
-    sop_instance_uid: str = ""
-    predecessors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.series_instance_uid or not self.model_digest or {"mu", "sigma"} - self.taps.keys():

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_partial
+
+from app.settings import starting
 from app.table.result import Result, result_of_json, result_of_sr
 from operators.errors import CtvaeError, StartError
+from operators.sr.read import MALFORMED
+from operators.write_features import FEATURES_SR
 
 _JSON = "features.json"
+_PREDECESSORS = 0x0040A360
 _NOT_RESULTS = frozenset({"NOT_DICOM", "NOT_OUR_SR"})
 
 
@@ -51,6 +62,42 @@ class Passed:
     replaced: int = 0
 
 
+@contextmanager
+def local_places(
+    places: Sequence[str], token_file: Path | None, on_report: Callable[[int, int], None]
+) -> Iterator[list[Path]]:
+    """Paths of the places; the SRs of a DICOMweb server lie in a folder that is gone when the block ends.
+
+    Args:
+        places: paths, and URLs of servers.
+        token_file: holds the bearer token for the servers.
+        on_report: called with (SRs fetched, SRs fetched).
+
+    Raises:
+        StartError: `SERVER_FAILED`; `NOT_ACCESSIBLE`: the token cannot be read.
+    """
+    urls = [place for place in places if place.startswith(("http://", "https://"))]
+    paths = [Path(place) for place in places if place not in urls]
+    if not urls:
+        yield paths
+        return
+    from app.table.server import fetch_reports
+
+    with starting():
+        token = token_file.read_text(encoding="utf-8").strip() if token_file else None
+    counter = count(1)
+
+    def fetched() -> None:
+        on_report(done := next(counter), done)
+
+    with tempfile.TemporaryDirectory(prefix="ctvae-") as folder:
+        for number, url in enumerate(urls):
+            target = Path(folder, str(number))
+            target.mkdir()
+            fetch_reports(url, token, target, fetched)
+        yield [*paths, *sorted(Path(folder).iterdir())]
+
+
 def find_results(places: Iterable[Path]) -> list[Found]:
     """List the files that may hold results, in a fixed order.
 
@@ -70,14 +117,18 @@ def find_results(places: Iterable[Path]) -> list[Found]:
     return found
 
 
-def read_results(found: Iterable[Found], passed: Passed, on_file: Callable[[], None]) -> Iterator[tuple[Found, Result]]:
-    """Read each file; what holds no result is counted in `passed`.
+def read_results(found: Sequence[Found], passed: Passed, on_file: Callable[[], None]) -> Iterator[tuple[Found, Result]]:
+    """Read each file; what holds no result, or one whose place a later one took, is counted in `passed`.
 
     Raises:
         CtvaeError: a file that the user named holds no result.
     """
+    replaced = {uid for file in found for uid in _predecessors_of(file)}
     for file in found:
         on_file()
+        if replaced and _uid_of(file) in replaced:
+            passed.replaced += 1
+            continue
         try:
             yield file, (result_of_json if _is_json(file.path) else result_of_sr)(file.path)
         except CtvaeError as error:
@@ -89,6 +140,36 @@ def read_results(found: Iterable[Found], passed: Passed, on_file: Callable[[], N
                 passed.broken.append((file.name, str(error)))
         except OSError as error:
             passed.broken.append((file.name, f"NOT_OPENED: {error.strerror}"))
+
+
+def _predecessors_of(file: Found) -> Iterator[bytes]:
+    """The SRs whose place the SR of a result takes (PS3.3 C.17.2), each as 16 bytes."""
+    for study in _head(file).get("PredecessorDocumentsSequence") or []:
+        for series in study.get("ReferencedSeriesSequence") or []:
+            for one in series.get("ReferencedSOPSequence") or []:
+                yield short(str(one.get("ReferencedSOPInstanceUID")))
+
+
+def _uid_of(file: Found) -> bytes:
+    return short(str(_head(file).get("SOPInstanceUID")))
+
+
+def _head(file: Found) -> Dataset:
+    """The SR of a result, or the one beside its JSON, up to what it has of predecessors; empty where there is none.
+
+    What is wrong with it is said when it is read as a result.
+    """
+    path = file.path.with_name(FEATURES_SR) if _is_json(file.path) else file.path
+    try:
+        with path.open("rb") as opened:
+            return read_partial(opened, lambda tag, vr, length: tag > _PREDECESSORS)
+    except (OSError, *MALFORMED):
+        return Dataset()
+
+
+def short(text: str) -> bytes:
+    """Return 16 bytes that stand for a text: a million of them fit into memory."""
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def input_folder(file: Found, result: Result, ledgers: dict[Path, dict[tuple[str, int | None], str]]) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from app.cli import main
 from app.table import write
 from operators.record import FeatureRecord, Subject
 from operators.results.write_json import features_json
+from operators.sr.predecessor import read_predecessor
 from operators.sr.write import sr_bytes
 from tests.support.sr_records import ct_header, made_record, made_reliability
 
@@ -217,3 +220,39 @@ def test_a_failure_leaves_the_earlier_table_and_nothing_else(record, tmp_path, m
     assert table(tmp_path / "r", "-o", tmp_path / "t.csv") == 1
     assert (tmp_path / "t.csv").read_text() == "earlier"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "t.csv"]
+
+
+def put_sr(folder: Path, record: FeatureRecord, predecessor: Path | None = None) -> Path:
+    """One SR in a folder of its own, which may take the place of another."""
+    folder.mkdir(parents=True)
+    replaced = None if predecessor is None else read_predecessor(predecessor)
+    (folder / "features.sr.dcm").write_bytes(sr_bytes(record, predecessor=replaced))
+    return folder / "features.sr.dcm"
+
+
+@pytest.mark.parametrize("beside_json", [False, True])
+def test_an_sr_whose_place_another_took_leaves_the_table(record, tmp_path, capsys, beside_json):
+    changed = replace(record, job_key="ab" * 32, quantities={"mean_hu": 7.0})
+    first = put_sr(tmp_path / "r" / "b", record)
+    put_sr(tmp_path / "r" / "a", changed, first)
+    if beside_json:
+        for name, one in (("a", changed), ("b", record)):
+            (tmp_path / "r" / name / "features.json").write_bytes(features_json(one))
+    assert table(tmp_path / "r", "-o", tmp_path / "t.parquet") == 0
+    assert pd.read_parquet(tmp_path / "t.parquet").mean_hu.tolist() == [7.0]
+    assert "1 replaced by a later SR" in capsys.readouterr().out
+
+
+def test_a_missing_pyarrow_shows_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert table(tmp_path / "missing", "-o", tmp_path / "t.parquet") == 3
+    assert capsys.readouterr().err.endswith("ctvae[table]\n")
+
+
+def test_a_server_that_is_not_there_is_one_line(tmp_path, capsys):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        assert table(f"http://user:secret@127.0.0.1:{unused.getsockname()[1]}/dicom-web", "-o", tmp_path / "t.csv") == 3
+    said = capsys.readouterr().err
+    assert "SERVER_FAILED: 127.0.0.1 gave no DICOMweb answer" in said
+    assert said.count("\n") == 1 and "secret" not in said
