@@ -146,7 +146,8 @@ def finish(database: Database, lease: Lease, ended: Ended, destinations: Iterabl
         LostLease: another worker has it.
     """
     with database.begin() as connection:
-        values = {"state": ended.state, "reason": ended.reason, "message": ended.message, "ended_at": now()}
+        values: dict[str, Any] = {"state": ended.state, "reason": ended.reason, "message": ended.message}
+        values |= {"ended_at": now(), "attempts": lease.attempts + (ended.state == "failed")}
         if not connection.execute(update(job).where(_held(lease)).values(**values, lease_until=None)).rowcount:
             raise LostLease
         for one in ended.became:

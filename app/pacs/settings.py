@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, Literal, get_type_hints
 import yaml
 
 from app.pacs.destination import Destination
+from app.pacs.page_settings import PageSettings
 from app.pacs.places import Places
 from app.pacs.worker_settings import WorkerSettings
 from app.settings import FORBID_UNKNOWN_KEYS, SETTINGS_FILE
@@ -122,6 +123,7 @@ class ListenerSettings:
         destinations: where results go; none keeps them in the folder.
         worker: limits and attempts of the process that encodes.
         shadow: path of a second bundle that is run beside the first; its results stay in the folder.
+        page: status page, health and metrics over HTTP.
         retention_days: instances may be purged from the spool so long after their result has arrived everywhere.
     """
 
@@ -141,6 +143,7 @@ class ListenerSettings:
     query: Query = field(default_factory=Query)
     destinations: tuple[Destination, ...] = ()
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+    page: PageSettings = field(default_factory=PageSettings)
     shadow: str | None = None
     retention_days: float = 7.0
 
