@@ -1,0 +1,128 @@
+"""`ctvae listen` as a service: from C-STORE to an SR in Orthanc, SIGTERM, a full disk, and a start that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.cli import main
+from app.pacs.database.engine import open_database
+from app.pacs.database.tables import delivery, job
+from tests.support.checkout import ROOT, skip_or_fail
+from tests.support.listeners import stored, until
+from tests.support.orthanc import AE_TITLE, DICOM_PORT, URL, loopback, need_orthanc, orthanc
+from tests.support.tiny_ct import stored_values, write_tiny_ct
+
+LISTEN = [sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main(['listen', *sys.argv[1:]]))"]
+LISTENING = re.compile(r"listening as CTVAE on 127\.0\.0\.1:(\d+)")
+
+
+def settings_file(folder: Path, **listener) -> Path:
+    path = folder / "app.yaml"
+    path.write_text(json.dumps({"listener": {"folder": str(folder / "here"), "port": 0, "quiet_s": 1, **listener}}))
+    return path
+
+
+@contextmanager
+def listening(folder: Path, *before: str | Path, **listener):
+    """The running program, its port and its log."""
+    log = folder / "log"
+    command = [*before, *LISTEN, "-c", str(settings_file(folder, **listener))]
+    with log.open("w") as to, subprocess.Popen(command, stderr=to, cwd=ROOT) as program:
+        try:
+            until(lambda: LISTENING.search(log.read_text()) or program.poll() is not None, 60)
+            found = LISTENING.search(log.read_text())
+            assert found, log.read_text()
+            yield program, int(found[1]), log
+        finally:
+            program.terminate()
+
+
+def rows(folder, table):
+    database = open_database(f"sqlite:///{folder}/here/queue.db")
+    with database.read() as connection:
+        found = connection.execute(table.select()).all()
+    database.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, phantom_ct):
+    """A listener that got a CT by storescu, in a namespace with the Orthanc that its results go to."""
+    need_orthanc()
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "orthanc").mkdir()
+    to = {"name": "pacs", "ae_title": AE_TITLE, "port": DICOM_PORT}
+    with loopback() as network, orthanc(folder / "orthanc", None, network):
+        with listening(folder, *network.command([]), destinations=[to]) as (program, port, log):
+            network.run(["/usr/bin/storescu", "-aec", "CTVAE", "127.0.0.1", str(port), "+sd", phantom_ct], check=True)
+            until(lambda: [row.state for row in rows(folder, delivery)] == ["sent"], 60)
+            held = network.run([sys.executable, "-c", HELD])
+            os.kill(program.pid, signal.SIGTERM)
+            code = program.wait(40)
+        return {"folder": folder, "code": code, "held": json.loads(held.stdout), "log": log.read_text()}
+
+
+HELD = f"""
+import json, urllib.request
+ask = lambda path: json.load(urllib.request.urlopen("{URL}" + path))
+print(json.dumps([ask("/instances/" + one + "/simplified-tags")["Modality"] for one in ask("/instances")]))
+"""
+
+
+def test_a_ct_that_was_sent_comes_back_to_the_pacs_as_an_sr(served):
+    assert served["held"] == ["SR"]
+    assert [row.state for row in rows(served["folder"], job)] == ["done"]
+
+
+def test_sigterm_ends_it_in_order_with_code_0_and_leaves_nothing_half_done(served):
+    assert served["code"] == 0
+    assert not list((served["folder"] / "here" / "spool" / "incoming").iterdir())
+    assert not list((served["folder"] / "here" / "work").iterdir())
+    assert not (served["folder"] / "here" / ".ctvae.lock").exists()
+
+
+def test_no_identity_is_in_the_log(served):
+    assert "Phantom" not in served["log"] and "PHANTOM" not in served["log"] and "Traceback" not in served["log"]
+
+
+def test_a_full_disk_refuses_with_a700_and_goes_on_when_there_is_room(tmp_path):
+    disk = tmp_path / "here"
+    disk.mkdir()
+    mount = f'mount -t tmpfs -o size=26m none {disk} && head -c 8388608 /dev/zero >{disk}/filler && exec "$@"'
+    alone = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c", mount, "sh"]
+    if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+        skip_or_fail("no file system can be mounted here; run as root, or allow user namespaces")
+    slices = write_tiny_ct(tmp_path / "slices", stored_values(10, 512, 1024))  # 1 MiB each
+    with listening(tmp_path, *alone, reserve_mb=8) as (program, port, _):
+        there = Path(f"/proc/{program.pid}/root{disk}")
+        statuses = stored(port, *slices)
+        kept = statuses.count(0)
+        assert statuses == [0] * kept + [0xA700] * (10 - kept) and 3 < kept < 10
+        assert len(list((there / "spool").rglob("*.dcm"))) == kept
+        assert not list((there / "spool" / "incoming").iterdir())
+        (there / "filler").unlink()
+        assert stored(port, *slices) == [0] * 10
+        assert len(list((there / "spool").rglob("*.dcm"))) == 10
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"prot": 1}, "SETTINGS_INVALID"),
+        ({"address": "192.0.2.1"}, "PORT_UNUSABLE"),
+        ({"database": "mysql://here"}, "DATABASE_INVALID"),
+    ],
+)
+def test_what_it_cannot_start_with_is_one_line_and_code_3(tmp_path, capsys, wrong, said):
+    code = main(["listen", "-c", str(settings_file(tmp_path, **wrong)), "-l", "WARN"])
+    error = capsys.readouterr().err
+    assert (code, error.count("\n")) == (3, 1) and said in error
