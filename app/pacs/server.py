@@ -242,8 +242,9 @@ class HardenedServer(ThreadedAssociationServer):
 
     def _closed(self, event: evt.Event) -> None:
         """Free the thread that waits for an A-ASSOCIATE-RQ of a peer that left."""
+        waited_for: Any = event.assoc.dul.to_user_queue
         if not self._of(event.assoc).requested:
-            event.assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]
+            waited_for.put(None)
 
     def _sweep(self) -> None:
         while not self._stopping.wait(SWEEP_S):
