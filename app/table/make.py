@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 from app.table.columns import LONG, Layout
 from app.table.result import Cell, Result
-from app.table.sources import Found, Passed, find_results, input_folder, read_results, short
+from app.table.sources import Found, Passed, find_results, input_folder, read_results, short, survey
 from app.table.write import BATCH_VALUES, check_name, open_table
 from operators import __version__
 from operators.errors import StartError
@@ -64,14 +64,13 @@ def make_table(
         CtvaeError: a file that was named is no result.
     """
     check_name(output)
-    found = find_results(places)
-    done = iter(range(1, len(found) + 1))
-    passed = Passed()
-    results = read_results(found, passed, lambda: on_file(next(done), len(found)))
+    files, replaced = survey(find_results(places))
+    done, passed = count(1), Passed()
+    results = read_results(find_results(places), replaced, passed, lambda: on_file(next(done), files))
     checked = _checked(results, settings, passed)
     first = next(checked, None)
     if first is None:
-        raise StartError("NO_RESULTS", _nothing(len(found), passed))
+        raise StartError("NO_RESULTS", _nothing(files, passed))
     layout = Layout({tap: len(first[1].taps[tap]) for tap in ("mu", "sigma", *settings.taps)}, settings.with_paths)
     columns = LONG if settings.long else layout.columns()
     about = {"ctvae_version": __version__, "notice": NOTICE, "model_digest": first[1].model_digest}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -98,32 +98,40 @@ def local_places(
         yield [*paths, *sorted(Path(folder).iterdir())]
 
 
-def find_results(places: Iterable[Path]) -> list[Found]:
-    """List the files that may hold results, in a fixed order.
+def find_results(places: Iterable[Path]) -> Iterator[Found]:
+    """Yield the files that may hold results, in a fixed order: two walks over the same folders are the same.
 
     Of a folder that holds `features.json` that is the result; an SR beside it holds the same numbers and is left out.
 
     Raises:
         StartError: `NO_RESULTS_THERE`: a place does not exist.
     """
-    found: list[Found] = []
     for place in places:
         if place.is_file():
-            found.append(Found(place, place, named=True))
+            yield Found(place, place, named=True)
         elif place.is_dir():
-            found.extend(_below(place))
+            yield from _below(place)
         else:
             raise StartError("NO_RESULTS_THERE", f"{place.name!r} is neither a file nor a folder; check the path")
-    return found
 
 
-def read_results(found: Sequence[Found], passed: Passed, on_file: Callable[[], None]) -> Iterator[tuple[Found, Result]]:
+def survey(found: Iterable[Found]) -> tuple[int, set[bytes]]:
+    """Return how many files there are, and the SRs whose place another one of them takes, as `short` has them."""
+    files, replaced = 0, set[bytes]()
+    for file in found:
+        files += 1
+        replaced.update(_predecessors_of(file))
+    return files, replaced
+
+
+def read_results(
+    found: Iterable[Found], replaced: Set[bytes], passed: Passed, on_file: Callable[[], None]
+) -> Iterator[tuple[Found, Result]]:
     """Read each file; what holds no result, or one whose place a later one took, is counted in `passed`.
 
     Raises:
         CtvaeError: a file that the user named holds no result.
     """
-    replaced = {uid for file in found for uid in _predecessors_of(file)}
     for file in found:
         on_file()
         if replaced and _uid_of(file) in replaced:
