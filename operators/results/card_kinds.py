@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 import numpy as np
@@ -13,5 +13,5 @@ CardFormat = Literal["png", "sc", "pdf"]
 
 CARD_FILES: Final[dict[CardFormat, str]] = {"png": "card.png", "sc": "card.sc.dcm", "pdf": "card.pdf.dcm"}
 
-Reconstruct = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""mu of windows, float32 (n, length), to what the decoder makes of them, float32 (n, 1, d, h, w) in [0, 1]."""
+Reconstruct = Callable[[NDArray[np.float32]], Iterable[NDArray[np.float32]]]
+"""mu of windows, float32 (n, length), to what the decoder makes of each, float32 (d, h, w) in [0, 1]."""

@@ -148,7 +148,8 @@ def _reconstruction(figure: Figure, record: FeatureRecord, reconstruct: Reconstr
         told = "This model came without a decoder,\nso nothing can be reconstructed."
         axes[1].text(0.1, 0.5, told, va="center", color="#5b5b5b", fontsize=11, transform=axes[1].transAxes)
         return
-    decoded = low + (high - low) * reconstruct(record.taps["mu"].windows[chosen : chosen + 1])[0, 0]
+    (window,) = reconstruct(record.taps["mu"].windows[chosen : chosen + 1])
+    decoded = low + (high - low) * window
     axes[1].imshow(decoded[middle], **grey)
     axes[1].set_title("what the decoder makes of mu")
     spread: dict[str, Any] = {"cmap": "PuOr_r", "vmin": -DIFFERENCE_HU, "vmax": DIFFERENCE_HU, "aspect": proportion}

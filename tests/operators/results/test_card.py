@@ -85,7 +85,7 @@ def test_the_reconstruction_is_shown_with_its_error(record):
     def darker(mu):
         """10 HU too dark everywhere, in a window of 2000 HU."""
         asked.append(mu)
-        return record.encoding.windows.voxels[len(record.encoding.windows.voxels) // 2][None] - np.float32(0.005)
+        return [record.encoding.windows.voxels[len(record.encoding.windows.voxels) // 2, 0] - np.float32(0.005)]
 
     low, high = record.preprocessing["window_hu"]
     assert f"mean {0.005 * (high - low):.0f} HU" in words(record, darker)
