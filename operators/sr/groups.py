@@ -124,7 +124,21 @@ def _posterior_group(record: FeatureRecord, place: Place | None) -> Item:
     else:
         numbers = digests(mu, sigma)
     algorithm = _network(record, {"length": mu.length})
-    return _group(record, place, Concept(*sr_codes.POSTERIOR_GROUP, "VAE posterior"), algorithm, numbers)
+    content = [_sigma_parts(record), *numbers]
+    return _group(record, place, Concept(*sr_codes.POSTERIOR_GROUP, "VAE posterior"), algorithm, content)
+
+
+def _sigma_parts(record: FeatureRecord) -> Item:
+    """In words, what the SD of the series is made of; `features.json` has both parts for each dimension."""
+    count = len(record.encoding.windows.voxels)
+    within, between = (
+        float(np.sqrt(np.mean(np.square(part, dtype=np.float64)))) for part in record.encoding.sigma_parts
+    )
+    text = (
+        f"Root mean square over the dimensions: {within:.4g} within windows (the encoder's own uncertainty), "
+        f"{between:.4g} between the {count} windows"
+    )
+    return Item(CONTAINS, Concept(sr_codes.SCHEME, "SIGMA-PARTS", "What the SD is made of"), Text(text))
 
 
 def _tap_group(record: FeatureRecord, tap: TapValues, place: Place | None) -> Item:

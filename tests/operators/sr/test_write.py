@@ -22,6 +22,7 @@ from pydicom.uid import CTImageStorage
 
 from operators.errors import SeriesFailed
 from operators.measure.quantities import QUANTITIES
+from operators.record import TapValues
 from operators.sr.predecessor import read_predecessor
 from operators.sr.read import read_sr
 from operators.sr.write import sr_bytes
@@ -215,6 +216,23 @@ def test_the_predecessor_is_part_of_the_content():
     assert second.SOPInstanceUID != first.SOPInstanceUID
     assert read_sr(second).predecessors == (first.SOPInstanceUID,)
     assert read_sr(first).predecessors == ()
+
+
+def test_the_sr_says_what_of_sigma_lies_within_windows_and_what_between():
+    record = made_record()
+    mu, sigma = (np.float32([[one], [three]]) for one, three in ((1.0, 3.0), (0.25, 0.25)))
+    taps = {"mu": TapValues("mu", "none", mu.mean(axis=0), mu), "sigma": TapValues("sigma", "none", sigma[0], sigma)}
+    windows = record.encoding.windows
+    two = replace(
+        windows,
+        voxels=np.repeat(windows.voxels, 2, axis=0),
+        affines_lps_mm=np.repeat(windows.affines_lps_mm, 2, axis=0),
+        real_fraction=np.repeat(windows.real_fraction, 2),
+    )
+    document = reread(replace(record, encoding=replace(record.encoding, windows=two, taps=taps)))
+    (said,) = (item.TextValue for item in items(document) if _code(item) == "SIGMA-PARTS")
+    assert "0.25 within windows" in said
+    assert "1 between the 2 windows" in said
 
 
 # The same each time
