@@ -1,4 +1,4 @@
-"""What is written without being asked for the identity of the patient does not hold it: each file, each line of a log."""
+"""What is written without being asked for the identity of the patient does not hold it: each file, each log line."""
 
 from __future__ import annotations
 
