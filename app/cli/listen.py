@@ -19,10 +19,15 @@ def command(
 
     def run() -> int:
         from app.pacs.listen import listener
+        from app.pacs.page.serve import page
         from app.pacs.settings import load_listener
         from app.settings import load_settings
 
-        with listener(load_listener(config), load_settings(config), config):
+        settings = load_listener(config)
+        with (
+            listener(settings, load_settings(config), config) as running,
+            page(settings.page, running.database, running.places, running.checks, running.wake),
+        ):
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:  # how a service is ended: no failure

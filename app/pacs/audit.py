@@ -117,7 +117,7 @@ def _where(row: Row[Any], sent: _Deliveries) -> tuple[str, str]:
         return _without_job(row)
     if row.job_state in ("waiting", "leased"):
         return WAITING, row.job_state
-    if row.job_state == "failed":
+    if row.job_state == "failed" and row.status != "written":
         return "ended", row.part_reason or row.job_reason or "FAILED"
     if row.status is None:
         return "lost", f"job {row.job_id} ended without a word about it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +47,16 @@ class Running:
     Attributes:
         port: of DICOM.
         database: of the queue.
+        places: where what is kept.
+        checks: name → whether this part works.
+        wake: has worker and senders look into the queue now.
     """
 
     port: int
     database: Database
+    places: Places
+    checks: Mapping[str, Callable[[], bool]]
+    wake: Callable[[], None]
 
 
 @contextmanager
@@ -97,7 +103,13 @@ def listener(settings: ListenerSettings, run: Settings, settings_file: Path | No
         stack.callback(server.stop)
         server.start()
         logger.info("listening as %s on %s:%d", settings.ae_title, settings.address, server.port)
-        yield Running(server.port, database)
+        checks = {"room in the spool": spool.has_room, "worker": lambda: worker.child is not None}
+
+        def wake() -> None:
+            worker.wake.set()
+            wake_senders()
+
+        yield Running(server.port, database, places, checks, wake)
         logger.info("stopping")
 
 

@@ -71,7 +71,8 @@ def _rows(database: Database, query: Select[Any]) -> list[dict[str, Any]]:
 def retry(database: Database, job_ids: Sequence[int] | None) -> tuple[int, int]:
     """Have failed jobs worked, and failed deliveries sent, once more, with all their attempts.
 
-    A job of which there is a later revision is left alone: that one holds its instances.
+    A job of which there is a later revision is left alone: that one holds its instances. Its token stays, for a worker
+    that was too slow may still be there.
 
     Args:
         database: of the queue.
@@ -89,6 +90,6 @@ def retry(database: Database, job_ids: Sequence[int] | None) -> tuple[int, int]:
         failed_jobs = failed_jobs.where(job.c.id.in_(job_ids))
         failed_sent = failed_sent.where(delivery.c.job_id.in_(job_ids))
     with database.begin() as connection:
-        worked = connection.execute(failed_jobs.values(**again, token=0, ended_at=None)).rowcount
+        worked = connection.execute(failed_jobs.values(**again, ended_at=None)).rowcount
         sent = connection.execute(failed_sent.values(**again, created_at=now())).rowcount
     return worked, sent

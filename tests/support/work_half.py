@@ -33,7 +33,7 @@ for line in sys.stdin:
 """
 
 
-def work_and_send(folder: str, port: int, sop_uid: str, kill_at: str = "") -> None:
+def work_and_send(folder: str, port: int, sop_uid: str, kill_at: str = "", url: str = "") -> None:
     """Run until there is nothing to do; a job or a delivery that somebody else holds is waited for.
 
     Args:
@@ -41,11 +41,12 @@ def work_and_send(folder: str, port: int, sop_uid: str, kill_at: str = "") -> No
         port: of the destination on loopback.
         sop_uid: of the SR file that the child, which encodes nothing, copies.
         kill_at: the moment at which the process ends.
+        url: of the database; that of the folder where it is empty.
     """
     hooks._NAME, hooks._TIME = kill_at, "1"
     logging.disable(logging.CRITICAL)
     places = Places(Path(folder))
-    database = open_database(places.database_url)
+    database = open_database(url or places.database_url)
     to = Destination("PACS", ae_title="PACS", port=port, timeout_s=10, backoff=Backoff(0.05, 0.1))
     program = ("-c", CHILD, str(SR), SR_CLASSES["comprehensive_3d"], sop_uid)
     settings = WorkerSettings(lease_s=LEASE_S)

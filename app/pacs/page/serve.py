@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,8 @@ from app.pacs.page.site import Check, make_site
 from app.pacs.page_settings import PageSettings
 from app.pacs.places import Places
 from operators.errors import StartError
+
+logger = logging.getLogger(__name__)
 
 STOP_S: Final = 10.0
 CONNECTIONS: Final = 64
@@ -68,8 +71,10 @@ def page(
     with _bound(settings.address, settings.port) as bound:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="listener-page", daemon=True)
         thread.start()
+        port = int(bound.getsockname()[1])
+        logger.info("status page on http://%s:%d/", settings.address, port)
         try:
-            yield int(bound.getsockname()[1])
+            yield port
         finally:
             server.should_exit = True
             thread.join(STOP_S)

@@ -13,7 +13,7 @@ from app.pacs.backoff import Backoff
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import delivery, instance, job, now, series
 from app.pacs.destination import Destination
-from app.pacs.jobs import Became, Ended
+from app.pacs.jobs import Became, Ended, LostLease
 from app.pacs.judge import Answer, Verdict, judged
 from app.pacs.look import retry
 from app.pacs.places import Places
@@ -21,7 +21,7 @@ from app.pacs.purge import purge, purgeable
 from app.pacs.queue import fail, finish, lease, listed
 from app.pacs.replay import replay
 from app.pacs.work import Work
-from tests.support.queued import WORK, arrive, make_results, paths_of, queue_series, state_of
+from tests.support.queued import WORK, arrive, made, make_results, paths_of, queue_series, state_of
 
 OTHER = Work("o" * 64, "c" * 64)
 
@@ -138,18 +138,42 @@ def test_a_failed_job_is_worked_again_and_one_that_was_revised_is_not(sqlite, pl
     assert retry(sqlite, None) == (0, 0)
 
 
+def test_a_part_that_was_written_counts_though_another_part_failed(sqlite, places):
+    job_id = queue_series(sqlite, "1.1", [1, 2])
+    one = lease(sqlite, "w", 60)
+    assert one and job_id
+    first, second = listed(sqlite, job_id)
+    parts = (Became(first.instance_id, 1, "written", None), Became(second.instance_id, 2, "failed", "OUT_OF_MEMORY"))
+    finish(sqlite, one, Ended("failed", "OUT_OF_MEMORY", "m", (made("2.1", part=1),), parts), ["PACS"])
+    assert sums(audited(sqlite, places)) == (2, 0, 1, {"OUT_OF_MEMORY": 1}, 1)  # made-up result without a file
+    send(sqlite, "PACS", judged(0))
+    assert audited(sqlite, places).delivered == 1
+
+
+def test_a_worker_that_was_slow_stays_fenced_off_when_its_job_is_retried(sqlite):
+    queue_series(sqlite, "1.1", [1])
+    slow = lease(sqlite, "slow", 60)
+    assert slow
+    finish(sqlite, slow, Ended("failed", "WORKER_TIME", "too slow"))
+    assert retry(sqlite, None) == (1, 0)
+    again = lease(sqlite, "w", 60)
+    assert again and again.token > slow.token
+    with pytest.raises(LostLease):
+        finish(sqlite, slow, Ended("done"))
+
+
 def test_a_backlog_is_worked_again_with_another_bundle_once_and_behind_what_is_new(database, places):
     for number in (1, 2):
         make_results(database, places, f"1.{number}", [], sop_uid=f"2.25.{number}")
     with database.begin() as connection:
         connection.execute(update(job).where(job.c.series_uid == "1.1").values(created_at=now() - 100_000))
     assert replay(database, 0.0, WORK).known == 2
-    made = replay(database, _now(database) - 50_000, OTHER)
-    assert (len(made.queued), made.known, made.purged) == (1, 0, 0)
+    again = replay(database, _now(database) - 50_000, OTHER)
+    assert (len(again.queued), again.known, again.purged) == (1, 0, 0)
     new = queue_series(database, "1.9")
     taken = [one.job_id for one in (lease(database, "w", 60), lease(database, "w", 60)) if one]
-    assert taken == [new, made.queued[0]]
-    assert len(listed(database, made.queued[0])) == 2
+    assert taken == [new, again.queued[0]]
+    assert len(listed(database, again.queued[0])) == 2
 
 
 def _now(database: Database) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,9 +22,11 @@ from app.pacs.deliver import Deliverer
 from app.pacs.destination import Destination, routes
 from app.pacs.judge import judged
 from app.pacs.places import Places
+from tests.support.checkout import skip_or_fail
 from tests.support.peer import peer
 from tests.support.queued import SR_CLASSES, make_results
 
+STORESCP = Path("/usr/bin/storescp")
 TO = Destination("PACS", ae_title="PACS", timeout_s=5, backoff=Backoff(first_s=0.1, longest_s=0.2))
 
 # pynetdicom leaves it to the garbage collector to close the socket of a connection that was refused.
@@ -90,6 +94,31 @@ def test_what_arrives_is_what_was_written_byte_for_byte(sqlite, places):
     (written,) = places.results.glob("*/*/comprehensive_3d.dcm")
     content = written.read_bytes()
     assert content.endswith(pacs.datasets[0]) and len(pacs.datasets[0]) > len(content) - 600  # all but the file's head
+
+
+def test_dcmtk_stores_what_was_written(sqlite, places, tmp_path):
+    """Its storescp by full path: pynetdicom puts one of its own before it."""
+    if not STORESCP.exists():
+        skip_or_fail("no dcmtk; run .ci/programs")
+    make_results(sqlite, places, "1.1", ["PACS"])
+    port, received = free_port(), tmp_path / "received"
+    received.mkdir()
+    command = [STORESCP, "--output-directory", received, "--bit-preserving", str(port)]
+    with subprocess.Popen(command, env=os.environ | {"TCP_NODELAY": "1"}) as scp:
+        try:
+            until(lambda: listens(port))
+            assert deliverer(sqlite, places, port).deliver_one()
+        finally:
+            scp.kill()
+    assert told(sqlite) == ("sent", "0x0000", None)
+    (file,) = received.iterdir()
+    (written,) = places.results.glob("*/*/comprehensive_3d.dcm")
+    assert file.read_bytes()[-2000:] == written.read_bytes()[-2000:]
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize("refused", ["no context", "status 0122"])

@@ -5,17 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import re
 import signal
+import time
+from collections.abc import Callable
 
 import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
 from app.pacs.audit import audit
-from app.pacs.database.engine import open_database
+from app.pacs.database.engine import Database, open_database
 from app.pacs.database.tables import delivery, job, result
 from app.pacs.places import Places
 from tests.support.checkout import ROOT
 from tests.support.peer import peer
+from tests.support.postgres import emptied
 from tests.support.queued import paths_of, queue_series
 from tests.support.work_half import SR, work_and_send
 
@@ -59,9 +62,7 @@ def test_after_a_kill_the_next_start_ends_what_was_begun(server, tmp_path, momen
     places.make()
     database = open_database(places.database_url)
     queue_series(database, "1.1")
-    for path in paths_of(database):
-        (places.spool / path).parent.mkdir(parents=True, exist_ok=True)
-        (places.spool / path).write_bytes(b"1")
+    fill(places, paths_of(database))
     uid = str(dcmread(SR).SOPInstanceUID)
     with peer() as pacs:
         asked = str(places.folder), pacs.port, uid
@@ -76,6 +77,51 @@ def test_after_a_kill_the_next_start_ends_what_was_begun(server, tmp_path, momen
     found = audit(database, places)
     assert (found.acknowledged, found.delivered, found.difference) == (2, 2, 0)
     database.close()
+
+
+def test_of_two_workers_on_one_database_one_is_killed_and_the_other_does_its_job(server, tmp_path, postgres_server):
+    places = Places(tmp_path / "listener")
+    places.make()
+    url = emptied(postgres_server)
+    database = open_database(url)
+    for number in range(1, 7):
+        queue_series(database, f"1.{number}")
+    fill(places, paths_of(database))
+    uid = str(dcmread(SR).SOPInstanceUID)
+    with peer() as pacs:
+        asked = str(places.folder), pacs.port, uid
+        both = [server.Process(target=work_and_send, args=(*asked, at, url)) for at in ("queue.finish.before", "")]
+        both[0].start()
+        until(lambda: leased(database))  # else the other one might leave it nothing
+        both[1].start()
+        for process in both:
+            process.join(60)
+    assert [process.exitcode for process in both] == [-signal.SIGKILL, 0]
+    with database.read() as connection:
+        assert connection.execute(select(job.c.state)).scalars().all() == ["done"] * 6
+        assert len(connection.execute(select(result.c.job_id).distinct()).all()) == 6
+        assert connection.execute(select(delivery.c.state)).scalars().all() == ["sent"] * 6
+        assert sorted(connection.execute(select(job.c.token)).scalars()) == [1, 1, 1, 1, 1, 2]
+    assert len(pacs.stored) == 6 and audit(database, places).difference == 0
+    database.close()
+
+
+def leased(database: Database) -> bool:
+    with database.read() as connection:
+        return connection.execute(select(job.c.id).where(job.c.token > 0)).first() is not None
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def fill(places: Places, paths: list[str]) -> None:
+    for path in paths:
+        (places.spool / path).parent.mkdir(parents=True, exist_ok=True)
+        (places.spool / path).write_bytes(b"1")
 
 
 def test_every_moment_of_queue_work_and_send_is_tried():
