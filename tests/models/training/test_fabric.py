@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,11 @@ from models.training.train import TrainingInterrupted, train
 from tests.support.bundles import SMALL_CT_VAE
 from tests.support.checkout import ROOT
 
+STEPS = 24
 SETTINGS = TrainingSettings(
     "ct_vae",
     SMALL_CT_VAE,
-    steps=60,
+    steps=STEPS,
     batch=8,
     decode=4,
     threads=1,
@@ -36,7 +37,7 @@ SETTINGS = TrainingSettings(
     invariance_scale="whitened",
     aggregate=0.02,
     blur=0.5,
-    kl_warmup=0.02,
+    kl_warmup=0.05,
 )
 PROGRAM = """
 import json, sys
@@ -46,16 +47,17 @@ from safetensors.torch import save_file
 from models.training.settings import TrainingSettings
 from models.training.train import train
 
-windows, settings, out, checkpoint = sys.argv[1:5]
+windows, trainings, checkpoint = sys.argv[1:4]
 def report(progress):
     print(progress.step, flush=True)
 def main():
     scans = [np.load(windows)]
     places = {"checkpoint": Path(checkpoint)} if checkpoint else {}
-    trained = train(scans, TrainingSettings(**json.loads(settings)), report, report_every_s=0.0,
-                    calibration=[scans[0][:3, :8, :16, :16]], checkpoint_every_s=0.0, **places)
-    if trained.rank == 0:
-        save_file({name: tensor.contiguous() for name, tensor in trained.vae.state_dict().items()}, out)
+    for out, settings in json.loads(trainings).items():
+        trained = train(scans, TrainingSettings(**settings), report, report_every_s=0.0,
+                        calibration=[scans[0][:3, :8, :16, :16]], checkpoint_every_s=0.0, **places)
+        if trained.rank == 0:
+            save_file({name: tensor.contiguous() for name, tensor in trained.vae.state_dict().items()}, out)
 if __name__ == "__main__":
     main()
 """
@@ -73,13 +75,12 @@ def windows(folder: Path) -> np.ndarray:
     return np.load(folder / "windows.npy")
 
 
-def start(folder: Path, settings: TrainingSettings, name: str, checkpoint: str = "") -> subprocess.Popen:
-    given = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
-    command = [sys.executable, str(folder / "program.py"), str(folder / "windows.npy"), json.dumps(given)]
+def start(folder: Path, trainings: dict[str, TrainingSettings], checkpoint: str = "") -> subprocess.Popen:
+    """A process that trains by one settings after the other; weights go to the files named."""
+    given = json.dumps({name: asdict(settings) for name, settings in trainings.items()})
+    command = [sys.executable, str(folder / "program.py"), str(folder / "windows.npy"), given, checkpoint]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, str(folder / name), checkpoint], env=environment, stdout=subprocess.PIPE, text=True, cwd=folder
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=folder)
 
 
 def until_step(process: subprocess.Popen, step: int) -> None:
@@ -95,21 +96,27 @@ def weights_of(trained) -> dict[str, torch.Tensor]:
     return trained.vae.state_dict()
 
 
-def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(folder):
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The training that nothing interrupted."""
+    return train_here(folder, SETTINGS)
+
+
+def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(folder, whole):
     checkpoint = folder / "killed.checkpoint"
-    with start(folder, SETTINGS, "never", str(checkpoint)) as process:
-        until_step(process, 20)
+    with start(folder, {"never": SETTINGS}, str(checkpoint)) as process:
+        until_step(process, 10)
         process.kill()
     step = load_checkpoint(checkpoint)[1]["step"]
-    assert 19 <= step < 60
-    resumed, whole = train_here(folder, SETTINGS, checkpoint), train_here(folder, SETTINGS)
-    assert resumed.steps == whole.steps == 60
+    assert 9 <= step < STEPS
+    resumed = train_here(folder, SETTINGS, checkpoint)
+    assert resumed.steps == whole.steps == STEPS
     assert all(torch.equal(tensor, weights_of(whole)[name]) for name, tensor in weights_of(resumed).items())
-    assert [progress.step for progress in resumed.history][:19] == list(range(1, 20))
-    assert resumed.elapsed_s > resumed.history[18].elapsed_s
+    assert [progress.step for progress in resumed.history][:9] == list(range(1, 10))
+    assert resumed.elapsed_s > resumed.history[8].elapsed_s
 
 
-def test_a_terminated_training_says_where_it_stands_and_goes_on_to_the_same_weights(folder):
+def test_a_terminated_training_says_where_it_stands_and_goes_on_to_the_same_weights(folder, whole):
     checkpoint = folder / "terminated.checkpoint"
 
     def terminate(progress):
@@ -121,7 +128,7 @@ def test_a_terminated_training_says_where_it_stands_and_goes_on_to_the_same_weig
         train_here(folder, SETTINGS, checkpoint, report=terminate, report_every_s=0.0)
     assert signal.getsignal(signal.SIGTERM) is handler
     assert load_checkpoint(checkpoint)[1]["step"] == 8
-    resumed, whole = train_here(folder, SETTINGS, checkpoint), train_here(folder, SETTINGS)
+    resumed = train_here(folder, SETTINGS, checkpoint)
     assert all(torch.equal(tensor, weights_of(whole)[name]) for name, tensor in weights_of(resumed).items())
 
 
@@ -161,26 +168,34 @@ def test_a_finished_checkpoint_gives_its_network_at_once(folder):
     assert all(torch.equal(tensor, weights_of(trained)[name]) for name, tensor in weights_of(again).items())
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"penalty": "beta_tc", "penalty_weight": 2.0, "feature_weight": 0.2, "feature_block": 4, "accumulate": 2},
-    ],
-    ids=["plain", "penalty and features, two passes a step"],
-)
-def test_two_processes_are_one(folder, changes):
-    settings = replace(SETTINGS, steps=6, patience=0, ema=0.0, free_bits_nats=0.01, **changes)
-    with start(folder, replace(settings, devices=2), "two.safetensors") as process:
-        said, _ = process.communicate(timeout=120)
+PLAIN = replace(SETTINGS, steps=6, patience=0, ema=0.0, free_bits_nats=0.01)
+SPLIT = {
+    "plain": PLAIN,
+    "penalty and features, two passes a step": replace(
+        PLAIN, penalty="beta_tc", penalty_weight=2.0, feature_weight=0.2, feature_block=4, accumulate=2
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def by_two(folder) -> dict[str, Path]:
+    """Weights that two processes trained; starting them takes longer than the trainings."""
+    files = {name: folder / f"two{number}.safetensors" for number, name in enumerate(SPLIT)}
+    asked = {str(files[name]): replace(settings, devices=2) for name, settings in SPLIT.items()}
+    with start(folder, asked) as process:
+        said, _ = process.communicate(timeout=240)
     assert process.returncode == 0
-    assert said.split() == [str(step) for step in range(1, 7)]  # rank 0 alone reports
-    one, two = weights_of(train_here(folder, settings)), load_file(folder / "two.safetensors")
-    untrained = weights_of(train_here(folder, replace(settings, steps=1, learning_rate=1e-8)))
+    assert said.split() == 2 * [str(step) for step in range(1, 7)]  # rank 0 alone reports
+    return files
+
+
+@pytest.mark.parametrize("kind", SPLIT)
+def test_two_processes_are_one(folder, by_two, kind):
+    one, two = weights_of(train_here(folder, SPLIT[kind])), load_file(by_two[kind])
+    untrained = weights_of(train_here(folder, replace(SPLIT[kind], steps=1, learning_rate=1e-8)))
     moved = sum(float((one[name] - untrained[name]).square().sum()) for name in one)
     apart = sum(float((one[name] - two[name]).square().sum()) for name in one)
     assert apart < 3e-5 * moved
-    (folder / "two.safetensors").unlink()
 
 
 @pytest.fixture(scope="module")

@@ -40,11 +40,11 @@ def distance(first: torch.nn.Module, other: torch.nn.Module) -> float:
 
 
 def test_training_lowers_the_loss_and_uses_its_units():
-    settings = replace(SETTINGS, steps=150, batch=8, learning_rate=3e-3)
+    settings = replace(SETTINGS, steps=30, batch=8, learning_rate=1e-2)
     trained = train([blobs(64)], settings, report_every_s=0.0)
     assert trained.history[-1].rmse < 0.6 * trained.history[0].rmse
     assert trained.history[-1].active >= 3
-    assert (trained.steps, trained.ended, trained.rank) == (150, "finished", 0)
+    assert (trained.steps, trained.ended, trained.rank) == (30, "finished", 0)
     assert not trained.vae.training
 
 
@@ -85,7 +85,7 @@ def test_two_passes_of_half_a_batch_are_one_step_of_a_whole_one():
 
 
 def test_a_pair_term_makes_mu_steadier_under_what_is_drawn():
-    settings = replace(SETTINGS, steps=150, batch=8, noise=0.2, blur=1.0, learning_rate=3e-3)
+    settings = replace(SETTINGS, steps=60, batch=8, noise=0.2, blur=1.0, learning_rate=1e-2)
     plain, steady = (
         train([blobs(64)], replace(settings, invariance=weight), report_every_s=0.0) for weight in (1e-6, 0.5)
     )
