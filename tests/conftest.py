@@ -50,6 +50,14 @@ def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles that a test writes do not wait for torch's exporter; see `tests.support.quick_export`."""
+    from tests.support.quick_export import quick_encoder_onnx
+
+    monkeypatch.setattr("models.bundle.export.encoder_onnx", quick_encoder_onnx)
+
+
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
     """A command sets up the log of its process; the next test has the log that pytest set up."""

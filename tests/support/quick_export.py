@@ -31,13 +31,13 @@ class Template(NamedTuple):
     weights: dict[str, str]
 
 
-_templates: dict[object, Template] = {}
+_templates: dict[str, Template] = {}
 
 
 def quick_encoder_onnx(vae: Vae) -> bytes:
     """Return what `encoder_onnx` returns, except that the names of inner values may differ."""
     state = {name: tensor.detach().numpy() for name, tensor in vae.state_dict().items()}
-    kind = (repr(vae), vae.window_voxels, vae.tap_names, tuple((name, value.shape) for name, value in state.items()))
+    kind = _kind(vae)
     if kind not in _templates:
         _templates[kind] = _template(vae)
     graph, weights = onnx.ModelProto(), _templates[kind].weights
@@ -48,6 +48,15 @@ def quick_encoder_onnx(vae: Vae) -> bytes:
     exported = graph.SerializeToString(deterministic=True)
     _compare(exported, vae)
     return exported
+
+
+def _kind(vae: Vae) -> str:
+    """All that shapes the graph: each part's class and what it was told, and the shapes of the weights."""
+    told = [
+        (name, type(part).__name__, {key: value for key, value in vars(part).items() if key[0] != "_"})
+        for name, part in vae.named_modules()
+    ]
+    return repr((told, [(name, tuple(tensor.shape)) for name, tensor in vae.state_dict().items()]))
 
 
 def _template(vae: Vae) -> Template:

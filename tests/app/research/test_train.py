@@ -35,7 +35,6 @@ from operators.preprocess import preprocess
 from tests.support.bundles import SMALL_CT_VAE, SMALL_WINDOWS, write_small_bundle
 from tests.support.checkout import ROOT
 from tests.support.cohorts import write_cohort, write_list, write_nifti
-from tests.support.quick_export import quick_encoder_onnx
 
 NETWORK = {key: value for key, value in SMALL_CT_VAE.items() if key != "window_voxels"}
 RECIPE = {
@@ -54,9 +53,8 @@ def cohort(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch):
+def _quick(quick_export, monkeypatch):
     """The trainings inside tests wait for neither torch's exporter nor pictures; `trained`, made before, has both."""
-    monkeypatch.setattr("models.bundle.export.encoder_onnx", quick_encoder_onnx)
     monkeypatch.setattr("app.research.train.monitor.Monitor.pictures", lambda monitor, vae, step: None)
 
 

@@ -181,14 +181,14 @@ def test_it_can_be_trained_through_the_protocol():
         vae = build_vae("autoencoder_kl", {**PARAMETERS["autoencoder_kl"], "window_voxels": list(WINDOW)}).train()
     optimiser = torch.optim.Adam(vae.parameters(), 2e-3)
     losses = []
-    for _ in range(20):
+    for _ in range(4):
         mu, logvar = vae.encode(windows(2))
         loss = (vae.decode(mu) - windows(2)).square().mean() + 1e-4 * logvar.square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.mark.parametrize(
@@ -246,13 +246,13 @@ def test_a_checkpoint_becomes_a_bundle_that_gives_monais_mean(tmp_path, paramete
     assert main(["bundle", "show", str(bundle.path)]) == 0
 
 
-def test_without_a_preprocessing_it_takes_arrays_alone(tmp_path, parameters):
+def test_without_a_preprocessing_it_takes_arrays_alone(tmp_path, parameters, quick_export):
     torch.save(monai_net("autoencoder_kl").state_dict(), tmp_path / "net.pt")
     assert import_torch(tmp_path / "net.pt", parameters, tmp_path / "imported") == 0
     assert load_bundle(tmp_path / "imported").arrays_only
 
 
-def test_axes_that_nobody_named_are_warned_of(tmp_path, parameters, capsys):
+def test_axes_that_nobody_named_are_warned_of(tmp_path, parameters, capsys, quick_export):
     torch.save(monai_net("autoencoder_kl").state_dict(), tmp_path / "net.pt")
     scans = "--fit", "resize", "--window-hu=-1000,1000"
     assert import_torch(tmp_path / "net.pt", parameters, tmp_path / "imported", *scans) == 0
