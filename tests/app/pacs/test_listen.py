@@ -103,7 +103,7 @@ def test_a_full_disk_refuses_with_a700_and_goes_on_when_there_is_room(tmp_path):
         skip_or_fail("no file system can be mounted here; run as root, or allow user namespaces")
     slices = write_tiny_ct(tmp_path / "slices", stored_values(10, 512, 1024))  # 1 MiB each
     with listening(tmp_path, *alone, reserve_mb=8) as (program, port, _):
-        there = Path(f"/proc/{program.pid}/root{disk}")
+        there = Path(f"/proc/{program.pid}", "root", str(disk).lstrip("/"))
         statuses = stored(port, *slices)
         kept = statuses.count(0)
         assert statuses == [0] * kept + [0xA700] * (10 - kept) and 3 < kept < 10
