@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pydicom import dcmread
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.pacs import commitment, deliveries
 from app.pacs.database.engine import Database
@@ -23,7 +23,7 @@ from app.pacs.stow import stow
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 2.0
-DATABASE_AWAY_S: Final = 5.0
+PAUSE_S: Final = 5.0
 _MISSING: Final = Answer(Verdict.FINAL, None, "RESULT_MISSING")
 
 
@@ -55,13 +55,13 @@ class Deliverer:
     def _attempt(self) -> bool:
         try:
             return self.deliver_one()
-        except DBAPIError as error:
-            logger.error("DATABASE_AWAY: %s; trying again in %g s", type(error.orig).__name__, DATABASE_AWAY_S)
-            self._stop.wait(DATABASE_AWAY_S)
-        except Exception as error:  # one result must not stop the others; its lease ends by itself
+        except SQLAlchemyError as error:
+            logger.error("DATABASE_AWAY: %s; trying again in %g s", type(error).__name__, PAUSE_S)
+            logger.debug("the database is away", exc_info=True)
+        except Exception as error:  # its lease ends by itself
             logger.error("INTERNAL_ERROR: %s while sending to %s", type(error).__name__, self._to.name)
             logger.debug("sending to %s", self._to.name, exc_info=True)
-            self._stop.wait(DATABASE_AWAY_S)
+        self._stop.wait(PAUSE_S)
         return True
 
     def deliver_one(self) -> bool:
@@ -97,7 +97,11 @@ class Deliverer:
     def _answer(self, path: Path) -> Answer:
         if not path.is_file():
             return _MISSING
-        return stow(self._to, path) if self._to.kind == "stow" else store(self._to, path, self._our_ae)
+        try:
+            return stow(self._to, path) if self._to.kind == "stow" else store(self._to, path, self._our_ae)
+        except Exception as error:  # one result must not stop the others: it comes after them, and gives up in the end
+            logger.debug("sending %s", path.name, exc_info=True)
+            return Answer(Verdict.RETRY, None, f"INTERNAL_ERROR ({type(error).__name__})")
 
     def _ask_about(self, sending: Sending) -> None:
         """Ask for storage commitment; where that was asked and nothing came, ask whether the instance is there."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.pacs.child_process import CHILD, ChildEnded, ChildProcess
 from app.pacs.database.engine import Database
@@ -32,7 +32,7 @@ from operators.errors import StartError
 
 logger = logging.getLogger(__name__)
 
-DATABASE_AWAY_S: Final = 5.0
+PAUSE_S: Final = 5.0
 _LEFT_OUT: Final = "LEFT_OUT"
 _FOLDER: Final = re.compile(r"(\d+)-(\d+)")
 
@@ -73,7 +73,7 @@ class Worker:
         self._database, self._places, self._settings = database, places, settings
         self._destinations_of, self._on_done = destinations_of, on_done
         self._child = ChildProcess(settings.limits, settings_file, program)
-        self._stop, self.wake = threading.Event(), threading.Event()
+        self._stop, self.wake, self._swept = threading.Event(), threading.Event(), False
         self._name = f"{platform.node()}:{os.getpid()}"
 
     @property
@@ -89,8 +89,6 @@ class Worker:
     def run(self) -> None:
         """Work until it is stopped; whatever goes wrong is said, and tried again."""
         try:
-            self._places.make()
-            sweep(self._database, self._places)
             self._warm_up()
             while not self._stop.is_set():
                 if not self._attempt():
@@ -107,15 +105,27 @@ class Worker:
             self._child.start(self._check_stop)
         except (ChildEnded, StartError) as error:
             logger.error("%s: %s", error.reason, error.message)
+        except OSError as error:
+            logger.error("WORKER_DIED: its process cannot be started (%s)", error.strerror)
 
     def _attempt(self) -> bool:
-        """Do one job; False where there is none. Without a database there is nothing to do but wait."""
+        """Do one job; False where there is none. Whatever breaks here must not end the worker."""
         try:
+            if not self._swept:
+                self._places.make()
+                sweep(self._database, self._places)
+                self._swept = True
             return self.work_one()
-        except DBAPIError as error:
-            logger.error("DATABASE_AWAY: %s; trying again in %g s", type(error.orig).__name__, DATABASE_AWAY_S)
-            self._stop.wait(DATABASE_AWAY_S)
-            return True
+        except Stopped:
+            raise
+        except SQLAlchemyError as error:
+            logger.error("DATABASE_AWAY: %s; trying again in %g s", type(error).__name__, PAUSE_S)
+            logger.debug("the database is away", exc_info=True)
+        except Exception as error:
+            logger.error("INTERNAL_ERROR: %s in the worker; trying again in %g s", type(error).__name__, PAUSE_S)
+            logger.debug("the worker", exc_info=True)
+        self._stop.wait(PAUSE_S)
+        return True
 
     def work_one(self) -> bool:
         """Take the next job and do it; False where there is none.
@@ -161,7 +171,7 @@ class Worker:
         except OSError as error:
             text = f"the system said: {error.strerror}; check that the spool is whole and its disk has room"
             return Ended("failed", "INPUT_OUTPUT_ERROR", text)
-        except (DBAPIError, LostLease, Stopped):
+        except (SQLAlchemyError, LostLease, Stopped):
             raise
         except Exception as error:  # one job must not stop the others
             logger.debug("job %d", held.job_id, exc_info=True)

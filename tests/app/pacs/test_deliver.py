@@ -212,6 +212,20 @@ def test_a_result_whose_file_is_gone_ends_as_failed(sqlite, places):
     assert deliverer(sqlite, places, 1).deliver_one() and told(sqlite) == ("failed", None, "RESULT_MISSING")
 
 
+def test_a_result_that_cannot_be_read_is_tried_again_behind_the_others_and_gives_up(sqlite, places):
+    make_results(sqlite, places, "1.1", ["PACS"], sop_uid="2.25.1")
+    for file in places.results.glob("*/*/*.dcm"):
+        file.write_bytes(b"damaged")
+    make_results(sqlite, places, "1.2", ["PACS"], sop_uid="2.25.2")
+    with peer() as pacs:
+        sender = deliverer(sqlite, places, pacs.port, backoff=Backoff(60, 60))
+        assert sender.deliver_one() and sender.deliver_one() and not sender.deliver_one()
+        assert [uid for _, uid in pacs.stored] == ["2.25.20"] and states(sqlite, "PACS") == {"waiting", "sent"}
+        make_due(sqlite)
+        assert deliverer(sqlite, places, pacs.port, give_up_h=0.0).deliver_one()
+    assert states(sqlite, "PACS") == {"failed", "sent"}
+
+
 def test_rules_by_ae_title_say_where_a_result_goes():
     archive = replace(TO, name="ARCHIVE", from_ae=("CT1", "CT2"))
     names_of = routes([TO, archive])

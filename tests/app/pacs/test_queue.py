@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from app.pacs.backoff import Backoff
 from app.pacs.database.engine import Database, open_database
-from app.pacs.database.tables import delivery, job, now, result
+from app.pacs.database.tables import delivery, instance, job, now, result
 from app.pacs.jobs import Ended, LostLease
 from app.pacs.queue import (
     LOST_LEASES,
@@ -49,6 +49,17 @@ def test_the_same_series_with_the_same_instances_is_one_job(database):
     assert first is not None
     assert queue_series(database, "1.2.3", []) is None
     assert [one.path for one in listed(database, first)] == [f"instances/1.2.3/1.2.3.{n}.dcm" for n in (1, 2)]
+
+
+def test_a_series_of_more_slices_than_sqlite_takes_variables_is_queued(sqlite):
+    ids = arrive(sqlite, "1.1", [1])
+    many = 33_000
+    with sqlite.begin() as connection:
+        row = dict(connection.execute(select(instance)).mappings().one()) | {"copy": 0}
+        rows = [{**row, "id": n, "sop_uid": f"9.{n}", "path": f"{n}"} for n in range(100, 100 + many)]
+        connection.execute(insert(instance), rows)
+        job_id = enqueue(connection, "1.1", [*ids, *range(100, 100 + many)], WORK)
+    assert len(listed(sqlite, job_id or 0)) == many + 1
 
 
 def test_a_later_version_or_another_model_is_another_job(sqlite):

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as SATimeout
 
 from app.encode_folder import encode
 from app.pacs.database.engine import Database, open_database
@@ -199,6 +201,25 @@ def test_a_lease_is_prolonged_for_as_long_as_the_child_works(sqlite, tmp_path):
     assert worker.work_one()
     worker._child.end()
     assert state_of(sqlite, job_id) == ("refused", "NO_CT")
+
+
+def test_a_worker_outlives_a_database_that_is_away(sqlite, tmp_path, monkeypatch):
+    job_id = queue_series(sqlite, "1.2.3", [1])
+    worker = made_up(sqlite, tmp_path, "pass")
+    monkeypatch.setattr("app.pacs.worker.PAUSE_S", 0.0)
+    failures = iter([OperationalError("SELECT 1", {}, OSError()), OSError("disk"), SATimeout("pool")])
+
+    def away(*arguments: object) -> None:
+        for failure in failures:
+            raise failure
+
+    monkeypatch.setattr("app.pacs.worker.sweep", away)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    until(lambda: state_of(sqlite, job_id)[0] == "refused")
+    worker.stop()
+    thread.join(20)
+    assert not thread.is_alive() and list(failures) == []
 
 
 PARENT = """
