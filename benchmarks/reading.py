@@ -147,7 +147,13 @@ def list_codestreams(folder):
     build_volume(series)
     ordered = sorted(series.instances, key=lambda one: float(one.header.ImagePositionPatient[2]))
     syntax = str(ordered[0].header.file_meta.TransferSyntaxUID)
-    return syntax, [(one.path, one.pixel_offset) for one in ordered], int(series.first.Rows), int(series.first.Columns)
+    places = [(one.path, one.pixels and one.pixels.offset) for one in ordered]
+    return (
+        syntax,
+        places,
+        int(series.first.Rows),
+        int(series.first.Columns),
+    )
 
 
 def floor(prepared):

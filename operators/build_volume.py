@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final
 
 from pydicom import config
 from pydicom.dataset import Dataset
@@ -16,14 +15,10 @@ from pydicom.uid import UID
 
 from operators.dicom.character_sets import undecodable_finding
 from operators.dicom.decode_slice import decode_slice
-from operators.dicom.pixel_format import (
-    LOSSY_SYNTAXES,
-    MAYBE_LOSSY_SYNTAXES,
-    NATIVE_SYNTAXES,
-    PixelFormat,
-    pixel_format,
-)
+from operators.dicom.pixel_format import PixelFormat, pixel_format
 from operators.dicom.read_header import TEXT_KEYWORDS
+from operators.dicom.read_pixels import locate_checked
+from operators.dicom.transfer_syntaxes import LOSSY_SYNTAXES, MAYBE_LOSSY_SYNTAXES, NATIVE_SYNTAXES
 from operators.dicom.values import text_in
 from operators.errors import SeriesFailed, SeriesRejected
 from operators.geometry.grid import regular_grid
@@ -35,8 +30,6 @@ from operators.images.read_image import image_volume
 from operators.instance import Instance
 from operators.series.acquisition import mixed_findings
 from operators.types import Finding, HuSlice, Series, Volume
-
-DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 
 
 def build_volume(series: Series, policy: GeometryPolicy = NO_REPAIR) -> Volume:
@@ -59,16 +52,14 @@ def build_volume(series: Series, policy: GeometryPolicy = NO_REPAIR) -> Volume:
     origin = check_origin(headers)
     _check_instances(series.files)
     formats, repaired = formats_of(headers, policy)
-    slices = list(zip(series.instances, formats, strict=True))
-    if policy.truncated_pixels == "drop":
-        slices = [one for one in slices if not _lost_bytes(*one)]
-        few = _check_count(len(slices), policy)
-    if len(slices) < len(formats):
-        detail = f"{len(formats) - len(slices)} of {len(formats)} slices are cut off and left out"
+    located = list(map(_located, series.instances, formats))
+    whole = [i for i, found in enumerate(located) if policy.truncated_pixels == "reject" or not _is_cut_off(found)]
+    if len(whole) < len(formats):
+        few = _check_count(len(whole), policy)
+        detail = f"{len(formats) - len(whole)} of {len(formats)} slices are cut off and left out"
         repaired.append(Finding("TRUNCATED_SLICE_DROPPED", detail))
-    grid = regular_grid([instance.header for instance, _ in slices], policy)
-    slices = [slices[index] for index in grid.order]
-    _check_lengths(slices)
+    grid = regular_grid([headers[i] for i in whole], policy)
+    slices = [(_checked(located[whole[index]]), formats[whole[index]]) for index in grid.order]
     findings = (*series.findings, *origin, *undecodable_finding(headers, TEXT_KEYWORDS), *few, *repaired)
     findings += (*grid.findings, *mixed_findings(headers), *_pixel_findings(series.files, formats))
     threads = 1 if all(pixels.transfer_syntax in NATIVE_SYNTAXES for pixels in formats) else 2
@@ -120,7 +111,7 @@ def _check_instances(instances: Sequence[Instance]) -> None:
             "DUPLICATE_INSTANCES",
             f"found {len(repeated)} SOPInstanceUIDs in more than one file; expected each once; remove the copies",
         )
-    without = sum(instance.pixel_offset is None for instance in instances)
+    without = sum(instance.pixels is None for instance in instances)
     if without:
         raise SeriesRejected(
             "MISSING_PIXELS",
@@ -129,24 +120,23 @@ def _check_instances(instances: Sequence[Instance]) -> None:
         )
 
 
-def _check_lengths(slices: Iterable[tuple[Instance, PixelFormat]]) -> None:
-    """Native files must be long enough for their pixels: known before the first is decoded, at the price of a stat."""
-    for instance, pixels in slices:
-        if lost := _lost_bytes(instance, pixels):
-            raise SeriesRejected(
-                "TRUNCATED_PIXELS",
-                f"found a file that ends {lost} bytes before its rows × columns do; expected all of them; get the file "
-                "again",
-            )
+def _located(instance: Instance, pixels: PixelFormat) -> Instance | SeriesRejected:
+    """Return the instance with the place of its pixels, or what shows that they cannot be decoded."""
+    try:
+        return locate_checked(instance, pixels)
+    except SeriesRejected as error:
+        return error
 
 
-def _lost_bytes(instance: Instance, pixels: PixelFormat) -> int:
-    """How many bytes of pixels a native file lacks; 0 where that is not known before decoding."""
-    if pixels.transfer_syntax not in NATIVE_SYNTAXES or pixels.transfer_syntax == DEFLATED:
-        return 0
-    implicit, _ = instance.header.original_encoding
-    start = (instance.pixel_offset or 0) + (8 if implicit else 12)  # tag, VR, length (PS3.5 7.1)
-    return max(0, start + pixels.native_bytes - instance.path.stat().st_size)
+def _is_cut_off(found: Instance | SeriesRejected) -> bool:
+    return isinstance(found, SeriesRejected) and found.reason == "TRUNCATED_PIXELS"
+
+
+def _checked(found: Instance | SeriesRejected) -> Instance:
+    """Return a located instance; raised after the grid, so that what is wrong with that has the first word."""
+    if isinstance(found, SeriesRejected):
+        raise found
+    return found
 
 
 def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat]) -> list[Finding]:

@@ -11,16 +11,37 @@ from operators.errors import check_noun
 
 
 @dataclass(frozen=True, slots=True)
+class PixelElement:
+    """The element that holds the pixels, as it stands in the file; offsets are after inflating a deflated one.
+
+    Attributes:
+        tag: of Pixel Data, or of Float or Double Float Pixel Data.
+        offset: of the tag.
+        start: of the value.
+        stated: length of the value, as the element states it; None where it is undefined: encapsulated.
+        there: bytes from the start of the value to the end of the file.
+    """
+
+    tag: int
+    offset: int
+    start: int
+    stated: int | None
+    there: int
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
-    """Where a multi-frame file has the pixels of one of its frames.
+    """Where a file has the pixels of one of its frames; a single-frame file has one.
 
     Attributes:
         index: from 0, in the order of the file: Frame Number less one.
+        count: how many frames the file has.
         spans: (offset, length) of its bytes in the file (after inflating, where it is deflated): plain numbers, or each
             fragment of a codestream.
     """
 
     index: int
+    count: int
     spans: tuple[tuple[int, int], ...]
 
 
@@ -48,8 +69,7 @@ class Instance:
     Attributes:
         path: the file.
         header: the tags that ctvae needs, read once, without pixels.
-        pixel_offset: where the tag of the pixels stands in the file (after inflating, where it is deflated); None
-            where there are none.
+        pixels: the element of its pixels; None where it has none.
         frame: which frame of a multi-frame file; None for the file as a whole.
         image: what it is, where it is no DICOM but a volume in a research format; the header is then all but empty.
         stamp: size and time of change of the file when its header was read; None where nobody looked.
@@ -59,7 +79,7 @@ class Instance:
 
     path: Path
     header: Dataset
-    pixel_offset: int | None = None
+    pixels: PixelElement | None = None
     frame: Frame | None = None
     image: ImageFile | None = None
     stamp: tuple[int, int] | None = None

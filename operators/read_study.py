@@ -111,7 +111,7 @@ def pixels_digest(instance: Instance) -> str:
     """
     deflated = instance.header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
     with instance.path.open("rb") as file:
-        file.seek(0 if deflated else instance.pixel_offset or 0)
+        file.seek(0 if deflated or instance.pixels is None else instance.pixels.offset)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -30,7 +30,7 @@ from app.pacs.database.engine import Database
 from app.pacs.settings import ListenerSettings, Tls
 from app.pacs.spool import Incoming, Spool, digest_of
 from operators.dicom.content_digest import content_digest
-from operators.dicom.pixel_format import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES
+from operators.dicom.transfer_syntaxes import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES
 from operators.errors import StartError
 
 logger = logging.getLogger(__name__)

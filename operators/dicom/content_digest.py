@@ -22,8 +22,8 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from operators.dicom.enhanced_ct import ENHANCED_CT, frames, sop_class
-from operators.dicom.frame_pixels import open_plain
 from operators.dicom.pixel_format import pixel_format
+from operators.dicom.plain_file import open_plain
 from operators.dicom.read_header import read_instance
 from operators.dicom.read_pixels import read_stored_values
 from operators.errors import SeriesError
@@ -51,7 +51,7 @@ def content_digest(path: Path) -> str | None:
     digest = hashlib.sha256()
     try:
         instance = read_instance(path)
-        if instance is None or instance.pixel_offset is None or instance.pixel_offset > MAX_HEADER_BYTES:
+        if instance is None or instance.pixels is None or instance.pixels.offset > MAX_HEADER_BYTES:
             return None
         for piece in (*_header(instance), *_pixels(instance)):
             digest.update(len(piece).to_bytes(8, "big"))
@@ -63,7 +63,7 @@ def content_digest(path: Path) -> str | None:
 
 def _header(instance: Instance) -> Iterator[bytes]:
     with open_plain(instance) as file:
-        header = io.BytesIO(file.read(instance.pixel_offset or 0))
+        header = io.BytesIO(file.read(instance.pixels.offset if instance.pixels else 0))
     dataset = dcmread(header, force=True)
     _, little = dataset.original_encoding
     yield from _elements(dataset, little is not False)

@@ -21,8 +21,8 @@ LOWEST_HU: Final = -1024
 """Where the scale of CT begins: 12 bits with intercept -1024. What is below it lies outside the scan circle (scanners
 write -1500, -2000, -2048, -3024 there) or is noise in air, and becomes air."""
 
-BUFFER_BYTES: Final = (2 << 20) + 12
-"""A slice of 1024² with two bytes each, and what stands before its values."""
+BUFFER_BYTES: Final = 2 << 20
+"""A slice of 1024² with two bytes each."""
 
 _INT16: Final = np.iinfo(np.int16)
 _OF_THREAD: Final = threading.local()

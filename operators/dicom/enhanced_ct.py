@@ -13,8 +13,9 @@ from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
-from operators.dicom.frame_pixels import locate_frames, open_plain
 from operators.dicom.functional_groups import MAX_HEADER_BYTES, read_groups
+from operators.dicom.pixel_data import locate_frames
+from operators.dicom.plain_file import open_plain
 from operators.errors import SeriesRejected
 from operators.instance import Instance
 from operators.types import Series
@@ -72,15 +73,16 @@ def frames(instance: Instance) -> tuple[Instance, ...]:
 
 
 def _frames(instance: Instance) -> tuple[tuple[Instance, ...], Dataset]:
+    header_bytes = instance.pixels.offset if instance.pixels else None
     with open_plain(instance) as file:
         # No more than one byte above the limit: enough to be told that it is too much.
-        before_pixels = file.read(min(instance.pixel_offset or MAX_HEADER_BYTES, MAX_HEADER_BYTES) + 1)
-    told = read_groups(instance, before_pixels[: instance.pixel_offset])
-    places = locate_frames(instance, told.file, len(told.headers))
+        before_pixels = file.read(min(header_bytes or MAX_HEADER_BYTES, MAX_HEADER_BYTES) + 1)
+    groups = read_groups(instance, before_pixels[:header_bytes])
+    places = locate_frames(instance, groups.file, len(groups.headers))
     of_frames = (
-        replace(instance, header=header, frame=place) for header, place in zip(told.headers, places, strict=True)
+        replace(instance, header=header, frame=place) for header, place in zip(groups.headers, places, strict=True)
     )
-    return tuple(of_frames), told.file
+    return tuple(of_frames), groups.file
 
 
 def _multi_frame(instance: Instance) -> bool:

@@ -9,10 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from pydicom import config
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
+from operators.dicom.transfer_syntaxes import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES, transfer_syntax
 from operators.dicom.values import numbers_in, text_in
 from operators.errors import SeriesRejected
 
@@ -24,33 +23,6 @@ MAX_SIDE: Final = 8192
 
 TOP_OF_CT_HU: Final = 3071
 """The highest HU of the 12 bits of ordinary CT; what is above it can be padding, what is below may be metal."""
-
-NATIVE_SYNTAXES: Final = {
-    "1.2.840.10008.1.2": "<",  # Implicit VR Little Endian
-    "1.2.840.10008.1.2.1": "<",  # Explicit VR Little Endian
-    "1.2.840.10008.1.2.1.99": "<",  # Deflated Explicit VR Little Endian
-    "1.2.840.10008.1.2.2": ">",  # Explicit VR Big Endian
-}
-"""Transfer syntaxes whose pixels are plain numbers, with the byte order of these (PS3.5 A)."""
-
-COMPRESSED_SYNTAXES: Final = {
-    "1.2.840.10008.1.2.5": "rle",
-    "1.2.840.10008.1.2.4.50": "jpeg",  # Baseline, 8 bit
-    "1.2.840.10008.1.2.4.51": "jpeg",  # Extended, 12 bit
-    "1.2.840.10008.1.2.4.57": "jpeg",  # Lossless, any predictor
-    "1.2.840.10008.1.2.4.70": "jpeg",  # Lossless, first-order predictor
-    "1.2.840.10008.1.2.4.80": "jpegls",  # lossless
-    "1.2.840.10008.1.2.4.81": "jpegls",  # near-lossless
-    "1.2.840.10008.1.2.4.90": "jpeg2k",  # lossless
-    "1.2.840.10008.1.2.4.91": "jpeg2k",
-    "1.2.840.10008.1.2.4.201": "htj2k",  # lossless
-    "1.2.840.10008.1.2.4.202": "htj2k",  # lossless, RPCL
-    "1.2.840.10008.1.2.4.203": "htj2k",
-}
-"""Transfer syntaxes whose pixels are a codestream, with the codec that reads it."""
-
-LOSSY_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81))
-MAYBE_LOSSY_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (91, 203))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +73,12 @@ def pixel_format(header: Dataset) -> PixelFormat:
         SeriesRejected: `UNSUPPORTED_TRANSFER_SYNTAX`, `UNSUPPORTED_PIXELS`, `MISSING_RESCALE`, `INVALID_RESCALE` or
             `AMBIGUOUS_PADDING`.
     """
-    syntax = _transfer_syntax(header)
+    syntax = transfer_syntax(header)
     rows, columns = _matrix(header)
     allocated, stored, high, signed = _bits(header, syntax)
     slope, intercept = _rescale(header)
     padding = _padding(header, allocated, signed, slope, intercept)
     return PixelFormat(rows, columns, allocated, stored, high, signed, slope, intercept, padding, syntax)
-
-
-def _transfer_syntax(header: Dataset) -> str:
-    uid = UID(str(header.file_meta.get("TransferSyntaxUID") or ""), validation_mode=config.IGNORE)
-    if uid in NATIVE_SYNTAXES or uid in COMPRESSED_SYNTAXES:
-        return str(uid)
-    raise SeriesRejected(
-        "UNSUPPORTED_TRANSFER_SYNTAX",
-        f"found {uid.name if uid.is_valid else 'no valid transfer syntax'}; expected native, RLE, JPEG, JPEG-LS or "
-        "JPEG 2000 pixels; convert it",
-    )
 
 
 def _matrix(header: Dataset) -> tuple[int, int]:

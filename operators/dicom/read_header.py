@@ -41,9 +41,10 @@ from operators.dicom.file_format import (
 )
 from operators.dicom.header import Header, own_element
 from operators.dicom.header_bytes import in_pieces, read_whole
+from operators.dicom.pixel_data import ELEMENT_BYTES, PIXEL_TAGS, pixel_element
 from operators.dicom.scan import SCANNED_BYTES, Scanned, scan_elements
 from operators.errors import SeriesRejected
-from operators.instance import Instance
+from operators.instance import Instance, PixelElement
 
 HEADER_TAGS: Final = (
     # what it is, and of what (PS3.3 C.12.1, C.7.2, C.7.3)
@@ -72,8 +73,7 @@ HEADER_TAGS: Final = (
 """Keywords of all elements that are read; every other one is passed over."""
 
 _TAGS: Final = [Tag(keyword) for keyword in HEADER_TAGS]
-_PIXEL_TAGS: Final = frozenset({0x7FE00010, 0x7FE00009, 0x7FE00008})
-_STOPS: Final = _PIXEL_TAGS | {0x0040A730, 0x30060010, 0x30060020, 0x30060039}
+_STOPS: Final = PIXEL_TAGS | {0x0040A730, 0x30060010, 0x30060020, 0x30060039}
 _WANTED: Final = frozenset(int(tag) for tag in _TAGS)
 _KEYWORDS: Final = {int(tag): keyword for tag, keyword in zip(_TAGS, HEADER_TAGS, strict=True)}
 _META: Final = frozenset({0x00020002, 0x00020010})  # class and transfer syntax; of the others nothing is asked
@@ -124,9 +124,12 @@ def read_instance(path: Path, values: HeaderValues | None = None) -> Instance | 
         try:
             scanned = scan_elements(first, _WANTED, _STOPS, whole=len(first) < SCANNED_BYTES)
             if scanned is not None:
-                header, pixel_offset = _scanned(scanned, values)
+                header = _scanned(scanned, values)
+                is_pixels = scanned.stop_tag in PIXEL_TAGS
+                head = first[scanned.stop : scanned.stop + ELEMENT_BYTES] if is_pixels else b""
+                pixels = pixel_element(head, scanned.stop, state.st_size, little=True)
             elif is_deflated(first):
-                header, pixel_offset = _read(io.BytesIO(inflate(file)), values)
+                header, pixels = _read(io.BytesIO(inflate(file)), values)
                 header.file_meta["TransferSyntaxUID"] = _uid("TransferSyntaxUID", DeflatedExplicitVRLittleEndian)
             else:
                 file.seek(0)
@@ -134,7 +137,7 @@ def read_instance(path: Path, values: HeaderValues | None = None) -> Instance | 
                     source: BinaryIO = io.BytesIO(labelled_explicit(file.read(MAX_INFLATED_BYTES)))
                 else:
                     source = file
-                header, pixel_offset = _read(source, values)
+                header, pixels = _read(source, values)
         except _BROKEN as error:
             if isinstance(error, OSError) and error.errno:
                 raise  # the system's, not the file's
@@ -143,13 +146,13 @@ def read_instance(path: Path, values: HeaderValues | None = None) -> Instance | 
         return None
     if not any(header.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality")):
         raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before it says what it is"))
-    if pixel_offset is None and not header.get("SeriesInstanceUID"):
+    if pixels is None and not header.get("SeriesInstanceUID"):
         raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before it says to which series it belongs"))
-    return Instance(path, header, pixel_offset, stamp=(state.st_size, state.st_mtime_ns))
+    return Instance(path, header, pixels, stamp=(state.st_size, state.st_mtime_ns))
 
 
-def _scanned(scanned: Scanned, values: HeaderValues) -> tuple[Dataset, int | None]:
-    """As `_read`, of a plain file."""
+def _scanned(scanned: Scanned, values: HeaderValues) -> Dataset:
+    """Return the header of a plain file."""
     said = next((value for tag, _, value in scanned.elements if tag == _CHARACTER_SET), b"").decode("latin-1")
     sets = character_sets(said)
     with _ONE_AT_A_TIME, warnings.catch_warnings():
@@ -161,11 +164,11 @@ def _scanned(scanned: Scanned, values: HeaderValues) -> tuple[Dataset, int | Non
         header.file_meta = FileMetaDataset({element.tag: element for element in meta})
     header.set_original_encoding(scanned.implicit, True, said.rstrip(" \0").split("\\"))
     _name_syntax(header)
-    return header, scanned.stop if scanned.stop_tag in _PIXEL_TAGS else None
+    return header
 
 
-def _read(source: BinaryIO, values: HeaderValues) -> tuple[Dataset, int | None]:
-    """Header with converted values, and the offset of the tag of Pixel Data (or Float, or Double Float Pixel Data)."""
+def _read(source: BinaryIO, values: HeaderValues) -> tuple[Dataset, PixelElement | None]:
+    """Return the header with converted values, and the element of the pixels."""
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         # Of odd encodings and lengths: the first show in the values, the second in a header without what is needed.
         warnings.simplefilter("ignore")
@@ -176,9 +179,8 @@ def _read(source: BinaryIO, values: HeaderValues) -> tuple[Dataset, int | None]:
     header.set_original_encoding(encoded.implicit, encoded.little, pieces[0].get("SpecificCharacterSet", ""))
     _name_syntax(header)
     offset = source.tell()
-    tag = source.read(4)
-    group, element = struct.unpack("<HH" if encoded.little else ">HH", tag) if len(tag) == 4 else (0, 0)
-    return header, offset if group << 16 | element in _PIXEL_TAGS else None
+    head = source.read(ELEMENT_BYTES)
+    return header, pixel_element(head, offset, source.seek(0, io.SEEK_END), little=encoded.little)
 
 
 def _name_syntax(header: Dataset) -> None:

@@ -92,7 +92,7 @@ def _parts(instances: Sequence[Instance]) -> list[_Part]:
 
 def _planes(images: Sequence[Instance]) -> Planes | None:
     """Return where the images lie; None where there are none, or one does not say it, or lacks its pixels."""
-    if not images or any(image.pixel_offset is None for image in images):
+    if not images or any(image.pixels is None for image in images):
         return None
     try:
         return read_planes([image.header for image in images])

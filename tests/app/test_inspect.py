@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from app.cli import main as ctvae
 from tests.support.tiny_ct import put, write_tiny_ct
 
@@ -58,15 +60,8 @@ def test_very_many_unreadable_files_are_one_line_and_each_has_its_path_on_reques
 
 
 def test_pixels_gives_the_verdict_of_encode(tmp_path, capsys):
-    from pydicom.encaps import encapsulate
-
-    def change(dataset, d):
-        put(dataset, RescaleIntercept=0)
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
-        dataset.PixelData = encapsulate([b"\xff\x4f\xff\x51 no JPEG 2000"])
-        dataset["PixelData"].VR = "OB"
-
-    write_tiny_ct(tmp_path / "in", change=change)
+    """Values that cannot be HU: only decoding shows it."""
+    write_tiny_ct(tmp_path / "in", np.full((5, 16, 16), 2000, np.uint16))
 
     by_headers = json.loads("\n".join(shown(capsys, tmp_path / "in", "--json")))
     by_pixels = json.loads("\n".join(shown(capsys, tmp_path / "in", "--json", "--pixels")))
@@ -76,4 +71,4 @@ def test_pixels_gives_the_verdict_of_encode(tmp_path, capsys):
     assert (by_headers["judged_by"], by_pixels["judged_by"]) == ("headers", "pixels")
     assert by_headers["series"][0]["status"] == "eligible"
     assert by_pixels["series"][0]["status"] == "rejected"
-    assert by_pixels["series"][0]["reason"] == encoded["series"][0]["reason"]
+    assert by_pixels["series"][0]["reason"] == encoded["series"][0]["reason"] == "NOT_HU"

@@ -87,7 +87,7 @@ def test_a_sequence_that_nobody_needs_is_stepped_over(tmp_path):
     path = header(tmp_path / "a", MODALITY + element(9, 1, b"OB", bytes(40_000)) + inner + PIXELS)
     instance = read_instance(path)
     assert instance is not None and instance.header.Modality == "CT"
-    assert instance.pixel_offset == path.stat().st_size - len(PIXELS)
+    assert instance.pixels and instance.pixels.offset == path.stat().st_size - len(PIXELS)
 
 
 @pytest.mark.parametrize(

@@ -322,11 +322,13 @@ def test_pixels_of_each_kind_are_found_where_they_begin(tmp_path):
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     save(dataset, tmp_path / "a")
     instance = read_instance(tmp_path / "a")
-    assert instance is not None and instance.pixel_offset == (tmp_path / "a").stat().st_size - 12 - 8
+    assert (
+        instance is not None and instance.pixels and instance.pixels.offset == (tmp_path / "a").stat().st_size - 12 - 8
+    )
     del dataset.PixelData
     save(dataset, tmp_path / "b")
     stripped = read_instance(tmp_path / "b")
-    assert stripped is not None and stripped.pixel_offset is None
+    assert stripped is not None and stripped.pixels is None
 
 
 @pytest.mark.parametrize("cut", range(0, 1600, 37))

@@ -328,6 +328,16 @@ def test_native_pixels_shorter_than_the_matrix_are_truncated(tmp_path):
     assert reason(path) == "TRUNCATED_PIXELS"
 
 
+@pytest.mark.parametrize("syntax", CODECS)
+def test_a_codestream_without_a_delimiter_behind_it_is_read(tmp_path, syntax):
+    plane = stored_values(1, 32, 32)[0]
+    path = write_one(tmp_path, plane, coded(CODECS[syntax](plane), syntax))
+    content = path.read_bytes()
+    assert content.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0")
+    path.write_bytes(content[:-8])
+    np.testing.assert_array_equal(decode_slice(instance_of(path)).hu, plane)
+
+
 def test_a_file_without_pixels_is_rejected(tmp_path):
     path = write_one(tmp_path, stored_values(1)[0], setting(PixelData=None))
     assert reason(path) == "MISSING_PIXELS"

@@ -134,7 +134,7 @@ def test_an_instance_is_the_same_with_the_scan_and_without(tmp_path, monkeypatch
     for keyword in HEADER_TAGS:
         assert plain(fast.header.get(keyword)) == plain(slow.header.get(keyword))
     assert fast.header == slow.header
-    assert fast.pixel_offset == slow.pixel_offset
+    assert fast.pixels == slow.pixels
 
 
 def test_a_slice_stays_what_it_was_when_the_next_is_decoded(tmp_path):

@@ -12,8 +12,8 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 
 from operators.dicom.decode_slice import decode_slice
-from operators.dicom.pixel_format import COMPRESSED_SYNTAXES
 from operators.dicom.read_header import read_instance
+from operators.dicom.transfer_syntaxes import COMPRESSED_SYNTAXES
 from tests.support.tiny_ct import CODECS, put, write_tiny_ct
 
 Encoder = Callable[[np.ndarray], bytes]

@@ -26,7 +26,7 @@ MODULES = sorted(
 )
 RAISED = re.compile(
     r'(?:SeriesRejected|SeriesSkipped|SeriesFailed|StartError|Finding)\(\s*"([A-Z_]+)"'
-    r'|_rejected\(instance, "([A-Z_]+)"|return "([A-Z_]+)", f"found|"failed", "([A-Z_]+)"'
+    r'|\brejected\(instance, "([A-Z_]+)"|return "([A-Z_]+)", f"found|"failed", "([A-Z_]+)"'
     r'|reason = "([A-Z_]+)" if .* else "([A-Z_]+)"'
 )
 
