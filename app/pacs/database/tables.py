@@ -24,7 +24,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 
 metadata: Final = MetaData()
 
@@ -38,8 +38,11 @@ CHAIN: Final = ("series_uid", "kind", "weights_sha256", "config_digest")
 COMMITMENT_STATES: Final = ("asked", "confirmed", "refused", "unanswered")
 
 
-class now(ColumnElement[float]):  # noqa: N801 — a function of SQL, called as one
-    """The database's clock: seconds since 1970, at the moment of the statement."""
+class now(FunctionElement[float]):  # noqa: N801 — a function of SQL, called as one
+    """The database's clock: seconds since 1970, at the moment of the statement.
+
+    A ColumnElement of ours would keep SQLAlchemy from compiling each statement but once.
+    """
 
     inherit_cache = True
     type = Double()
