@@ -39,4 +39,5 @@ def open_pipeline(settings: Settings, models: Path | None, output: Path | None) 
         settings.geometry,
         settings.sr,
         cards=settings.card,
+        fhir=settings.fhir,
     )

@@ -59,6 +59,7 @@ class Settings:
     geometry: GeometryPolicy = NO_REPAIR
     sr: SrClass = "comprehensive_3d"
     card: tuple[CardFormat, ...] = ()
+    fhir: bool = False
 
 
 DEFAULTS: Final = Settings()

@@ -38,6 +38,7 @@ class Pipeline:
         sr_beside: further SOP classes in which the SR is written too, for whoever refuses the first.
         predecessor_of: the earlier SR, if any, whose place the new one takes.
         cards: in which formats a page for a person is written.
+        fhir: write the SR's content as FHIR R5 too.
     """
 
     bundle: Bundle
@@ -50,6 +51,7 @@ class Pipeline:
     sr_beside: tuple[SrClass, ...] = ()
     predecessor_of: PredecessorOf = no_predecessor
     cards: tuple[CardFormat, ...] = ()
+    fhir: bool = False
 
     def build(self, job: Job[Series]) -> Job[Volume]:
         """Series → Volume, or rejected by the geometry gate."""
@@ -66,7 +68,8 @@ class Pipeline:
     def write(self, job: Job[Encoding]) -> Job[FeatureRecord]:
         """Encoding → FeatureRecord, in the output folder where there is one."""
         record = job.then("record", lambda encoding: make_record(encoding, self.bundle, self.disclosure, self.geometry))
-        output, files = self.output, ResultFiles((self.sr, *self.sr_beside), self.predecessor_of, self.cards)
+        output, classes = self.output, (self.sr, *self.sr_beside)
+        files = ResultFiles(classes, self.predecessor_of, self.cards, fhir=self.fhir)
         return record if output is None else record.then("write", lambda made: write_features(made, output, files))
 
     def run(self, job: Job[Series]) -> Job[FeatureRecord]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FEATURES_JSON = "features.json"
 FEATURES_SR = "features.sr.dcm"
+FEATURES_FHIR = "features.fhir.json"
 
 
 PredecessorOf = Callable[[Series, SrClass], "Predecessor | None"]
@@ -42,12 +43,14 @@ class ResultFiles:
         predecessor_of: an earlier SR whose place the new one takes; named in it.
         cards: in which formats a page for a person is written.
         reconstruct: the bundle's decoder, for the page; None where it has none.
+        fhir: write the SR's content as FHIR R5 too.
     """
 
     sr: tuple[SrClass, ...] = ("comprehensive_3d",)
     predecessor_of: PredecessorOf = no_predecessor
     cards: tuple[CardFormat, ...] = ()
     reconstruct: Reconstruct | None = None
+    fhir: bool = False
 
 
 JSON_AND_SR: Final = ResultFiles()
@@ -77,6 +80,10 @@ def write_features(record: FeatureRecord, output: Path, files: ResultFiles = JSO
         for number, sr_class in enumerate(files.sr):
             name = sr_file(sr_class) if number else FEATURES_SR
             contents[name] = sr_bytes(record, sr_class, files.predecessor_of(record.series, sr_class))
+        if files.fhir:
+            from operators.results.fhir import fhir_json
+
+            contents[FEATURES_FHIR] = fhir_json(record)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -132,7 +139,8 @@ def remove_features(output: Path, name: str) -> None:
 def _files_of(folder: Path) -> set[Path]:
     """Return the files in a folder that an earlier run wrote: those of fixed names, and the taps' that are listed."""
     fixed = {
-        folder / name for name in (FEATURES_JSON, FEATURES_SR, *map(sr_file, get_args(SrClass)), *CARD_FILES.values())
+        folder / name
+        for name in (FEATURES_JSON, FEATURES_FHIR, FEATURES_SR, *map(sr_file, get_args(SrClass)), *CARD_FILES.values())
     }
     try:
         taps = json.loads((folder / FEATURES_JSON).read_bytes())["taps"].values()

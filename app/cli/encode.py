@@ -56,6 +56,7 @@ def command(
         list[CardName] | None,
         typer.Option(help="Also write a page per series for a person: png, sc (Secondary Capture) or pdf. May repeat."),
     ] = None,
+    fhir: Annotated[bool, typer.Option(help="Also write the SR's content as FHIR R5 (features.fhir.json).")] = False,
     predecessor: Annotated[
         list[Path] | None,
         typer.Option(help="An earlier features.sr.dcm whose place the new SR takes. May repeat."),
@@ -84,6 +85,7 @@ def command(
                 with_dates=with_dates or settings.privacy.with_dates,
             ),
             card=tuple(dict.fromkeys(one.value for one in card)) if card else settings.card,
+            fhir=fhir or settings.fhir,
         )
         return encode_folder(check_paths(folder, output, models), settings, tuple(predecessor or ()))
 

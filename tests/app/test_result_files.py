@@ -28,12 +28,12 @@ def encoded(phantom_ct, tmp_path_factory) -> Path:
     shutil.copy(sr, output / "earlier.dcm")
     cards = [word for kind in ("png", "sc", "pdf") for word in ("--card", kind)]
     earlier = ["--predecessor", str(output / "earlier.dcm")]
-    assert main(["encode", str(phantom_ct), "-o", str(output), *cards, *earlier]) == 0
+    assert main(["encode", str(phantom_ct), "-o", str(output), *cards, *earlier, "--fhir"]) == 0
     return output
 
 
-def test_the_card_comes_in_the_formats_that_were_asked_for(encoded):
-    assert names(encoded) == PLAIN | {"card.png", "card.sc.dcm", "card.pdf.dcm"}
+def test_card_and_fhir_come_in_the_formats_that_were_asked_for(encoded):
+    assert names(encoded) == PLAIN | {"card.png", "card.sc.dcm", "card.pdf.dcm", "features.fhir.json"}
     (folder,) = (path for path in encoded.iterdir() if path.is_dir())
     read = [pydicom.dcmread(folder / name) for name in ("features.sr.dcm", "card.sc.dcm", "card.pdf.dcm")]
     assert len({document.StudyInstanceUID for document in read}) == 1
