@@ -1,15 +1,30 @@
-"""Reason and finding codes: what scripts may rely on, each with its documentation line.
+"""Reason and finding codes, of series and of whole runs: what scripts may rely on, each with its documentation line.
 
-A new code is one line here. `docs/codes.md` is this list as a table. Where a code is raised it stands as a plain
+A new code is one line here. `docs/codes.md` shows these lists as tables. Where a code is raised it stands as a plain
 string, which equals its member.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
-class Code(StrEnum):
+class _Documented(StrEnum):
+    """A member is its name as text, and carries what becomes of it and its documentation line."""
+
+    effect: str
+    line: str
+
+    def __new__(cls, value: str, effect: str, line: str) -> Self:
+        """Make a member from its name, effect and line."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.effect, member.line = effect, line
+        return member
+
+
+class Code(_Documented):
     """Why a series ended, or what the user of its numbers should know.
 
     Attributes:
@@ -17,16 +32,6 @@ class Code(StrEnum):
             `GANTRY_TILT` is either, by policy.
         line: what was found.
     """
-
-    effect: str
-    line: str
-
-    def __new__(cls, value: str, effect: str, line: str) -> Code:
-        """Make a member that is its name as text, and carries its documentation."""
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.effect, member.line = effect, line
-        return member
 
     UNREADABLE_FILE = "UNREADABLE_FILE", "rejected", "The file is DICOM, a research format or an archive, but damaged."
     UNSAFE_ARCHIVE = (
@@ -171,3 +176,72 @@ class Code(StrEnum):
     )
     SERIES_INCOMPLETE = "SERIES_INCOMPLETE", "finding", "A listener gave up waiting for the rest of the series."
     COUNT_UNCONFIRMED = "COUNT_UNCONFIRMED", "finding", "The PACS did not say how many instances the series has."
+
+
+class RunCode(_Documented):
+    """Why a command did not start (exit code 3), or ended as a whole (exit code 1).
+
+    Attributes:
+        effect: `exit 3` or `exit 1`.
+        line: what was found.
+    """
+
+    INPUT_MISSING = "INPUT_MISSING", "exit 3", "The input folder does not exist."
+    INPUT_NOT_A_FOLDER = "INPUT_NOT_A_FOLDER", "exit 3", "The input is a file that is not an archive or image."
+    INPUT_AND_OUTPUT_OVERLAP = "INPUT_AND_OUTPUT_OVERLAP", "exit 3", "Input and output folder lie one inside the other."
+    NOT_ACCESSIBLE = "NOT_ACCESSIBLE", "exit 3", "The system does not let ctvae look at a path."
+    OUTPUT_UNWRITABLE = "OUTPUT_UNWRITABLE", "exit 3", "The output folder cannot be written to."
+    OUTPUT_IN_THE_WAY = "OUTPUT_IN_THE_WAY", "exit 3", "A file that ctvae did not write stands where a result belongs."
+    OUTPUT_IN_USE = "OUTPUT_IN_USE", "exit 3", "Another ctvae writes into the output folder."
+    SETTINGS_INVALID = (
+        "SETTINGS_INVALID",
+        "exit 3",
+        "app.yaml, an environment variable or an option has an invalid value.",
+    )
+    USAGE = "USAGE", "exit 3", "The command line is wrong."
+    MODELS_MISSING = "MODELS_MISSING", "exit 3", "The model bundle or the folder of bundles does not exist."
+    BUNDLE_INVALID = "BUNDLE_INVALID", "exit 3", "The bundle is missing, damaged or of another format version."
+    BUNDLE_REFUSED = "BUNDLE_REFUSED", "exit 3", "The bundle did not pass `ctvae bundle check`."
+    BUNDLE_CHANGED = "BUNDLE_CHANGED", "exit 3", "Weights or settings are not those that a job was queued with."
+    ARRAYS_ONLY = "ARRAYS_ONLY", "exit 3", "The bundle does not say how a scan becomes its windows."
+    UNKNOWN_TAP = "UNKNOWN_TAP", "exit 3", "The bundle has no such tap, or it cannot be pooled like that."
+    TAP_TOO_LONG = "TAP_TOO_LONG", "exit 3", "A tap has too many values for a certificate."
+    SEVERAL_PREDECESSORS = "SEVERAL_PREDECESSORS", "exit 3", "Two earlier SRs measured one series."
+    BAD_TABLE_NAME = "BAD_TABLE_NAME", "exit 3", "The table's file is named neither .parquet nor .csv."
+    NO_RESULTS = "NO_RESULTS", "exit 3", "There are no results to make a table from."
+    NO_RESULTS_THERE = "NO_RESULTS_THERE", "exit 3", "A path among the inputs of a table does not exist."
+    SEVERAL_RESULTS = "SEVERAL_RESULTS", "exit 3", "Two results of one series are given to one table."
+    MIXED_MODELS = "MIXED_MODELS", "exit 3", "Results of several models are given to one table."
+    NO_SUCH_TAP = "NO_SUCH_TAP", "exit 3", "The results or the table lack the tap."
+    SERVER_FAILED = "SERVER_FAILED", "exit 3", "The DICOMweb server did not answer as expected."
+    BAD_TABLE = "BAD_TABLE", "exit 3", "The table is not one that `ctvae table` writes."
+    BAD_COVARIATE = "BAD_COVARIATE", "exit 3", "The table has no such column."
+    NO_DATA = "NO_DATA", "exit 3", "There is no CT to train or certify on."
+    BAD_LIST = "BAD_LIST", "exit 3", "The list of scans cannot be used."
+    BAD_LABELS = "BAD_LABELS", "exit 3", "The file of labels cannot be used."
+    BAD_NOTES = "BAD_NOTES", "exit 3", "The notes for the model card cannot be read."
+    BAD_SPLIT = "BAD_SPLIT", "exit 3", "The patients cannot be split as asked, or one would be in two splits."
+    BAD_RECIPE = "BAD_RECIPE", "exit 3", "The recipe of a training has an invalid value."
+    BAD_WINDOW = "BAD_WINDOW", "exit 3", "The window is not an array that the network takes."
+    INIT_CONFLICT = "INIT_CONFLICT", "exit 3", "The recipe contradicts the bundle to start from."
+    CHECKPOINT_EXISTS = (
+        "CHECKPOINT_EXISTS",
+        "exit 3",
+        "An unfinished training stands in the way; resume it or delete its checkpoint.",
+    )
+    CHECKPOINT_INVALID = "CHECKPOINT_INVALID", "exit 3", "The checkpoint is damaged or belongs to another training."
+    CANNOT_TRAIN = "CANNOT_TRAIN", "exit 3", "The settings and the data do not go together."
+    TOO_FEW_PATIENTS = "TOO_FEW_PATIENTS", "exit 3", "There are too few patients for the question."
+    TRAINED_ON = "TRAINED_ON", "exit 3", "The bundle has learned from every patient given."
+    FEW_PHANTOMS = "FEW_PHANTOMS", "exit 3", "The phantoms asked for are too few to tell anything."
+    DATABASE_INVALID = "DATABASE_INVALID", "exit 3", "The address of the queue's database is wrong."
+    DATABASE_NEWER = "DATABASE_NEWER", "exit 3", "A newer ctvae wrote the queue's database."
+    DATABASE_UNREACHABLE = "DATABASE_UNREACHABLE", "exit 3", "The queue's database cannot be opened."
+    NO_QUEUE = "NO_QUEUE", "exit 3", "There is no queue where the settings say."
+    NO_JOB = "NO_JOB", "exit 3", "The queue has no job of that number."
+    PORT_UNUSABLE = "PORT_UNUSABLE", "exit 3", "The listener or its page cannot use its port."
+    TLS_INVALID = "TLS_INVALID", "exit 3", "The listener's certificate, key or CA cannot be used."
+    TOKEN_UNREADABLE = "TOKEN_UNREADABLE", "exit 3", "The token of the listener's page cannot be read, or is too short."
+    DIVERGED = "DIVERGED", "exit 1", "The loss or a gradient of a training is not finite."
+    INTERRUPTED = "INTERRUPTED", "exit 1", "A training was stopped; its checkpoint keeps it."
+    LOST_RUN = "LOST_RUN", "exit 1", "The run ended before the input was read."
