@@ -193,7 +193,8 @@ def _end_with_parent(parent: int) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Answer each line on stdin until there is none."""
     _end_with_parent(int(arguments[0]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end, also at a Ctrl-C for both
+    for number in (signal.SIGINT, signal.SIGTERM):  # a service is stopped by telling all of its processes: the parent
+        signal.signal(number, signal.SIG_IGN)  # decides when this one ends
     set_up_log(LogLevel.WARN)
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer

@@ -181,6 +181,8 @@ class Worker:
     def _end(self, held: Lease, ended: Ended) -> bool:
         """Enter how a job ended; whether its results are kept."""
         settings = self._settings
+        if ended.state == "failed":
+            self._check_stop()  # what ends us may have ended the graph: that is no fault of the job
         if ended.state == "failed" and fail(self._database, held, ended, settings.backoff, settings.attempts):
             logger.warning("%s: job %d is tried again: %s", ended.reason, held.job_id, ended.message)
             return False
