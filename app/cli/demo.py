@@ -24,7 +24,7 @@ def command(
     ),
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
 ) -> int:
-    """The main job on a phantom (and on real CT where ../shared/ct is), or on your own folder, and what comes out."""
+    """Encode a phantom (and real CT where ../shared/ct exists), or your own folder, and show the results."""
 
     def run() -> int:
         codes = [_show_run(title, source, target) for title, source, target in _runs(folder, output)]

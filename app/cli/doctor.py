@@ -33,11 +33,14 @@ def command(
     models: Annotated[
         Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: the shipped one.")
     ] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where the encoder is tried; auto takes a GPU.")] = DeviceName.auto,
+    device: Annotated[DeviceName, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = DeviceName.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.ERROR,
 ) -> int:
-    """One line a question, nothing is written. Exit code 0: all is well; 1: something is not; 3: could not start."""
+    """Check the installation and reproduce the bundle's golden values. Writes nothing.
+
+    Exit code 0: all is well; 1: something is not; 3: could not start.
+    """
 
     def run() -> int:
         from app.console import verdict_lines

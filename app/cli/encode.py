@@ -48,7 +48,9 @@ def command(
             "(none, mean, max, std, flatten); z, with --seed, for a random draw. May be given again.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of a random draw: --tap z --seed 7, or --tap z:7.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the random draw z: --tap z --seed 7, or --tap z:7.")
+    ] = None,
     device: Annotated[DeviceName | None, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = None,
     with_identifiers: Annotated[bool, typer.Option(help="Write name, ID and birth date into features.json.")] = False,
     with_dates: Annotated[bool, typer.Option(help="Write dates of study and series into features.json.")] = False,
@@ -64,7 +66,7 @@ def command(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """A folder of CT → features.json and features.sr.dcm for each series, and outcome.json for the run."""
+    """Encode each CT series of a folder: features.json and features.sr.dcm per series, outcome.json for the run."""
 
     def run() -> int:
         from app.encode_folder import encode_folder

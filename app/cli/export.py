@@ -14,7 +14,8 @@ def command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Folder with CT, ZIP archive, NIfTI, NRRD or MHA file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files; created where missing.")],
     windows: Annotated[
-        bool, typer.Option("--windows", help="Write the windows that the encoder sees too, in HU, a file each.")
+        bool,
+        typer.Option("--windows", help="Also write the windows that the encoder sees, in HU, one file per window."),
     ] = False,
     models: Annotated[
         Path | None,
@@ -23,9 +24,9 @@ def command(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Each CT volume that can be read → SERIES.nii.gz, int16 HU with its affine; and outcome.export.json for the run.
+    """Write each readable CT volume as SERIES.nii.gz (int16 HU with its affine), and outcome.export.json for the run.
 
-    With --windows also SERIES.window1.nii.gz and so on, in the order of the windows in features.json.
+    --windows adds SERIES.window1.nii.gz and so on, in the order of the windows in features.json.
     """
 
     def run() -> int:

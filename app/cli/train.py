@@ -29,18 +29,20 @@ def command(
         typer.Option(
             "-o",
             "--output",
-            help="The bundle's folder; its name is the bundle's. A bundle there is replaced, certificate and all.",
+            help="Folder of the new bundle, which is named after it. Replaces a bundle there, with its certificate.",
         ),
     ],
     arch: Annotated[str | None, typer.Option(help="question, ct_vae or another architecture; default: ct_vae.")] = None,
-    init: Annotated[Path | None, typer.Option(help="A bundle to go on from, for a small cohort (fine-tuning).")] = None,
+    init: Annotated[Path | None, typer.Option(help="Bundle to fine-tune, for a small cohort.")] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="train.yaml; see docs/training.md.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Of training, reading not counted; default: 20.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Train for so many steps, not for a time.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Windows in one pass.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and draws; not of the splits.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of torch on the CPU.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.checkpoint, where there is one.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Minutes to train, without reading; default: 20.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to train, instead of minutes.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Windows per pass.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of weights, order and augmentation, not of the splits.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of torch.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from OUTPUT.checkpoint if it exists.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show split, windows, memory and time; train and write nothing.")
     ] = False,
@@ -49,17 +51,17 @@ def command(
         Path | None, typer.Option(help="CSV: series_instance_uid, patient or path, then columns of labels.")
     ] = None,
     cache: Annotated[
-        Path, typer.Option(help="Where windows are kept between runs; they are images of patients.")
+        Path, typer.Option(help="Folder that keeps windows between runs; they are images of patients.")
     ] = Path(".cache", "windows"),
-    version: Annotated[str, typer.Option(help="Of the bundle.")] = "0.1.0",
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
     notes: Annotated[Path | None, typer.Option(help="Limits of the data, for the model card: a Markdown list.")] = None,
     settings: Annotated[
         Path | None,
-        typer.Option("--settings", help="Settings whose selection and geometry say what is read; default: app.yaml."),
+        typer.Option("--settings", help="Settings whose selection and geometry apply to the scans; default: app.yaml."),
     ] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
 ) -> int:
-    """Train a VAE on CT and write it as a bundle, with OUTPUT.log beside it to watch while it trains."""
+    """Train a VAE on CT and write it as a bundle. OUTPUT.log beside it shows the progress."""
     # Threads that wait must not spin: beside another process a step took 2.7 s with spinning, 0.7 without (two cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

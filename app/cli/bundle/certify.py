@@ -12,7 +12,9 @@ from app.process import LogLevel, guarded
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Its folder; the certificate is written into it.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder; the certificate is written into it.")
+    ],
     data: Annotated[
         Path,
         typer.Argument(
@@ -23,24 +25,26 @@ def command(
         Path | None, typer.Option(help="CSV: series_instance_uid, patient or path, then columns of labels.")
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder that a list's paths are relative to.")] = None,
-    taps: Annotated[
-        str, typer.Option(help="Layers to measure, with commas: dense,block3:max; default: every one of the bundle.")
-    ] = "",
+    taps: Annotated[str, typer.Option(help="Layers to measure: dense,block3:max; default: all of the bundle.")] = "",
     cache: Annotated[
-        Path | None, typer.Option(help="Keep changed windows here for the next time; they are images of patients.")
+        Path | None, typer.Option(help="Folder that keeps changed windows between runs; they are images of patients.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Measure on patients that it was trained on, too.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also measure on patients that the bundle was trained on.")
+    ] = False,
     phantoms: Annotated[int, typer.Option(min=0, help="Phantoms for disentanglement; 0 for none.")] = 150,
-    seed: Annotated[int, typer.Option(min=0, help="Of noise, folds, samples and phantoms.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of noise, folds, samples and phantoms.")] = 0,
     settings: Annotated[
         Path | None,
-        typer.Option("--settings", help="Settings whose selection and geometry say what is read; default: app.yaml."),
+        typer.Option("--settings", help="Settings whose selection and geometry apply to the scans; default: app.yaml."),
     ] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
 ) -> int:
-    """Repeatability, information, identity, reconstruction and disentanglement of a bundle's features, into its card.
+    """Measure what a bundle's features are worth on your own scans, and write it into the bundle.
 
-    Patients that the bundle was trained or calibrated on are left out. Takes some seconds a scan, and a minute more.
+    Measured are repeatability, information, identity, reconstruction and disentanglement.
+
+    Patients that the bundle was trained or calibrated on are left out. Takes some seconds per scan and another minute.
     """
 
     def run() -> int:

@@ -15,16 +15,21 @@ from app.process import LogLevel, guarded
 
 def command(
     path: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="Its folder; default: the shipped one.")
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="The bundle's folder; default: the shipped one.")
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Accept one that learned little: few active units, one blob for all scans."),
+        typer.Option(
+            "--force", help="Accept a bundle that learned little: few active units, or one blob for all scans."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """One line a question. Exit code 0: usable; 3: it is not, and the last line says why."""
+    """Check that a bundle is whole, reproduces its golden values, and has active units.
+
+    Exit code 0: usable; 3: not usable, and the last line says why.
+    """
 
     def run() -> int:
         from app.console import verdict_lines

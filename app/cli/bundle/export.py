@@ -26,7 +26,7 @@ def command(
 ) -> int:
     """Write encoder.onnx, with every tap an output, and decoder.onnx; each is compared with torch on a self-test input.
 
-    Without torch encoder.onnx alone is written, as it stands in the bundle. Exit code 1: they differ.
+    Without torch only encoder.onnx is written, copied from the bundle. Exit code 1: they differ.
     """
 
     def run() -> int:

@@ -31,20 +31,26 @@ class Heads(StrEnum):
 
 def command(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="encoder.keras, .h5 or .weights.h5.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder; its name is the bundle's.")],
-    spacing: Annotated[str | None, typer.Option(help="Z,Y,X in mm of the voxels that it was trained on.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new bundle, which is named after it.")],
+    spacing: Annotated[
+        str | None, typer.Option(help="Z,Y,X in mm: the spacing of the voxels it was trained on.")
+    ] = None,
     window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH in HU that were scaled to 0 and 1.")] = None,
     fit: Annotated[
         Fit | None, typer.Option(help="window: cut from the scan at --spacing; resize: the whole scan resized to it.")
     ] = None,
-    heads: Annotated[Heads | None, typer.Option(help="Of weights alone (.weights.h5), which do not say it.")] = None,
+    heads: Annotated[
+        Heads | None, typer.Option(help="Kind of the heads; needed for .weights.h5, which does not record it.")
+    ] = None,
     mu: Annotated[str | None, typer.Option(help="Name of the layer that gives the posterior mean.")] = None,
     logvar: Annotated[str | None, typer.Option(help="Name of the layer that gives the log-variance.")] = None,
-    window_voxels: Annotated[str | None, typer.Option(help="D,H,W, where the file leaves it open.")] = None,
-    version: Annotated[str, typer.Option(help="Of the bundle.")] = "0.1.0",
+    window_voxels: Annotated[
+        str | None, typer.Option(help="D,H,W of the input, where the file leaves it open.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Make a bundle of a Keras encoder with its own weights; TensorFlow is not needed, no code in the file is run.
+    """Make a bundle from a Keras encoder and its weights. Needs no TensorFlow and runs no code from the file.
 
     The network is given windows in [0, 1], as the question's is: --window-hu says which HU those ends are. One that was
     trained on other values needs a Rescaling as its first layer. Without --window-hu, and --spacing or --fit resize,

@@ -30,23 +30,24 @@ LICENCE = (
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="State dict: .pt, .pth or .safetensors.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder; a bundle there is replaced.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new bundle; replaces a bundle there.")],
     parameters: Annotated[Path, typer.Option("--params", help="JSON: the network's arguments, as MONAI names them.")],
     architecture: Annotated[
         str, typer.Option("--arch", help="autoencoder_kl, autoencoder_kl_maisi or var_autoencoder.")
     ],
-    window_voxels: Annotated[str, typer.Option(help="Of the input: z,y,x.")] = "",
-    spacing: Annotated[str | None, typer.Option(help="Of its voxels, mm: z,y,x; with --fit window.")] = None,
-    window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH: what it knows as 0 and 1.")] = None,
+    window_voxels: Annotated[str, typer.Option(help="Size of the input: z,y,x.")] = "",
+    spacing: Annotated[str | None, typer.Option(help="Spacing of its voxels in mm: z,y,x; with --fit window.")] = None,
+    window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH in HU that were scaled to 0 and 1.")] = None,
     fit: Annotated[str, typer.Option(help="window, or resize: the whole scan to one window.")] = "window",
-    overlap: Annotated[float, typer.Option(help="Of windows along z.")] = 0.5,
+    overlap: Annotated[float, typer.Option(help="Overlap of windows along z.")] = 0.5,
     axes: Annotated[
-        str, typer.Option(help="Of the arrays that it was trained on: SPL as ctvae's, RAS as MONAI's Orientation.")
+        str,
+        typer.Option(help="Axes of the arrays it was trained on: SPL as in ctvae, RAS as from MONAI's Orientation."),
     ] = "",
-    version: Annotated[str, typer.Option(help="Of the bundle.")] = "0.1.0",
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Make a bundle of a checkpoint; the file is read without executing anything in it.
+    """Make a bundle from a checkpoint. Runs no code from the file.
 
     Without --spacing, --window-hu (and --fit) nobody knows how a scan becomes a window: the bundle then takes arrays
     (ctvae bundle run), and encode refuses it.

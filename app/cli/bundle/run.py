@@ -20,17 +20,17 @@ def command(
             metavar="WINDOW.npy", help="float32 (d, h, w), (n, 1, d, h, w) or (n, d, h, w, 1), scaled to [0, 1]."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File for the taps, .npz, one array each.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File for the taps: .npz, one array per tap.")],
     taps: Annotated[
         list[str] | None, typer.Option("--taps", "--tap", help="dense,block3:max; default: every tap, not pooled.")
     ] = None,
     device: Annotated[DeviceName, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = DeviceName.cpu,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Run a bundle's encoder on windows that are scaled already; nothing is resampled.
+    """Run a bundle's encoder on windows that are already scaled; nothing is resampled.
 
-    Writes one float32 array a tap, by the tap's name, windows first: (n, length), or (n, channels, d, h, w) for a layer
-    that is not pooled.
+    Writes one float32 array per tap, named like the tap, windows first: (n, length), or (n, channels, d, h, w) for a
+    layer that is not pooled.
     """
 
     def run() -> int:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 def command(
     path: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="Its folder; default: the shipped one.")
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="The bundle's folder; default: the shipped one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Name and version, architecture, preprocessing, taps, and in short how it was trained and what is certified."""
+    """Show a bundle's name, version, architecture, preprocessing and taps; in short its training and certificate."""
 
     def run() -> int:
         from app.open_bundle import bundle_errors, open_bundle
