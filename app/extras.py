@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 _LIBRARIES = {
     "card": ("matplotlib",),
-    "explain": ("combatlearn", "pandas", "threadpoolctl", "umap"),
+    "explain": ("captum", "combatlearn", "pandas", "threadpoolctl", "umap"),
     "graph": ("holoscan", "holoscan_cli"),
     "pacs": ("httpx", "jinja2", "prometheus_client", "psycopg", "pynetdicom", "sqlalchemy", "starlette", "uvicorn"),
     "table": ("dicomweb_client", "pyarrow", "requests"),

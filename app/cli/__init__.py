@@ -11,6 +11,8 @@ COMMANDS = {
     "demo": "Encode a phantom, real CT where there is some, or your own folder, and show the results.",
     "table": "Write the features of many series as one table: Parquet or CSV.",
     "explain": "Correlate features with labels, honestly: one HTML report, CSV and JSON.",
+    "similar": "List the series of a table that are most like one of them.",
+    "drift": "Compare the features of periods or scanners to those of a reference.",
     "listen": "Receive CT from a PACS or modality and encode each series that is complete.",
     "train": "Train a VAE on your own scans and write it as a bundle with its model card.",
     "bundle": "Show, check, certify, export or run a bundle; import a Keras or MONAI checkpoint.",

@@ -20,6 +20,18 @@ def command(
             "--labels", help="CSV with series_instance_uid, patient_id or another key, and a column per label."
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="The scans that were encoded (folder or ZIP): pictures, controls."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", "-m", help="The bundle that encoded them; with --data default: shipped.")
+    ] = None,
+    positive: Annotated[
+        Path | None,
+        typer.Option("--positive", help="A file with a series UID per line: images that have it."),
+    ] = None,
+    negative: Annotated[Path | None, typer.Option("--negative", help="Likewise: images that do not have it.")] = None,
     tap: Annotated[str, typer.Option("--tap", help="The features in question: a layer that the table has.")] = "mu",
     covariates: Annotated[
         str | None,
@@ -29,6 +41,7 @@ def command(
         bool, typer.Option("--all-series", help="Use all series of a patient; whole patients are then permuted.")
     ] = False,
     permutations: Annotated[int, typer.Option("--permutations", min=1000, help="For max-T.")] = 1000,
+    umap: Annotated[bool, typer.Option("--umap", help="Draw the map by UMAP too; takes half a minute more.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of permutations, folds and samples.")] = 0,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
@@ -40,14 +53,25 @@ def command(
     def run() -> int:
         from app.console import escaped, progress
         from app.explain.feature_table import read_features
+        from app.explain.images import look_at
         from app.explain.join_labels import join_labels
         from app.explain.question import ask
         from app.explain.report.write import PAGE
-        from app.explain.run import explain, heading_of
-        from app.settings import load_settings
+        from app.explain.run import Further, explain, heading_of
+        from app.explain.sections.ten_images import read_groups
+        from app.extras import require
+        from app.open_bundle import open_bundle
+        from app.settings import check_input, load_settings
+        from operators.errors import StartError
 
+        for library in ("jinja2", "matplotlib", "combatlearn", "threadpoolctl", *(["umap"] if umap else [])):
+            require(library)
+        if (positive is None) != (negative is None):
+            raise StartError("BAD_GROUPS", "give both --positive and --negative, or neither")
+        settings = load_settings()
         features = read_features(table)
-        joined = join_labels(features, labels, load_settings().privacy.site_key) if labels else None
+        joined = join_labels(features, labels, settings.privacy.site_key) if labels else None
+        groups = read_groups(features, positive, negative) if positive and negative else None
         question = ask(
             features,
             joined,
@@ -62,7 +86,18 @@ def command(
         for note in heading_of(question).notes:
             sys.stderr.write(escaped(f"note: {note}") + "\n")
         with progress("explaining") as report:
-            sections = explain(question, output, lambda text: report(0, 1, text))
+            model = open_bundle(bundle) if bundle or data else None
+            images = None
+            if data and model:
+                images = look_at(
+                    question,
+                    check_input(data),
+                    model,
+                    settings,
+                    lambda done, total: report(done, total, "looking at the images"),
+                )
+            further = Further(images, model, groups, umap)
+            sections = explain(question, further, output, lambda text: report(0, 1, text))
         for section in sections:
             sys.stdout.write(escaped(f"{section.title} {section.found}") + "\n")
         sys.stdout.write(f"Written: {PAGE} in {output.name}\n")

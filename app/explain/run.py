@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from app.explain.images import Images
 from app.explain.question import Question
 from app.explain.report.page import Heading
 from app.explain.report.section import Cell, Section, Table
 from app.explain.report.write import write_report
 from app.explain.sections.acquisition import acquisition_section, privacy_section, repeats_section
 from app.explain.sections.associations import associations_section
+from app.explain.sections.atlas import atlas_section
+from app.explain.sections.dimensions import dimensions_section
 from app.explain.sections.layers import layers_section
 from app.explain.sections.probes import probes_section
 from app.explain.sections.redundancy import redundancy_section
+from app.explain.sections.ten_images import Groups, ten_images_section
 from app.explain.statistics.associations import associate
+from models.spec import Bundle
 from operators import __version__
 from operators.results.write_json import NOTICE
 
 
-def explain(question: Question, folder: Path, on_section: Callable[[str], None]) -> tuple[Section, ...]:
+@dataclass(frozen=True, slots=True)
+class Further:
+    """What some sections need beside the table; without it they say so.
+
+    Attributes:
+        images: of the rows.
+        bundle: whose encoder made the features.
+        groups: two lists of series.
+        umap: draw a map by UMAP too.
+    """
+
+    images: Images | None = None
+    bundle: Bundle | None = None
+    groups: Groups | None = None
+    umap: bool = False
+
+
+def explain(
+    question: Question, further: Further, folder: Path, on_section: Callable[[str], None]
+) -> tuple[Section, ...]:
     """Write the report.
 
     Args:
         question: what is asked.
+        further: inputs of single sections.
         folder: made where it is missing.
         on_section: called with what is being computed.
 
@@ -35,12 +61,12 @@ def explain(question: Question, folder: Path, on_section: Callable[[str], None])
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):  # small matrices: more threads are slower, and sums would differ from machine to machine
-        sections = tuple(_sections(question, on_section))
+        sections = tuple(_sections(question, further, on_section))
     write_report(folder, heading_of(question), (*sections, _joining(question)))
     return sections
 
 
-def _sections(question: Question, on_section: Callable[[str], None]) -> Iterator[Section]:
+def _sections(question: Question, further: Further, on_section: Callable[[str], None]) -> Iterator[Section]:
     on_section("associations")
     found = associate(
         question.features,
@@ -52,10 +78,16 @@ def _sections(question: Question, on_section: Callable[[str], None]) -> Iterator
     )
     yield redundancy_section(question, found)
     yield associations_section(question, found)
-    yield probes_section(question, {}, lambda name: on_section(f"probe to {name}"))
+    if further.groups:
+        yield ten_images_section(question, further.groups)
+    rivals = further.images.rivals() if further.images else {}
+    yield probes_section(question, rivals, lambda name: on_section(f"probe to {name}"))
     yield layers_section(question, lambda name: on_section(f"layers, {name}"))
     yield acquisition_section(question, lambda name: on_section(f"acquisition, {name}"))
     yield repeats_section(question)
+    yield dimensions_section(question, found, further.images, further.bundle, on_section)
+    on_section("atlas")
+    yield atlas_section(question, umap=further.umap)
     yield privacy_section(question, lambda name: on_section(f"privacy, {name}"))
 
 

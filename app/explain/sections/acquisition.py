@@ -98,7 +98,7 @@ def repeats_section(question: Question) -> Section:
         ("median distance, two patients", found.between, None, None),
         ("nearest scan is of the same patient", *found.found),
         ("the same, by guessing", found.chance, None, None),
-        ("scans with another one of the same patient", float(found.scans), None, None),
+        ("scans with another one of the same patient", found.scans, None, None),
     )
     return Section(
         REPEATS_KEY,

@@ -77,7 +77,8 @@ def _found(question: Question, found: Sequence[Association], kept: list[str], so
     text = f"{few}{len(kept)} of {len(found)} labels go with at least one feature after correction: {', '.join(kept)}"
     strict = [one.label.name for one in found if (one.raw.p_maxt_all < ALPHA).any()]
     if strict != kept:
-        text += f" ({', '.join(strict) or 'none'} when corrected for all {len(found)} labels too)"
+        lost = ", ".join(name for name in kept if name not in strict)
+        text += f" (not {lost} when corrected for all {len(found)} labels together)"
     gone = [name for name in kept if name not in solid]
     return f"{text}; {', '.join(gone)} no longer when covariates are accounted for." if gone else f"{text}."
 

@@ -70,7 +70,7 @@ def correlation_map(matrix: NDArray[np.float64], name: str) -> bytes:
     shown = ax.imshow(matrix[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1)
     if len(order) <= 40:
         ax.set_xticks(range(len(order)), [str(one) for one in order], fontsize=6, rotation=90)
-        ax.set_yticks(range(len(order)), [str(one) for one in order], fontsize=6)
+    ax.set_yticks([])
     ax.set_xlabel(f"dimension of {name}")
     drawn.colorbar(shown, label="correlation")
     return png(drawn)
@@ -115,3 +115,62 @@ def two_histograms(within: NDArray[np.float64], between: NDArray[np.float64]) ->
     ax.set_yticks([])
     ax.legend(fontsize=9)
     return png(drawn)
+
+
+def picture_rows(
+    rows: Sequence[tuple[str, Sequence[NDArray[Any]]]],
+    heads: Sequence[str],
+    overlays: Sequence[NDArray[Any]] | None = None,
+) -> bytes:
+    """Draw slices in rows with names at the left; an overlay belongs to the first slice of its row."""
+    columns = max(len(pictures) for _, pictures in rows)
+    shape = rows[0][1][0].shape
+    width = 1.7 if columns > 1 else 4.0
+    drawn = figure(0.8 + width * columns, 0.4 + sum(width * one[1][0].shape[0] / shape[1] for one in rows) + 0.3)
+    ratios = [one[1][0].shape[0] for one in rows]
+    axes = drawn.subplots(len(rows), columns, squeeze=False, gridspec_kw={"height_ratios": ratios})
+    for row, (name, pictures) in enumerate(rows):
+        for at in range(columns):
+            ax = axes[row, at]
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if at < len(pictures):
+                ax.imshow(pictures[at], cmap="gray", vmin=0, vmax=1)
+            if row == 0 and at < len(heads):
+                ax.set_title(heads[at], fontsize=9)
+        axes[row, 0].set_ylabel(name, fontsize=9)
+        if overlays is not None:
+            limit = max(float(np.quantile(np.abs(overlays[row]), 0.995)), 1e-12)
+            strength = np.clip(np.abs(overlays[row]) / limit, 0, 1)
+            axes[row, 0].imshow(overlays[row], cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.8 * strength)
+    return png(drawn)
+
+
+def atlas(places: Mapping[str, NDArray[Any]], labels: Sequence[Label]) -> bytes:
+    """Draw maps of the rows, (n, 2) each, coloured by each label."""
+    rows = max(1, len(labels))
+    drawn = figure(4.6 * len(places), 3.4 * rows)
+    axes = drawn.subplots(rows, len(places), squeeze=False)
+    for row in range(rows):
+        for column, (name, xy) in enumerate(places.items()):
+            ax = axes[row, column]
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.set_xlabel(name)
+            if row < len(labels):
+                _coloured(drawn, ax, xy, labels[row])
+    return png(drawn)
+
+
+def _coloured(drawn: Figure, ax: Any, xy: NDArray[Any], label: Label) -> None:
+    there = label.there
+    ax.scatter(*xy[~there].T, s=10, color="#dddddd")
+    ax.set_title(label.name, fontsize=10)
+    if label.kind == "number":
+        shown = ax.scatter(*xy[there].T, s=14, c=np.asarray(label.values, float)[there], cmap="viridis")
+        drawn.colorbar(shown, ax=ax)
+        return
+    markers = "os^DvP*X<>"
+    for at, one in enumerate(label.classes[:10]):
+        ax.scatter(*xy[label.values == one].T, s=16, marker=markers[at], label=one[:16])
+    ax.legend(fontsize=7)

@@ -67,15 +67,8 @@ def layers_section(question: Question, on_layer: Callable[[str], None]) -> Secti
             "patients.",
         ),
         tables=(
-            Table(
-                "layers",
-                "Each layer, probed to each label",
-                COLUMNS,
-                tuple(rows),
-                most=60,
-                shown=("label", "layer", "length", "features_after_maxt", "measure", "score", "low", "high", "best"),
-                headings=(("low", "95 % from"), ("high", "to"), ("features_after_maxt", "features after max-T")),
-            ),
+            _by_label(list(taps), made),
+            Table("layers", "", COLUMNS, tuple(rows), most=0),
             Table(
                 "layer_choice",
                 "What choosing and joining layers is worth",
@@ -89,6 +82,16 @@ def layers_section(question: Question, on_layer: Callable[[str], None]) -> Secti
             ),
         ),
     )
+
+
+def _by_label(taps: list[str], made: list[tuple[str, LayerChoice]]) -> Table:
+    """One row per label, one column per layer: for the page."""
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (label, choice.scores[taps[0]].measure, *(choice.scores[tap].score.value for tap in taps), choice.best)
+        for label, choice in made
+    )
+    caption = "Score of each layer for each label; intervals are in layers.csv"
+    return Table("layers_by_label", caption, ("label", "measure", *taps, "best"), rows, most=40)
 
 
 def _choice_row(label: str, choice: LayerChoice, tap: str) -> tuple[Cell, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.explain.question import Question
-from app.explain.report.section import Figure, Section, Table, number, percent
+from app.explain.report.section import Cell, Figure, Section, Table, number, percent
 from app.explain.sections.figures import correlation_map
 from app.explain.statistics.associations import Association
 from models.statistics.redundancy import null_redundancy, redundancy
@@ -35,16 +35,16 @@ def redundancy_section(question: Question, found: Sequence[Association]) -> Sect
     needed = int(np.searchsorted(np.cumsum(values) / values.sum(), _SHARE)) + 1
     effective = figures_of.participation_ratio
     told = effective < _RATIO * chance.participation_ratio
-    text = f"{length} features are worth about {number(effective, 1)} independent ones; {needed} components hold "
-    text += f"{percent(_SHARE)} of their variance."
+    text = f"{length} features are worth about {number(effective, 1)} independent ones; {needed} "
+    text += f"component{'s hold' if needed > 1 else ' holds'} {percent(_SHARE)} of their variance."
     warning = _warning(question, found, effective) if told else ""
     close = int((np.abs(np.triu(matrix, 1)) > 0.9).sum())
-    rows = (
-        ("features", float(length), None),
+    rows: tuple[tuple[Cell, ...], ...] = (
+        ("features", length, None),
         ("mean absolute correlation of two features", figures_of.mean_abs_r, chance.mean_abs_r),
         ("effective number of dimensions (participation ratio)", effective, chance.participation_ratio),
-        ("components for 95 % of the variance", float(needed), None),
-        ("pairs of features with a correlation above 0.9", float(close), None),
+        ("components for 95 % of the variance", needed, None),
+        ("pairs of features with a correlation above 0.9", close, None),
     )
     return Section(
         KEY,

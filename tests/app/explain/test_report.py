@@ -82,7 +82,7 @@ def test_one_fact_told_five_times_is_said_to_be_one(document):
 
 def test_age_is_predicted_better_than_by_its_controls_and_the_site_is_not(document):
     said = section(document, "probes")["found"]
-    assert said.startswith("age: predicted better") and "Not shown to be better for site" in said
+    assert said == "Better than every control: age. Not shown to be above chance: site."
 
 
 def test_both_sides_without_a_partner_are_counted_and_listed(document):
