@@ -23,7 +23,7 @@ import pyarrow.csv as csv
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from app.explain.labels import as_label
+from app.explain.data.labels import as_label
 from app.explain.statistics.associations import associate
 from app.explain.statistics.probes import better_by, probe
 

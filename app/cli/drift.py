@@ -38,9 +38,9 @@ def command(
 
     def run() -> int:
         from app.console import escaped
+        from app.explain.data.feature_table import read_features
+        from app.explain.data.join_labels import join_labels
         from app.explain.drift import LEAST, drift
-        from app.explain.feature_table import read_features
-        from app.explain.join_labels import join_labels
         from app.settings import load_settings
 
         features = read_features(table)

@@ -52,10 +52,10 @@ def command(
 
     def run() -> int:
         from app.console import escaped, progress
-        from app.explain.feature_table import read_features
-        from app.explain.images import look_at
-        from app.explain.join_labels import join_labels
-        from app.explain.question import ask
+        from app.explain.data.feature_table import read_features
+        from app.explain.data.images import look_at
+        from app.explain.data.join_labels import join_labels
+        from app.explain.data.question import ask
         from app.explain.report.write import PAGE
         from app.explain.run import Further, explain, heading_of
         from app.explain.sections.ten_images import read_groups

@@ -37,7 +37,7 @@ def command(
 
     def run() -> int:
         from app.console import escaped
-        from app.explain.feature_table import read_features
+        from app.explain.data.feature_table import read_features
         from app.explain.similar import similar
 
         found = similar(read_features(index), series, tap=tap, metric=metric.value, most=most)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from app.explain.feature_table import FeatureTable
-from app.explain.labels import one_series_each
+from app.explain.data.feature_table import FeatureTable
+from app.explain.data.labels import one_series_each
 from models.statistics.identity import whiten
 from operators.errors import StartError
 

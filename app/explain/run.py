@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from app.explain.images import Images
-from app.explain.question import Question
+from app.explain.data.images import Images
+from app.explain.data.question import Question
 from app.explain.report.page import Heading
 from app.explain.report.section import Cell, Section, Table
 from app.explain.report.write import write_report

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from app.explain.feature_table import FeatureTable
+from app.explain.data.feature_table import FeatureTable
 from models.statistics.group_variance import standardised
 from models.statistics.identity import whiten
 from operators.errors import StartError

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.explain.feature_table import FeatureTable
-from app.explain.labels import as_label
-from app.explain.question import ask
+from app.explain.data.feature_table import FeatureTable
+from app.explain.data.labels import as_label
+from app.explain.data.question import ask
 from app.explain.statistics.associations import Association, associate
 
 THICKNESSES_MM = (1.0, 2.5, 5.0)

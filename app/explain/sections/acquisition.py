@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from app.explain.labels import Label, column_labels
-from app.explain.question import TECHNICAL, Question
+from app.explain.data.labels import Label, column_labels
+from app.explain.data.question import TECHNICAL, Question
 from app.explain.report.section import Cell, Figure, Section, Table, lacking, number, percent, span
 from app.explain.sections.figures import two_histograms
 from app.explain.statistics.acquisition import (

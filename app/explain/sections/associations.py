@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from app.explain.question import Question
+from app.explain.data.question import Question
 from app.explain.report.section import Cell, Figure, Section, Table, lacking, number, p_text
 from app.explain.sections.figures import pair_histograms
 from app.explain.statistics.associations import ALPHA, Association, Tested

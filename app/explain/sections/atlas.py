@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.question import Question
+from app.explain.data.question import Question
 from app.explain.report.section import Cell, Figure, Section, Table, percent
 from app.explain.sections.figures import atlas
 from models.statistics.group_variance import standardised

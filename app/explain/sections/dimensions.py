@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.images import Images
-from app.explain.question import Question
+from app.explain.data.images import Images
+from app.explain.data.question import Question
 from app.explain.report.section import Cell, Figure, Section, Table
 from app.explain.sections.figures import picture_rows
 from app.explain.statistics.associations import Association

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.labels import Label
+from app.explain.data.labels import Label
 from app.explain.statistics.probes import Score
 
 if TYPE_CHECKING:

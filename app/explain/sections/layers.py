@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from app.explain.question import Question
+from app.explain.data.question import Question
 from app.explain.report.section import Cell, Section, Table, lacking, number, span
 from app.explain.statistics.associations import associate
 from app.explain.statistics.layers import LayerChoice, choose_layer

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.labels import Label
-from app.explain.question import BODY_SIZE, Question
+from app.explain.data.labels import Label
+from app.explain.data.question import BODY_SIZE, Question
 from app.explain.report.section import Cell, Figure, Section, Table, lacking, number, span
 from app.explain.sections.figures import score_chart
 from app.explain.statistics.probes import Score, better_by, probe

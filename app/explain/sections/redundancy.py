@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.question import Question
+from app.explain.data.question import Question
 from app.explain.report.section import Cell, Figure, Section, Table, number, percent
 from app.explain.sections.figures import correlation_map
 from app.explain.statistics.associations import Association

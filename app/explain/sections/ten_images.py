@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.feature_table import FeatureTable
-from app.explain.join_labels import KEYS
-from app.explain.labels import Label
-from app.explain.question import Question
+from app.explain.data.feature_table import FeatureTable
+from app.explain.data.join_labels import KEYS
+from app.explain.data.labels import Label
+from app.explain.data.question import Question
 from app.explain.report.section import Cell, Section, Table, number, p_text
 from app.explain.statistics.associations import ALPHA, Tested, associate
 from app.explain.statistics.design import Floats, ranks, unit

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from app.explain.labels import Label
+from app.explain.data.labels import Label
+from app.explain.data.question import PERMUTATIONS
 from app.explain.statistics.design import Covariates, Floats, covariate_basis, label_columns, no_covariates, ranks
-from app.explain.statistics.permutation import PERMUTATIONS, Permuted, permuted_r2
+from app.explain.statistics.permutation import Permuted, permuted_r2
 
 ALPHA: Final = 0.05
 

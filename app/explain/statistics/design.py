@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from app.explain.labels import Label
+from app.explain.data.labels import Label
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from app.explain.labels import Label
+from app.explain.data.labels import Label
 from app.explain.statistics.associations import Association
 from app.explain.statistics.design import Floats
 from models.statistics.patients import Interval, interval, numbered, sample_counts

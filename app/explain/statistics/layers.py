@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.labels import Label
+from app.explain.data.labels import Label
 from app.explain.statistics.probes import FOLDS, Score, better_by, probe
 from models.statistics.patients import Interval, numbered, patient_folds
 from models.statistics.probes import out_of_fold, pooled_r2

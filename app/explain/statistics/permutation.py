@@ -16,10 +16,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from app.explain.data.question import PERMUTATIONS
 from app.explain.statistics.design import Covariates, Floats, unit
 from models.statistics.patients import numbered
-
-PERMUTATIONS: Final = 1000
 
 _BATCH_VALUES: Final = 4 << 20
 

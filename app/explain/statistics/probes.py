@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.labels import Label
+from app.explain.data.labels import Label
 from app.explain.statistics.logistic import nested_scores
 from models.statistics.patients import RESAMPLES, Interval, interval, numbered, sample_counts
 from models.statistics.probes import Probe, ridge_probes, score_difference

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app.explain.labels import as_label
-from app.explain.question import ask
+from app.explain.data.labels import as_label
+from app.explain.data.question import ask
 from app.explain.statistics.associations import KRUSKAL_WALLIS, RANK_SUM, SPEARMAN, associate
 from app.explain.statistics.exploratory import distance_correlation, distances, strongest_pairs
 from app.explain.statistics.permutation import orders

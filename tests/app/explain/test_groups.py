@@ -7,7 +7,7 @@ import json
 import pytest
 
 from app.cli import main
-from app.explain.question import ask
+from app.explain.data.question import ask
 from app.explain.sections.ten_images import read_groups, ten_images_section
 from operators.errors import StartError
 from tests.support.feature_tables import made_table, write_table

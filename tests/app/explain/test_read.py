@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.explain.feature_table import read_features
-from app.explain.join_labels import join_labels
-from app.explain.labels import Label, Unusable, as_label, one_series_each
+from app.explain.data.feature_table import read_features
+from app.explain.data.join_labels import join_labels
+from app.explain.data.labels import Label, Unusable, as_label, one_series_each
 from operators.errors import StartError
 from operators.make_record import patient_key
 from tests.support.feature_tables import made_table, write_table

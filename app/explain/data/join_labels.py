@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from app.explain.feature_table import FeatureTable, Values
+from app.explain.data.feature_table import FeatureTable, Values
 from operators.errors import StartError
 from operators.make_record import patient_key
 

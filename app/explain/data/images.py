@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.question import Question
+from app.explain.data.question import Question
 from app.read_input import open_series
 from app.settings import Settings
 from models.runtime import Encoder, open_encoder

@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.feature_table import FeatureTable
-from app.explain.join_labels import Joined
-from app.explain.labels import LEAST_PATIENTS, Label, Unusable, column_labels, one_series_each, read_labels
-from app.explain.statistics.permutation import PERMUTATIONS
+from app.explain.data.feature_table import FeatureTable
+from app.explain.data.join_labels import Joined
+from app.explain.data.labels import LEAST_PATIENTS, Label, Unusable, column_labels, one_series_each, read_labels
 from operators.errors import StartError
 from operators.measure.quantities import QUANTITIES
 
+PERMUTATIONS: Final = 1000
 BODY_SIZE: Final = ("body_area_cm2",)
 ACQUISITION: Final = ("thickness_mm", "kvp", "kernel", "manufacturer")
 TECHNICAL: Final = ("manufacturer", "manufacturer_model", "kernel", "kvp", "thickness_mm", "mas")

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explain.feature_table import FeatureTable, Values
+from app.explain.data.feature_table import FeatureTable, Values
 
 LEAST_CLASS: Final = 3
 """Patients: a smaller class is left out."""
