@@ -33,7 +33,7 @@ from operators.types import Finding, HuSlice, Series, Volume
 
 
 def build_volume(series: Series, policy: GeometryPolicy = NO_REPAIR) -> Volume:
-    """The volume of a series, its slices in order along their normal.
+    """Return the volume of a series, its slices in order along their normal.
 
     Args:
         series: its CT images.
@@ -141,11 +141,11 @@ def _checked(found: Instance | SeriesRejected) -> Instance:
 
 def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat]) -> list[Finding]:
     findings = []
-    said = {text_in(instance.header, "LossyImageCompression") for instance in instances}
+    stated = {text_in(instance.header, "LossyImageCompression") for instance in instances}
     syntaxes = {pixels.transfer_syntax for pixels in formats}
-    if "01" in said or syntaxes & LOSSY_SYNTAXES:
+    if "01" in stated or syntaxes & LOSSY_SYNTAXES:
         findings.append(Finding("LOSSY_COMPRESSION", "the slices were compressed with loss"))
-    elif syntaxes & MAYBE_LOSSY_SYNTAXES and said != {"00"}:
+    elif syntaxes & MAYBE_LOSSY_SYNTAXES and stated != {"00"}:
         findings.append(Finding("LOSSY_COMPRESSION", "the slices may have been compressed with loss"))
     if any(not (pixels.slope.is_integer() and pixels.intercept.is_integer()) for pixels in formats):
         slopes = sorted({pixels.slope for pixels in formats})

@@ -160,7 +160,7 @@ class Code(_Documented):
     RESCALE_ASSUMED = "RESCALE_ASSUMED", "finding", "Slope 1 and intercept 0 were assumed."
     TRUNCATED_SLICE_DROPPED = "TRUNCATED_SLICE_DROPPED", "finding", "A slice that is cut off was left out."
     LOSSY_COMPRESSION = "LOSSY_COMPRESSION", "finding", "The slices were compressed with loss."
-    FRACTIONAL_RESCALE = "FRACTIONAL_RESCALE", "finding", "HU are rounded, for slope or intercept has a fraction."
+    FRACTIONAL_RESCALE = "FRACTIONAL_RESCALE", "finding", "HU are rounded because slope or intercept has a fraction."
     FRACTIONAL_HU = "FRACTIONAL_HU", "finding", "HU with fractions are rounded."
     HU_SATURATED = "HU_SATURATED", "finding", "HU beyond int16 are clipped."
     UNDECODABLE_TEXT = "UNDECODABLE_TEXT", "finding", "Text is not valid in its character set and was left out."

@@ -21,7 +21,7 @@ DRAW = "z"
 
 
 def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[str] = ()) -> Encoding:
-    """The features of one series: always `mu` and `sigma`, other taps on request, all from one forward pass.
+    """Return the features of one series: always `mu` and `sigma`, other taps on request, all from one forward pass.
 
     A layer's grid becomes a vector by its pooling, for each window. The series' vector is that of the equal mixture of
     its windows: for mu the mean; for sigma √(mean(sigma²) + variance(mu)), which matches moments; for other taps,
@@ -74,8 +74,8 @@ def check_taps(bundle: Bundle, taps: Sequence[str] = ()) -> Mapping[str, TapSpec
     known = {spec.name: spec for spec in bundle.taps}
     found = {name: known[name] for name in ALWAYS}
     drawn_with(bundle, taps)
-    for asked in taps:
-        name, colon, pooling = asked.partition(":")
+    for requested in taps:
+        name, colon, pooling = requested.partition(":")
         if name == DRAW and DRAW not in known:
             continue
         if name not in known:
@@ -100,7 +100,7 @@ def drawn_with(bundle: Bundle, taps: Sequence[str]) -> int | None:
     """
     if any(spec.name == DRAW for spec in bundle.taps):
         return None
-    seeds = {seed for name, _, seed in (asked.partition(":") for asked in taps) if name == DRAW}
+    seeds = {seed for name, _, seed in (requested.partition(":") for requested in taps) if name == DRAW}
     if not seeds:
         return None
     seed = seeds.pop()
@@ -146,7 +146,7 @@ def mixture_sigma(mu: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArra
 
 
 def _draw(windows: Windows, mu: NDArray[np.float64], sigma: NDArray[np.float64], seed: int) -> TapValues:
-    """A draw of each window's posterior; what is random comes from the seed and the series alone."""
+    """Return a draw of each window's posterior; what is random comes from the seed and the series alone."""
     series = windows.volume.series
     digest = hashlib.sha256(f"{seed} {series.series_instance_uid} {series.part}".encode()).digest()
     epsilon = np.random.default_rng(np.frombuffer(digest, np.uint32)).standard_normal(mu.shape)

@@ -45,7 +45,7 @@ class Job(Generic[T]):
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def then(self, stage: str, function: Callable[[T], U]) -> Job[U]:
-        """The job after one more stage. Never raises for what one series did: its error becomes its outcome.
+        """Return the job after one more stage. Never raises for what one series did: its error becomes its outcome.
 
         Only `StartError` passes through: what is wrong with the run is wrong for every series.
         """
@@ -69,7 +69,7 @@ class Job(Generic[T]):
 
 
 def failure(job: Job[T], error: Exception) -> Outcome:
-    """An error of a stage as the outcome of its series, without the text of errors that are not ours.
+    """Return an error of a stage as the outcome of its series, without the text of errors that are not ours.
 
     The message of a foreign exception may hold a path or a value of the header, so only its type is named.
     """
@@ -82,8 +82,8 @@ def failure(job: Job[T], error: Exception) -> Outcome:
             job, "failed", "OUT_OF_MEMORY", "not enough memory for this series; free some or use a bigger one"
         )
     if isinstance(error, OSError):
-        said = error.strerror or type(error).__name__
-        text = f"the system said: {said}; check disk, permissions and network, then run again"
+        reason_of_system = error.strerror or type(error).__name__
+        text = f"the system reported: {reason_of_system}; check disk, permissions and network, then run again"
         return _outcome(job, "failed", "INPUT_OUTPUT_ERROR", text)
     text = f"{type(error).__name__} inside ctvae; run again with --log-level DEBUG and report the traceback"
     return _outcome(job, "failed", "INTERNAL_ERROR", text)

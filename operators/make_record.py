@@ -44,7 +44,7 @@ NOTHING_DISCLOSED: Final = Disclosure()
 def make_record(
     encoding: Encoding, bundle: Bundle, disclosure: Disclosure, policy: GeometryPolicy = NO_REPAIR
 ) -> FeatureRecord:
-    """The record of one encoded series, whose volume was built under a policy."""
+    """Return the record of one encoded series, whose volume was built under a policy."""
     series = encoding.windows.volume.series
     headers = [instance.header for instance in series.instances]
     digest = _instances_digest(series)

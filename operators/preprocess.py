@@ -65,8 +65,8 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
         SeriesFailed: from reading the slices; `SLICE_SHAPE` where one isn't of the volume's shape.
     """
     z, y, x = axes = target_axes(volume, settings)
-    canvas, met = _resample(volume, sorted(axes, key=lambda axis: axis.volume_axis), settings.window_hu[0])
-    findings = met.judged(volume)
+    canvas, seen = _resample(volume, sorted(axes, key=lambda axis: axis.volume_axis), settings.window_hu[0])
+    findings = seen.judged(volume)
     canvas = canvas.transpose(z.volume_axis, y.volume_axis, x.volume_axis)
     _scale(canvas, settings.window_hu)
     depth = settings.window_voxels[0]
@@ -88,15 +88,15 @@ def _resample(volume: Volume, axes: list[TargetAxis], air_hu: float) -> tuple[ND
     along, rows, columns = (axis.weights() for axis in axes)
     in_plane, region = _in_plane(rows, columns)
     canvas = np.full([axis.n_target for axis in axes], air_hu, np.float32)
-    met = _Met()
-    planes = _planes(volume, region, met)
+    seen = _Met()
+    planes = _planes(volume, region, seen)
     if axes[0].step > 1:
         made = map_ahead(lambda slab: (slab.target, in_plane(_mean(slab))), _slabs(planes, along), THREADS)
     else:
         made = ((slab.target, _mean(slab)) for slab in _slabs(map_ahead(in_plane, planes, THREADS), along))
     for target, plane in made:
         canvas[target][rows.inner, columns.inner] = plane
-    return canvas, met
+    return canvas, seen
 
 
 class _Met:
@@ -129,13 +129,13 @@ class _Met:
         )
 
 
-def _planes(volume: Volume, region: tuple[slice, slice], met: _Met) -> Iterator[NDArray[np.int16]]:
-    """The part of each slice that is needed; what it met goes to `met`."""
+def _planes(volume: Volume, region: tuple[slice, slice], seen: _Met) -> Iterator[NDArray[np.int16]]:
+    """Yield the part of each slice that is needed; what it met goes to `met`."""
     for stored in volume.slices():
         if stored.hu.shape != volume.shape[1:]:
             found = f"a slice is {stored.hu.shape}; expected {volume.shape[1:]}: read the series again"
             raise SeriesFailed("SLICE_SHAPE", found)
-        met.add(stored)
+        seen.add(stored)
         yield stored.hu[region]
 
 
@@ -189,7 +189,7 @@ def _mean(slab: _Slab) -> NDArray[np.float32]:
 def _in_plane(
     rows: AxisWeights, columns: AxisWeights
 ) -> tuple[Callable[[NDArray[Any]], NDArray[np.float32]], tuple[slice, slice]]:
-    """How a slice becomes a new one, and the part of it that this needs.
+    """Return how a slice becomes a new one, and the part of it that this needs.
 
     By sparse matrices: each sum in the order of the weights, and no BLAS whose order would depend on threads.
     """
@@ -203,7 +203,7 @@ def _in_plane(
 
 
 def _matrix(weights: AxisWeights, region: slice) -> Any:
-    """The weights as a matrix, float32 (new voxels, old voxels of the region)."""
+    """Return the weights as a matrix, float32 (new voxels, old voxels of the region)."""
     m, taps = weights.source.shape
     content = weights.weight.ravel(), weights.source.ravel() - region.start, np.arange(m + 1) * taps
     matrix = sparse.csr_array(content, shape=(m, region.stop - region.start))
@@ -220,7 +220,7 @@ def _scale(hu: NDArray[np.float32], window_hu: tuple[float, float]) -> None:
 
 
 def _cut(canvas: NDArray[np.float32], starts: list[int], depth: int) -> NDArray[np.float32]:
-    """The windows, (n, 1, d, h, w); a single one is the canvas itself."""
+    """Return the windows, (n, 1, d, h, w); a single one is the canvas itself."""
     if len(starts) == 1:
         return np.ascontiguousarray(canvas)[None, None]
     return np.stack([canvas[start : start + depth] for start in starts])[:, None]

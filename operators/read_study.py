@@ -79,15 +79,15 @@ def read_studies(
     images: list[Series] = []
     not_dicom, values = 0, HeaderValues()
     for done, path in enumerate(paths, 1):
-        met = _read(path, roots, values)
-        if isinstance(met, Outcome):
-            unreadable.append(met)
-        elif met is None:
+        found = _read(path, roots, values)
+        if isinstance(found, Outcome):
+            unreadable.append(found)
+        elif found is None:
             not_dicom += 1
-        elif met.image:
-            images.append(image_series(met, roots.folder(path)))
+        elif found.image:
+            images.append(image_series(found, roots.folder(path)))
         else:
-            grouped[_group(met)].append(met)
+            grouped[_group(found)].append(found)
         if on_file:
             on_file(done, len(paths))
     logger.debug("%d files: %d not DICOM, %d unreadable", len(paths), not_dicom, len(unreadable))
@@ -116,7 +116,7 @@ def pixels_digest(instance: Instance) -> str:
 
 
 def _read(path: Path, roots: InputRoots, values: HeaderValues) -> Instance | Outcome | None:
-    """A file's header, or why there is none; None where it is no image."""
+    """Return a file's header, or why there is none; None where it is no image."""
     try:
         try:
             return read_instance(path, values) or find_image(path, roots.root_of(path))
@@ -172,14 +172,14 @@ def _without_copies(instances: list[Instance]) -> tuple[Instance, ...]:
     """
     counts = Counter(instance.sop_instance_uid for instance in instances)
     kept: list[Instance] = []
-    met: set[tuple[str, str]] = set()
+    contents: set[tuple[str, str]] = set()
     for instance in instances:
         uid = instance.sop_instance_uid
         if uid and counts[uid] > 1:
             content = uid, _digest_or_path(instance.path)
-            if content in met:
+            if content in contents:
                 continue
-            met.add(content)
+            contents.add(content)
         kept.append(instance)
     return tuple(kept)
 
@@ -194,7 +194,7 @@ def _digest_or_path(path: Path) -> str:
 
 
 def _derived(series: Series, keyword: str, was: str) -> Series:
-    """A UID in the place of one that is missing or invalid: of the pixels, so that the same scan gets it again.
+    """Return a UID in the place of one that is missing or invalid: of the pixels, so that the same scan gets it again.
 
     A study that has a name, though not a valid one, gets its UID from that name: its series stay together.
     """

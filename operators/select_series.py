@@ -123,18 +123,18 @@ def _no_rule(unmet: Sequence[tuple[Rule | SdkRule, tuple[str, ...]]]) -> str:
     """Which rule came nearest: the first of those with the fewest conditions that do not hold."""
     if not unmet:
         return "no selection rule has conditions, so none takes a series; give one that has"
-    rule, failed = min(unmet, key=lambda one: len(one[1]))
+    rule, failed = min(unmet, key=lambda entry: len(entry[1]))
     return f"no selection rule takes it; nearest is {rule.name}: {_listed(failed, '; ')}; change the rule to take it"
 
 
-def _not_preferred(kept: Sequence[Series], of: int, prefer: Sequence[Preference]) -> str:
+def _not_preferred(kept: Sequence[Series], fitting: int, prefer: Sequence[Preference]) -> str:
     parts = [series.series_instance_uid + (f" part {series.part}" if series.part else "") for series in kept]
     keys = ", then ".join(map(str, prefer))
-    return f"{of} series of the study fit; preferred by {keys}: {_listed(parts)}; raise keep to have more"
+    return f"{fitting} series of the study fit; preferred by {keys}: {_listed(parts)}; raise keep to have more"
 
 
 def _rank(series: Series, prefer: Sequence[Preference]) -> tuple[float, ...]:
-    """The smaller, the better; what is not known comes last."""
+    """Return the rank of a series: smaller is better; what is not known comes last."""
     return tuple(_PLACES[key](series) if isinstance(key, str) else _place_by_match(series, key) for key in prefer)
 
 

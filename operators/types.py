@@ -160,7 +160,7 @@ class Volume:
         return (*dict.fromkeys(self.findings), *merged)
 
     def slices(self) -> Iterator[HuSlice]:
-        """The slices in order of d, one after the other; with `decode_threads` 2, two are decoded ahead."""
+        """Yield the slices in order of d, one after the other; with `decode_threads` 2, two are decoded ahead."""
         return map_ahead(self.read_slice, range(self.shape[0]), self.decode_threads)
 
     def voxels(self) -> NDArray[np.int16]:

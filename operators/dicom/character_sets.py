@@ -101,12 +101,12 @@ def decode_text(value: bytes, sets: Sequence[str], *, name: bool = False) -> str
 
 def undecodable_finding(headers: Iterable[Dataset], keywords: Sequence[str]) -> tuple[Finding, ...]:
     """The finding `UNDECODABLE_TEXT`, with the elements of the headers that it concerns; none where all is well."""
-    met: set[str] = set()
+    undecoded: set[str] = set()
     for header in headers:
-        met.update(keyword for keyword in keywords if is_undecodable(header.get(keyword)))
-    if not met:
+        undecoded.update(keyword for keyword in keywords if is_undecodable(header.get(keyword)))
+    if not undecoded:
         return ()
-    detail = f"{', '.join(sorted(met))}: not valid in the declared character set, left out"
+    detail = f"{', '.join(sorted(undecoded))}: not valid in the declared character set, left out"
     return (Finding("UNDECODABLE_TEXT", detail),)
 
 
@@ -125,7 +125,7 @@ def _extended(value: bytes, sets: Sequence[str], name: bool) -> str:
     initial = sets[0] if sets[0] in _SINGLE_BYTE or sets[0] in _DOUBLE_BYTE else ASCII
     if initial == ASCII != sets[0] and sets[0] not in ("87", "159"):
         raise LookupError(sets[0])
-    lower, upper, made = ASCII, initial, []
+    lower, upper, pieces = ASCII, initial, []
     at = 0
     while at < len(value):
         piece = _PIECE.match(value, at)
@@ -138,13 +138,13 @@ def _extended(value: bytes, sets: Sequence[str], name: bool) -> str:
                 raise LookupError(other)
             lower, upper = (other, upper) if escape in _LOWER_ESCAPES else (lower, other)
         elif lower in ("87", "159"):
-            made.append(_japanese(piece[0], lower))
+            pieces.append(_japanese(piece[0], lower))
         else:
             for part in (_RESET_IN_NAMES if name else _RESET).split(piece[0]):
-                made.append(_halves(part, upper))
+                pieces.append(_halves(part, upper))
                 if len(part) == 1 and (_RESET_IN_NAMES if name else _RESET).fullmatch(part):
                     lower, upper = ASCII, initial
-    return "".join(made)
+    return "".join(pieces)
 
 
 def _halves(part: bytes, upper: str) -> str:
@@ -162,17 +162,17 @@ def _halves(part: bytes, upper: str) -> str:
 
 def _japanese(part: bytes, lower: str) -> str:
     """Pairs of bytes of JIS X 0208 or JIS X 0212, by their forms in EUC-JP; spaces and line ends stand as they are."""
-    made = []
+    pieces = []
     at = 0
     while at < len(part):
         if part[at] <= 0x20:
-            made.append(chr(part[at]))
+            pieces.append(chr(part[at]))
             at += 1
             continue
         pair = part[at : at + 2]
         if len(pair) < 2 or not pair.isascii():
             raise LookupError(lower)
         raised = bytes(byte | 0x80 for byte in pair)
-        made.append((b"\x8f" + raised if lower == "159" else raised).decode("euc_jp"))
+        pieces.append((b"\x8f" + raised if lower == "159" else raised).decode("euc_jp"))
         at += 2
-    return "".join(made)
+    return "".join(pieces)

@@ -26,7 +26,7 @@ class CodedFrame:
 
 
 def jpeg_frame(codestream: bytes) -> CodedFrame | None:
-    """The frame header of JPEG or JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2); None where there is none."""
+    """Return the frame header of JPEG or JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2); None where there is none."""
     place = 2
     while codestream[:2] == b"\xff\xd8" and place + 10 <= len(codestream) and codestream[place] == 0xFF:
         marker, length = codestream[place + 1], struct.unpack_from(">H", codestream, place + 2)[0]
@@ -49,7 +49,7 @@ def bare_jpeg2k(codestream: bytes) -> bytes:
 
 
 def jpeg2k_frame(codestream: bytes) -> CodedFrame | None:
-    """The SIZ segment of JPEG 2000 (ITU-T T.800 A.5.1)."""
+    """Return the SIZ segment of JPEG 2000 (ITU-T T.800 A.5.1)."""
     if codestream[:4] != _SOC_SIZ or len(codestream) < 43:
         return None
     right, bottom, left, top = struct.unpack_from(">IIII", codestream, 8)
@@ -58,7 +58,7 @@ def jpeg2k_frame(codestream: bytes) -> CodedFrame | None:
 
 
 def has_all_tiles(codestream: bytes) -> bool:
-    """Whether a JPEG 2000 codestream has, whole, a part of each of its tiles (T.800 A.4.2, B.3).
+    """Return whether a JPEG 2000 codestream has, whole, a part of each of its tiles (T.800 A.4.2, B.3).
 
     OpenJPEG leaves a tile that is missing black and says nothing.
     """
@@ -68,18 +68,18 @@ def has_all_tiles(codestream: bytes) -> bool:
     tiles = -(-(right - left) // width) * -(-(bottom - top) // height)
     if tiles > MAX_TILES:
         return False
-    met: set[int] = set()
+    tiles_found: set[int] = set()
     place = 2
     while place + 12 <= len(codestream):
         marker, length = struct.unpack_from(">HH", codestream, place)
         if marker == _SOT:
             tile, part = struct.unpack_from(">HI", codestream, place + 4)
-            met.add(tile)
+            tiles_found.add(tile)
             place += part or len(codestream) - place  # of the last one the length may be left open
             if place > len(codestream) or 0 < part < 12:
                 return False
-        elif met or marker >> 8 != 0xFF:
+        elif tiles_found or marker >> 8 != 0xFF:
             break
         else:
             place += 2 + length
-    return met == set(range(tiles))
+    return tiles_found == set(range(tiles))

@@ -112,6 +112,6 @@ def _little(value: bytes, vr: str, little: bool) -> bytes:
 
 
 def _pixels(instance: Instance) -> Iterator[bytes]:
-    """The stored values of each frame, whatever they were compressed with."""
+    """Yield the stored values of each frame, whatever they were compressed with."""
     for one in frames(instance) if sop_class(instance.header) in ENHANCED_CT else (instance,):
         yield read_stored_values(one, pixel_format(one.header)).astype("<i4").tobytes()

@@ -96,7 +96,7 @@ def _values(stored: Stored, pixels: PixelFormat) -> tuple[Stored, NDArray[np.boo
 
 
 def _padding(stored: Stored, pixels: PixelFormat) -> NDArray[np.bool_] | None:
-    """Where declared padding is; None where there is none."""
+    """Return where declared padding is; None where there is none."""
     if pixels.padding is None:
         return None
     low, high = pixels.padding

@@ -30,7 +30,7 @@ def sop_class(header: Dataset) -> UID:
 
 
 def with_frames(series: Series) -> Series:
-    """The series with one instance for each frame of its multi-frame CT; itself where it has none.
+    """Return the series with one instance for each frame of its multi-frame CT; itself where it has none.
 
     Raises:
         SeriesRejected: as `frames` does, and `INCOMPLETE_CONCATENATION`.
@@ -55,7 +55,7 @@ def with_frames(series: Series) -> Series:
 
 
 def frames(instance: Instance) -> tuple[Instance, ...]:
-    """The frames of a multi-frame CT, in the order of the file.
+    """Return the frames of a multi-frame CT, in the order of the file.
 
     Args:
         instance: of the file, as `read_instance` gives it.

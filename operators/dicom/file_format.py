@@ -44,7 +44,7 @@ def is_dicom(first: bytes) -> bool:
 
 
 def was_dicom(name: str, first: bytes) -> bool:
-    """Whether a file that is no DICOM has the name of one; or is empty, or zeros, and numbered as slices are.
+    """Return whether a file that is no DICOM has the name of one; or is empty, or zeros, and numbered as slices are.
 
     Copies that were broken off and disks that were full leave such files.
     """

@@ -80,7 +80,7 @@ def frames_of(
 def _offsets(
     instance: Instance, of_file: Dataset, fragments: list[Span], basic: bytes, frames: int
 ) -> list[int] | None:
-    """Where each frame begins, counted from the first fragment's item; None where no table says it."""
+    """Return where each frame begins, counted from the first fragment's item; None where no table says it."""
     extended = of_file.get("ExtendedOffsetTable")
     if isinstance(extended, bytes) and extended:
         lengths = of_file.get("ExtendedOffsetTableLengths") or b""

@@ -98,7 +98,7 @@ class MultiFrame:
 
 
 def read_groups(instance: Instance, before_pixels: bytes) -> MultiFrame:
-    """A header for each frame.
+    """Return a header for each frame.
 
     Args:
         instance: of the file, as `read_instance` gives it.

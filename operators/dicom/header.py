@@ -93,12 +93,12 @@ class Header(Dataset):
 
 
 def own_element(element: DataElement) -> DataElement:
-    """A copy of a shared element that may be changed; its several values are a list again."""
+    """Return a copy of a shared element that may be changed; its several values are a list again."""
     value = element.value
     own = MultiValue(lambda one: one, value) if isinstance(value, tuple) else value
     return DataElement(element.tag, str(element.VR), own, already_converted=True)
 
 
 def plain(value: Any) -> Any:
-    """A value that is equal to another's, whether it is shared or a header's own: several values as a tuple."""
+    """Return a value that is equal to another's, whether it is shared or a header's own: several values as a tuple."""
     return tuple(value) if isinstance(value, MultiValue | list) else value

@@ -46,7 +46,7 @@ _LONG_VRS: Final = frozenset(str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32)
 def in_pieces(
     source: BinaryIO, tags: Sequence[int], stops: Collection[int], over: Collection[int] = ()
 ) -> tuple[Encoded, list[FileDataset | Dataset], int]:
-    """The elements of a data set up to its pixels, by pydicom; what is of undefined length is stepped over.
+    """Return the elements of a data set up to its pixels, by pydicom; what is of undefined length is stepped over.
 
     Args:
         source: the file, which is left at the first of the stops.

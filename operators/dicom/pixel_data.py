@@ -82,7 +82,7 @@ def locate_frames(instance: Instance, of_file: Dataset, frames: int) -> tuple[Fr
 def _locate(instance: Instance, frames: int, native_bytes: int, of_file: Dataset) -> tuple[Frame, ...]:
     element = instance.pixels
     if element is None:
-        raise rejected(instance, "MISSING_PIXELS", "the file ends before its pixels, or never had any")
+        raise rejected(instance, "MISSING_PIXELS", "the file has no pixels: cut off before them, or stripped")
     if element.tag != PIXEL_DATA:
         raise rejected(instance, "UNSUPPORTED_PIXELS", "found pixels of floating point, expected integers")
     if not element.there:
@@ -153,11 +153,13 @@ def _native_spans(instance: Instance, element: PixelElement, frames: int, length
     """Return the places of native frames; of several, those of a file that has room for one more are in doubt."""
     stated, expected = element.stated or 0, frames * length
     there = min(stated, element.there)
-    of = f"{frames} frames of rows × columns" if frames > 1 else "rows × columns"
+    source = f"{frames} frames of rows × columns" if frames > 1 else "rows × columns"
     if there < expected:
-        raise rejected(instance, "TRUNCATED_PIXELS", f"found {there} bytes of pixels, expected {expected} from {of}")
+        raise rejected(
+            instance, "TRUNCATED_PIXELS", f"found {there} bytes of pixels, expected {expected} from {source}"
+        )
     if frames > 1 and length <= stated - expected:
-        found = f"found {stated} bytes of pixels, expected {expected} from {frames} frames: there is at least one more"
+        found = f"found {stated} bytes of pixels, expected {expected} from {frames} frames; at least one more is there"
         raise rejected(instance, "UNDECODABLE_PIXELS", found)
     return [[(element.start + index * length, length)] for index in range(frames)]
 

@@ -67,7 +67,7 @@ class PixelFormat:
 
 
 def pixel_format(header: Dataset) -> PixelFormat:
-    """The format of one slice.
+    """Return the format of one slice.
 
     Raises:
         SeriesRejected: `UNSUPPORTED_TRANSFER_SYNTAX`, `UNSUPPORTED_PIXELS`, `MISSING_RESCALE`, `INVALID_RESCALE` or
@@ -107,7 +107,7 @@ def _bits(header: Dataset, syntax: str) -> tuple[int, int, int, bool]:
     if representation not in (0, 1):
         raise _unsupported(f"PixelRepresentation {representation}", "0 or 1")
     if NATIVE_SYNTAXES.get(syntax) == ">" and allocated == 8:
-        raise _unsupported("bytes in a big-endian file", "16 or 32 bits, for bytes may be swapped or not")
+        raise _unsupported("bytes in a big-endian file", "16 or 32 bits: whether bytes are swapped is not known")
     return allocated, stored, high, representation == 1
 
 
@@ -117,7 +117,7 @@ def _rescale(header: Dataset) -> tuple[float, float]:
         names = [name for name, found in (("slope", slopes), ("intercept", intercepts)) if len(found) != 1]
         raise SeriesRejected(
             "MISSING_RESCALE",
-            f"no rescale {' and '.join(names)} in a slice; expected both, for without them the values are not HU",
+            f"no rescale {' and '.join(names)} in a slice; expected both: without them the values are not HU",
         )
     slope, intercept = slopes[0], intercepts[0]
     if not (math.isfinite(slope) and math.isfinite(intercept) and slope > 0):
@@ -128,7 +128,7 @@ def _rescale(header: Dataset) -> tuple[float, float]:
 
 
 def _padding(header: Dataset, allocated: int, signed: bool, slope: float, intercept: float) -> tuple[int, int] | None:
-    """The range of stored values that is padding, in the signedness of the pixels.
+    """Return the range of stored values that is padding, in the signedness of the pixels.
 
     The value often has the other signedness: 63536 for -2000. Native pixels never equal the padding, the standard says;
     where padding is declared as a value of tissue (0 HU, say), that cannot be relied on, and either reading of it would
@@ -155,7 +155,7 @@ def _in_representation(value: int, allocated: int, signed: bool) -> int:
 
 
 def _integer(header: Dataset, keyword: str, default: int | None = None) -> int | None:
-    """An integer; the default where it is missing, None where it is not one."""
+    """Return an integer; the default where it is missing, None where it is not one."""
     found = numbers_in(header, keyword)
     if len(found) != 1:
         return default

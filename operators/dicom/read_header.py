@@ -118,7 +118,7 @@ def read_instance(path: Path, values: HeaderValues | None = None) -> Instance | 
         first = file.read(SCANNED_BYTES)
         if not is_dicom(first):
             if was_dicom(path.name, first):
-                raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it is named as DICOM, and is none"))
+                raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it is named as DICOM but is not DICOM"))
             return None
         state = os.fstat(file.fileno())
         try:
@@ -145,16 +145,16 @@ def read_instance(path: Path, values: HeaderValues | None = None) -> Instance | 
     if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return None
     if not any(header.get(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality")):
-        raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before it says what it is"))
+        raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before its SOP class"))
     if pixels is None and not header.get("SeriesInstanceUID"):
-        raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before it says to which series it belongs"))
+        raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before its series UID"))
     return Instance(path, header, pixels, stamp=(state.st_size, state.st_mtime_ns))
 
 
 def _scanned(scanned: Scanned, values: HeaderValues) -> Dataset:
     """Return the header of a plain file."""
-    said = next((value for tag, _, value in scanned.elements if tag == _CHARACTER_SET), b"").decode("latin-1")
-    sets = character_sets(said)
+    declared = next((value for tag, _, value in scanned.elements if tag == _CHARACTER_SET), b"").decode("latin-1")
+    sets = character_sets(declared)
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = Header(
@@ -162,7 +162,7 @@ def _scanned(scanned: Scanned, values: HeaderValues) -> Dataset:
         )
         meta = [values.own(tag, vr or "UN", value, True, sets) for tag, vr, value in scanned.meta if tag in _META]
         header.file_meta = FileMetaDataset({element.tag: element for element in meta})
-    header.set_original_encoding(scanned.implicit, True, said.rstrip(" \0").split("\\"))
+    header.set_original_encoding(scanned.implicit, True, declared.rstrip(" \0").split("\\"))
     _name_syntax(header)
     return header
 
@@ -193,7 +193,7 @@ def _name_syntax(header: Dataset) -> None:
 
 
 def read_nested(data: bytes, keywords: Sequence[str], take: Callable[[Dataset, Plain], T]) -> T:
-    """What `take` makes of sequences and other elements of a file, all of it while pydicom is quiet.
+    """Return what `take` makes of sequences and other elements of a file, all of it while pydicom is quiet.
 
     Args:
         data: the file up to its pixels, inflated where it is deflated.
@@ -262,7 +262,7 @@ def _converted(raw: Dataset, sets: tuple[str, ...], values: HeaderValues) -> Ite
 
 
 def _element(tag: int, vr: str, value: bytes, little_endian: bool, sets: tuple[str, ...]) -> DataElement:
-    """An element whose value has the type of its VR; empty where the bytes do not make such a value."""
+    """Return an element whose value has the type of its VR; empty where the bytes do not make such a value."""
     tag = BaseTag(tag)
     if vr not in NUMBER_VRS and vr not in TEXT_VRS:
         vr = _known_vr(tag)

@@ -56,7 +56,7 @@ class _NotPlain(Exception):
 
 
 def scan_elements(data: bytes, wanted: frozenset[int], stops: frozenset[int], *, whole: bool) -> Scanned | None:
-    """The wanted elements of a file, up to the first of the stops; None where the file is not plain.
+    """Return the wanted elements of a file, up to the first of the stops; None where the file is not plain.
 
     Args:
         data: its first bytes.
@@ -129,7 +129,7 @@ def _scan(data: bytes, wanted: frozenset[int], stops: frozenset[int], whole: boo
 
 
 def _explicit_value(data: bytes, place: int, vr: bytes, length: int) -> tuple[int, int]:
-    """Where the value of an element with explicit VR begins, and its length (PS3.5 7.1.2)."""
+    """Return where the value of an element with explicit VR begins, and its length (PS3.5 7.1.2)."""
     if vr in _SHORT_VRS:
         return place + 8, length
     if vr not in _LONG_VRS:
@@ -138,7 +138,7 @@ def _explicit_value(data: bytes, place: int, vr: bytes, length: int) -> tuple[in
 
 
 def _after_sequence(data: bytes, place: int, implicit: bool, vr: bytes, depth: int) -> int:
-    """The offset behind a sequence of undefined length (PS3.5 7.5), its items passed over."""
+    """Return the offset behind a sequence of undefined length (PS3.5 7.5), its items passed over."""
     if vr not in (b"SQ", b"") or depth > _DEEPEST:
         raise _NotPlain  # UN of undefined length is implicit inside, an encapsulated value is none that is passed over
     while True:
@@ -152,7 +152,7 @@ def _after_sequence(data: bytes, place: int, implicit: bool, vr: bytes, depth: i
 
 
 def _after_item(data: bytes, place: int, implicit: bool, depth: int) -> int:
-    """The offset behind an item of undefined length."""
+    """Return the offset behind an item of undefined length."""
     while True:
         group, element, length = _implicit(data, place)
         if group << 16 | element == _ITEM_END:

@@ -156,7 +156,7 @@ def _repair_findings(stack: Stack, affine: _Array) -> list[Finding]:
 
 
 def _upright(grid: Grid, sources: Sources, positions: _Array, degrees: float) -> Grid:
-    """The grid that covers all slices of a tilted gantry, each moved in its plane by its own offset.
+    """Return the grid that covers all slices of a tilted gantry, each moved in its plane by its own offset.
 
     Args:
         grid: at the place of the first slice.
@@ -207,9 +207,11 @@ def _thickness_findings(planes: Planes, spacing_mm: float) -> list[Finding]:
     findings = []
     if thick - thin > allowed:
         findings.append(Finding("MIXED_THICKNESS", f"slices are {thin:g} to {thick:g} mm thick"))
-    said = f"slices are {thick:g} mm thick and {spacing_mm:.4g} mm apart"
+    distances = f"slices are {thick:g} mm thick and {spacing_mm:.4g} mm apart"
     if thick > spacing_mm + allowed:
-        findings.append(Finding("OVERLAPPING_SLICES", said))
+        findings.append(Finding("OVERLAPPING_SLICES", distances))
     if thick < spacing_mm - allowed:
-        findings.append(Finding("GAPS_BETWEEN_SLICES", f"{said}: what lies between them is in no slice of this volume"))
+        findings.append(
+            Finding("GAPS_BETWEEN_SLICES", f"{distances}: the tissue between them is in no slice of this volume")
+        )
     return findings

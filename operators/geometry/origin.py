@@ -44,7 +44,7 @@ def check_origin(headers: Sequence[Dataset]) -> list[Finding]:
     if frames < max(MIN_SLICES, len(headers)):
         raise SeriesRejected(
             "MIXED_FRAME_OF_REFERENCE",
-            f"found {frames} frames of reference; expected one, for positions in two cannot be compared; separate them",
+            f"found {frames} frames of reference; expected one: positions in two cannot be compared; separate them",
         )
     detail = f"each of {frames} slices has a FrameOfReferenceUID of its own; their positions make one regular stack"
     return [Finding("FRAME_OF_REFERENCE_PER_SLICE", detail)]

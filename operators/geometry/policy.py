@@ -35,7 +35,7 @@ class GeometryPolicy:
 
     def __post_init__(self) -> None:
         if self.min_slices < 2:
-            raise ValueError(f"min_slices {self.min_slices}; expected 2 at least, for one slice has no spacing")
+            raise ValueError(f"min_slices {self.min_slices}; expected at least 2: one slice has no spacing")
 
 
 NO_REPAIR: Final = GeometryPolicy()

@@ -51,7 +51,7 @@ class Stack:
 
 
 def fill_missing(heights: NDArray[np.float64], places: NDArray[np.intp], line: Line, message: str) -> Stack:
-    """A stack with the mean of its neighbours in the place of each missing slice.
+    """Return a stack with the mean of its neighbours in the place of each missing slice.
 
     Args:
         heights: of the slices, rising, in mm.

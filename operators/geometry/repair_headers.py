@@ -34,11 +34,11 @@ def formats_of(headers: Sequence[Dataset], policy: GeometryPolicy) -> tuple[list
         if lowest > AIR_HU:
             raise SeriesRejected(
                 "MISSING_RESCALE",
-                f"no rescale slope or intercept, and stored values end at {lowest:g}; expected both, for values that "
+                f"no rescale slope or intercept, and stored values end at {lowest:g}; expected both: values that "
                 f"cannot be {AIR_HU} HU are not HU",
             )
-    said = ", ".join(f"{slope:g} and {intercept:g}" for slope, intercept in _rescales(formats))
-    return formats, [Finding("RESCALE_ASSUMED", f"no usable rescale: slope and intercept are assumed to be {said}")]
+    assumed = ", ".join(f"{slope:g} and {intercept:g}" for slope, intercept in _rescales(formats))
+    return formats, [Finding("RESCALE_ASSUMED", f"no usable rescale: slope and intercept are assumed to be {assumed}")]
 
 
 def _rescales(formats: Sequence[PixelFormat]) -> list[tuple[float, float]]:
@@ -50,13 +50,13 @@ def _lacks(header: Dataset) -> bool:
 
 
 def _given(header: Dataset, keyword: str) -> bool:
-    """A slope of zero is none."""
+    """Return whether a value is stated; a slope of zero is not."""
     value = header.get(keyword)
     return value is not None and not (keyword == "RescaleSlope" and value == 0)
 
 
 def _with_rescale(header: Dataset) -> Dataset:
-    """A header with what it lacks; the one of the series stays as it was read."""
+    """Return a header with what it lacks; the one of the series stays as it was read."""
     completed = Dataset({tag: header.get_item(tag) for tag in header.keys()})  # noqa: SIM118 — would convert
     completed.file_meta = header.file_meta
     for keyword, value in _ASSUMED.items():

@@ -34,7 +34,7 @@ class Resampling:
 
 
 def resample_slice(read_stored: Callable[[int], HuSlice], resampling: Resampling, d: int) -> HuSlice:
-    """The slice d of the grid: int16 HU, rounded half to even, with the findings of all that it is made of.
+    """Return the slice d of the grid: int16 HU, rounded half to even, with the findings of all that it is made of.
 
     Args:
         read_stored: stored slice → its HU.

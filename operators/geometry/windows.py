@@ -58,7 +58,7 @@ class TargetAxis:
 
 
 def target_axes(volume: Volume, settings: Preprocessing) -> tuple[TargetAxis, TargetAxis, TargetAxis]:
-    """The new grid along (z, y, x); along z it holds all windows.
+    """Return the new grid along (z, y, x); along z it holds all windows.
 
     Raises:
         StartError: `ARRAYS_ONLY`: the bundle does not say how a scan becomes a window.
@@ -84,7 +84,7 @@ def target_axes(volume: Volume, settings: Preprocessing) -> tuple[TargetAxis, Ta
 
 
 def _check_size(n_canvas: int, settings: Preprocessing) -> None:
-    """That the windows and the canvas that they are cut from, both float32, are no larger than they may be.
+    """Check that the windows and the canvas that they are cut from, both float32, are no larger than they may be.
 
     Raises:
         SeriesRejected: `GRID_TOO_LARGE`.
@@ -125,7 +125,7 @@ def window_starts(n_canvas: int, depth: int, overlap: float) -> list[int]:
 
 
 def count_windows(n_canvas: int, depth: int, overlap: float) -> int:
-    """How many windows cover a canvas along z."""
+    """Return how many windows cover a canvas along z."""
     longest_step = max(1, depth - math.ceil(overlap * depth - 1e-9))
     return 1 + max(0, -(-(n_canvas - depth) // longest_step))
 

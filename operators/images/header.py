@@ -65,7 +65,7 @@ def image_format(name: str, first: bytes) -> str | None:
 
 
 def beside(path: Path, root: Path, named: str) -> Path:
-    """The data file that a header names, relative to it, if it is one inside the input folder.
+    """Return the data file that a header names, relative to it, if it is one inside the input folder.
 
     Raises:
         SeriesRejected: `DATA_FILE_OUTSIDE` or `UNSUPPORTED_IMAGE`.
@@ -86,7 +86,7 @@ def beside(path: Path, root: Path, named: str) -> Path:
 
 
 def three_dimensions(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The first three sizes, where there are no others than of one.
+    """Return the first three sizes; any others must be 1.
 
     Raises:
         SeriesRejected: `NOT_3D`.
@@ -97,24 +97,24 @@ def three_dimensions(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def either(fields: Any, name: str, other: str, default: Any) -> Any:
-    """A field that has two names."""
+    """Return a field that has two names."""
     return fields.get(name, fields.get(other, default))
 
 
 def not_3d(sizes: list[int]) -> SeriesRejected:
-    """An image of other dimensions than three."""
+    """Return the error of an image that does not have three dimensions."""
     found = " × ".join(map(str, sizes[:7]))
     return SeriesRejected("NOT_3D", f"found an image of {found}; expected three dimensions; save one volume to a file")
 
 
 def unsupported_type(found: str) -> SeriesRejected:
-    """Values that are not one number for each voxel."""
+    """Return the error of values that are not one number per voxel."""
     return SeriesRejected(
         "UNSUPPORTED_PIXELS", f"found values of type {found[:32]}; expected one integer or real number for each voxel"
     )
 
 
 def no_place(found: str) -> SeriesRejected:
-    """A file that does not say where in the patient its voxels lie."""
-    expected = "its place in the patient in mm, for which side is left cannot be guessed"
+    """Return the error of a file that does not say where in the patient its voxels lie."""
+    expected = "its place in the patient in mm: which side is left cannot be guessed"
     return SeriesRejected("MISSING_GEOMETRY", f"found {found}; expected {expected}; save it with its geometry")

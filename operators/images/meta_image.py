@@ -28,7 +28,7 @@ _TYPES: Final = {
 
 
 def read_meta_image_header(path: Path, root: Path) -> ImageHeader:
-    """The header of a `.mha` or `.mhd` file.
+    """Return the header of a `.mha` or `.mhd` file.
 
     Args:
         path: the file.

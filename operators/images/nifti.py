@@ -22,7 +22,7 @@ _INTENT_LABEL: Final = 1002  # NIFTI_INTENT_LABEL
 
 
 def read_nifti_header(path: Path, root: Path) -> ImageHeader:
-    """The header of a `.nii` or `.nii.gz` file, NIfTI-1 or NIfTI-2.
+    """Return the header of a `.nii` or `.nii.gz` file, NIfTI-1 or NIfTI-2.
 
     Args:
         path: the file.

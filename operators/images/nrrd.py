@@ -50,7 +50,7 @@ _ENCODINGS: Final[dict[str, Encoding]] = {
 
 
 def read_nrrd_header(path: Path, root: Path) -> ImageHeader:
-    """The header of a `.nrrd` or `.nhdr` file.
+    """Return the header of a `.nrrd` or `.nhdr` file.
 
     Args:
         path: the file.

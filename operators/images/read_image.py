@@ -37,12 +37,12 @@ _FIRST_BYTES: Final = 352
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file looks like one of the three formats, by its name or by how it begins."""
+    """Return whether a file looks like one of the three formats, by its name or by how it begins."""
     return _format(path) is not None
 
 
 def find_image(path: Path, root: Path) -> Instance | None:
-    """A file in one of the three formats, digested; None where it is none. Its header is not judged yet.
+    """Return a file in one of the three formats, digested; None where it is none. Its header is not judged yet.
 
     Args:
         path: a regular file.
@@ -58,8 +58,8 @@ def find_image(path: Path, root: Path) -> Instance | None:
     header.file_meta = FileMetaDataset()
     header.Modality, voxels = "CT", path
     try:
-        said = read_image_header(path, ImageFile(found, root, path, _stamp(path)))
-        voxels, header.NumberOfFrames = said.voxels, said.shape[2]  # selection rules ask for the number of slices
+        stated = read_image_header(path, ImageFile(found, root, path, _stamp(path)))
+        voxels, header.NumberOfFrames = stated.voxels, stated.shape[2]  # selection rules ask for the number of slices
     except CtvaeError:
         pass  # the gate will say why
     digest = _sha256(path)
@@ -70,7 +70,7 @@ def find_image(path: Path, root: Path) -> Instance | None:
 
 
 def image_series(instance: Instance, folder: str) -> Series:
-    """The series that such a file is: what DICOM says of one, it does not.
+    """Return the series that such a file is: what DICOM says of one, it does not.
 
     Args:
         instance: as `find_image` gives it.
@@ -85,7 +85,7 @@ def image_series(instance: Instance, folder: str) -> Series:
 
 
 def image_volume(series: Series, min_slices: int = MIN_SLICES) -> Volume:
-    """The volume of such a series, judged as strictly as one of DICOM; its voxels are unpacked here, once.
+    """Return the volume of such a series, judged as strictly as one of DICOM; its voxels are unpacked here, once.
 
     Args:
         series: as `image_series` gives it.
@@ -108,17 +108,17 @@ def image_volume(series: Series, min_slices: int = MIN_SLICES) -> Volume:
     shape, spacing = (depth, rows, columns), (float(lengths[2]), float(lengths[1]), float(lengths[0]))
     check_extent(shape, spacing)
     affine, flip_slices, flip_rows = _right_handed(header.affine_lps_mm, header.shape)
-    spool, met = spool_hu(header, instance.image)
+    spool, voxel_findings = spool_hu(header, instance.image)
     normal, column, row = (affine[:3, :3] / spacing).T
-    said = f"{instance.image.format}: no patient, no acquisition, and no SR, which needs DICOM"
+    detail = f"{instance.image.format}: no patient, no acquisition, and no SR, which needs DICOM"
     directions = direction_findings(np.stack([row, column, normal]))
-    findings = (*series.findings, Finding("RESEARCH_FORMAT", said), *directions, *met)
+    findings = (*series.findings, Finding("RESEARCH_FORMAT", detail), *directions, *voxel_findings)
     read = partial(_read_slice, spool, shape, flip_slices, flip_rows)
     return Volume(series, shape, affine, spacing, findings, read)
 
 
 def read_image_header(path: Path, image: ImageFile) -> ImageHeader:
-    """The header of a file in one of the three formats.
+    """Return the header of a file in one of the three formats.
 
     Raises:
         SeriesRejected: `UNREADABLE_FILE`, `UNSUPPORTED_IMAGE`, `UNSUPPORTED_PIXELS`, `NOT_3D`, `MISSING_GEOMETRY`,

@@ -132,37 +132,37 @@ class _Seen:
         return np.clip(hu, _INT16.min, _INT16.max, out=hu).astype(np.int16)
 
     def check_labels(self) -> None:
-        """That these are no labels.
+        """Check that these are no labels.
 
         Raises:
             SeriesSkipped: `LABEL_MAP`.
         """
-        said = f"values from {self.lowest:g} to {self.highest:g}"
+        values = f"values from {self.lowest:g} to {self.highest:g}"
         like_labels = self.lowest >= 0 and self.highest <= HIGHEST_LABEL and not self.rounded
         if like_labels and self.changes <= MOST_CHANGES * self.neighbours:
             raise SeriesSkipped(
-                "LABEL_MAP", f"found whole {said}, as of labels; expected HU; nothing to do for this file"
+                "LABEL_MAP", f"found whole {values}, as of labels; expected HU; nothing to do for this file"
             )
 
     def check(self) -> None:
-        """That these are HU of a body.
+        """Check that these are HU of a body.
 
         Raises:
             SeriesSkipped: `LABEL_MAP`.
             SeriesRejected: `NOT_HU`.
         """
         self.check_labels()
-        said = f"values from {self.lowest:g} to {self.highest:g}"
+        values = f"values from {self.lowest:g} to {self.highest:g}"
         air = self.air / self.voxels
         if air < LEAST_AIR or self.highest < TISSUE_ABOVE_HU or self.dense > MOST_DENSE * self.voxels:
             raise SeriesRejected(
                 "NOT_HU",
-                f"found {said}, {100 * air:.2g} % of them air; expected HU, with air near -1000 and tissue above "
+                f"found {values}, {100 * air:.2g} % of them air; expected HU, with air near -1000 and tissue above "
                 f"{TISSUE_ABOVE_HU:g}; convert the file to HU",
             )
 
     def findings(self) -> Iterator[Finding]:
-        """What was changed."""
+        """Yield what was changed."""
         if self.rounded:
             yield Finding("FRACTIONAL_HU", f"{self.rounded} voxels rounded half to even")
         if self.saturated:
@@ -215,7 +215,7 @@ def _unsafe(packed: int, unfolded: int) -> SeriesRejected:
 
 
 def _pieces(header: ImageHeader, file: IO[bytes], size: int) -> Iterator[bytes]:
-    """The bytes of all voxels, `PIECE_VOXELS` at a time."""
+    """Yield the bytes of all voxels, `PIECE_VOXELS` at a time."""
     left = _bytes_of(header)
     start = size - left if header.start is None else header.start
     if start < 0 or (header.encoding == "raw" and start + left > size):

@@ -74,7 +74,7 @@ class Archive:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is named as a ZIP archive."""
+    """Return whether a file is named as a ZIP archive."""
     return path.suffix.lower() == ".zip"
 
 
@@ -141,10 +141,12 @@ def _unpack(path: Path, folder: Path, left: int) -> int:
         what = f"the ZIP archive cannot be unpacked ({type(error).__name__}); get it again"
         raise SeriesRejected("UNREADABLE_FILE", what) from error
     except OSError as error:
-        said = error.strerror or type(error).__name__
+        reason = error.strerror or type(error).__name__
         if error.errno in (None, errno.EINVAL):  # a place before the file's beginning: it is the archive's fault
             raise SeriesRejected("UNREADABLE_FILE", "the ZIP archive is damaged; get it again") from error
-        raise SeriesFailed("INPUT_OUTPUT_ERROR", f"the ZIP archive was not unpacked: {said}; check the disk") from error
+        raise SeriesFailed(
+            "INPUT_OUTPUT_ERROR", f"the ZIP archive was not unpacked: {reason}; check the disk"
+        ) from error
 
 
 def _opened(file: BinaryIO) -> zipfile.ZipFile:
@@ -173,7 +175,7 @@ class _Bounded:
 
 
 def _check_names(entries: Sequence[zipfile.ZipInfo]) -> None:
-    """That each entry is a file or folder of its own below the archive's folder, and one that can be unpacked."""
+    """Check that each entry is a file or folder of its own below the archive's folder, and one that can be unpacked."""
     if len(entries) > MAX_ENTRIES:
         raise _unsafe(f"{len(entries)} entries", f"at most {MAX_ENTRIES}")
     files = {str(PurePosixPath(entry.filename)) for entry in entries if not entry.is_dir()}
@@ -193,7 +195,7 @@ def _check_names(entries: Sequence[zipfile.ZipInfo]) -> None:
         if entry.flag_bits & _ENCRYPTED:
             raise SeriesRejected("UNREADABLE_FILE", "the ZIP archive is encrypted; expected one without a password")
         if entry.compress_type not in _METHODS:
-            raise SeriesRejected("UNREADABLE_FILE", "the ZIP archive is not packed by deflate; pack it again with it")
+            raise SeriesRejected("UNREADABLE_FILE", "the ZIP archive is not packed with deflate; pack it again")
 
 
 def _leads_out(name: str) -> bool:
@@ -223,7 +225,7 @@ def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path
 
 
 def _text(name: str) -> str:
-    """A path as text that can be written: what is not UTF-8 is lost."""
+    """Return a path as text that can be written: what is not UTF-8 is lost."""
     return os.fsencode(name).decode(errors="replace")
 
 

@@ -31,17 +31,17 @@ class InputRoots:
     archives: Sequence[Archive] = ()
 
     def root_of(self, path: Path) -> Path:
-        """The folder that what a file points to must not leave."""
+        """Return the folder that what a file points to must not leave."""
         return next((one.folder for one in self.archives if one.folder and path.is_relative_to(one.folder)), self.root)
 
     def relative(self, path: Path) -> Path:
-        """A path relative to the input, an archive being a folder."""
+        """Return a path relative to the input, an archive being a folder."""
         root = self.root_of(path)
         name = next((one.name for one in self.archives if one.folder == root), "")
         return Path(name) / path.relative_to(root)
 
     def folder(self, path: Path) -> str:
-        """The same as text that can be written: names that are not UTF-8 lose what is not."""
+        """Return the same as text that can be written: names that are not UTF-8 lose what is not."""
         return os.fsencode(self.relative(path).as_posix()).decode(errors="replace")
 
 
@@ -96,7 +96,7 @@ def _files(root: Path, roots: InputRoots) -> tuple[list[Path], list[Outcome]]:
 
 
 def not_opened(path: Path, folder: Path, roots: InputRoots, error: OSError) -> Outcome:
-    """A file or folder that the system would not give: `failed`, for another try may succeed."""
+    """Return the outcome of what the system did not open: `failed`, for another try may succeed."""
     digest = hashlib.sha256(os.fsencode(roots.relative(path))).hexdigest()
     message = f"the file whose path has the SHA-256 {digest[:16]}… was not opened: {error.strerror}; check permissions"
     where, file = roots.folder(folder), roots.folder(path)

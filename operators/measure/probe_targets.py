@@ -75,22 +75,22 @@ def front_to_side_ratio(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
 
 
 def body_row_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """How far the body's centroid is behind the window's centre."""
+    """Return how far the body's centroid is behind the window's centre."""
     return _from_centre(body, 1, spacing_mm)
 
 
 def body_column_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """How far the body's centroid is to the left of the window's centre."""
+    """Return how far the body's centroid is to the left of the window's centre."""
     return _from_centre(body, 2, spacing_mm)
 
 
 def spine_row_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """How far the spine, or else the largest column of bone, is behind the body's centroid; see `_spine`."""
+    """Return how far the spine, or else the largest column of bone, is behind the body's centroid; see `_spine`."""
     return _spine(hu, body, spacing_mm)[0]
 
 
 def spine_column_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """How far the same is to the left of the body's centroid."""
+    """Return how far the same is to the left of the body's centroid."""
     return _spine(hu, body, spacing_mm)[1]
 
 

@@ -64,7 +64,7 @@ def measure_quantities(windows: Windows, window_hu: tuple[float, float]) -> dict
 
 
 def _each_voxel_once(windows: Windows) -> NDArray[np.float64]:
-    """The grid that the windows were cut from: float64 (D, h, w)."""
+    """Return the grid that the windows were cut from: float64 (D, h, w)."""
     depth = windows.voxels.shape[2]
     origins = windows.affines_lps_mm[:, :3, 3]
     along_mm = np.linalg.norm(origins - origins[0], axis=1)
@@ -122,14 +122,14 @@ def body_mask(hu: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def box_of(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]:
-    """The smallest box that holds a mask, which is not empty, and as many voxels around it as there are."""
+    """Return the smallest box that holds a mask, which is not empty, and as many voxels around it as there are."""
     across = [tuple({0, 1, 2} - {axis}) for axis in range(3)]
     held = [np.flatnonzero(mask.any(axis=axes)) for axes in across]
     return tuple(slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) for at in held)
 
 
 def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The body with its holes: what no way of faces within the slice joins to the border of its box."""
+    """Return the body with its holes: what no way of faces within the slice joins to the border of its box."""
     in_slice = ndimage.generate_binary_structure(3, 1)
     in_slice[[0, 2]] = False
     outside, count = ndimage.label(~body, in_slice)
@@ -181,7 +181,7 @@ def _counts(hu: NDArray[np.float64], body: NDArray[np.bool_]) -> dict[str, float
 
 
 def _shapes(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _Spacing) -> dict[str, float]:
-    """The `SHAPES`; NaN without a body. Only the body's box, and one voxel around it, is looked at."""
+    """Return the `SHAPES`; NaN without a body. Only the body's box, and one voxel around it, is looked at."""
     if not body.any():
         return dict.fromkeys(SHAPES, math.nan)
     box = box_of(body, margin=1)

@@ -51,7 +51,7 @@ _Reason = tuple[str, str]
 
 
 def keep_ct_images(series: Series) -> Series:
-    """The series, with only those of its instances that are CT images; a multi-frame CT is one instance a frame.
+    """Return the series, with only those of its instances that are CT images; a multi-frame CT is one instance a frame.
 
     Raises:
         SeriesSkipped: `NOT_CT_IMAGE`, `SECONDARY_CAPTURE`, `LOCALIZER` or `DERIVED_MAP`.
@@ -106,8 +106,8 @@ def _not_in_hu(header: Dataset) -> _Reason | None:
         return "DERIVED_MAP", f"found ImageType {min(found)}"
     # Of multi-frame CT (PS3.3 C.8.16.2.1.2 and 3): whether places are true, and how it was calculated.
     for keyword in ("VolumetricProperties", "VolumeBasedCalculationTechnique"):
-        if (said := text_in(header, keyword).upper()) in {"DISTORTED", "CURVED_MPR"} | MAP_TYPES:
-            return "DERIVED_MAP", f"found {keyword} {said}"
+        if (stated := text_in(header, keyword).upper()) in {"DISTORTED", "CURVED_MPR"} | MAP_TYPES:
+            return "DERIVED_MAP", f"found {keyword} {stated}"
     if is_undecodable(header.get("RescaleType")):
         return "DERIVED_MAP", "found a RescaleType that is not valid in its character set"
     unit = (text_in(header, "RescaleType") or "HU").upper()

@@ -35,7 +35,7 @@ class Range:
             raise ValueError(f"found {ends[0]:g}; expected a number from 0 on")
 
     def beyond(self, low: float, high: float) -> str | None:
-        """What of `low` to `high` lies outside; None where all is inside."""
+        """Return what of `low` to `high` lies outside; None where all is inside."""
         if self.min is not None and low < self.min:
             return f"{low:g} is below {self.min:g}"
         if self.max is not None and high > self.max:
@@ -97,15 +97,15 @@ class Rule:
                 check_pattern(pattern)
 
     def unmet(self, series: Series) -> tuple[str, ...]:
-        """Each condition that does not hold, and why; empty where the series fits.
+        """Return each condition that does not hold, and why; empty where the series fits.
 
         Texts that a person typed at the scanner are not repeated: they may hold a name.
         """
 
-        def asked(keyword: str) -> bool:
+        def is_given(keyword: str) -> bool:
             return getattr(self, keyword) is not None
 
-        checked = ((keyword, check(self, series)) for keyword, check in _CHECKS.items() if asked(keyword))
+        checked = ((keyword, check(self, series)) for keyword, check in _CHECKS.items() if is_given(keyword))
         return tuple(f"{keyword}: {why}" for keyword, why in checked if why)
 
 
@@ -123,7 +123,7 @@ def thickness_mm(series: Series) -> tuple[float, float] | None:
 
 
 def text_of(series: Series, keyword: str) -> str:
-    """A text of the series, its values joined by a backslash as in the file; empty where there is none."""
+    """Return a text of the series, its values joined by a backslash as in the file; empty where there is none."""
     return text_in(series.first, keyword)
 
 
@@ -165,20 +165,20 @@ def _body_part(rule: Rule, series: Series) -> str | None:
 
 
 def _unmatched(pattern: str | None, found: str, called: str) -> str | None:
-    """An absent text fits no pattern, not even one that the empty text fits."""
+    """Return why a text does not match a pattern; an absent text matches none."""
     if found and matches(str(pattern), found):
         return None
     return f"{called} does not match {pattern}" if found else "absent"
 
 
 def _image_type(rule: Rule, series: Series) -> str | None:
-    asked = rule.image_type
-    assert asked is not None
+    wanted = rule.image_type
+    assert wanted is not None
     for instance in series.instances:
         found = {value.upper() for value in texts_in(instance.header, "ImageType")}
-        if missing := [value for value in asked.contains if value.upper() not in found]:
+        if missing := [value for value in wanted.contains if value.upper() not in found]:
             return f"no {missing[0]}"
-        if unwanted := [value for value in asked.excludes if value.upper() in found]:
+        if unwanted := [value for value in wanted.excludes if value.upper() in found]:
             return f"has {unwanted[0]}"
     return None
 
@@ -215,5 +215,5 @@ _CHECKS: Final[dict[str, Callable[[Rule, Series], str | None]]] = {
 
 
 def _shown(code: str) -> str:
-    """A value that a scanner sets, cut short."""
+    """Return a value that a scanner sets, cut short."""
     return code[:32] if code.isprintable() else "what is there"

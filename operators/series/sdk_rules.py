@@ -59,8 +59,10 @@ class SdkRule:
     conditions: tuple[tuple[str, Any], ...]
 
     def unmet(self, series: Series) -> tuple[str, ...]:
-        """Each condition that does not hold; its values are not repeated, for they may identify the patient."""
-        return tuple(f"{keyword}: no match" for keyword, asked in self.conditions if not _holds(keyword, asked, series))
+        """Return each condition that does not hold; its values are not repeated, for they may identify the patient."""
+        return tuple(
+            f"{keyword}: no match" for keyword, condition in self.conditions if not _holds(keyword, condition, series)
+        )
 
 
 def parse_sdk_rules(document: object) -> tuple[SdkRule, ...]:
@@ -79,7 +81,7 @@ def parse_sdk_rules(document: object) -> tuple[SdkRule, ...]:
 
 def _rule(selection: object, number: int) -> SdkRule | None:
     if not isinstance(selection, Mapping):
-        raise _invalid(f"selection {number} that is no mapping", "name and conditions")
+        raise _invalid(f"selection {number}, which is not a mapping", "name and conditions")
     name = str(selection.get("name") or "").strip() or f"selection {number}"
     if len(name) > 64 or not name.isprintable():
         raise _invalid(f"a name of selection {number} that is too long or not printable", "64 characters at most")
@@ -87,35 +89,35 @@ def _rule(selection: object, number: int) -> SdkRule | None:
     if conditions is None:
         return None
     if not isinstance(conditions, Mapping):
-        raise _invalid(f"conditions of {name} that are no mapping", "keyword: what to match")
-    asked = tuple((str(keyword), value) for keyword, value in conditions.items() if value)
-    for keyword, value in asked:
+        raise _invalid(f"conditions of {name} that are not a mapping", "keyword: what to match")
+    checked = tuple((str(keyword), value) for keyword, value in conditions.items() if value)
+    for keyword, value in checked:
         if wrong := _wrong(keyword, value):
             raise _invalid(f"{keyword} in {name}: {wrong}", "what docs/selection.md lists")
-    return SdkRule(name, asked)
+    return SdkRule(name, checked)
 
 
-def _wrong(keyword: str, asked: object) -> str | None:
-    """What is wrong with a condition; None where the SDK has a meaning for it."""
+def _wrong(keyword: str, condition: object) -> str | None:
+    """Return what is wrong with a condition; None where the SDK has a meaning for it."""
     vr = "DS" if keyword in PIXEL_SPACINGS else _vr(keyword)
     if vr is None or vr in _NOT_COMPARED:
         return "an attribute that is not read, or that cannot be matched"
     if keyword == "ImageOrientationPatient":
-        fits = isinstance(asked, str) and asked.strip().lower() in PLANES
+        fits = isinstance(condition, str) and condition.strip().lower() in PLANES
         return None if fits else "neither Axial nor Coronal nor Sagittal"
-    if isinstance(asked, str):
-        return _wrong_pattern(asked)
-    if isinstance(asked, list) and all(isinstance(one, str | int | float) for one in asked):
+    if isinstance(condition, str):
+        return _wrong_pattern(condition)
+    if isinstance(condition, list) and all(isinstance(part, str | int | float) for part in condition):
         is_number = vr in NUMBER_VRS or vr in ("DS", "IS")
-        return None if not is_number or _several(keyword) or _comparison(asked) else "no range and no comparison"
-    if isinstance(asked, int | float) and not isinstance(asked, bool):
+        return None if not is_number or _several(keyword) or _comparison(condition) else "no range and no comparison"
+    if isinstance(condition, int | float) and not isinstance(condition, bool):
         return None
     return "no text, number or list of them"
 
 
-def _wrong_pattern(asked: str) -> str | None:
+def _wrong_pattern(condition: str) -> str | None:
     try:
-        check_pattern(asked)
+        check_pattern(condition)
     except ValueError as error:
         return str(error)
     return None
@@ -131,11 +133,11 @@ def _several(keyword: str) -> bool:
     return keyword not in PIXEL_SPACINGS and dictionary_VM(keyword) != "1"
 
 
-def _comparison(asked: list[Any]) -> Callable[[float], bool] | None:
-    """A number → whether it fits `[value, ">"]` or `[low, high]`; None for any other list."""
-    if len(asked) != 2:
+def _comparison(condition: list[Any]) -> Callable[[float], bool] | None:
+    """Return the test of a number that `[value, ">"]` or `[low, high]` means; None for any other list."""
+    if len(condition) != 2:
         return None
-    first, second = asked
+    first, second = condition
     if isinstance(second, str):
         compare = COMPARISONS.get(second)
         try:
@@ -148,22 +150,22 @@ def _comparison(asked: list[Any]) -> Callable[[float], bool] | None:
     return lambda found: bool(first <= found <= second)
 
 
-def _holds(keyword: str, asked: Any, series: Series) -> bool:
+def _holds(keyword: str, condition: Any, series: Series) -> bool:
     header = series.first
     if keyword == "ImageOrientationPatient":
         in_scanner = str(header.get("PatientPosition") or "") in POSITIONS
-        return in_scanner and orientation(series) == asked.strip().lower()
+        return in_scanner and orientation(series) == condition.strip().lower()
     found, terms = _found(keyword, series)
     if terms is not None:
-        return _terms_fit(asked, terms)
+        return _terms_fit(condition, terms)
     if not found:
         return False
     if isinstance(found, int | float):
-        return _number_fits(asked, found)
-    if isinstance(found, str) and isinstance(asked, str):
-        return found.casefold() == asked.casefold() or matches(asked, found)
-    if isinstance(found, str) and isinstance(asked, list):  # one value of an element that may have several
-        return _terms_fit(asked, repr([found]).lower())
+        return _number_fits(condition, found)
+    if isinstance(found, str) and isinstance(condition, str):
+        return found.casefold() == condition.casefold() or matches(condition, found)
+    if isinstance(found, str) and isinstance(condition, list):  # one value of an element that may have several
+        return _terms_fit(condition, repr([found]).lower())
     return False
 
 
@@ -184,17 +186,17 @@ def _found(keyword: str, series: Series) -> tuple[Any, str | None]:
     return element.value, None
 
 
-def _number_fits(asked: Any, found: float) -> bool:
-    if isinstance(asked, list):
-        fits = _comparison(asked)
+def _number_fits(condition: Any, found: float) -> bool:
+    if isinstance(condition, list):
+        fits = _comparison(condition)
         return fits is not None and fits(found)
-    if isinstance(asked, str):
-        return matches_whole(asked, str(found))
-    return bool(asked == found)
+    if isinstance(condition, str):
+        return matches_whole(condition, str(found))
+    return bool(condition == found)
 
 
-def _terms_fit(asked: Any, text: str) -> bool:
-    terms = {str(term).lower() for term in (asked if isinstance(asked, list) else [asked])}
+def _terms_fit(condition: Any, text: str) -> bool:
+    terms = {str(term).lower() for term in (condition if isinstance(condition, list) else [condition])}
     return all(term[1:] not in text if term.startswith("!") else term in text for term in terms)
 
 

@@ -43,18 +43,18 @@ def check_pattern(pattern: str) -> None:
             warnings.simplefilter("error")  # what will mean something else in a later Python
             _compiled(pattern)
     except (re.error, RecursionError, OverflowError, Warning) as error:
-        raise ValueError(f"{shown} is no regular expression: {error}") from error
+        raise ValueError(f"{shown} is not a regular expression: {error}") from error
     if wrong := _too_costly(pattern):
         raise ValueError(f"{shown} {wrong}")
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Whether a checked pattern is found anywhere in the first 64 characters of a text, in either case."""
+    """Return whether a checked pattern is found anywhere in the first 64 characters of a text, in either case."""
     return _compiled(pattern).search(text[:MAX_TEXT]) is not None
 
 
 def matches_whole(pattern: str, text: str) -> bool:
-    """Whether a checked pattern is the whole of a short text, such as a number."""
+    """Return whether a checked pattern is the whole of a short text, such as a number."""
     return len(text) <= MAX_TEXT and _compiled(pattern).fullmatch(text) is not None
 
 
@@ -64,7 +64,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _too_costly(pattern: str) -> str | None:
-    """What is wrong with a pattern that compiles; None where its cost is bounded."""
+    """Return what is wrong with a pattern that compiles; None where its cost is bounded."""
     repeats = choices = 0
     varied = [False]  # for each open group, whether it holds a repeat or a choice
     chosen = [True]  # for each open group, whether its alternatives are counted; outside all groups they only add up

@@ -146,13 +146,13 @@ def _by_order(slices: _Slices) -> Iterator[Division]:
 def _blocks(moments: Sequence[tuple[str, float]], spots: _Spots) -> list[list[int]]:
     """Slices in the order of their moments; another block begins where a position comes again."""
     blocks: list[list[int]] = []
-    met: set[int] = set()
+    spots_taken: set[int] = set()
     for i in sorted(range(len(moments)), key=lambda i: moments[i]):
-        if not blocks or int(spots[i]) in met:
+        if not blocks or int(spots[i]) in spots_taken:
             blocks.append([])
-            met = set()
+            spots_taken = set()
         blocks[-1].append(i)
-        met.add(int(spots[i]))
+        spots_taken.add(int(spots[i]))
     return blocks
 
 
@@ -267,7 +267,7 @@ def _moments(headers: Sequence[Dataset], keyword: str) -> list[tuple[str, float]
 
 
 def _moment(header: Dataset, keyword: str) -> tuple[str, float] | None:
-    """A number, or the date and time of day (VR DA and TM, PS3.5 6.2) in seconds; None where there is none."""
+    """Return a number, or the date and time of day (VR DA and TM, PS3.5 6.2) in seconds; None where there is none."""
     if not keyword.endswith("Time") or keyword == "TriggerTime":
         found = numbers_in(header, keyword)
         return ("", found[0]) if len(found) == 1 and np.isfinite(found[0]) else None

@@ -156,11 +156,13 @@ def split_by_patient(
                 continue
             taken = [patient for patient in free if patient not in drawn][:count]
             drawn |= dict.fromkeys(taken, split)  # type: ignore[arg-type]
-    of = {patient: drawn.get(patient, "train") for patient in free} | fixed
-    parts = {split: tuple(scan for scan in scans if of[scan.patient] == split) for split in SPLITS}
+    split_of = {patient: drawn.get(patient, "train") for patient in free} | fixed
+    parts = {split: tuple(scan for scan in scans if split_of[scan.patient] == split) for split in SPLITS}
     empty = [split for split in SPLITS if not parts[split] and split != "reference"]
     if empty:
-        raise StartError("BAD_SPLIT", f"no patient of {len(of)} is in {empty[0]}; at least one in each split is needed")
+        raise StartError(
+            "BAD_SPLIT", f"no patient of {len(split_of)} is in {empty[0]}; at least one in each split is needed"
+        )
     return parts
 
 
@@ -300,7 +302,7 @@ def _scans(found: Sequence[_Found]) -> list[Scan]:
         if one.dicom and not one.row.get("patient"):
             uids[one.dicom].add(one.series.series_instance_uid)
             at[one.place].add(one.dicom)
-    digests = {dicom: _digest(*sorted(of)) for dicom, of in uids.items()}
+    digests = {dicom: _digest(*sorted(uids_of)) for dicom, uids_of in uids.items()}
     scans, names = [], defaultdict[str, set[str]](set)
     for one in found:
         dicom = one.dicom
@@ -313,10 +315,11 @@ def _scans(found: Sequence[_Found]) -> list[Scan]:
         scans.append(_scan(one, dicom or one.place, patient))
         if dicom:
             names[dicom].add(patient)
-    several = {dicom: of for dicom, of in names.items() if len(of) > 1}
-    for dicom, of in several.items():
-        if digests.get(dicom) in of:
-            text = f"one PatientID of DICOM is patient {' and '.join(sorted(of - {digests[dicom]}))} and without a name"
+    several = {dicom: patients for dicom, patients in names.items() if len(patients) > 1}
+    for dicom, patients in several.items():
+        if digests.get(dicom) in patients:
+            named = " and ".join(sorted(patients - {digests[dicom]}))
+            text = f"one PatientID of DICOM is patient {named} and without a name"
             raise StartError("BAD_SPLIT", f"{text}; give it one name in the list")
     if several:  # as where everybody was made anonymous under one ID: whose name it is, the list knows better
         text = "%d PatientIDs of DICOM stand under several names of the list; they are taken for different patients"
