@@ -17,6 +17,10 @@ MAX_INFLATED_BYTES: Final = 1 << 28
 """A deflated file may have 256 MiB, and unfold to as many: a slice of 512² has half of one, and deflate can reach
 1000 : 1. To unfold it takes up to four times that."""
 
+MAX_EXPANSION: Final = 100
+FREE_BYTES: Final = 1 << 26
+"""It may unfold to 64 MiB, or to a hundred times its size: 33 kB that unfold to 256 MiB take 1.6 s."""
+
 NUMBER_VRS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 """VRs of binary numbers, with their format in `struct`."""
 
@@ -98,7 +102,7 @@ def inflate(file: BinaryIO) -> bytes:
     """A deflated DICOM file (PS3.5 A.5) as an explicit VR little endian one, so that offsets are those of plain bytes.
 
     Raises:
-        ValueError: where it has, or unfolds to, more than `MAX_INFLATED_BYTES`, or ends early.
+        ValueError: where it has, or unfolds to, more than it may, or ends early.
         OSError: where the file cannot be read.
     """
     file.seek(0)
@@ -107,9 +111,10 @@ def inflate(file: BinaryIO) -> bytes:
     if not 144 <= start <= len(data) <= MAX_INFLATED_BYTES:
         raise ValueError("no group length, so no way to tell where the deflated part begins; or too large")
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
-    plain = decompressor.decompress(data[start:], MAX_INFLATED_BYTES)
+    most = min(MAX_INFLATED_BYTES, max(FREE_BYTES, MAX_EXPANSION * len(data)))
+    plain = decompressor.decompress(data[start:], most)
     if not decompressor.eof:
-        raise ValueError(f"deflated data ends early, or unfolds to more than {MAX_INFLATED_BYTES >> 20} MiB")
+        raise ValueError(f"deflated data ends early, or unfolds to more than {most >> 20} MiB")
     return labelled_explicit(bytes(data[:start])) + plain
 
 

@@ -124,6 +124,20 @@ def test_what_is_deflated_behind_odd_meta_information_is_not_inflated_without_bo
     assert caught.value.reason == "UNREADABLE_FILE"
 
 
+@pytest.mark.parametrize(("mib", "fits"), [(63, True), (65, False)])
+def test_a_small_file_does_not_unfold_to_more_than_64_mib(tmp_path, mib, fits):
+    """The fuzz run found five of 33 kB that took 1.6 s each, up to the 256 MiB that any file may have."""
+    bomb = zlib.compressobj(1, zlib.DEFLATED, -15)
+    packed = bomb.compress(MODALITY + element(0x7FE0, 0x10, b"OW", bytes(8)) + bytes(mib << 20)) + bomb.flush()
+    path = header(tmp_path / "a", packed, b"1.2.840.10008.1.2.1.99")
+    try:
+        read_instance(path)
+    except SeriesRejected as error:
+        assert error.reason == "UNREADABLE_FILE" and ("ValueError" in error.message) is not fits
+    else:
+        assert fits
+
+
 def test_no_more_of_a_deflated_file_is_read_than_it_may_have(tmp_path, monkeypatch):
     monkeypatch.setattr("operators.dicom.file_format.MAX_INFLATED_BYTES", 1000)
     path = header(tmp_path / "a", bytes(4000), b"1.2.840.10008.1.2.1.99")
