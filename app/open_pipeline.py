@@ -7,6 +7,7 @@ from pathlib import Path
 from app.extras import require
 from app.open_bundle import bundle_errors, open_scan_bundle
 from app.settings import Settings, starting
+from models.bundle.reference import open_reference
 from models.runtime import open_encoder
 from operators.encode import check_taps
 from operators.pipeline import Pipeline
@@ -29,15 +30,17 @@ def open_pipeline(settings: Settings, models: Path | None, output: Path | None) 
     bundle = open_scan_bundle(models, settings)
     with starting(), bundle_errors():
         encoder = open_encoder(bundle, settings.encode.device)
+        reference = open_reference(bundle)
     check_taps(bundle, settings.encode.taps)
     return Pipeline(
-        bundle,
-        encoder,
-        settings.encode.taps,
-        settings.privacy,
-        output,
-        settings.geometry,
-        settings.sr,
+        bundle=bundle,
+        encoder=encoder,
+        taps=settings.encode.taps,
+        disclosure=settings.privacy,
+        output=output,
+        geometry=settings.geometry,
+        sr=settings.sr,
+        reference=reference,
         cards=settings.card,
         fhir=settings.fhir,
     )

@@ -1,4 +1,6 @@
-"""How a bundle's encoder runs: ONNX Runtime on the CPU, torch on a CUDA GPU, which falls back to the CPU.
+"""How a bundle's encoder and decoder run: ONNX Runtime on the CPU; the encoder on torch where there is a CUDA GPU.
+
+An encoder that cannot use the GPU falls back to the CPU. The decoder always runs there.
 
 The same windows give the same bits, however many are given at once: they are run one at a time, on the CPU with a fixed
 number of threads, on the GPU with deterministic kernels and without TF32. torch is imported only where a GPU is found.
@@ -8,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -19,6 +22,8 @@ from models.spec import Bundle, BundleError
 from models.weights import read_weights
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
     from models.networks.vae import Vae
 
 logger = logging.getLogger(__name__)
@@ -94,32 +99,10 @@ class OnnxEncoder:
     """ONNX Runtime on the CPU."""
 
     def __init__(self, bundle: Bundle, *, threads: int = CPU_THREADS, fallback: str | None = None) -> None:
-        import onnxruntime
-
         self.fallback = fallback
-
-        graph = bundle.onnx_path.read_bytes()
-        try:
-            external = has_external_data(graph)
-        except ValueError as error:
-            raise BundleError(
-                f"cannot use encoder.onnx: damaged or not ONNX ({error}); get an undamaged copy"
-            ) from error
-        if external:
-            raise BundleError("encoder.onnx keeps tensors in other files; export it with all weights inside")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.use_deterministic_compute = True
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors have no common base but Exception
-            raise BundleError(f"ONNX Runtime cannot use encoder.onnx: {_first_line(error)}") from error
+        self._session, self.runtime = _open_session(bundle.onnx_path, threads)
         self._input_shape = (1, 1, *bundle.preprocessing.window_voxels)
         self._check_graph(bundle)
-        self.runtime = f"onnxruntime {onnxruntime.__version__} cpu"
 
     def run(self, windows: NDArray[np.float32], taps: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """See `Encoder`."""
@@ -138,6 +121,70 @@ class OnnxEncoder:
                 raise BundleError(
                     f"encoder.onnx gives {tap.name} as {outputs.get(tap.name)}; expected {(1, *tap.shape)}"
                 )
+
+
+class Decoder:
+    """The decoder on ONNX Runtime, on the CPU: from mu to windows."""
+
+    def __init__(self, bundle: Bundle, *, threads: int = CPU_THREADS) -> None:
+        self._session, self.runtime = _open_session(bundle.decoder_path, threads)
+        length = next(tap.length for tap in bundle.taps if tap.name == "mu")
+        self._shapes = (1, length), (1, 1, *bundle.preprocessing.window_voxels)
+        named = (*self._session.get_inputs(), *self._session.get_outputs())
+        found = [(put.name, tuple(put.shape), put.type) for put in named]
+        expected = [(name, shape, "tensor(float)") for name, shape in zip(("z", OUTPUT), self._shapes, strict=True)]
+        if found != expected:
+            raise BundleError(f"decoder.onnx takes and gives {found}; expected {expected}")
+
+    def run(self, mu: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Yield the window that each vector of mu (n, length) stands for, float32 (d, h, w) in [0, 1], clipped."""
+        expected = self._shapes[0][1:]
+        if mu.dtype != np.float32 or mu.shape[1:] != expected:
+            raise ValueError(f"mu is {mu.dtype} {mu.shape}; expected float32 (n, {expected[0]})")
+        for vector in mu:
+            (window,) = self._session.run([OUTPUT], {"z": np.ascontiguousarray(vector[None])})
+            yield np.clip(window[0, 0], 0, 1)
+
+
+OUTPUT = "reconstruction"
+"""Of `decoder.onnx`."""
+
+
+def open_decoder(bundle: Bundle) -> Decoder | None:
+    """Open the bundle's decoder; None where it has none as ONNX.
+
+    Raises:
+        BundleError: it is not what the metadata say.
+    """
+    return None if bundle.decoder_sha256 is None else Decoder(bundle)
+
+
+def _open_session(file: Path, threads: int) -> tuple[InferenceSession, str]:
+    """Open an ONNX graph; and name what runs it.
+
+    Raises:
+        BundleError: damaged, or ONNX Runtime cannot use it.
+    """
+    import onnxruntime
+
+    graph = file.read_bytes()
+    try:
+        external = has_external_data(graph)
+    except ValueError as error:
+        raise BundleError(f"cannot use {file.name}: damaged or not ONNX ({error}); get an undamaged copy") from error
+    if external:
+        raise BundleError(f"{file.name} keeps tensors in other files; export it with all weights inside")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no common base but Exception
+        raise BundleError(f"ONNX Runtime cannot use {file.name}: {_first_line(error)}") from error
+    return session, f"onnxruntime {onnxruntime.__version__} cpu"
 
 
 class GpuEncoder:

@@ -137,6 +137,8 @@ class Bundle:
         weights_sha256: of `model.safetensors`: the identity of the model.
         onnx_sha256: of `encoder.onnx`.
         training: what is on record about how it was made.
+        decoder_sha256: of `decoder.onnx`; None for a bundle that has none.
+        reference_sha256: of `configs/reference.json`; None for a bundle without reference patients.
     """
 
     path: Path
@@ -149,6 +151,8 @@ class Bundle:
     weights_sha256: str
     onnx_sha256: str = ""
     training: TrainingRecord = field(default_factory=TrainingRecord, repr=False)
+    decoder_sha256: str | None = None
+    reference_sha256: str | None = None
 
     @property
     def arrays_only(self) -> bool:
@@ -164,6 +168,16 @@ class Bundle:
     def onnx_path(self) -> Path:
         """The encoder, every tap an output."""
         return self.path / "models" / "encoder.onnx"
+
+    @property
+    def decoder_path(self) -> Path:
+        """The decoder, from mu to a window."""
+        return self.path / "models" / "decoder.onnx"
+
+    @property
+    def reference_path(self) -> Path:
+        """The reference population."""
+        return self.path / "configs" / "reference.json"
 
 
 def parse_metadata(path: Path, metadata: Any) -> Bundle:
@@ -195,7 +209,14 @@ def parse_metadata(path: Path, metadata: Any) -> Bundle:
         weights_sha256=_matching(own, "weights_sha256", _SHA256),
         onnx_sha256=_matching(own, "onnx_sha256", _SHA256),
         training=_parse_training(_typed(own, "training", dict)),
+        decoder_sha256=_digest(own, "decoder_sha256"),
+        reference_sha256=_digest(own, "reference_sha256"),
     )
+
+
+def _digest(own: Mapping[str, Any], key: str) -> str | None:
+    """The digest of a file that a bundle need not have."""
+    return None if own.get(key) is None else _matching(own, key, _SHA256)
 
 
 def _parse_training(own: Mapping[str, object]) -> TrainingRecord:
@@ -270,6 +291,8 @@ def compose_metadata(bundle: Bundle, monai: Mapping[str, Any]) -> dict[str, Any]
             "taps": [asdict(tap) for tap in bundle.taps],
             "weights_sha256": bundle.weights_sha256,
             "onnx_sha256": bundle.onnx_sha256,
+            "decoder_sha256": bundle.decoder_sha256,
+            "reference_sha256": bundle.reference_sha256,
             "training": bundle.training.as_json(),
         },
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from operators.errors import CtvaeError, SeriesError, StartError, Status
+from operators.record import FeatureRecord
 from operators.types import Finding, Outcome, Series, Volume
 
 logger = logging.getLogger(__name__)
@@ -110,4 +111,5 @@ def _outcome(job: Job[T], status: Status, reason: str | None = None, message: st
         shape=volume.shape if volume else None,
         spacing_mm=volume.spacing_mm if volume else None,
         findings=state.findings,
+        verdict=state.reliability.verdict if isinstance(state, FeatureRecord) and state.reliability else None,
     )

@@ -73,6 +73,8 @@ def configuration_digest(
     others = {tap.name: tap.pooling for tap in bundle.taps if tap.name in taps and tap.pooling not in ("none", "mean")}
     if others:  # a bundle's own poolings are no part of its weights' digest
         chosen["poolings"] = others
+    if bundle.reference_sha256 is not None:  # what the reliability is measured against is no part of it either
+        chosen["reference_sha256"] = bundle.reference_sha256
     return _sha256({"preprocessing": bundle.preprocessing.parameters()} | chosen)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from models.bundle.reference import Reference
 from models.runtime import Encoder
 from models.spec import Bundle
 from operators.build_volume import build_volume
@@ -13,6 +15,7 @@ from operators.encode import encode
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.job import Job
 from operators.make_record import Disclosure, make_record
+from operators.measure.reliability import measure_reliability
 from operators.preprocess import preprocess
 from operators.record import Encoding, FeatureRecord
 from operators.results.card_kinds import CardFormat
@@ -39,6 +42,7 @@ class Pipeline:
         predecessor_of: the earlier SR, if any, whose place the new one takes.
         cards: in which formats a page for a person is written.
         fhir: write the SR's content as FHIR R5 too.
+        reference: the bundle's reference population, open; None for a bundle without reference patients.
     """
 
     bundle: Bundle
@@ -52,6 +56,7 @@ class Pipeline:
     predecessor_of: PredecessorOf = no_predecessor
     cards: tuple[CardFormat, ...] = ()
     fhir: bool = False
+    reference: Reference | None = None
 
     def build(self, job: Job[Series]) -> Job[Volume]:
         """Series → Volume, or rejected by the geometry gate."""
@@ -68,9 +73,14 @@ class Pipeline:
     def write(self, job: Job[Encoding]) -> Job[FeatureRecord]:
         """Encoding → FeatureRecord, in the output folder where there is one."""
         record = job.then("record", lambda encoding: make_record(encoding, self.bundle, self.disclosure, self.geometry))
+        if self.reference is not None:
+            record = record.then("reliability", partial(self._with_reliability, self.reference))
         output, classes = self.output, (self.sr, *self.sr_beside)
         files = ResultFiles(classes, self.predecessor_of, self.cards, fhir=self.fhir)
         return record if output is None else record.then("write", lambda made: write_features(made, output, files))
+
+    def _with_reliability(self, reference: Reference, record: FeatureRecord) -> FeatureRecord:
+        return replace(record, reliability=measure_reliability(record.encoding, reference, self.bundle.preprocessing))
 
     def run(self, job: Job[Series]) -> Job[FeatureRecord]:
         """All stages of one series, one after the other."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from operators.errors import check_noun
-from operators.types import Finding, Series, Volume, Windows
+from operators.types import Finding, Series, Verdict, Volume, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class Reliability:
         reference_sha256: of the file that holds the reference population.
     """
 
-    verdict: Literal["in_distribution", "out_of_distribution", "undetermined"]
+    verdict: Verdict
     reasons: tuple[str, ...]
     n_reference: int
     p_conformal: float | None

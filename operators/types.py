@@ -23,6 +23,7 @@ from operators.prefetch import map_ahead
 
 Shape = tuple[int, int, int]
 Millimetres = tuple[float, float, float]
+Verdict = Literal["in_distribution", "out_of_distribution", "undetermined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,7 @@ class Outcome:
     Attributes:
         file: of an outcome that is of one file: its path relative to the input. It may hold a name, so it is for the
             user's own terminal alone.
+        verdict: of the reliability, of what was written; None where it was not assessed.
     """
 
     series_instance_uid: str
@@ -224,6 +226,7 @@ class Outcome:
     findings: tuple[Finding, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     file: str | None = field(default=None, repr=False)
+    verdict: Verdict | None = None
 
     def __post_init__(self) -> None:
         good = self.status in ("written", "eligible")

@@ -57,7 +57,7 @@ def command(
 
 def examine(models: Path | None, device: str) -> Iterator[Verdict]:
     """Every verdict: of the machine, of the bundle, of both together."""
-    from models.bundle.check import Verdict, check_golden, check_torch
+    from models.bundle.check import Verdict, check_golden, check_golden_decoder, check_torch
     from models.bundle.store import find_bundle, load_bundle
     from models.runtime import open_encoder
     from models.spec import BundleError
@@ -70,6 +70,7 @@ def examine(models: Path | None, device: str) -> Iterator[Verdict]:
         yield Verdict("runtime", encoder.fallback is None or device != "cuda", encoder.fallback or encoder.runtime)
         golden = check_golden(bundle, encoder)
         yield golden
+        yield check_golden_decoder(bundle)
         if golden.good is None:
             yield from (one for one in check_torch(bundle, encoder) if one.question == "torch")
         yield _speed(bundle, encoder)

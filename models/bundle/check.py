@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle.golden import TOLERANCE, golden_input, read_golden
+from models.bundle.golden import TOLERANCE, golden_input, read_golden, some_voxels
 from models.bundle.monai_config import missing_keys
 from models.certificate import Certificate, certificate_from_json
 from models.phantom import phantom_windows
@@ -60,6 +60,7 @@ def check_bundle(bundle: Bundle) -> Iterator[Verdict]:
     encoder = OnnxEncoder(bundle)
     yield Verdict("encoder", True, f"encoder.onnx gives its {len(bundle.taps)} taps in the shapes that are named")
     yield check_golden(bundle, encoder)
+    yield check_golden_decoder(bundle)
     yield from check_torch(bundle, encoder)
     yield from check_reconstruction(bundle)
     yield _check_metadata(bundle)
@@ -80,6 +81,26 @@ def check_golden(bundle: Bundle, encoder: Encoder) -> Verdict:
     by = f"made by {golden.runtime}, here {encoder.runtime}"
     detail = f"largest difference of mu and sigma {difference:.2g}, tolerated {golden.tolerance:.2g}; {by}"
     return Verdict("golden values", difference <= golden.tolerance, detail)
+
+
+def check_golden_decoder(bundle: Bundle) -> Verdict:
+    """Does this machine reproduce the window that the decoder made of the golden mu?"""
+    from models.runtime import open_decoder
+
+    question = "golden decoder"
+    decoder = open_decoder(bundle)
+    if decoder is None:
+        return Verdict(question, None, "the bundle has no decoder.onnx: reconstruction errors cannot be measured")
+    try:
+        golden = read_golden(bundle)
+    except BundleError as error:
+        return Verdict(question, False, str(error))
+    if golden is None or golden.reconstruction is None:
+        return Verdict(question, None, "the bundle has no golden values of its decoder")
+    (window,) = decoder.run(golden.mu[None])
+    difference = _relative(some_voxels(window), golden.reconstruction)
+    detail = f"largest difference of {len(golden.reconstruction)} voxels {difference:.2g}, tolerated {TOLERANCE:g}"
+    return Verdict(question, difference <= TOLERANCE, f"{detail}; here {decoder.runtime}")
 
 
 def check_torch(bundle: Bundle, encoder: Encoder) -> Iterator[Verdict]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks.vae import Vae, receptive_fields
+from models.runtime import OUTPUT
 from models.spec import TapSpec
 
 ONNX_OPSET = 18
@@ -62,7 +63,7 @@ def decoder_onnx(vae: Vae) -> bytes:
     with torch.no_grad():
         mu, _ = vae.encode(torch.zeros(1, 1, *vae.window_voxels))
         vae.decode(mu)
-    return _onnx(_Decoder(vae), torch.zeros_like(mu), "z", ("reconstruction",))
+    return _onnx(_Decoder(vae), torch.zeros_like(mu), "z", (OUTPUT,))
 
 
 class _Decoder(nn.Module):

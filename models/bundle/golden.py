@@ -1,4 +1,4 @@
-"""Golden values: what the encoder gave for a self-test input when the bundle was written.
+"""Golden values: what encoder and decoder gave for a self-test input when the bundle was written.
 
 They stand in `configs/golden.json`. A machine that gives other numbers for the same input must not be trusted with
 patients' scans, whatever the reason.
@@ -10,34 +10,40 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.spec import Bundle, BundleError
 
+if TYPE_CHECKING:
+    from models.runtime import Decoder
+
 GOLDEN = "configs/golden.json"
 TOLERANCE = 1e-4
 """Of mu, times the largest absolute value of mu where that is more than 1."""
 
 _LARGEST_FILE = 4 << 20
+_VOXELS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """What a bundle's encoder gives for `golden_input`.
+    """What a bundle's encoder gives for `golden_input`, and its decoder for that mu.
 
     Attributes:
         input_sha256: of the input's little-endian float32.
         mu, sigma: float32 (length,).
         runtime: what computed them.
+        reconstruction: float32 (n,), some voxels of the decoder's window, see `some_voxels`; None without a decoder.
     """
 
     input_sha256: str
     mu: NDArray[np.float32]
     sigma: NDArray[np.float32]
     runtime: str
+    reconstruction: NDArray[np.float32] | None = None
 
     @property
     def tolerance(self) -> float:
@@ -75,7 +81,7 @@ def make_golden(bundle: Bundle) -> bytes:
     Raises:
         BundleError: the ONNX graph cannot be run, or gives numbers that are not finite.
     """
-    from models.runtime import OnnxEncoder
+    from models.runtime import OnnxEncoder, open_decoder
 
     encoder = OnnxEncoder(bundle)
     windows = golden_input(bundle.preprocessing.window_voxels)
@@ -90,6 +96,39 @@ def make_golden(bundle: Bundle) -> bytes:
         "mu": [float(str(value)) for value in given["mu"][0]],
         "sigma": [float(str(value)) for value in given["sigma"][0]],
     }
+    decoder = open_decoder(bundle)
+    return _dump(document if decoder is None else document | _of_decoder(decoder, given["mu"][0]))
+
+
+def with_decoder(bundle: Bundle) -> bytes:
+    """Return `golden.json` of a bundle with the values of its decoder, made here; what the encoder gave stays.
+
+    Raises:
+        BundleError: there are no golden values, or the decoder cannot be run.
+    """
+    from models.runtime import Decoder
+
+    golden = read_golden(bundle)
+    if golden is None:
+        raise BundleError("the bundle has no golden values to put the decoder's beside; write it again")
+    document = json.loads((bundle.path / GOLDEN).read_bytes())
+    return _dump(document | _of_decoder(Decoder(bundle), golden.mu))
+
+
+def _of_decoder(decoder: Decoder, mu: NDArray[np.float32]) -> dict[str, Any]:
+    (window,) = decoder.run(mu[None])
+    voxels = some_voxels(window)
+    if not np.isfinite(voxels).all():
+        raise BundleError("the decoder gives NaN or infinity for the self-test input; train it again")
+    return {"decoder_runtime": decoder.runtime, "reconstruction": [float(str(value)) for value in voxels]}
+
+
+def some_voxels(window: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return 64 voxels of a window, evenly spread in the order of the array; all where there are fewer."""
+    return window.ravel()[:: max(1, window.size // _VOXELS)][:_VOXELS]
+
+
+def _dump(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 
@@ -105,6 +144,7 @@ def read_golden(bundle: Bundle) -> Golden | None:
     if file.stat().st_size > _LARGEST_FILE:
         raise BundleError(f"golden.json has {file.stat().st_size} bytes; expected at most {_LARGEST_FILE}")
     length = next(tap.length for tap in bundle.taps if tap.name == "mu")
+    voxels = min(_VOXELS, math.prod(bundle.preprocessing.window_voxels))
     try:
         document = json.loads(file.read_bytes())
         golden = Golden(
@@ -112,6 +152,7 @@ def read_golden(bundle: Bundle) -> Golden | None:
             mu=_vector(document["mu"], length),
             sigma=_vector(document["sigma"], length),
             runtime=str(document["runtime"]),
+            reconstruction=_vector(document["reconstruction"], voxels) if "reconstruction" in document else None,
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleError(f"golden.json is damaged ({type(error).__name__}); get an undamaged copy") from error
@@ -127,5 +168,5 @@ def read_golden(bundle: Bundle) -> Golden | None:
 def _vector(values: Any, length: int) -> NDArray[np.float32]:
     vector = np.array(values, np.float64)
     if vector.shape != (length,) or not (np.abs(vector) <= np.finfo(np.float32).max).all():
-        raise ValueError("not a vector of the length of mu")
+        raise ValueError("not a vector of the length that is expected")
     return vector.astype(np.float32)

@@ -6,7 +6,9 @@ The layout is MONAI's (docs.monai.io, "MONAI Bundle Specification"):
       configs/metadata.json      MONAI's metadata, and under "ctvae" what this project reads
       models/model.safetensors   encoder and decoder; its SHA-256 is the identity of the model
       models/encoder.onnx        the encoder alone, every tap an output, for the CPU
-      configs/golden.json        what the encoder gives for a self-test input
+      models/decoder.onnx        the decoder alone, for the CPU; not in every bundle
+      configs/golden.json        what encoder and decoder give for a self-test input
+      configs/reference.json     the reference population; not in every bundle
       configs/inference.json     for `python -m monai.bundle run`
       docs/README.md             the model card
       LICENSE                    of the weights, and of the data that they were trained on
@@ -19,10 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,8 +29,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle.golden import GOLDEN, make_golden
+from models.bundle.folder import fresh_copy, put
+from models.bundle.golden import GOLDEN, make_golden, with_decoder
 from models.bundle.monai_config import INFERENCE, inference_config, monai_defaults
+from models.bundle.reference import read_reference
 from models.spec import Bundle, BundleError, InTheWayError, compose_metadata, parse_metadata
 from models.weights import LARGEST_BYTES, check_weights, is_pickle
 
@@ -39,7 +40,7 @@ DEFAULT_BUNDLE = "ct_vae"
 
 _METADATA = Path("configs", "metadata.json")
 _METADATA_BYTES = 8 << 20
-_LARGEST_BYTES = {".safetensors": LARGEST_BYTES, ".onnx": 2 << 30}
+_LARGEST_BYTES = {".safetensors": LARGEST_BYTES, ".onnx": 2 << 30, ".json": 1 << 28}
 _PICKLES = (".pt", ".pth", ".pkl", ".ckpt", ".bin", ".ts")
 _A_PICKLE = "is a pickle; expected safetensors: a pickle can run code and is not read"
 
@@ -48,12 +49,18 @@ OWN_FILES = (
     "configs/golden.json",
     "configs/inference.json",
     "configs/metadata.json",
+    "configs/reference.json",
     "docs/README.md",
     "docs/certificate.json",
+    "models/decoder.onnx",
     "models/encoder.onnx",
     "models/model.safetensors",
 )
 """What ctvae writes into a bundle. Anything else in its folder belongs to the user and stays."""
+
+
+_DIGESTED = ("configs/metadata.json", "configs/reference.json")
+"""Beside those below `models/`: the metadata, and what they hold the digest of."""
 
 
 def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
@@ -87,7 +94,7 @@ def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Read a bundle's metadata and compare its weights with the digests that stand there.
+    """Read a bundle's metadata and compare its files with the digests that stand there.
 
     Raises:
         BundleError: what is missing, damaged, of another format version, or not finite.
@@ -97,6 +104,11 @@ def load_bundle(path: Path) -> Bundle:
     bundle = parse_metadata(path, _read_metadata(path))
     _check_file(path, bundle.weights_path, bundle.weights_sha256)
     _check_file(path, bundle.onnx_path, bundle.onnx_sha256)
+    if bundle.decoder_sha256 is not None:
+        _check_file(path, bundle.decoder_path, bundle.decoder_sha256)
+    if bundle.reference_sha256 is not None:
+        _check_file(path, bundle.reference_path, bundle.reference_sha256)
+        read_reference(bundle)
     check_weights(bundle.weights_path)
     return bundle
 
@@ -128,17 +140,19 @@ def save_bundle(
     card: str,
     licence: str,
     monai: Mapping[str, Any],
+    decoder: bytes | None = None,
 ) -> Bundle:
     """Write a bundle to `bundle.path`, all of it or nothing, and read it back.
 
     Args:
-        bundle: what to say of it; the two digests are filled in here. Of a bundle that is there already `OWN_FILES` are
+        bundle: what to say of it; the digests are filled in here. Of a bundle that is there already `OWN_FILES` are
             replaced; other files in its folder stay.
         weights: encoder and decoder, by parameter name.
         onnx: the encoder, every tap an output.
         card: `docs/README.md`.
         licence: `LICENSE`.
         monai: MONAI's descriptive keys, for the metadata; defaults stand for those that are not given.
+        decoder: as ONNX; None for none. `add_reference` adds a reference population, once the bundle is there.
 
     Raises:
         InTheWayError: something else than a bundle that ctvae wrote is there.
@@ -150,7 +164,11 @@ def save_bundle(
     check_replaceable(path)
     content = save({name: np.ascontiguousarray(tensor) for name, tensor in sorted(weights.items())})
     described = replace(
-        bundle, weights_sha256=hashlib.sha256(content).hexdigest(), onnx_sha256=hashlib.sha256(onnx).hexdigest()
+        bundle,
+        weights_sha256=hashlib.sha256(content).hexdigest(),
+        onnx_sha256=hashlib.sha256(onnx).hexdigest(),
+        decoder_sha256=None if decoder is None else hashlib.sha256(decoder).hexdigest(),
+        reference_sha256=None,
     )
     described_to_monai = compose_metadata(described, {**monai_defaults(described), **monai})
     metadata = json.dumps(described_to_monai, indent=2, allow_nan=False) + "\n"
@@ -158,19 +176,62 @@ def save_bundle(
         _METADATA.as_posix(): metadata.encode(),
         "models/model.safetensors": content,
         "models/encoder.onnx": onnx,
+        **({} if decoder is None else {"models/decoder.onnx": decoder}),
         INFERENCE: inference_config(described),
         "docs/README.md": card.encode(),
         "LICENSE": licence.encode(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _fresh_copy(path, without=OWN_FILES) as fresh:
-        _put(fresh, files)
-        _put(fresh, {GOLDEN: make_golden(load_bundle(fresh))})
+    with fresh_copy(path, without=OWN_FILES) as fresh:
+        put(fresh, files)
+        put(fresh, {GOLDEN: make_golden(load_bundle(fresh))})
     return load_bundle(bundle.path)
 
 
+def add_decoder(path: Path, decoder: bytes) -> Bundle:
+    """Put the decoder as ONNX into a bundle, with its golden values; weights, encoder and their golden values stay.
+
+    A reference population is removed, for its reconstruction errors were another decoder's, or nobody's.
+
+    Raises:
+        BundleError: the bundle does not load, or ONNX Runtime cannot use the decoder.
+    """
+    load_bundle(path)
+    with fresh_copy(path.resolve(), without=("configs/reference.json",)) as fresh:
+        put(fresh, {"models/decoder.onnx": decoder})
+        _set_digests(fresh, decoder_sha256=hashlib.sha256(decoder).hexdigest(), reference_sha256=None)
+        put(fresh, {GOLDEN: with_decoder(load_bundle(fresh))})
+        load_bundle(fresh)
+    return load_bundle(path)
+
+
+def add_reference(path: Path, reference: bytes) -> Bundle:
+    """Put a reference population into a bundle, or another one in its place; everything else stays.
+
+    Args:
+        path: of the bundle.
+        reference: as `models.bundle.reference.reference_json` writes it.
+
+    Raises:
+        BundleError: the bundle does not load, or not with this reference population.
+    """
+    load_bundle(path)
+    with fresh_copy(path.resolve(), without=("configs/reference.json",)) as fresh:
+        put(fresh, {"configs/reference.json": reference})
+        _set_digests(fresh, reference_sha256=hashlib.sha256(reference).hexdigest())
+        load_bundle(fresh)
+    return load_bundle(path)
+
+
+def _set_digests(path: Path, **digests: str | None) -> None:
+    """Replace digests in the metadata of a bundle; all else that stands there stays as it is."""
+    metadata = _read_metadata(path)
+    metadata["ctvae"] |= digests
+    put(path, {_METADATA.as_posix(): (json.dumps(metadata, indent=2, allow_nan=False) + "\n").encode()})
+
+
 def amend_bundle(path: Path, files: Mapping[str, bytes]) -> Bundle:
-    """Add files beside the weights of a bundle, or replace them: all of them, or none.
+    """Add files beside those of a bundle that have digests, or replace them: all of them, or none.
 
     Args:
         path: of the bundle.
@@ -184,54 +245,12 @@ def amend_bundle(path: Path, files: Mapping[str, bytes]) -> Bundle:
     for name in files:
         inside = PurePosixPath(name)
         plain = not inside.is_absolute() and bool(inside.parts) and not {"..", "."} & set(name.split("/"))
-        if not plain or inside.parts[0] == "models" or inside == PurePosixPath(_METADATA.as_posix()):
+        if not plain or inside.parts[0] == "models" or inside.as_posix() in _DIGESTED:
             raise BundleError(f"{name!r} cannot be put into a bundle; expected a file in docs/ or configs/, or LICENSE")
-    with _fresh_copy(path.resolve(), without=tuple(files)) as fresh:
-        _put(fresh, files)
+    with fresh_copy(path.resolve(), without=tuple(files)) as fresh:
+        put(fresh, files)
         load_bundle(fresh)
     return load_bundle(path)
-
-
-@contextmanager
-def _fresh_copy(path: Path, *, without: Sequence[str]) -> Iterator[Path]:
-    """A copy of a folder, but for the named files, to be changed in the block; it then takes the folder's place.
-
-    Should the block or the renaming end early, the folder stays as it was. Even of a process that is killed between the
-    two renames the former folder is left: as `old` in a hidden folder beside it.
-    """
-    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    fresh, old = workspace / "new", workspace / "old"
-    try:
-        if path.exists():
-            shutil.copytree(path, fresh, symlinks=True, ignore=_named(path, without))
-        yield fresh
-        if path.exists():
-            path.rename(old)
-        fresh.rename(path)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        shutil.rmtree(workspace)
-
-
-def _named(folder: Path, names: Sequence[str]) -> Callable[[str, list[str]], list[str]]:
-    """For `copytree`: what to leave out, by paths inside of the folder."""
-    return lambda inside, found: [one for one in found if (Path(inside) / one).relative_to(folder).as_posix() in names]
-
-
-def _put(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files by their paths inside of the folder; no link is followed.
-
-    Raises:
-        BundleError: a folder in it is a link that leads elsewhere.
-    """
-    for name, content in files.items():
-        target = folder / name
-        if not target.parent.resolve().is_relative_to(folder.resolve()):
-            raise BundleError(f"the folder of {name} is a link that leads out of the bundle; make it a folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        target.write_bytes(content)
 
 
 def _read_metadata(path: Path) -> Any:

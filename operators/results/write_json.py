@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from operators import __version__
 from operators.record import FeatureRecord, Reliability, TapValues
 from operators.results.write_taps import file_entry, has_file
-from operators.types import Finding, Outcome
+from operators.types import Finding, Outcome, Verdict
 
 SCHEMA_VERSION = "1.0"
 NOTICE = "Not for diagnosis; computed by software, unverified."
@@ -104,12 +104,25 @@ def result_json(outcomes: Iterable[Outcome]) -> bytes:
 
 
 def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """A summary that names no patient, with mercure's notification: asked for when something was rejected or failed."""
-    counted = Counter(outcome.status for outcome in outcomes)
+    """A summary that names no patient, with mercure's notification.
+
+    It is asked for when something was rejected or failed, or is unlike the reference patients.
+    """
+    ended = list(outcomes)
+    counted, judged = Counter(one.status for one in ended), Counter(one.verdict for one in ended if one.verdict)
     counts = {status: counted.get(status, 0) for status in ("written", "rejected", "skipped", "failed")}
-    text = "ctvae: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + ". " + NOTICE
-    wanted = counts["rejected"] + counts["failed"] > 0 or counts["written"] == 0
-    return {"series": counts, "notice": NOTICE, "__mercure_notification": {"text": text, "requested": wanted}}
+    verdicts = {verdict: judged.get(verdict, 0) for verdict in get_args(Verdict)}
+    text = "ctvae: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + ". "
+    if judged:
+        named = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in verdicts.items() if count)
+        text += f"Compared with the reference patients: {named}. "
+    wanted = counts["rejected"] + counts["failed"] + verdicts["out_of_distribution"] > 0 or counts["written"] == 0
+    return {
+        "series": counts,
+        "verdicts": verdicts,
+        "notice": NOTICE,
+        "__mercure_notification": {"text": text + NOTICE, "requested": wanted},
+    }
 
 
 def features_schema() -> str:
@@ -196,6 +209,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "reason": outcome.reason,
         "message": outcome.message,
+        "verdict": outcome.verdict,
         "shape": list(outcome.shape) if outcome.shape else None,
         "spacing_mm": list(outcome.spacing_mm) if outcome.spacing_mm else None,
         "findings": _findings(outcome.findings),

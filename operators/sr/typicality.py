@@ -59,7 +59,7 @@ def typicality_content(found: Reliability) -> list[Item]:
     ranked = measured_by("RANK-IN-REFERENCE", "Rank among the reference patients")
     numbers.append(_percentage(PERCENTILE, np.float32(found.percentiles.combined), ranked))
     if found.p_conformal is not None:
-        method = measured_by("CONFORMAL", "Conformal, leaving one patient out")
+        method = measured_by("FULL-CONFORMAL", "Full conformal")
         numbers.append(number(CONFORMAL_P, np.float32(found.p_conformal), PERCENT, method))
     method = measured_by("LEDOIT-WOLF", "Ledoit-Wolf covariance")
     numbers.append(number(MAHALANOBIS, np.float32(found.mahalanobis), NO_UNITS, method))

@@ -11,7 +11,7 @@ from models.bundle.store import save_bundle
 from models.networks.registry import build_vae
 from models.spec import Bundle, Preprocessing
 from models.training_record import TrainingRecord
-from tests.support.quick_export import quick_encoder_onnx
+from tests.support.quick_export import quick_decoder_onnx, quick_encoder_onnx
 
 SMALL_WINDOWS = Preprocessing("window", (8, 16, 16), (8.0, 16.0, 16.0), (-1000.0, 1000.0))
 SMALL_CT_VAE = {
@@ -24,8 +24,15 @@ SMALL_CT_VAE = {
 }
 
 
-def write_small_bundle(path: Path, *, seed: int = 0, version: str = "0.0.1") -> Bundle:
-    """An untrained `ct_vae` of 8 × 16 × 16 voxels, four latents, with the taps of `ct_vae`."""
+def write_small_bundle(path: Path, *, seed: int = 0, version: str = "0.0.1", decoder: bool = False) -> Bundle:
+    """An untrained `ct_vae` of 8 × 16 × 16 voxels, four latents, with the taps of `ct_vae`.
+
+    Args:
+        path: of its folder.
+        seed: of the weights.
+        version: of the bundle.
+        decoder: write decoder.onnx too.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = build_vae("ct_vae", SMALL_CT_VAE).eval()
@@ -43,5 +50,11 @@ def write_small_bundle(path: Path, *, seed: int = 0, version: str = "0.0.1") -> 
     weights = {name: tensor.numpy() for name, tensor in vae.state_dict().items()}
     monai = {"monai_version": "1.6.1", "pytorch_version": "2.13.0", "numpy_version": "2.4.6"}
     return save_bundle(
-        bundle, weights=weights, onnx=quick_encoder_onnx(vae), card="# untrained\n", licence="Apache-2.0\n", monai=monai
+        bundle,
+        weights=weights,
+        onnx=quick_encoder_onnx(vae),
+        decoder=quick_decoder_onnx(vae) if decoder else None,
+        card="# untrained\n",
+        licence="Apache-2.0\n",
+        monai=monai,
     )

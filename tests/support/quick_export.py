@@ -1,12 +1,13 @@
-"""The encoder as ONNX, but torch's exporter, which takes seconds, runs once for each kind of network.
+"""Encoder and decoder as ONNX, but torch's exporter, which takes seconds, runs once for each kind of network.
 
 What it gave for one set of weights becomes a template; every other network of the same kind gets its own weights in the
-template's place, and is compared with torch. Tests of the export itself call `models.bundle.export.encoder_onnx`.
+template's place, and is compared with torch. Tests of the export itself call `models.bundle.export`.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import onnxruntime
 import torch
 from onnx import numpy_helper
 
-from models.bundle.export import encoder_onnx
+from models.bundle.export import decoder_onnx, encoder_onnx
 from models.networks.vae import Vae
 
 
@@ -36,17 +37,33 @@ _templates: dict[str, Template] = {}
 
 def quick_encoder_onnx(vae: Vae) -> bytes:
     """Return what `encoder_onnx` returns, except that the names of inner values may differ."""
+    exported = _quick(vae, encoder_onnx)
+    _compare(exported, vae)
+    return exported
+
+
+def quick_decoder_onnx(vae: Vae) -> bytes:
+    """Return what `decoder_onnx` returns, likewise."""
+    exported = _quick(vae, decoder_onnx)
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    z = torch.rand(session.get_inputs()[0].shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = vae.eval().decode(z)
+    np.testing.assert_allclose(session.run(None, {"z": z.numpy()})[0], expected.numpy(), rtol=1e-4, atol=1e-5)
+    return exported
+
+
+def _quick(vae: Vae, export: Callable[[Vae], bytes]) -> bytes:
     state = {name: tensor.detach().numpy() for name, tensor in vae.state_dict().items()}
-    kind = _kind(vae)
+    kind = f"{export.__name__} {_kind(vae)}"
     if kind not in _templates:
-        _templates[kind] = _template(vae)
+        _templates[kind] = _template(vae, export)
     graph, weights = onnx.ModelProto(), _templates[kind].weights
     graph.CopyFrom(_templates[kind].graph)
     for held in graph.graph.initializer:
         if held.name in weights:
             held.CopyFrom(numpy_helper.from_array(state[weights[held.name]].reshape(held.dims), held.name))
-    exported = graph.SerializeToString(deterministic=True)
-    _compare(exported, vae)
+    exported: bytes = graph.SerializeToString(deterministic=True)
     return exported
 
 
@@ -59,14 +76,14 @@ def _kind(vae: Vae) -> str:
     return repr((told, [(name, tuple(tensor.shape)) for name, tensor in vae.state_dict().items()]))
 
 
-def _template(vae: Vae) -> Template:
+def _template(vae: Vae, export: Callable[[Vae], bytes]) -> Template:
     """Export the network with weights that are all different, so that each is recognised in the graph."""
     other = copy.deepcopy(vae)
     generator = torch.Generator().manual_seed(0)
     for tensor in other.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    graph = onnx.load_from_string(encoder_onnx(other))
+    graph = onnx.load_from_string(export(other))
     by_values = {tensor.numpy().tobytes(): name for name, tensor in other.state_dict().items()}
     found = {held.name: by_values.get(numpy_helper.to_array(held).tobytes()) for held in graph.graph.initializer}
     return Template(graph, {held: name for held, name in found.items() if name is not None})

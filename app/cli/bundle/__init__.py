@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "Run the encoder alone on windows from a file; one array per tap.",
     "export": "Write encoder and decoder as ONNX, compared with torch.",
     "certify": "Measure on your own scans what the features are worth; write it into the bundle.",
+    "reference": "Write its reference patients into it, so that results say whether to believe them.",
     "import-keras": "Import a Keras encoder: .keras, .h5 or .weights.h5.",
     "import-torch": "Import a checkpoint of MONAI's AutoencoderKL or MAISI's autoencoder.",
 }

@@ -20,6 +20,7 @@ from app.read_input import open_series
 from app.research.data.window_cache import ScanWindows, stamp_of, stored_windows
 from app.settings import DEFAULTS, Settings
 from models.spec import Preprocessing
+from models.statistics.out_of_distribution import LEAST_PATIENTS
 from operators.build_volume import build_volume
 from operators.errors import StartError
 from operators.geometry.policy import GeometryPolicy
@@ -36,7 +37,7 @@ Split = Literal["train", "calibration", "reference", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "calibration", "reference", "test")
 """To learn from; to watch the training with and choose by; to tell later what is unlike it; to measure with, once."""
 
-LEAST_REFERENCE = 9
+LEAST_REFERENCE: Final = LEAST_PATIENTS
 """Patients. With fewer of them no conformal p-value can be as small as 0.1, so fewer are not drawn."""
 
 MARGIN_VOXELS = (4, 8, 8)

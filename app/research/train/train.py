@@ -25,6 +25,7 @@ from app.research.data.scans import (
     with_margin,
 )
 from app.research.data.window_cache import ScanWindows
+from app.research.reference import put_reference
 from app.research.train.describe import UNSAID, Wording, check_describable, describe, write
 from app.research.train.dry_run import DryRun, dry_run
 from app.research.train.recipe import Plan
@@ -117,7 +118,18 @@ def train_bundle(
         text = f"{error}; {places.checkpoint.name} keeps the trained network: mend this and give --resume to write it"
         raise BundleError(text) from error
     places.checkpoint.unlink(missing_ok=True)
-    return written
+    return _with_reference(written, parts["reference"], report)
+
+
+def _with_reference(bundle: Bundle, scans: Sequence[Scan], report: Report) -> Bundle:
+    """The bundle with its reference population; without one where the patients make none, and the log says why."""
+    if not scans:
+        return bundle
+    try:
+        return put_reference(bundle, scans, report)
+    except StartError as error:
+        logger.warning("the bundle has no reference population: %s", error.message)
+        return bundle
 
 
 def dry_run_training(places: Places, plan: Plan, *, wording: Wording = UNSAID, settings: Settings = DEFAULTS) -> DryRun:

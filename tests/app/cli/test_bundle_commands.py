@@ -69,7 +69,7 @@ def error_of(capsys, *arguments: object) -> str:
 def test_the_group_names_its_commands_in_a_line_each(capsys):
     assert ctvae("bundle", "--help") == 0
     lines = capsys.readouterr().out.splitlines()
-    for name in ("run", "check", "show", "export", "certify", "import-torch", "import-keras"):
+    for name in ("run", "check", "show", "export", "certify", "reference", "import-torch", "import-keras"):
         assert len([line for line in lines if line.startswith(f"  {name} ")]) == 1
     assert "no command 'frobnicate'; expected one of show" in error_of(capsys, "bundle", "frobnicate")
 
@@ -161,10 +161,11 @@ def test_check_answers_one_question_per_line_and_refuses_one_blob(made, capsys):
     assert ctvae("bundle", "check", made.path, "--force") == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert [line.split()[0] for line in said.out.splitlines()] == ["good"] * 5 + ["BAD", "good", "-"]
+    marks = [line.split()[0] for line in said.out.splitlines()]
+    assert marks == ["good", "good", "good", "-", "good", "good", "BAD", "good", "-"]
     assert ctvae("bundle", "check", made.path, "--force", "--json") == 0
     verdicts = json.loads(capsys.readouterr().out)["verdicts"]
-    assert [one["question"] for one in verdicts if one["good"] is None] == ["active units"]
+    assert [one["question"] for one in verdicts if one["good"] is None] == ["golden decoder", "active units"]
     said = error_of(capsys, "bundle", "check", made.path)
     assert "BUNDLE_REFUSED: small 0.0.1: reconstruction: those of four phantoms differ as the phantoms do with" in said
     assert "they are one blob; --force accepts it" in said

@@ -39,7 +39,7 @@ def test_a_machine_that_is_well_says_so_a_line_a_question(made, capsys):
     assert said.err == ""
     questions = [line[6:].split("  ")[0] for line in said.out.splitlines()]
     assert questions == [
-        "ctvae", "packages", "CPU", "memory", "GPU", "bundle", "runtime", "golden values", "speed",
+        "ctvae", "packages", "CPU", "memory", "GPU", "bundle", "runtime", "golden values", "golden decoder", "speed",
     ]  # fmt: skip
     assert "BAD" not in said.out
 

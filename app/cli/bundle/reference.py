@@ -1,0 +1,56 @@
+"""`ctvae bundle reference`: the patients that later say whether the features of a scan can be believed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.process import LogLevel, guarded
+
+
+def command(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Its folder; the population is written into it.")],
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DATA", help="Folder of DICOM and NIfTI; or a CSV: its split reference is taken."),
+    ],
+    root: Annotated[Path | None, typer.Option(help="Folder that a list's paths are relative to.")] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--settings", help="Settings whose selection and geometry say what is read; default: app.yaml."),
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+) -> int:
+    """Encode the reference patients and write their population into the bundle: results then have a reliability.
+
+    Patients that the bundle has learned from are left out. At least 9 are needed for a verdict. Weights and encoder
+    stay as they are; decoder.onnx is added where it is missing. Takes about a second per patient.
+    """
+
+    def run() -> int:
+        from app.console import progress
+        from app.open_bundle import bundle_errors, open_bundle
+        from app.research.reference import reference_of_data
+        from app.settings import load_settings
+        from models.bundle.reference import read_reference
+
+        bundle = open_bundle(path)
+        with bundle_errors():
+            with progress("finding scans") as show:
+                written = reference_of_data(
+                    bundle,
+                    data,
+                    root=root,
+                    settings=load_settings(settings),
+                    report=lambda text, fraction: show(fraction, 1, text),
+                )
+            population = read_reference(written)
+        assert population is not None
+        told = f"{population.patients} reference patients, smallest p {population.smallest_p:.2g}"
+        sys.stdout.write(f"{written.name} {written.version}: {told}\n")
+        return 0
+
+    return guarded(run, log_level)

@@ -1,0 +1,112 @@
+"""The reference population of a bundle: `configs/reference.json`, made of patients that nothing else is done with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.runtime import Decoder, open_decoder
+from models.spec import Bundle, BundleError
+from models.statistics.out_of_distribution import Population
+from models.training_record import Case
+
+_WHAT = (
+    "The reference patients of a bundle, one series of each: mu, sigma and reconstruction error. The rows are in an "
+    "order that does not tell whose is which"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """All that it takes to say whether a series is like the reference patients.
+
+    Attributes:
+        sha256: of the file that holds the population.
+        decoder: of the same bundle; None where there is none.
+    """
+
+    population: Population
+    sha256: str
+    decoder: Decoder | None
+
+
+def open_reference(bundle: Bundle) -> Reference | None:
+    """Open the reference population and the decoder; None for a bundle without reference patients.
+
+    Raises:
+        BundleError: damaged, or of other weights; or ONNX Runtime cannot use the decoder.
+    """
+    population = read_reference(bundle)
+    if population is None or bundle.reference_sha256 is None:
+        return None
+    return Reference(population, bundle.reference_sha256, open_decoder(bundle))
+
+
+def reference_json(bundle: Bundle, population: Population, cases: Sequence[Case], runtime: str) -> bytes:
+    """Write the population, its numbers as float32.
+
+    Args:
+        bundle: that encoded the patients.
+        population: of them.
+        cases: the series that it was made of.
+        runtime: what computed it.
+    """
+    order = np.lexsort(population.mu.T[::-1])
+    errors = population.errors_hu
+    document = {
+        "what": _WHAT,
+        "weights_sha256": bundle.weights_sha256,
+        "runtime": runtime,
+        "patients": population.patients,
+        "series": [{"patient": case.patient, "scan": case.scan, "source": case.source} for case in cases],
+        "errors_hu": None if errors is None else _numbers(errors[order]),
+        "mu": _numbers(population.mu[order]),
+        "sigma": _numbers(population.sigma[order]),
+    }
+    return (json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_reference(bundle: Bundle) -> Population | None:
+    """Read the population; None for a bundle without reference patients.
+
+    Raises:
+        BundleError: damaged, or of other weights.
+    """
+    if bundle.reference_sha256 is None:
+        return None
+    name = bundle.reference_path.name
+    try:
+        document = json.loads(bundle.reference_path.read_bytes())
+        weights, errors = document["weights_sha256"], document["errors_hu"]
+        population = Population(
+            mu=_array(document["mu"]),
+            sigma=_array(document["sigma"]),
+            errors_hu=None if errors is None else _array(errors),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
+        raise BundleError(f"{name} is damaged ({error}); make it again with `ctvae bundle reference`") from error
+    if weights != bundle.weights_sha256:
+        found = f"{name} is of weights {str(weights)[:12]}…, the bundle has {bundle.weights_sha256[:12]}…"
+        raise BundleError(f"{found}; make it again with `ctvae bundle reference`")
+    length = next(tap.length for tap in bundle.taps if tap.name == "mu")
+    if population.mu.shape[1] != length:
+        found = f"{name} has {population.mu.shape[1]} dimensions; expected {length}"
+        raise BundleError(f"{found}; make it again with `ctvae bundle reference`")
+    return population
+
+
+def _numbers(values: NDArray[np.float64]) -> Any:
+    """Nested lists of the shortest decimals that read back to the same float32."""
+    if values.ndim > 1:
+        return [_numbers(row) for row in values]
+    return [float(str(value)) for value in values.astype(np.float32)]
+
+
+def _array(values: Any) -> NDArray[np.float64]:
+    """The float32 that were written, as float64."""
+    return np.array(values, np.float32).astype(np.float64)

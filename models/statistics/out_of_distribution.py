@@ -1,0 +1,215 @@
+"""Whether a series is like those of the reference patients: two distances, one rank, one conformal p-value.
+
+Full conformal prediction (Vovk, Gammerman, Shafer, 2005), used to find anomalies (Laxhammar and Falkman, 2010; Bates et
+al., Annals of Statistics 2023): the new patient joins the reference patients in one bag, in which every patient is
+measured against the others in the same way. Where the new patient is exchangeable with the reference patients, a
+p-value of at most alpha has at most the chance alpha, however many there are and however they are distributed. Each
+patient counts once, with one series.
+
+- Latent: the Mahalanobis distance of mu from the mean of the others, in their covariance after Ledoit and Wolf (2004),
+  for there are often fewer patients than dimensions.
+- Reconstruction: how far the logarithm of the error is from the median, up or down: what is simpler than any patient,
+  such as air, is reconstructed better than any (Nalisnick et al., 2019, test likelihoods for typicality in this way).
+- Combined: the larger of the two ranks. In ranks alone two patients would often share the first place, so beyond the
+  others a rank goes on by an exponential tail that is fitted to their upper half.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALPHA = 0.1
+LEAST_PATIENTS = 9
+"""With fewer, no p-value can be as small as `ALPHA`: the smallest is 1 / (n + 1)."""
+
+MOST_PATIENTS = 100
+"""A bag is as much work as the square of its size; with so many the smallest p-value is 0.0099."""
+
+_LEAST_ERROR_HU = 0.01
+"""Less is rounding, and its logarithm would say more."""
+_FARTHEST = 1e6
+"""Of the combined score; finite, so that all of it can be compared."""
+_LEAST_VARIANCE = 1e-9
+"""Of a dimension, as a part of the mean variance of the bag: without it a covariance may be singular."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """The reference patients, one series of each, in an order that does not tell whose is which.
+
+    Attributes:
+        mu: float64 (n, length), of the series.
+        sigma: likewise.
+        errors_hu: float64 (n,), of the reconstruction; None for a bundle without a decoder.
+    """
+
+    mu: Floats
+    sigma: Floats
+    errors_hu: Floats | None
+
+    def __post_init__(self) -> None:
+        errors = np.ones(len(self.mu)) if self.errors_hu is None else self.errors_hu
+        if self.mu.ndim != 2 or self.mu.shape != self.sigma.shape or errors.shape != (len(self.mu),):
+            raise ValueError(f"mu of {self.mu.shape}, sigma of {self.sigma.shape}, errors of {errors.shape}")
+        if not 2 <= len(self.mu) <= MOST_PATIENTS:
+            raise ValueError(f"{len(self.mu)} patients; expected 2 to {MOST_PATIENTS}")
+        if not all(np.isfinite(values).all() for values in (self.mu, self.sigma, errors)):
+            raise ValueError("numbers that are not finite")
+        if min(self.sigma.min(), errors.min()) < 0:
+            raise ValueError("a negative sigma or error")
+        if not np.ptp(self.mu, axis=0).any():
+            raise ValueError("mu is the same for all reference patients; expected a network that tells them apart")
+
+    @property
+    def patients(self) -> int:
+        """How many there are."""
+        return len(self.mu)
+
+    @property
+    def smallest_p(self) -> float:
+        """Return the smallest p-value that so many patients allow."""
+        return 1 / (self.patients + 1)
+
+    @property
+    def mean(self) -> Floats:
+        """Return the mean of mu, (length,)."""
+        return np.asarray(self.mu.mean(axis=0))
+
+    @property
+    def covariance(self) -> Floats:
+        """Return Ledoit and Wolf's covariance of mu, (length, length)."""
+        return ledoit_wolf(self.mu - self.mean, self.mu.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one series stands in a population.
+
+    Attributes:
+        distance: Mahalanobis distance of its mu from the reference patients.
+        p: conformal, whatever the number of patients; only from `LEAST_PATIENTS` on can it be `ALPHA` or less.
+        latent, reconstruction: -ln of the part of patients that is expected beyond it; 0 of a reconstruction that there
+            is not. The larger one is the combined score.
+        combined_below, latent_below, reconstruction_below: percent of the reference patients with a smaller value.
+        mu_below, sigma_below: float64 (length,), likewise of each dimension.
+    """
+
+    distance: float
+    p: float
+    latent: float
+    reconstruction: float
+    combined_below: float
+    latent_below: float
+    reconstruction_below: float | None
+    mu_below: Floats
+    sigma_below: Floats
+
+
+def stand(population: Population, mu: Floats, sigma: Floats, error_hu: float | None) -> Standing:
+    """Place a series in a population.
+
+    Args:
+        population: of the bundle that encoded it.
+        mu: float64 (length,), of the series.
+        sigma: likewise.
+        error_hu: its reconstruction error; None where the population has none.
+    """
+    distances = distances_from_others(np.vstack([population.mu, mu]))
+    latent = surprise(distances)
+    reconstruction, below = np.zeros(len(latent)), None
+    if population.errors_hu is not None and error_hu is not None:
+        errors = np.append(population.errors_hu, error_hu)
+        reconstruction, below = surprise(deviation(errors)), _below(errors)
+    combined = np.maximum(latent, reconstruction)
+    return Standing(
+        distance=float(distances[-1]),
+        p=float(np.count_nonzero(combined >= combined[-1]) / len(combined)),
+        latent=float(latent[-1]),
+        reconstruction=float(reconstruction[-1]),
+        combined_below=_below(combined),
+        latent_below=_below(distances),
+        reconstruction_below=below,
+        mu_below=100 * np.mean(population.mu < mu, axis=0),
+        sigma_below=100 * np.mean(population.sigma < sigma, axis=0),
+    )
+
+
+def distances_from_others(bag: Floats) -> Floats:
+    """Return the Mahalanobis distance of each vector of a bag from the others, (m + 1,).
+
+    All vectors lie in as many dimensions as there are vectors at most, and are turned into those first.
+
+    Args:
+        bag: float64 (m + 1, length).
+    """
+    length = bag.shape[1]
+    u, singular, _ = np.linalg.svd(bag - bag.mean(axis=0), full_matrices=False)
+    turned = u * singular
+    floor = _LEAST_VARIANCE * float(np.square(singular).sum()) / (len(bag) * length) * np.eye(len(singular))
+    found = np.empty(len(bag))
+    for at, vector in enumerate(turned):
+        others = np.delete(turned, at, axis=0)
+        mean = others.mean(axis=0)
+        from_mean = vector - mean
+        covariance = ledoit_wolf(others - mean, length) + floor
+        found[at] = math.sqrt(max(0.0, float(from_mean @ np.linalg.solve(covariance, from_mean))))
+    return found
+
+
+def ledoit_wolf(centred: Floats, length: int) -> Floats:
+    """Return the covariance after Ledoit and Wolf, J. Multivariate Analysis 88 (2004): shrunk towards a multiple of I.
+
+    scikit-learn's `ledoit_wolf` gives the same, but only of vectors that were not turned into fewer dimensions.
+
+    Args:
+        centred: float64 (m, k), less their mean.
+        length: dimensions that the vectors had before they were turned into k.
+    """
+    m, k = centred.shape
+    sample = centred.T @ centred / m
+    mean_variance, squares = float(np.trace(sample)) / length, float(np.square(sample).sum())
+    dispersion = squares / length - mean_variance**2
+    noise = (float(np.square(np.square(centred).sum(axis=1)).sum()) / m - squares) / (m * length)
+    shrinkage = min(max(noise, 0.0), dispersion) / dispersion if dispersion > 0 else 1.0
+    return np.asarray((1 - shrinkage) * sample + shrinkage * mean_variance * np.eye(k))
+
+
+def deviation(errors_hu: Floats) -> Floats:
+    """Return how far the logarithm of each error of a bag is from their median, (m,)."""
+    logs = np.log(np.maximum(errors_hu, _LEAST_ERROR_HU))
+    return np.asarray(np.abs(logs - np.median(logs)))
+
+
+def surprise(values: Floats) -> Floats:
+    """Return -ln of the part of the others that is expected beyond each value of a bag, (m + 1,).
+
+    Of m others the k-th in ascending order leaves 1 - k / (m + 1) beyond it, linear between them and from 0 on. Beyond
+    the largest the part falls exponentially: by e over the mean excess of the others above their median.
+
+    Args:
+        values: float64 (m + 1,), m ≥ 2, none of them negative.
+    """
+    order = np.argsort(values, kind="stable")
+    ascending, others = values[order], len(values) - 1
+    lower = np.concatenate([[0.0], ascending[:-1]])
+    upper = np.concatenate([ascending[1:], [np.inf]])
+    inside = np.divide(ascending - lower, upper - lower, out=np.zeros(len(values)), where=upper > lower)
+    found = np.empty(len(values))
+    found[order] = -np.log1p(-(np.arange(len(values)) + inside) / (others + 1))
+    rest = ascending[:-1]
+    excess = rest[rest > np.median(rest)] - np.median(rest)
+    scale = max(float(excess.mean()) if excess.size else 0.0, np.finfo(np.float64).tiny)
+    beyond = ascending[-1] - ascending[-2]
+    found[order[-1]] = math.log(others + 1) + (min(beyond / scale, _FARTHEST) if beyond > 0 else 0.0)
+    return found
+
+
+def _below(bag: Floats) -> float:
+    """Return the percentage of the bag before its last value that is smaller than that."""
+    return float(100 * np.count_nonzero(bag[:-1] < bag[-1]) / (len(bag) - 1))

@@ -1,0 +1,122 @@
+"""Whether to believe the features of a series: how it stands among the reference patients of its bundle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle.reference import Reference
+from models.runtime import Decoder
+from models.spec import Preprocessing
+from models.statistics.out_of_distribution import ALPHA, LEAST_PATIENTS, Population, Standing, stand
+from operators.errors import SeriesFailed
+from operators.geometry.windows import target_axes
+from operators.record import Encoding, Percentiles, Reliability
+from operators.types import Verdict, Windows
+
+
+def measure_reliability(encoding: Encoding, reference: Reference, preprocessing: Preprocessing) -> Reliability:
+    """Return how a series stands among the reference patients, and the verdict.
+
+    Args:
+        encoding: of the series.
+        reference: of the bundle that encoded it.
+        preprocessing: of the bundle.
+
+    Raises:
+        SeriesFailed: `NON_FINITE_FEATURES`: the decoder gives NaN or infinity.
+    """
+    population, decoder = reference.population, reference.decoder
+    error_hu = None if decoder is None else reconstruction_mae_hu(encoding, decoder, preprocessing)
+    mu, sigma = (encoding.taps[name].values.astype(np.float64) for name in ("mu", "sigma"))
+    standing = stand(population, mu, sigma, error_hu)
+    told = population.patients >= LEAST_PATIENTS
+    return Reliability(
+        verdict=_verdict(standing, told),
+        reasons=tuple(_reasons(standing, population, error_hu)) if told else (_too_few(population),),
+        n_reference=population.patients,
+        p_conformal=_single(standing.p) if told else None,
+        mahalanobis=_single(standing.distance),
+        reconstruction_mae_hu=None if error_hu is None else _single(error_hu),
+        real_fraction=_single(float(np.mean(encoding.windows.real_fraction, dtype=np.float64))),
+        percentiles=_percentiles(standing),
+        reference_sha256=reference.sha256,
+    )
+
+
+def reconstruction_mae_hu(encoding: Encoding, decoder: Decoder, preprocessing: Preprocessing) -> float:
+    """Return the mean absolute error of what the decoder makes of each window's mu, in HU.
+
+    Over the real voxels of all windows; one that is partly outside of the scan counts by its part inside, one that lies
+    in two windows twice.
+
+    Raises:
+        SeriesFailed: `NON_FINITE_FEATURES`.
+    """
+    windows, (low, high) = encoding.windows, preprocessing.window_hu
+    total, counted = 0.0, 0.0
+    made = decoder.run(encoding.taps["mu"].windows)
+    for window, decoded, (z, y, x) in zip(windows.voxels[:, 0], made, _inside(windows, preprocessing), strict=True):
+        along_x = (np.abs(decoded - window) * x).sum(axis=2, dtype=np.float64)  # no BLAS: its order may vary
+        total += float(((along_x * y).sum(axis=1) * z).sum())
+        counted += float(z.sum() * y.sum() * x.sum())
+    error_hu = (high - low) * total / counted
+    if not np.isfinite(error_hu):
+        text = "the decoder gives NaN or infinity; expected finite numbers: check the bundle"
+        raise SeriesFailed("NON_FINITE_FEATURES", text)
+    return error_hu
+
+
+def _inside(windows: Windows, preprocessing: Preprocessing) -> Iterator[tuple[NDArray[np.float32], ...]]:
+    """For each window the part of each voxel that is inside of the scan, along z, y and x: float32 (d,), (h,), (w,)."""
+    z, y, x = (axis.weights().inside.astype(np.float32) for axis in target_axes(windows.volume, preprocessing))
+    origins, depth = windows.affines_lps_mm[:, :3, 3], windows.voxels.shape[2]
+    starts = np.rint(np.linalg.norm(origins - origins[0], axis=1) / windows.spacing_mm[0]).astype(int)
+    for start in starts:
+        yield z[start : start + depth], y, x
+
+
+def _verdict(standing: Standing, told: bool) -> Verdict:
+    if not told:
+        return "undetermined"
+    return "out_of_distribution" if standing.p <= ALPHA else "in_distribution"
+
+
+def _too_few(population: Population) -> str:
+    n = population.patients
+    return f"{n} reference patients allow no p below {population.smallest_p:.2g}; at least {LEAST_PATIENTS} are needed"
+
+
+def _reasons(standing: Standing, population: Population, error_hu: float | None) -> Iterator[str]:
+    """One line on p, and one on each value that is as unlikely by itself as the verdict asks for."""
+    unlikely, n = standing.p <= ALPHA, population.patients
+    found = f"p {standing.p:.2g} is {'at most' if unlikely else 'above'} {ALPHA:g}"
+    yield f"{found}; {n} reference patients allow no p below {population.smallest_p:.2g}"
+    if not unlikely:
+        return
+    beyond = min(-math.log(ALPHA), max(standing.latent, standing.reconstruction))
+    if standing.latent >= beyond:
+        told = f"farther from the reference patients than {standing.latent_below:.0f} % of them from each other"
+        yield f"mu is {told}: Mahalanobis distance {standing.distance:.3g}"
+    if population.errors_hu is not None and standing.reconstruction >= beyond:
+        low, high = population.errors_hu.min(), population.errors_hu.max()
+        yield f"reconstruction error {error_hu:.3g} HU; of the reference patients {low:.3g} to {high:.3g} HU"
+
+
+def _percentiles(standing: Standing) -> Percentiles:
+    reconstruction = standing.reconstruction_below
+    return Percentiles(
+        combined=_single(standing.combined_below),
+        latent=_single(standing.latent_below),
+        reconstruction=None if reconstruction is None else _single(reconstruction),
+        mu=standing.mu_below.astype(np.float32),
+        sigma=standing.sigma_below.astype(np.float32),
+    )
+
+
+def _single(value: float) -> float:
+    """The shortest double that reads back to the same float32, as every number that is written."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,218 @@
+"""The conformal p-value is valid whatever the patients are like, and flags what a sound model cannot explain."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+from sklearn.covariance import ledoit_wolf as sklearns
+
+from models.phantom import make_phantom, sample_factors
+from models.statistics.out_of_distribution import (
+    ALPHA,
+    LEAST_PATIENTS,
+    Population,
+    deviation,
+    distances_from_others,
+    ledoit_wolf,
+    stand,
+    surprise,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def population(mu: np.ndarray, errors: np.ndarray | None = None) -> Population:
+    return Population(mu, np.ones_like(mu), errors)
+
+
+# The conformal p-value
+
+
+@pytest.mark.parametrize("n", [LEAST_PATIENTS, 11, 19])
+@pytest.mark.parametrize("length", [2, 32])
+def test_of_any_bag_at_most_alpha_would_be_flagged_if_each_were_the_new_patient(n, length):
+    """This is validity: which of a bag is the new patient is chance, so this part of it is the chance of a flag."""
+    for _ in range(4):
+        bag = RNG.standard_t(2, (n + 1, length)) * RNG.exponential(1, (n + 1, 1))
+        errors = np.exp(RNG.standard_normal(n + 1)) * (1 + np.abs(bag[:, 0]))
+        each = np.arange(n + 1)
+        flagged = [
+            stand(population(bag[each != j], errors[each != j]), bag[j], np.ones(length), errors[j]).p <= ALPHA
+            for j in each
+        ]
+        assert sum(flagged) <= ALPHA * (n + 1)
+
+
+def test_without_ties_every_rank_is_taken_once():
+    bag, errors = RNG.standard_normal((12, 5)), RNG.exponential(1, 12)
+    each = np.arange(12)
+    p = [stand(population(bag[each != j], errors[each != j]), bag[j], np.ones(5), errors[j]).p for j in each]
+    assert np.allclose(sorted(p), np.arange(1, 13) / 12)
+
+
+def test_who_comes_first_among_the_reference_patients_does_not_matter():
+    mu, errors, new = RNG.standard_normal((11, 6)), RNG.exponential(1, 11), RNG.standard_normal(6)
+    order = RNG.permutation(11)
+    first = stand(population(mu, errors), new, np.ones(6), 1.0)
+    second = stand(population(mu[order], errors[order]), new, np.ones(6), 1.0)
+    assert (first.p, first.combined_below) == (second.p, second.combined_below)
+    assert second.distance == pytest.approx(first.distance)
+
+
+@pytest.mark.parametrize(
+    ("mu", "error_hu"),
+    [(np.full(6, 9.0), 50.0), (np.zeros(6), 400.0), (np.zeros(6), 3.0)],
+    ids=["far mu", "large error", "small error"],
+)
+def test_what_is_far_in_either_value_has_the_smallest_p(mu, error_hu):
+    reference = population(np.random.default_rng(1).standard_normal((9, 6)), np.linspace(40, 60, 9))
+    found = stand(reference, mu, np.ones(6), error_hu)
+    assert found.p == reference.smallest_p == 0.1
+    assert found.combined_below == 100
+
+
+def test_the_middle_of_the_reference_patients_is_not_flagged():
+    found = stand(population(RNG.standard_normal((30, 6)), np.linspace(40, 60, 31)[:30]), np.zeros(6), np.ones(6), 50.0)
+    assert found.p > 0.8
+    assert found.reconstruction_below == pytest.approx(50, abs=4)
+
+
+def test_without_a_decoder_mu_alone_decides():
+    reference = population(RNG.standard_normal((20, 4)))
+    assert stand(reference, np.full(4, 20.0), np.ones(4), None).p == reference.smallest_p
+    found = stand(reference, np.zeros(4), np.ones(4), None)
+    assert found.p > 0.5 and (found.reconstruction, found.reconstruction_below) == (0, None)
+
+
+def test_percentiles_of_a_dimension_count_the_patients_with_a_smaller_value():
+    mu = np.column_stack([np.arange(10.0), -np.arange(10.0)])
+    found = stand(Population(mu, 1 + mu**2, None), np.array([2.5, -20.0]), np.array([50.0, 0.5]), None)
+    assert found.mu_below.tolist() == [30, 0]
+    assert found.sigma_below.tolist() == [70, 0]
+
+
+# Its parts
+
+
+@pytest.mark.parametrize(("m", "length"), [(3, 2), (10, 32), (40, 4)])
+def test_the_covariance_and_the_distances_are_those_of_scikit_learn(m, length):
+    values = RNG.standard_normal((m, length)) * np.arange(1, length + 1)
+    expected, _ = sklearns(values)
+    assert np.allclose(ledoit_wolf(values - values.mean(axis=0), length), expected, rtol=1e-10)
+    assert np.allclose(population(values).covariance, expected, rtol=1e-10)
+
+    bag = np.vstack([values, 3 * values[:1]])
+    for at, found in enumerate(distances_from_others(bag)):
+        others = np.delete(bag, at, axis=0)
+        away = bag[at] - others.mean(axis=0)
+        assert found == pytest.approx(math.sqrt(away @ np.linalg.solve(sklearns(others)[0], away)), rel=1e-6)
+
+
+def test_a_dimension_that_never_changes_has_no_weight_until_it_does():
+    mu = np.column_stack([RNG.standard_normal(12), np.full(12, 0.5)])
+    assert stand(population(mu), np.array([0.0, 0.5]), np.ones(2), None).p > 0.3
+    assert stand(population(mu), np.array([0.0, 40.0]), np.ones(2), None).p == 1 / 13
+
+
+def test_surprise_grows_with_the_value_goes_on_beyond_the_others_and_is_equal_for_equal_values():
+    found = surprise(np.array([3.0, 1.0, 2.0, 2.0, 50.0]))
+    assert np.argsort(found, kind="stable").tolist() == [1, 2, 3, 0, 4]
+    assert found[2] == found[3]
+    assert math.log(5) < found[4] < surprise(np.array([3.0, 1.0, 2.0, 2.0, 500.0]))[4]
+    assert surprise(np.full(5, 2.0)).max() == pytest.approx(math.log(5))
+    assert np.isfinite(surprise(np.array([0.0, 0.0, 0.0, 1.0]))).all()
+
+
+def test_an_error_is_as_far_below_the_median_as_above_it_by_its_ratio():
+    assert deviation(np.array([25.0, 50.0, 100.0])) == pytest.approx([math.log(2), 0, math.log(2)])
+    assert np.isfinite(deviation(np.array([0.0, 50.0, 100.0]))).all()
+
+
+@pytest.mark.parametrize(
+    ("mu", "sigma", "errors", "says"),
+    [
+        (np.ones((5, 3)), np.ones((5, 3)), None, "the same for all"),
+        (np.eye(3)[:1], np.ones((1, 3)), None, "1 patients"),
+        (RNG.standard_normal((101, 2)), np.ones((101, 2)), None, "101 patients"),
+        (np.eye(3), np.ones((3, 2)), None, "sigma of"),
+        (np.eye(3), np.ones((3, 3)), np.ones(2), "errors of"),
+        (np.eye(3), -np.ones((3, 3)), None, "negative"),
+        (np.eye(3), np.ones((3, 3)), np.array([1.0, -1.0, 1.0]), "negative"),
+        (np.eye(3), np.full((3, 3), np.nan), None, "finite"),
+    ],
+)
+def test_a_population_that_cannot_be_is_refused(mu, sigma, errors, says):
+    with pytest.raises(ValueError, match=says):
+        Population(mu, sigma, errors)
+
+
+# With a sound model: whitened principal components of phantoms, which explain chests and nothing else
+
+
+SHAPE, SPACING_MM, LATENTS = (6, 16, 16), (50.0, 22.5, 22.5), 8
+
+
+def chest(number: int) -> np.ndarray:
+    """A chest in HU, float64."""
+    factors = sample_factors(np.random.default_rng(number))
+    return np.clip(make_phantom(factors, SHAPE, SPACING_MM, seed=number).astype(np.float64), -1000, 1000)
+
+
+class Sound:
+    """An encoder and decoder whose mu is whitened and whose error is small, for chests."""
+
+    def __init__(self, chests: list[np.ndarray]) -> None:
+        flat = np.stack([one.ravel() for one in chests])
+        self.mean = flat.mean(axis=0)
+        _, values, axes = np.linalg.svd(flat - self.mean, full_matrices=False)
+        self.axes, self.scale = axes[:LATENTS], values[:LATENTS] / math.sqrt(len(chests))
+
+    def measured(self, hu: np.ndarray) -> tuple[np.ndarray, float]:
+        mu = (np.clip(hu, -1000, 1000).ravel() - self.mean) @ self.axes.T / self.scale
+        made = self.mean + (mu * self.scale) @ self.axes
+        return mu, float(np.abs(made - np.clip(hu, -1000, 1000).ravel()).mean())
+
+
+@pytest.fixture(scope="module")
+def sound() -> tuple[Sound, Population]:
+    model = Sound([chest(number) for number in range(40)])
+    mu, errors = zip(*(model.measured(chest(number)) for number in range(100, 119)), strict=True)
+    return model, population(np.array(mu), np.array(errors))
+
+
+def head_in_a_body_model() -> np.ndarray:
+    """A skull around a brain, as wide as a head."""
+    z, y, x = (np.arange(n) * mm - (n - 1) / 2 * mm for n, mm in zip(SHAPE, SPACING_MM, strict=True))
+    radius = np.sqrt((z[:, None, None] / 110) ** 2 + (y[:, None] / 95) ** 2 + (x / 75) ** 2)
+    return np.where(radius < 0.85, 35.0, np.where(radius < 1, 900.0, -1000.0))
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        lambda: chest(300) + 1000,
+        lambda: chest(300) - 1000,
+        lambda: chest(300)[:, ::-1],
+        lambda: chest(300)[::-1],
+        lambda: np.full(SHAPE, -1000.0),
+        lambda: np.zeros(SHAPE),
+        head_in_a_body_model,
+    ],
+    ids=["1000 HU up", "1000 HU down", "prone", "upside down", "air alone", "water alone", "head"],
+)
+def test_what_is_no_chest_is_flagged_by_the_score(sound, strange):
+    model, reference = sound
+    mu, error = model.measured(strange())
+    assert stand(reference, mu, np.ones(LATENTS), error).p <= ALPHA
+
+
+def test_new_chests_are_flagged_as_rarely_as_alpha_says(sound):
+    model, reference = sound
+    flagged = 0
+    for number in range(200, 220):
+        mu, error = model.measured(chest(number))
+        flagged += stand(reference, mu, np.ones(LATENTS), error).p <= ALPHA
+    assert flagged <= binom.ppf(0.95, 20, ALPHA)

@@ -1,0 +1,106 @@
+"""Where a series stands among the reference patients becomes a verdict with its reasons."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.bundle.reference import Reference
+from models.statistics.out_of_distribution import Population
+from operators.errors import SeriesFailed
+from operators.measure.reliability import measure_reliability, reconstruction_mae_hu
+from tests.support.records import PREPROCESSING, made_encoding
+
+RNG = np.random.default_rng(5)
+MIDDLE = np.array([0.1, 0.0, 3.0])
+
+
+class Decodes:
+    """Gives the same window, float32 (4, 8, 8) in [0, 1], whatever mu is."""
+
+    def __init__(self, hu: float | np.ndarray) -> None:
+        self.window = ((np.broadcast_to(np.asarray(hu, np.float64), (4, 8, 8)) + 1000) / 2000).astype(np.float32)
+
+    def run(self, mu):
+        return (self.window for _ in mu)
+
+
+def reference(n: int, *, away: float = 0.0, errors_hu: tuple[float, float] = (20, 40), decoder=None) -> Reference:
+    mu = MIDDLE + away + np.random.default_rng(n).standard_normal((n, 3))
+    errors = np.linspace(*errors_hu, n) if decoder is not None else None
+    return Reference(Population(mu, np.ones((n, 3)), errors), "ab" * 32, decoder)
+
+
+def measured(reference: Reference):
+    return measure_reliability(made_encoding(), reference, PREPROCESSING)
+
+
+def test_a_series_like_the_reference_patients_is_in_distribution():
+    found = measured(reference(19, decoder=Decodes(70.0)))
+    assert found.verdict == "in_distribution"
+    assert found.p_conformal > 0.1
+    assert found.reconstruction_mae_hu == pytest.approx(30, abs=1e-3)
+    assert found.reasons == (f"p {found.p_conformal:.2g} is above 0.1; 19 reference patients allow no p below 0.05",)
+    assert (found.n_reference, found.real_fraction, found.reference_sha256) == (19, 1.0, "ab" * 32)
+
+
+def test_mu_far_away_is_out_of_distribution_and_says_why():
+    found = measured(reference(19, away=50.0, decoder=Decodes(70.0)))
+    assert (found.verdict, found.p_conformal) == ("out_of_distribution", 0.05)
+    assert len(found.reasons) == 2
+    assert found.reasons[1].startswith("mu is farther from the reference patients than 100 % of them")
+    assert found.percentiles.latent == 100 > found.percentiles.reconstruction
+
+
+def test_an_error_that_no_patient_has_is_out_of_distribution_and_says_why():
+    found = measured(reference(19, decoder=Decodes(900.0)))
+    assert found.verdict == "out_of_distribution"
+    assert found.reasons[1] == "reconstruction error 860 HU; of the reference patients 20 to 40 HU"
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(2, "undetermined"), (8, "undetermined"), (9, "out_of_distribution")])
+def test_fewer_than_nine_reference_patients_determine_nothing(n, verdict):
+    found = measured(reference(n, away=50.0))
+    assert found.verdict == verdict
+    assert (found.p_conformal is None) is (verdict == "undetermined")
+    assert found.mahalanobis > 0 and found.percentiles.latent == 100
+    if n == 8:
+        assert found.reasons == ("8 reference patients allow no p below 0.11; at least 9 are needed",)
+
+
+def test_without_a_decoder_there_is_no_reconstruction_error():
+    found = measured(reference(9))
+    assert (found.reconstruction_mae_hu, found.percentiles.reconstruction) == (None, None)
+    assert found.verdict == "in_distribution"
+
+
+def test_every_number_is_a_float32():
+    found = measured(reference(11, decoder=Decodes(70.3)))
+    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "real_fraction"):
+        value = getattr(found, name)
+        assert value == float(str(np.float32(value)))
+
+
+def test_padding_does_not_count_in_the_reconstruction_error():
+    encoding = made_encoding()
+    half = replace(encoding.windows.volume, shape=(2, 8, 8))  # in the middle of the window along z
+    windows = replace(encoding.windows, volume=half)
+    hu = np.full((4, 8, 8), 40.0)
+    hu[1:3] += 100.0
+    hu[[0, 3]] += 700.0
+    assert reconstruction_mae_hu(replace(encoding, windows=windows), Decodes(hu), PREPROCESSING) == pytest.approx(100)
+
+
+def test_a_voxel_partly_outside_counts_by_its_part_inside():
+    encoding = made_encoding()
+    windows = replace(encoding.windows, volume=replace(encoding.windows.volume, shape=(3, 8, 8)))
+    hu = np.full((4, 8, 8), 40.0)
+    hu[[0, 3]] += 90.0  # each of them half inside
+    assert reconstruction_mae_hu(replace(encoding, windows=windows), Decodes(hu), PREPROCESSING) == pytest.approx(30)
+
+
+def test_a_decoder_that_gives_nan_fails_the_series():
+    with pytest.raises(SeriesFailed, match="NON_FINITE_FEATURES: the decoder"):
+        measured(reference(9, decoder=Decodes(np.nan)))
