@@ -75,16 +75,20 @@ def reference_scans(scans: Sequence[Scan], bundle: Bundle) -> tuple[Scan, ...]:
     Patients that the bundle has learned from, or was chosen by, are left out; so is a patient who has any such scan.
 
     Raises:
-        StartError: `TRAINED_ON`: nobody is left.
+        StartError: `BAD_SPLIT`: nobody is in the split; `TRAINED_ON`: nobody is left.
     """
-    learned = {name for case in bundle.training.learned for name in (case.patient, case.scan) if name}
-    known = {scan.patient for scan in scans if {scan.patient, scan.key} & learned}
     wanted = [scan for scan in scans if scan.split == "reference" or not any(one.split for one in scans)]
-    left = tuple(scan for scan in wanted if scan.patient not in known)
-    out = {scan.patient for scan in wanted} & known
+    if not wanted:
+        text = f"none of {len(scans)} scans has the split reference"
+        raise StartError(
+            "BAD_SPLIT", f"{text}; expected it of at least {LEAST_REFERENCE} patients, or no splits at all"
+        )
+    learned = {name for case in bundle.training.learned for name in (case.patient, case.scan) if name}
+    out = {scan.patient for scan in scans if {scan.patient, scan.key} & learned} & {scan.patient for scan in wanted}
+    left = tuple(scan for scan in wanted if scan.patient not in out)
     if not left:
-        text = f"none of {len(scans)} scans is of a reference patient that {bundle.name} has not learned from"
-        raise StartError("TRAINED_ON", f"{text}; expected a folder, or a list whose split says reference")
+        text = f"{bundle.name} has learned from all {len(out)} reference patients"
+        raise StartError("TRAINED_ON", f"{text}; give patients that it has not seen")
     if out:
         logger.warning("%d reference patients are left out: %s has learned from them", len(out), bundle.name)
     return left
@@ -125,13 +129,13 @@ def put_reference(bundle: Bundle, scans: Sequence[Scan], report: Report = lambda
 
 
 def _with_decoder(bundle: Bundle) -> Bundle:
-    """The bundle with `decoder.onnx`, exported where it is missing and the network has a decoder."""
+    """The bundle with `decoder.onnx`, exported where it is missing and the network decodes mu."""
     if bundle.decoder_sha256 is not None:
         return bundle
-    from models.bundle.export import decoder_onnx
+    from models.bundle.export import mu_decoder_onnx
 
-    vae = load_vae(bundle)
-    return bundle if vae.decoder is None else add_decoder(bundle.path, decoder_onnx(vae))
+    decoder = mu_decoder_onnx(load_vae(bundle))
+    return bundle if decoder is None else add_decoder(bundle.path, decoder)
 
 
 def _members(

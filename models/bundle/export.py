@@ -66,6 +66,16 @@ def decoder_onnx(vae: Vae) -> bytes:
     return _onnx(_Decoder(vae), torch.zeros_like(mu), "z", (OUTPUT,))
 
 
+def mu_decoder_onnx(vae: Vae) -> bytes | None:
+    """The decoder as ONNX where it decodes the vector mu; None where there is none, or it needs a grid of latents."""
+    if vae.decoder is None:
+        return None
+    window = torch.zeros(1, 1, *vae.window_voxels)
+    with torch.no_grad():
+        latent, mu = vae.eval().encode(window)[0], vae.taps(window, ("mu",))["mu"]
+    return decoder_onnx(vae) if latent.shape == mu.shape else None
+
+
 class _Decoder(nn.Module):
     """What is exported: latents → window."""
 

@@ -115,13 +115,13 @@ def describe(
 
 def write(bundle: Bundle, vae: Vae) -> Bundle:
     """Write it, with weights, ONNX, card and licence, and read it back."""
-    from models.bundle.export import decoder_onnx, encoder_onnx
+    from models.bundle.export import encoder_onnx, mu_decoder_onnx
 
     return save_bundle(
         bundle,
         weights={name: tensor.numpy() for name, tensor in vae.state_dict().items()},
         onnx=encoder_onnx(vae),
-        decoder=decoder_onnx(vae),
+        decoder=mu_decoder_onnx(vae),
         card=model_card(bundle),
         licence=licence_text(bundle.training),
         monai=_monai_keys(bundle),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from app.research.reference import reference_scans
 from models.bundle.reference import read_reference
 from models.bundle.store import load_bundle
 from models.training_record import Case, TrainingRecord
+from operators.errors import StartError
 from operators.results.write_json import features_schema
 from operators.sr.read import read_sr
 from tests.support.bundles import write_small_bundle
@@ -126,12 +128,20 @@ def test_whom_the_bundle_has_learned_from_is_left_out(plain, cohort, caplog):
     scans = find_scans(cohort)
     known = [Case(scans[0].patient, "", "train"), Case("other", scans[1].key, "calibration")]
     trained = replace(plain, training=TrainingRecord(data=tuple(known)))
-    left = reference_scans(scans, trained)
+    with caplog.at_level(logging.WARNING, "app.research.reference"):
+        left = reference_scans(scans, trained)
     assert len(left) == 7 and not {scan.key for scan in left} & {scans[0].key, scans[1].key}
     assert "2 reference patients are left out" in caplog.text
 
 
-@pytest.mark.parametrize(("patients", "reason"), [(1, "TOO_FEW_PATIENTS"), (0, "TRAINED_ON")])
+def test_a_bundle_that_has_learned_from_everybody_is_one_error(plain, cohort):
+    scans = find_scans(cohort)
+    trained = replace(plain, training=TrainingRecord(data=tuple(Case(one.patient, one.key, "train") for one in scans)))
+    with pytest.raises(StartError, match=r"TRAINED_ON: small has learned from all 9 reference patients"):
+        reference_scans(scans, trained)
+
+
+@pytest.mark.parametrize(("patients", "reason"), [(1, "TOO_FEW_PATIENTS"), (0, "BAD_SPLIT")])
 def test_too_few_patients_are_one_line(bundle, cohort, tmp_path, capsys, patients, reason):
     split = "reference" if patients else "test"
     listed = write_list(tmp_path / "list.csv", ("path", "patient", "split"), ("p1", "P1", split))
@@ -139,5 +149,5 @@ def test_too_few_patients_are_one_line(bundle, cohort, tmp_path, capsys, patient
     arguments = ["bundle", "reference", str(bundle.path), str(listed), "--root", str(cohort), "-l", "ERROR"]
     assert main(arguments) == 3
     said = capsys.readouterr().err
-    assert said.startswith(reason) and said.count("\n") == 1
+    assert f" {reason}: " in said and said.count("\n") == 1
     assert bundle.reference_path.read_bytes() == before

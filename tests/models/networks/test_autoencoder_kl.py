@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from app.cli import main
-from models.bundle.export import encoder_onnx, tap_specs
+from models.bundle.export import encoder_onnx, mu_decoder_onnx, tap_specs
 from models.bundle.store import load_bundle
 from models.importers.torch_checkpoint import import_checkpoint, read_parameters
 from models.networks.autoencoder_kl import NATIVE_AXES, DenseVae, monai_state
@@ -362,3 +362,9 @@ def test_one_number_of_residual_blocks_is_for_all_levels(tmp_path):
 def test_options_that_do_not_go_together_are_one_line(tmp_path, parameters, capsys, options, says):
     torch.save(monai_net("autoencoder_kl").state_dict(), tmp_path / "net.pt")
     assert says in error_of(capsys, tmp_path / "net.pt", parameters, tmp_path / "imported", *options)
+
+
+def test_its_decoder_needs_a_grid_so_none_is_exported_for_mu():
+    vae = build_vae("autoencoder_kl", {**PARAMETERS["autoencoder_kl"], "window_voxels": list(WINDOW)})
+    assert vae.decoder is not None
+    assert mu_decoder_onnx(vae) is None

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,19 @@ from operators.synthetic.write_ct import CtOptions, affine_for, write_ct_series
 from operators.synthetic.write_enhanced_ct import write_enhanced_ct
 from tests.support.checkout import ROOT, skip_or_fail
 from tests.support.orthanc import PATH, need_orthanc, own_network
-from tests.support.sr_records import record_of_series
+from tests.support.sr_records import made_reliability, record_of_series
 
 DIST = ROOT / ".cache" / "ohif-3.13.2" / "dist"
 SHAPE, SPACING_MM = (9, 128, 160), (5.0, 2.0, 2.0)
+
+JUDGED = {"axial": "in_distribution", "coronal": "out_of_distribution"}
+ERROR = "Reconstruction error: 31.50 [hnsf'U]"
+VERDICTS = {
+    "-10": ["Not for diagnosis. Typical CT: percentile 44, p 0.57: ", ERROR],
+    "-11": ["Not for diagnosis. Atypical CT: percentile 44, p 0.025: ", ERROR],
+    "-12": ["Not for diagnosis. Reliability not assessed: "],
+}
+"""Of the series with this mean: the lines before it."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +63,9 @@ def made_study(folder: Path) -> list[Path]:
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     for number, name in enumerate(("axial", "coronal", "enhanced")):
         file = folder / f"{name}.sr.dcm"
-        file.write_bytes(sr_bytes(record_of_series(folder / name, mean_hu=-10.0 - number)))
+        record = record_of_series(folder / name, mean_hu=-10.0 - number)
+        judged = None if name == "enhanced" else made_reliability(JUDGED[name])
+        file.write_bytes(sr_bytes(replace(record, reliability=judged)))
         files.append(file)
     return files
 
@@ -66,5 +78,7 @@ def test_each_sr_shows_the_verdict_and_the_numbers_beside_its_image(seen):
     shown = {line: lines for lines in seen["lines"] for line in lines if line.startswith("Mean of the body")}
     assert set(shown) == {f"Mean of the body: {mean:.2f} [hnsf'U]" for mean in (-10, -11, -12)}
     for mean, lines in shown.items():
-        assert lines[:3] == ["Not for diagnosis. Reliability not assessed: ", mean, "Lung in the body: 25.00 %"]
-        assert lines[3].startswith("Real voxels in the windows: ")
+        verdict = VERDICTS[mean.removeprefix("Mean of the body: ").partition(".")[0]]
+        assert lines[: len(verdict)] == verdict
+        assert lines[len(verdict) : len(verdict) + 2] == [mean, "Lung in the body: 25.00 %"]
+        assert lines[len(verdict) + 2].startswith("Real voxels in the windows: ")
