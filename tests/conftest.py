@@ -53,9 +53,10 @@ def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bundles that a test writes do not wait for torch's exporter; see `tests.support.quick_export`."""
-    from tests.support.quick_export import quick_encoder_onnx
+    from tests.support.quick_export import quick_decoder_onnx, quick_encoder_onnx
 
     monkeypatch.setattr("models.bundle.export.encoder_onnx", quick_encoder_onnx)
+    monkeypatch.setattr("models.bundle.export.decoder_onnx", quick_decoder_onnx)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import pytest
 from app.cli import main
 from app.research.data.scans import find_scans
 from app.research.reference import reference_scans
+from app.research.train.train import _with_reference
 from models.bundle.reference import read_reference
 from models.bundle.store import load_bundle
 from models.training_record import Case, TrainingRecord
@@ -122,6 +123,17 @@ def test_of_a_list_only_the_split_reference_is_taken_and_nobody_twice(plain, coh
     assert [one["patient"] for one in document["series"]] == ["P3", "P4", "P5", "P6"]
     first = min(scan.key for scan in scans if scan.patient == "P6")
     assert document["series"][3]["scan"] == first
+
+
+def test_a_training_ends_with_the_population_of_its_reference_split(plain, cohort, tmp_path, caplog, quick_export):
+    """The trainer's last step: nine patients make a population; one makes none, the log says so, the bundle stays."""
+    path = Path(shutil.copytree(plain.path, tmp_path / "small"))
+    scans = find_scans(cohort)
+    with caplog.at_level(logging.WARNING, "app.research"):
+        assert _with_reference(load_bundle(path), scans[:1], lambda text, fraction: None).reference_sha256 is None
+    assert "the bundle has no reference population: 1 reference patients could be read" in caplog.text
+    written = _with_reference(load_bundle(path), scans, lambda text, fraction: None)
+    assert read_reference(written).patients == 9
 
 
 def test_whom_the_bundle_has_learned_from_is_left_out(plain, cohort, caplog):
