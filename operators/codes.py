@@ -233,6 +233,7 @@ class RunCode(_Documented):
     CANNOT_TRAIN = "CANNOT_TRAIN", "exit 3", "The settings and the data do not go together."
     TOO_FEW_PATIENTS = "TOO_FEW_PATIENTS", "exit 3", "There are too few patients for the question."
     TRAINED_ON = "TRAINED_ON", "exit 3", "The bundle has learned from every patient given."
+    NO_REFERENCE = "NO_REFERENCE", "exit 3", "The reference patients make no population to compare with."
     FEW_PHANTOMS = "FEW_PHANTOMS", "exit 3", "The phantoms asked for are too few to tell anything."
     DATABASE_INVALID = "DATABASE_INVALID", "exit 3", "The address of the queue's database is wrong."
     DATABASE_NEWER = "DATABASE_NEWER", "exit 3", "A newer ctvae wrote the queue's database."
