@@ -6,7 +6,10 @@ import re
 
 from tests.support.checkout import ROOT
 
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").glob("*.md")]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *(ROOT / "docs").glob("*.md"),
+]
 LINK = re.compile(r"\]\((?!https?://|mailto:|#)([^)#\s]+)")
 CODE = re.compile(r"(?<![\w/.])(?:app|benchmarks|models|operators|tests)/(?:[\w/]+\.py|[\w/]*(?=`))")
 
