@@ -126,7 +126,8 @@ def serve(folder: Path, fsync: bool, port: int) -> None:
     if not fsync:
         os.fsync = lambda handle: None
         engine._PRAGMAS = ("journal_mode=WAL", "synchronous=OFF", "busy_timeout=30000")
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    for noisy in ("pynetdicom", "app"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     settings = ListenerSettings()
     spool = Spool(folder / "spool", 0, 1 << 32)
     database = engine.open_database(f"sqlite:///{folder}/queue.db")
