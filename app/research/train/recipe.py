@@ -129,7 +129,7 @@ def parse_recipe(parsed: object, name: str = "train.yaml") -> Recipe:
     except (TypeError, ValueError) as error:
         if not isinstance(error, ValidationError):
             raise StartError("BAD_RECIPE", f"{name} holds what is no text, number, list or section") from error
-        raise StartError("BAD_RECIPE", f"{name}: {_said(error.errors())}") from error
+        raise StartError("BAD_RECIPE", f"{name}: {_first_error(error.errors())}") from error
     given = checked.model_dump(exclude_unset=True)
     return Recipe(*(given.get(section, {}) for section in ("training", "preprocessing", "data")))
 
@@ -148,26 +148,26 @@ def make_plan(
     Raises:
         StartError: `BAD_RECIPE`, or `INIT_CONFLICT` where the bundle is another than what is asked for.
     """
-    asked = dict(recipe.training) | (given := {key: value for key, value in training.items() if value is not None})
-    for one, other in (("minutes", "steps"), ("steps", "minutes")):
-        if one in given and other not in given:
-            asked.pop(other, None)
-    if asked.get("minutes") is None and asked.get("steps") is None:
-        asked["minutes"] = DEFAULT_MINUTES
+    settings = dict(recipe.training) | (given := {key: value for key, value in training.items() if value is not None})
+    for limit, other in (("minutes", "steps"), ("steps", "minutes")):
+        if limit in given and other not in given:
+            settings.pop(other, None)
+    if settings.get("minutes") is None and settings.get("steps") is None:
+        settings["minutes"] = DEFAULT_MINUTES
     try:
-        preprocessing = _preprocessing(asked, recipe.preprocessing, start)
+        preprocessing = _preprocessing(settings, recipe.preprocessing, start)
         whole = DataSettings(**dict(recipe.data) | {key: value for key, value in data.items() if value is not None})
-        asked["parameters"] = _parameters(asked, preprocessing, start)
-        return Plan(TrainingSettings(**asked), preprocessing, whole, start)
+        settings["parameters"] = _parameters(settings, preprocessing, start)
+        return Plan(TrainingSettings(**settings), preprocessing, whole, start)
     except (ValueError, TypeError, BundleError) as error:
         raise StartError("BAD_RECIPE", str(error)) from error
 
 
-def _preprocessing(asked: dict[str, Any], given: Mapping[str, Any], start: Bundle | None) -> Preprocessing:
+def _preprocessing(settings: dict[str, Any], given: Mapping[str, Any], start: Bundle | None) -> Preprocessing:
     """Of the architecture, which is settled here too, with what is given in its place."""
     if start is None:
-        asked.setdefault("architecture", DEFAULT_ARCHITECTURE)
-        default = PREPROCESSING.get(asked["architecture"], PREPROCESSING[DEFAULT_ARCHITECTURE])
+        settings.setdefault("architecture", DEFAULT_ARCHITECTURE)
+        default = PREPROCESSING.get(settings["architecture"], PREPROCESSING[DEFAULT_ARCHITECTURE])
         merged = default.parameters() | dict(given)
         if merged["fit"] != default.fit and merged["fit"] == "resize":
             merged["spacing_mm"] = given.get("spacing_mm")
@@ -175,8 +175,8 @@ def _preprocessing(asked: dict[str, Any], given: Mapping[str, Any], start: Bundl
         return Preprocessing(**plain)
     if start.arrays_only:
         raise StartError("INIT_CONFLICT", f"{start.name} has no preprocessing on record; scans cannot be read for it")
-    if asked.setdefault("architecture", start.architecture) != start.architecture:
-        _conflict("the architecture", start.architecture, asked["architecture"])
+    if settings.setdefault("architecture", start.architecture) != start.architecture:
+        _conflict("the architecture", start.architecture, settings["architecture"])
     merged = start.preprocessing.parameters()
     for key, value in given.items():
         if _plain(value) != merged[key]:
@@ -184,9 +184,9 @@ def _preprocessing(asked: dict[str, Any], given: Mapping[str, Any], start: Bundl
     return start.preprocessing
 
 
-def _parameters(asked: Mapping[str, Any], preprocessing: Preprocessing, start: Bundle | None) -> dict[str, Any]:
+def _parameters(settings: Mapping[str, Any], preprocessing: Preprocessing, start: Bundle | None) -> dict[str, Any]:
     """Of the network; its windows are those of the preprocessing."""
-    given = dict(asked.get("parameters", {}))
+    given = dict(settings.get("parameters", {}))
     wanted = list(preprocessing.window_voxels)
     if _plain(given.setdefault("window_voxels", wanted)) != wanted:
         raise ValueError(f"parameters.window_voxels is {given['window_voxels']}, preprocessing.window_voxels {wanted}")
@@ -198,9 +198,9 @@ def _parameters(asked: Mapping[str, Any], preprocessing: Preprocessing, start: B
     return dict(start.architecture_parameters)
 
 
-def _conflict(what: str, has: object, asked: object) -> None:
+def _conflict(what: str, has: object, wanted: object) -> None:
     text = (
-        f"{what} of the bundle to start from is {has!r}; {asked!r} was asked for: take it out, or train from the start"
+        f"{what} of the bundle to start from is {has!r}; {wanted!r} was asked for: take it out, or train from the start"
     )
     raise StartError("INIT_CONFLICT", text)
 
@@ -216,14 +216,14 @@ def _model() -> Any:
 
     config = ConfigDict(extra="forbid")
     sections = {}
-    for name, of in (("training", TrainingSettings), ("preprocessing", Preprocessing), ("data", DataSettings)):
-        hints = get_type_hints(of)
-        keys = {one.name: (hints[one.name], None) for one in fields(of)}
+    for name, kind in (("training", TrainingSettings), ("preprocessing", Preprocessing), ("data", DataSettings)):
+        hints = get_type_hints(kind)
+        keys = {entry.name: (hints[entry.name], None) for entry in fields(kind)}
         sections[name] = (create_model(name, __config__=config, **keys), None)  # type: ignore[call-overload]
     return create_model("train.yaml", __config__=config, **sections)  # type: ignore[call-overload]
 
 
-def _said(errors: list[Any]) -> str:
+def _first_error(errors: list[Any]) -> str:
     """The first thing that is wrong, with its key; of several readings of one value, the one that got farthest."""
     found = errors[0]
     where = ".".join(str(part) for part in found["loc"] if part not in ("float", "int", "str")) or "the file"
