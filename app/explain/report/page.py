@@ -44,7 +44,7 @@ def cell_text(cell: Cell) -> str:
         return "–"
     if not isinstance(cell, float):
         return str(cell)
-    text = f"{cell:.2e}" if 0 < abs(cell) < 0.0005 else f"{cell:.3f}" if abs(cell) < 100 else f"{cell:.0f}"
+    text = f"{cell:.2e}" if 1e-12 < abs(cell) < 0.0005 else f"{cell:.3f}" if abs(cell) < 100 else f"{cell:.0f}"
     return text.replace("-", "−") if "e" not in text else text
 
 

@@ -127,16 +127,15 @@ def _extremes(question: Question, images: Images, chosen: Sequence[int]) -> Figu
     for k in chosen[:4]:
         order = [at for at in np.argsort(question.features[:, k]).tolist() if images.seen[at]]
         half = min(EXTREMES // 2, len(order) // 2)
-        ends = [*order[:half], *order[len(order) - half :]]
-        pictures = [_coronal(seen.window) for at in ends if (seen := images.seen[at])]
-        rows.append((f"{question.tap}_{k:03d}", pictures))
-    widest = max(len(pictures) for _, pictures in rows)
-    heads = ["lowest"] + [""] * (widest // 2 - 1) + [""] * (widest - widest // 2 - 1) + ["highest"]
+        for end, listed in (("lowest", order[:half]), ("highest", order[::-1][:half])):
+            pictures = [_coronal(seen.window) for at in listed if (seen := images.seen[at])]
+            rows.append((f"{question.tap}_{k:03d}\n{end}", pictures))
     caption = (
-        "The series with the lowest values (left half) and the highest (right half) of each dimension, one "
-        "coronal slice "
+        "For each dimension the series with the lowest values above, those with the highest below, one coronal "
+        "slice each. "
+        "Name what tells the two rows apart, then test it on other series."
     )
-    return Figure("extremes", picture_rows(rows, heads), f"{caption}each. Name what parts the halves, then test it.")
+    return Figure("extremes", picture_rows(rows, []), caption)
 
 
 def _attribution(question: Question, vae: Any, images: Images, chosen: Sequence[int]) -> list[Figure]:

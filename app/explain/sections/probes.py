@@ -104,13 +104,13 @@ def _by_label(tap: str, drawn: Sequence[tuple[str, Mapping[str, Score]]]) -> Tab
     for label, scores in drawn:
         own = scores[tap]
         beaten = _beaten(scores, tap)
-        better = [name for name, yes in beaten.items() if yes]
-        said = "all controls" if len(better) == len(beaten) else ", ".join(better) or "none is shown"
+        said = f"{sum(beaten.values())} of {len(beaten)} controls"
         values = (scores[name].score.value if name in scores else None for name in sets)
         rows.append((label, own.measure, own.patients, *values, own.shuffled_high, said))
     return Table(
         "probes_by_label",
-        "Score of each set of features; no patient is learned from and tested on; intervals are in probes.csv",
+        "Score of each set of features; no patient is learned from and tested on; intervals, and which control is "
+        "beaten, are in probes.csv",
         columns,
         tuple(rows),
         most=40,
@@ -125,7 +125,7 @@ def _found(won: Sequence[str], chance: Sequence[str], lost: Sequence[str]) -> st
         else "No label is predicted better than by every control."
     ]
     if chance:
-        text.append(f"Above chance, but no better than at least one control that needs no VAE: {', '.join(chance)}.")
+        text.append(f"Above chance, but not shown to be better than every control: {', '.join(chance)}.")
     if lost:
         text.append(f"Not shown to be above chance: {', '.join(lost)}.")
     return " ".join(text)

@@ -42,7 +42,7 @@ def sections(report: Path) -> dict[str, dict]:
 def test_a_dimension_is_moved_through_the_decoder_traced_back_and_seen_in_its_extremes(report):
     assert "3 pictures" in sections(report)["dimensions"]["found"]
     page = (report / "report.html").read_text()
-    assert all(text in page for text in ("decodes it", "integrated gradients", "lowest values"))
+    assert all(text in page for text in ("decodes it", "integrated gradients", "the lowest values"))
     assert len(sections(report)["dimensions"]["tables"]["extremes"]) == 4 * 10
 
 
