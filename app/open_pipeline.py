@@ -8,7 +8,7 @@ from app.extras import require
 from app.open_bundle import bundle_errors, open_scan_bundle
 from app.settings import Settings, starting
 from models.bundle.reference import open_reference
-from models.runtime import open_encoder
+from models.runtime import open_decoder, open_encoder
 from operators.encode import check_taps
 from operators.pipeline import Pipeline
 
@@ -31,6 +31,7 @@ def open_pipeline(settings: Settings, models: Path | None, output: Path | None) 
     with starting(), bundle_errors():
         encoder = open_encoder(bundle, settings.encode.device)
         reference = open_reference(bundle)
+        decoder = open_decoder(bundle) if settings.card else None
     check_taps(bundle, settings.encode.taps)
     return Pipeline(
         bundle=bundle,
@@ -43,4 +44,5 @@ def open_pipeline(settings: Settings, models: Path | None, output: Path | None) 
         reference=reference,
         cards=settings.card,
         fhir=settings.fhir,
+        reconstruct=None if decoder is None else decoder.run,
     )

@@ -18,7 +18,7 @@ from operators.make_record import Disclosure, make_record
 from operators.measure.reliability import measure_reliability
 from operators.preprocess import preprocess
 from operators.record import Encoding, FeatureRecord
-from operators.results.card_kinds import CardFormat
+from operators.results.card_kinds import CardFormat, Reconstruct
 from operators.sr.codes import SrClass
 from operators.types import Outcome, Series, Volume, Windows
 from operators.write_features import PredecessorOf, ResultFiles, no_predecessor, write_features
@@ -43,6 +43,7 @@ class Pipeline:
         cards: in which formats a page for a person is written.
         fhir: write the SR's content as FHIR R5 too.
         reference: the bundle's reference population, open; None for a bundle without reference patients.
+        reconstruct: the bundle's decoder, for the page; None where it has none.
     """
 
     bundle: Bundle
@@ -57,6 +58,7 @@ class Pipeline:
     cards: tuple[CardFormat, ...] = ()
     fhir: bool = False
     reference: Reference | None = None
+    reconstruct: Reconstruct | None = None
 
     def build(self, job: Job[Series]) -> Job[Volume]:
         """Series → Volume, or rejected by the geometry gate."""
@@ -76,7 +78,7 @@ class Pipeline:
         if self.reference is not None:
             record = record.then("reliability", partial(self._with_reliability, self.reference))
         output, classes = self.output, (self.sr, *self.sr_beside)
-        files = ResultFiles(classes, self.predecessor_of, self.cards, fhir=self.fhir)
+        files = ResultFiles(classes, self.predecessor_of, self.cards, self.reconstruct, self.fhir)
         return record if output is None else record.then("write", lambda made: write_features(made, output, files))
 
     def _with_reliability(self, reference: Reference, record: FeatureRecord) -> FeatureRecord:
