@@ -8,10 +8,12 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from app.explain.data.feature_table import FeatureTable
 from app.explain.data.join_labels import Joined
 from app.explain.data.labels import LEAST_PATIENTS, Label, Unusable, column_labels, one_series_each, read_labels
+from models.statistics.group_variance import standardised
 from operators.errors import StartError
 from operators.measure.quantities import QUANTITIES
 
@@ -98,6 +100,12 @@ def ask(
     if covariates is not None and unknown:
         raise StartError("BAD_COVARIATE", f"there is no column {unknown[0]!r}; name columns of the table or the labels")
     rows = every if all_series else one_series_each(every)
+    same = _copies(rows.taps[tap])
+    if same:
+        text = f"{same} rows have the features of another row: the same scan under another name or patient?"
+        rows = rows.rows(
+            np.arange(len(rows)), f"{text} Copies count as independent and make p too small; leave them out"
+        )
     count = len(np.unique(rows.patients))
     if count < 3:
         text = f"{count} patients are in the table; at least three are needed, and {LEAST_PATIENTS} to learn anything"
@@ -117,3 +125,12 @@ def ask(
         permutations=permutations,
         seed=seed,
     )
+
+
+def _copies(features: NDArray[np.float32]) -> int:
+    """How many rows have another one within a thousandth of a standard deviation per feature."""
+    x = standardised(features)
+    if len(x) < 2 or not x.shape[1]:
+        return 0
+    nearest = cKDTree(x).query(x, k=2)[0][:, 1]
+    return int((nearest < 1e-3 * np.sqrt(x.shape[1])).sum())

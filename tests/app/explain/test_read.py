@@ -10,6 +10,7 @@ import pytest
 from app.explain.data.feature_table import read_features
 from app.explain.data.join_labels import join_labels
 from app.explain.data.labels import Label, Unusable, as_label, one_series_each
+from app.explain.data.question import ask
 from operators.errors import StartError
 from operators.make_record import patient_key
 from tests.support.feature_tables import made_table, write_table
@@ -140,6 +141,13 @@ def test_small_classes_and_missing_values_are_left_out_and_counted():
     found = as_label("y", np.array(["a"] * 14 + ["b"] * 12 + ["c"] + [""] * 3), WHO)
     assert isinstance(found, Label) and found.classes == ("a", "b") and found.there.sum() == 26
     assert len(found.notes) == 2 and "3 of 30 rows" in found.notes[0] and "(c)" in found.notes[1]
+
+
+def test_a_scan_that_is_there_twice_is_pointed_out():
+    table = made_table(20)
+    assert ask(table).table.notes == ()
+    table.taps["mu"][3] = table.taps["mu"][4]
+    assert "2 rows have the features of another row" in ask(table).table.notes[0]
 
 
 def test_one_series_per_patient_whatever_the_order_of_the_rows():
