@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,12 +74,32 @@ def read_studies(
     Raises:
         StartError: `INPUT_NOT_A_FOLDER`.
     """
-    roots, paths, unreadable = input_files(folder.resolve(), archives)
+    return read_files(*input_files(folder.resolve(), archives), on_file)
+
+
+def read_files(
+    roots: InputRoots,
+    paths: Sequence[Path],
+    met_before: Sequence[Outcome] = (),
+    on_file: Callable[[int, int], None] | None = None,
+    shared: Mapping[str, int] | None = None,
+) -> Inventory:
+    """Read the headers of these files.
+
+    Args:
+        roots: where they lie.
+        paths: of the files, in a fixed order.
+        met_before: what could not be read and lies beside them; the inventory's `unreadable` begins with it.
+        on_file: called after each file with (files done, files in all).
+        shared: SeriesInstanceUID → in how many studies of the whole input it occurs, where these files are a part of
+            it.
+    """
+    unreadable = list(met_before)
     grouped: _Grouped = defaultdict(list)
     images: list[Series] = []
     not_dicom, values = 0, HeaderValues()
     for done, path in enumerate(paths, 1):
-        found = _read(path, roots, values)
+        found = read_file(path, roots, values)
         if isinstance(found, Outcome):
             unreadable.append(found)
         elif found is None:
@@ -93,7 +113,7 @@ def read_studies(
     logger.debug("%d files: %d not DICOM, %d unreadable", len(paths), not_dicom, len(unreadable))
     dicom = [_series(group, roots, unreadable) for group in grouped.items()]
     parts: list[Series] = []
-    for series in _unique([*dicom, *images]):
+    for series in _unique([*dicom, *images], shared or {}):
         try:
             parts += split_series(series)
         except (SeriesError, OSError):
@@ -115,8 +135,12 @@ def pixels_digest(instance: Instance) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path, roots: InputRoots, values: HeaderValues) -> Instance | Outcome | None:
-    """Return a file's header, or why there is none; None where it is no image."""
+def read_file(path: Path, roots: InputRoots, values: HeaderValues) -> Instance | Outcome | None:
+    """Read a file's header.
+
+    Returns:
+        The instance, or why it cannot be read; None where the file is not an image.
+    """
     try:
         try:
             return read_instance(path, values) or find_image(path, roots.root_of(path))
@@ -129,9 +153,14 @@ def _read(path: Path, roots: InputRoots, values: HeaderValues) -> Instance | Out
         return not_opened(path, path.parent, roots, error)
 
 
+def stated_uids(instance: Instance) -> tuple[str, str]:
+    """Return the study and the series as they stand in the file; empty where there is none."""
+    return _uid(instance, "StudyInstanceUID"), _uid(instance, "SeriesInstanceUID")
+
+
 def _group(instance: Instance) -> tuple[str, str, str]:
     """(study, series, folder) as they stand in the file; the folder tells apart only where the series says nothing."""
-    study, series = _uid(instance, "StudyInstanceUID"), _uid(instance, "SeriesInstanceUID")
+    study, series = stated_uids(instance)
     return study, series, "" if series else str(instance.path.parent)
 
 
@@ -215,13 +244,14 @@ def _derived(series: Series, keyword: str, was: str) -> Series:
     return replace(kept, series_instance_uid=uid)
 
 
-def _unique(found: Iterable[Series]) -> list[Series]:
+def _unique(found: Iterable[Series], shared: Mapping[str, int]) -> list[Series]:
     """No two series of one UID, for what is written is filed by it: one that is in several studies is derived in each.
 
     Where copies without a UID have the same pixels, the second gets a UID of its own.
     """
     every = sorted(found, key=lambda series: (series.study_instance_uid, series.series_instance_uid, series.folder))
     counts = Counter(series.series_instance_uid for series in every)
+    counts.update({uid: of - counts[uid] for uid, of in shared.items() if of > counts[uid] > 0})
     unique: list[Series] = []
     taken: set[str] = set()
     for series in every:
