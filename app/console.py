@@ -25,8 +25,8 @@ COLOURS = {"written": "green", "eligible": "green", "rejected": "yellow", "skipp
 class Report(Protocol):
     """A function that long work calls to say how far it is."""
 
-    def __call__(self, done: float, total: float, text: str | None = None) -> None:
-        """Show `done` of `total` (or a fraction of 1); a new text begins a new count."""
+    def __call__(self, done: float, total: float, text: str | None = None, note: str = "") -> None:
+        """Show `done` of `total` (or a fraction of 1); a new text begins a new count, a note goes beside it."""
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def progress(what: str, *, silent: bool = False) -> Iterator[Report]:
     """
     console = Console(stderr=True, highlight=False)
     if silent:
-        yield lambda done, total, text=None: None
+        yield lambda done, total, text=None, note="": None
     elif console.is_terminal:
         with _bar(what, console) as report:
             yield report
@@ -62,12 +62,12 @@ def _bar(what: str, console: Console) -> Iterator[Report]:
         before = [one.setStream(sys.stderr) for one in handlers]
         task, shown = bar.add_task(what, total=None, count=""), what
 
-        def report(done: float, total: float, text: str | None = None) -> None:
+        def report(done: float, total: float, text: str | None = None, note: str = "") -> None:
             nonlocal shown
             if total != 1 and text not in (None, shown):
                 bar.reset(task)
             shown = text or shown
-            bar.update(task, completed=done, total=total, description=shown, count=_count(done, total))
+            bar.update(task, completed=done, total=total, description=shown, count=_count(done, total, note))
 
         try:
             yield report
@@ -86,7 +86,7 @@ def _log_lines(what: str) -> Report:
     shown, total_before, done_before = what, 0.0, 0.0
     began, done_at_first = last, 0.0
 
-    def report(done: float, total: float, text: str | None = None) -> None:
+    def report(done: float, total: float, text: str | None = None, note: str = "") -> None:
         nonlocal last, shown, total_before, done_before, began, done_at_first
         now = time.monotonic()
         new_text = total != 1 and text not in (None, shown)
@@ -98,13 +98,14 @@ def _log_lines(what: str) -> Report:
         last = now
         paced = done_at_first < done < total
         left = (now - began) * (total - done) / (done - done_at_first) if paced else 0.0
-        logger.info("%s: %s%s", shown, _count(done, total), f", about {_duration(left)} left" if paced else "")
+        logger.info("%s: %s%s", shown, _count(done, total, note), f", about {_duration(left)} left" if paced else "")
 
     return report
 
 
-def _count(done: float, total: float) -> str:
-    return f"{done:.0%}" if total == 1 else f"{done:g}/{total:g}"
+def _count(done: float, total: float, note: str = "") -> str:
+    count = f"{done:.0%}" if total == 1 else f"{done:.10g}/{total:.10g}"
+    return f"{count}, {note}" if note else count
 
 
 def _duration(seconds: float) -> str:
