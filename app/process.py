@@ -6,21 +6,23 @@ Imports nothing heavy: `ctvae --help` and `monai-deploy` start from here.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from types import FrameType
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from app.exit_codes import COULD_NOT_START, FAILED
 from app.extras import lacking
 
 logger = logging.getLogger("ctvae")
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class LogLevel(StrEnum):
@@ -101,6 +103,14 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def end_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process when its parent ends; elsewhere the end of its pipe ends it between two jobs."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        sys.exit(0)
 
 
 def set_up_log(level: LogLevel) -> None:

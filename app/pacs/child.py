@@ -8,13 +8,11 @@ files and a folder for the results. It ends with its parent, however that ends.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +21,7 @@ from pydicom import dcmread
 
 from app.open_pipeline import open_pipeline
 from app.pacs.jobs import Request
-from app.process import LogLevel, set_up_log
+from app.process import LogLevel, end_with_parent, set_up_log
 from app.read_input import open_series
 from app.settings import Settings, load_settings
 from operators.encode import configured_taps
@@ -37,7 +35,6 @@ from operators.sr.predecessor import Predecessor, read_predecessor
 from operators.types import Finding, Outcome, Series
 from operators.write_features import FEATURES_JSON, FEATURES_SR, series_folder, sr_file
 
-PR_SET_PDEATHSIG: Final = 1
 BUNDLES_KEPT: Final = 2  # the one in use and one beside it: shadow, or replay
 FALLBACK: Final[SrClass] = "comprehensive"
 
@@ -182,17 +179,9 @@ def _made(outcome: Outcome, pipeline: Pipeline) -> Iterator[dict[str, Any]]:
         }
 
 
-def _end_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when its parent ends; elsewhere the end of stdin ends it between two jobs."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
-        sys.exit(0)
-
-
 def main(arguments: Sequence[str]) -> None:
     """Answer each line on stdin until there is none."""
-    _end_with_parent(int(arguments[0]))
+    end_with_parent(int(arguments[0]))
     for number in (signal.SIGINT, signal.SIGTERM):  # a service is stopped by telling all of its processes: the parent
         signal.signal(number, signal.SIG_IGN)  # decides when this one ends
     set_up_log(LogLevel.WARN)
