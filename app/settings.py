@@ -172,7 +172,7 @@ def check_paths(
     source = check_input(given_input or Path(environment.get("HOLOSCAN_INPUT_PATH") or "input"))
     target = given_output or Path(environment.get("HOLOSCAN_OUTPUT_PATH") or "output")
     check_apart(source, target)
-    _check_output(target)
+    check_output(target)
     return RunPaths(source, target, models)
 
 
@@ -207,7 +207,12 @@ def check_apart(source: Path, target: Path) -> None:
         raise StartError("INPUT_AND_OUTPUT_OVERLAP", text)
 
 
-def _check_output(folder: Path) -> None:
+def check_output(folder: Path) -> None:
+    """Check that the output folder can be written; it is created where it is missing.
+
+    Raises:
+        StartError: `OUTPUT_UNWRITABLE`.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from app.table.result import Cell, Result
+from app.table.result import DESCRIBED, Cell, Result
 from operators.measure.quantities import QUANTITIES
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ _MEANING: Final[Mapping[str, tuple[str, str]]] = {
     "source_path": ("string", "folder of the series in the input of the run that made the result"),
 }
 _KEYS: Final = ("series_instance_uid", "part", "study_instance_uid")
-_DESCRIBED: Final = (
-    *("patient_key", "sex", "age_years", "manufacturer", "manufacturer_model", "kernel", "kvp", "mas"),
-    *("thickness_mm", "contrast", "body_part", "image_type"),
-)
 _AFTER: Final = ("findings", "verdict", "model_digest", "config_digest")
 
 
@@ -69,7 +65,7 @@ class Layout:
 
     def columns(self) -> tuple[Column, ...]:
         """Return the columns of the wide table."""
-        names = (*_KEYS, *_DESCRIBED, *(["source_path"] if self.with_paths else []))
+        names = (*_KEYS, *DESCRIBED, *(["source_path"] if self.with_paths else []))
         known = [Column(name, *_MEANING[name]) for name in names]
         measured = [
             Column(name, "float", f"{name}, measured on the voxels; docs/preprocessing.md") for name in QUANTITIES
@@ -81,7 +77,7 @@ class Layout:
         """Return one row: column → value; numbers are float32 values."""
         row: dict[str, Cell] = {"series_instance_uid": result.series_instance_uid, "part": result.part}
         row["study_instance_uid"] = result.study_instance_uid
-        row |= {name: result.described.get(name) for name in _DESCRIBED}
+        row |= {name: result.described.get(name) for name in DESCRIBED}
         if self.with_paths:
             row["source_path"] = source_path
         row |= {name: result.quantities.get(name) for name in QUANTITIES}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from operators.sr.read import SrFeatures, read_sr
 Cell = str | float | int | None
 
 _MAX_JSON_BYTES = 256 << 20
+_BATCH_ROWS = 2048
+_DIMENSION = re.compile(r"(.+)_\d{3,}")
+DESCRIBED = (
+    *("patient_key", "sex", "age_years", "manufacturer", "manufacturer_model", "kernel", "kvp", "mas"),
+    *("thickness_mm", "contrast", "body_part", "image_type"),
+)
+"""Columns of patient and acquisition, in the order of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ def result_of_json(path: Path) -> Result:
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise ValueError("larger than 256 MiB")
-        return _from_document(json.loads(path.read_bytes()))
+        return result_of_document(json.loads(path.read_bytes()))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         what = f"this is not a features.json of ctvae, or it is damaged ({type(error).__name__})"
         raise CtvaeError("BROKEN_RESULT", f"{what}; encode the series again, or leave the file out") from error
@@ -88,7 +96,46 @@ def result_of_sr(source: Any) -> Result:
     )
 
 
-def _from_document(document: Mapping[str, Any]) -> Result:
+def results_of_parquet(path: Path) -> Iterator[Result]:
+    """Yield each row of a table of `ctvae cohort`.
+
+    Raises:
+        CtvaeError: `BROKEN_RESULT`: the file is damaged, or is not such a table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            dimensions: dict[str, list[str]] = {}
+            for name in file.schema_arrow.names:
+                if found := _DIMENSION.fullmatch(name):
+                    dimensions.setdefault(found[1], []).append(name)
+            for batch in file.iter_batches(_BATCH_ROWS):
+                yield from (_from_row(row, dimensions) for row in batch.to_pylist())
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        what = f"this is not a table of `ctvae cohort`, or it is damaged ({type(error).__name__})"
+        raise CtvaeError("BROKEN_RESULT", f"{what}; run the cohort again, or leave the file out") from error
+
+
+def _from_row(row: Mapping[str, Any], dimensions: Mapping[str, Sequence[str]]) -> Result:
+    return Result(
+        str(row["series_instance_uid"]),
+        row["part"],
+        str(row["study_instance_uid"]),
+        str(row["job_key"]),
+        str(row["model_digest"]),
+        str(row["config_digest"]),
+        described={name: row[name] for name in DESCRIBED},
+        quantities={name: row[name] for name in QUANTITIES},
+        findings=tuple((row["findings"] or "").split()),
+        verdict=row["verdict"],
+        taps={tap: _vector([row[name] for name in names]) for tap, names in dimensions.items()},
+    )
+
+
+def result_of_document(document: Mapping[str, Any]) -> Result:
+    """Return what the table needs of a document as in `features.json`; another one raises KeyError or TypeError."""
     series, subject, scan = document["series"], document["subject"], document["acquisition"]
     reliability = document.get("reliability")
     described: dict[str, Cell] = {

@@ -16,13 +16,16 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 
 from app.settings import starting
-from app.table.result import Result, result_of_json, result_of_sr
+from app.table.result import Result, result_of_json, result_of_sr, results_of_parquet
 from operators.errors import CtvaeError, StartError
 from operators.sr.read import MALFORMED
 from operators.write_features import FEATURES_SR
 
 _JSON = "features.json"
 _PREDECESSORS = 0x0040A360
+_PARQUET = ".parquet"
+_COHORT = {"cohort.json": "*/tables/features/*.parquet", "partition.json": "tables/features/*.parquet"}
+"""Files that mark the folder of a cohort or of a partition of it → where its features are."""
 _NOT_RESULTS = frozenset({"NOT_DICOM", "NOT_OUR_SR"})
 
 
@@ -138,7 +141,7 @@ def read_results(
             passed.replaced += 1
             continue
         try:
-            yield file, (result_of_json if _is_json(file.path) else result_of_sr)(file.path)
+            yield from ((file, result) for result in _results_of(file.path))
         except CtvaeError as error:
             if file.named:
                 raise
@@ -148,6 +151,12 @@ def read_results(
                 passed.broken.append((file.name, str(error)))
         except OSError as error:
             passed.broken.append((file.name, f"NOT_OPENED: {error.strerror}"))
+
+
+def _results_of(path: Path) -> Iterable[Result]:
+    if path.suffix.lower() == _PARQUET:
+        return results_of_parquet(path)
+    return [(result_of_json if _is_json(path) else result_of_sr)(path)]
 
 
 def _predecessors_of(file: Found) -> Iterator[bytes]:
@@ -192,7 +201,8 @@ def input_folder(file: Found, result: Result, ledgers: dict[Path, dict[tuple[str
     if folder not in ledgers:
         if len(ledgers) > 64:
             ledgers.clear()
-        ledgers[folder] = _folders_of(folder / "outcome.json")
+        places = folder / "places.parquet"
+        ledgers[folder] = _places_of(places) if places.exists() else _folders_of(folder / "outcome.json")
     return ledgers[folder].get((result.series_instance_uid, result.part))
 
 
@@ -204,9 +214,25 @@ def _folders_of(ledger: Path) -> dict[tuple[str, int | None], str]:
         return {}
 
 
+def _places_of(file: Path) -> dict[tuple[str, int | None], str]:
+    """Return the first place of each series of a cohort."""
+    import pyarrow.parquet as pq
+
+    found: dict[tuple[str, int | None], str] = {}
+    with pq.ParquetFile(file) as table:
+        for batch in table.iter_batches():
+            for row in batch.to_pylist():
+                found.setdefault((row["series_instance_uid"], row["part"]), row["place"])
+    return found
+
+
 def _below(root: Path) -> Iterator[Found]:
     for folder, folders, names in os.walk(root):
         folders.sort()
+        if cohort := next((pattern for name, pattern in _COHORT.items() if name in names), None):
+            yield from (Found(path, root) for path in sorted(Path(folder).glob(cohort)))
+            folders.clear()
+            continue
         chosen = [_JSON] if _JSON in names else [name for name in sorted(names) if not name.endswith(".json")]
         yield from (Found(Path(folder, name), root) for name in chosen)
 
