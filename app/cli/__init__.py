@@ -10,6 +10,7 @@ COMMANDS = {
     "export": "Write each CT volume, and the windows that the encoder sees, as NIfTI.",
     "demo": "Encode a phantom, real CT where there is some, or your own folder, and show the results.",
     "table": "Write the features of many series as one table: Parquet or CSV.",
+    "cohort": "Encode thousands of studies into one partitioned table; resumable.",
     "explain": "Correlate features with labels, honestly: one HTML report, CSV and JSON.",
     "similar": "List the series of a table that are most like one of them.",
     "drift": "Compare the features of periods or scanners to those of a reference.",

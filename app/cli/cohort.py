@@ -1,0 +1,63 @@
+"""`ctvae cohort`: thousands of studies → one partitioned table."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.encode import DeviceName, split_taps
+from app.process import LogLevel, guarded
+
+
+def command(
+    data: Annotated[
+        Path,
+        typer.Argument(metavar="DATA", help="Folder tree, CSV with a column path (files or folders), or DICOMDIR."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for index, tables and report; created where missing.")
+    ],
+    models: Annotated[
+        Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: the shipped one.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that encode; default: one per core, one on a GPU.")
+    ] = None,
+    memory_mb: Annotated[
+        int, typer.Option("--memory", min=256, help="MB that a process may take; a study that takes more fails.")
+    ] = 4096,
+    json: Annotated[bool, typer.Option("--json", help="Also write features.json for each series.")] = False,
+    sr: Annotated[bool, typer.Option("--sr", help="Also write features.json and features.sr.dcm.")] = False,
+    taps: Annotated[
+        list[str] | None, typer.Option("--taps", "--tap", help="Layers to write beside mu and sigma: dense,block3:max.")
+    ] = None,
+    device: Annotated[DeviceName | None, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.ERROR,
+) -> int:
+    """Encode every eligible series of many studies into one table, and list all others with their reasons.
+
+    Stopped or killed at any moment, the same command goes on where it was. Run again after it has finished, it encodes
+    what is new or has changed. `ctvae table OUTPUT` reads the result.
+    """
+
+    def run() -> int:
+        from app.cohort.local import Limits
+        from app.cohort.run import Options, default_workers, run_cohort
+        from app.settings import load_settings
+
+        settings = load_settings(config)
+        asked = settings.encode
+        encode = dataclasses.replace(
+            asked,
+            taps=split_taps(taps) if taps else asked.taps,
+            device=device.value if device else asked.device,
+        )
+        limits = Limits(workers or default_workers(encode.device), memory_mb)
+        options = Options(limits, "json_and_sr" if sr else "json" if json else "none")
+        return run_cohort(data, output, models, dataclasses.replace(settings, encode=encode), options)
+
+    return guarded(run, log_level)

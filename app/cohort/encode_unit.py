@@ -1,0 +1,162 @@
+"""One unit → how each of its series ended, with its features: the same way as in `ctvae encode`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from app.cohort.ended import Ended
+from app.cohort.source import open_archive
+from app.cohort.units import Unit
+from app.settings import Settings
+from app.table.columns import Layout
+from app.table.result import result_of_document
+from operators.errors import RunFailed, SeriesError, SeriesFailed, StartError
+from operators.input.archives import Archive
+from operators.input.files import InputRoots
+from operators.job import Job
+from operators.pipeline import Pipeline
+from operators.read_study import read_files
+from operators.record import FeatureRecord
+from operators.results.write_json import features_document
+from operators.select_series import select
+from operators.types import Outcome, Series
+from operators.write_features import ResultFiles, write_features
+
+Files = Literal["none", "json", "json_and_sr"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done to every unit of a cohort: plain values, for each process opens the model for itself.
+
+    Attributes:
+        root: folder that the files lie below.
+        settings: which series are selected, how they are read, what is disclosed.
+        models: a bundle or a folder of bundles; None for the shipped one.
+        results: folder for the files of the series.
+        files: which files a series gets there.
+        weights_sha256: of the bundle; a process that finds other weights stops.
+        config_digest: of all settings that can change what is written; likewise.
+        runtime: what computes; likewise.
+    """
+
+    root: Path
+    settings: Settings
+    models: Path | None
+    results: Path
+    files: Files
+    weights_sha256: str
+    config_digest: str
+    runtime: str
+
+
+def encode_unit(unit: Unit, work: Work, pipeline: Pipeline) -> list[Ended]:
+    """Encode a unit.
+
+    Raises:
+        RunFailed: `OUTPUT_UNWRITABLE`: what is wrong with the disk is wrong for every unit.
+        StartError: `BUNDLE_CHANGED`.
+    """
+    folder = work.results / unit.folder_name
+    shutil.rmtree(folder, ignore_errors=True)  # of the unit as it was before
+    if not _is_unchanged(unit, work.root):
+        return failed(unit, _changed("since it was indexed"))
+    try:
+        with ExitStack() as stack:
+            roots, paths = _opened(unit, work.root, stack)
+            ended = list(_ended(unit, work, pipeline, roots, paths))
+    except SeriesError as error:
+        ended = failed(unit, error)
+    if not _is_unchanged(unit, work.root):
+        ended = failed(unit, _changed("while it was read"))
+    if not any(one.row for one in ended):
+        shutil.rmtree(folder, ignore_errors=True)
+    return ended
+
+
+def failed(unit: Unit, error: SeriesError) -> list[Ended]:
+    """Return every series of a unit as ended by one error."""
+    return [
+        Ended(Outcome(uid, None, places[0], error.status, error.reason, error.message), places)
+        for uid, places in unit.series().items()
+    ]
+
+
+def _ended(unit: Unit, work: Work, pipeline: Pipeline, roots: InputRoots, paths: list[Path]) -> Iterator[Ended]:
+    lost = [
+        Outcome("", None, folder, "rejected", "UNREADABLE_FILE")
+        for folder, count in unit.lost.items()
+        for _ in range(count)
+    ]
+    inventory = read_files(roots, paths, lost, shared=unit.shared)
+    for outcome in inventory.unreadable[len(lost) :]:
+        yield Ended(outcome, (outcome.file or outcome.folder,))
+    for study in inventory.studies:
+        for selected in select(study, work.settings.selection):
+            yield _series(selected, unit, work, pipeline)
+
+
+def _series(selected: Job[Series], unit: Unit, work: Work, pipeline: Pipeline) -> Ended:
+    job = pipeline.run(selected)
+    if work.files != "none":
+        files = ResultFiles(sr=(work.settings.sr,) if work.files == "json_and_sr" else ())
+        job = job.then("write", lambda record: write_features(record, work.results / unit.folder_name, files))
+    series, outcome = job.series, job.ended("written")
+    if outcome.reason == "OUTPUT_UNWRITABLE":
+        raise RunFailed("OUTPUT_UNWRITABLE", str(outcome.message))
+    stated = dict(series.derived_uids)
+    study, uid = (
+        stated.get(keyword, known)
+        for keyword, known in (
+            ("StudyInstanceUID", series.study_instance_uid),
+            ("SeriesInstanceUID", series.series_instance_uid),
+        )
+    )
+    ended = Ended(outcome, unit.places(study, uid, series.folder), series.study_instance_uid)
+    return ended if isinstance(job.state, Outcome) else _with_features(ended, job.state, work)
+
+
+def _with_features(ended: Ended, record: FeatureRecord, work: Work) -> Ended:
+    if (record.model.weights_sha256, record.config_digest) != (work.weights_sha256, work.config_digest):
+        raise StartError("BUNDLE_CHANGED", "bundle or settings changed while the cohort was encoded; start again")
+    result = result_of_document(features_document(record))
+    others = [name for name in result.taps if name not in ("mu", "sigma")]
+    lengths = {tap: len(result.taps[tap]) for tap in ("mu", "sigma", *others)}
+    row = Layout(lengths, with_paths=False).wide(result, None)
+    return Ended(ended.outcome, ended.places, ended.study, result.job_key, row, lengths)
+
+
+def _opened(unit: Unit, root: Path, stack: ExitStack) -> tuple[InputRoots, list[Path]]:
+    """The files of a unit as they can be read; its archives stay unpacked as long as the stack."""
+    files = unit.files[:1] if unit.is_image else unit.files
+    folders = {b"": root}
+    archives: list[Archive] = []
+    for name in sorted({one.archive for one in files} - {b""}):
+        opened = stack.enter_context(open_archive(root / os.fsdecode(name), root))
+        if not opened.roots.archives or opened.roots.archives[0].refused:
+            refused = opened.closed[0]
+            raise SeriesFailed("INPUT_OUTPUT_ERROR", f"{refused.reason}: {refused.message}")
+        archives += opened.roots.archives
+        folders[name] = opened.folder
+    return InputRoots(root, archives), [folders[one.archive] / os.fsdecode(one.path) for one in files]
+
+
+def _is_unchanged(unit: Unit, root: Path) -> bool:
+    stamps = {one.archive or one.path: (one.size, one.mtime_ns) for one in unit.files}
+    try:
+        states = {name: (root / os.fsdecode(name)).stat() for name in stamps}
+    except OSError:
+        return False
+    return all(stamps[name] == (state.st_size, state.st_mtime_ns) for name, state in states.items())
+
+
+def _changed(when: str) -> SeriesFailed:
+    return SeriesFailed(
+        "FILE_CHANGED", f"a file of the study changed or went away {when}; run again when it is at rest"
+    )

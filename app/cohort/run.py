@@ -1,0 +1,209 @@
+"""A cohort from its files to its tables: what `ctvae cohort` does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from app.cohort.encode_unit import Files, Work
+from app.cohort.ended import Ended, EndedStore
+from app.cohort.index import Index, bring_up_to_date
+from app.cohort.local import Limits, encode_locally
+from app.cohort.partition import Partition, check_same_data, open_partition, work_of
+from app.cohort.report import Facts, Tally, html_report, text_report
+from app.cohort.site_key import site_key
+from app.cohort.source import Source, open_source
+from app.cohort.tables import TABLES, write_tables
+from app.cohort.units import Unit
+from app.console import Report, progress
+from app.exit_codes import FAILED, NOTHING_WRITTEN, WRITTEN
+from app.extras import require
+from app.open_pipeline import open_pipeline
+from app.output_lock import output_lock
+from app.settings import Settings, check_output, starting
+from operators.errors import RunFailed, StartError
+from operators.job import log_outcome
+
+ENDED_FILE: Final = "ended.sqlite"
+REPORT: Final = "report.txt"
+PAGE: Final = "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a cohort is encoded, beside its settings.
+
+    Attributes:
+        limits: of the local engine.
+        files: which files each series gets beside its row.
+    """
+
+    limits: Limits
+    files: Files = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What is to be done.
+
+    Attributes:
+        units: all of them.
+        left: how many are not done.
+        state: digest of the whole input as it is indexed.
+    """
+
+    units: int
+    left: int
+    state: str
+
+
+def run_cohort(data: Path, output: Path, models: Path | None, settings: Settings, options: Options) -> int:
+    """Encode a cohort, or what is left of it.
+
+    Args:
+        data: a folder tree, a CSV of paths or a DICOMDIR.
+        output: folder for index, partitions and reports.
+        models: a bundle or a folder of bundles; None for the shipped one.
+        settings: selection, geometry, privacy, taps.
+        options: engine and files.
+
+    Returns:
+        The exit code of the contract, of the whole cohort.
+
+    Raises:
+        StartError: the data, the output, the bundle or the settings are wrong.
+        RunFailed: `OUTPUT_UNWRITABLE`: the disk is full; what was finished is kept.
+    """
+    require("pyarrow")
+    source = open_source(data, output)
+    check_output(output)
+    with _full_disk(), output_lock(output):
+        check_same_data(output, source)
+        folder = output / "index"
+        with starting():
+            folder.mkdir(exist_ok=True)
+        settings = replace(settings, card=())
+        if settings.privacy.site_key is None:
+            settings = replace(settings, privacy=replace(settings.privacy, site_key=site_key(folder)))
+        pipeline = open_pipeline(settings, models, None)
+        partition = open_partition(output, settings, pipeline, options.files)
+        work = work_of(source, settings, models, pipeline, partition, options.files)
+        del pipeline
+        index = _indexed(source, folder)
+        with closing(EndedStore(partition.folder / ENDED_FILE)) as store:
+            return _encoded(index, store, partition, work, options.limits)
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """Say of a disk that takes no more what can be done."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _unwritable(str(error)) from error
+    except OSError as error:
+        raise _unwritable(error.strerror or type(error).__name__) from error
+
+
+def _unwritable(said: str) -> RunFailed:
+    text = f"cannot write into the output folder ({said}); what was finished is kept: free space, then run again"
+    return RunFailed("OUTPUT_UNWRITABLE", text)
+
+
+def _indexed(source: Source, folder: Path) -> Index:
+    total = source.count()
+    if not total:
+        raise StartError("NO_DATA", "no file in DATA; give a folder, a CSV of paths or a DICOMDIR with CT in it")
+    with progress("reading headers") as report:
+        return bring_up_to_date(source, folder, lambda done: report(done, max(done, total)))
+
+
+def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, limits: Limits) -> int:
+    todo = _look(index, store)
+    for name in store.forget_others(unit.name for unit in index.units()):
+        shutil.rmtree(work.results / Unit.folder_of(name), ignore_errors=True)
+    tables = partition.folder / TABLES
+    if todo.left or partition.complete() != todo.state or not tables.is_dir():
+        partition.write(None)
+        with progress("encoding studies") as report:
+            pace = _Pace(report, todo.left)
+            units = (unit for unit in index.units() if not store.is_done(unit))
+
+            def enter(unit: Unit, ended: Sequence[Ended]) -> None:
+                store.enter(unit, ended)
+                for one in ended:
+                    log_outcome(one.outcome)
+                pace(ended)
+
+            if todo.left:
+                encode_locally(units, work, limits, enter)
+        store.enter_files(index.unreadable())
+        _write(index, store, partition, todo)
+    sys.stdout.write((tables / REPORT).read_text(encoding="utf-8"))
+    return _exit_code(store)
+
+
+def _look(index: Index, store: EndedStore) -> _Left:
+    digest, units, left = hashlib.sha256(), 0, 0
+    for unit in index.units():
+        digest.update(f"{unit.name}\n{unit.fingerprint}\n".encode())
+        units += 1
+        left += not store.is_done(unit)
+    for outcome, place in index.unreadable():
+        digest.update(f"{outcome.series_instance_uid} {outcome.reason} {outcome.message}\n{place}\n".encode())
+    return _Left(units, left, digest.hexdigest())
+
+
+def _write(index: Index, store: EndedStore, partition: Partition, todo: _Left) -> None:
+    """Write tables and reports, and say that they are whole."""
+    tally = Tally().count(store.all())
+    model = partition.about["model"]
+    said = f"{model['name']} {model['version']}, weights {model['weights_sha256'][:12]}"
+    facts = Facts(said, partition.name, index.counts(), todo.units)
+    reports = {REPORT: text_report(tally, facts).encode(), PAGE: html_report(tally, facts).encode()}
+    write_tables(store.all, partition.folder, model["weights_sha256"], reports)
+    partition.write(todo.state)
+
+
+def _exit_code(store: EndedStore) -> int:
+    statuses = store.statuses()
+    if statuses["failed"]:
+        return FAILED
+    return WRITTEN if statuses["written"] else NOTHING_WRITTEN
+
+
+class _Pace:
+    """Shows how far the encoding is, how fast it goes and what failed."""
+
+    def __init__(self, report: Report, total: int) -> None:
+        self._report, self._total = report, total
+        self._began, self._units = time.monotonic(), 0
+        self._statuses: Counter[str] = Counter()
+
+    def __call__(self, ended: Sequence[Ended]) -> None:
+        """Count one more unit."""
+        self._units += 1
+        self._statuses.update(one.outcome.status for one in ended)
+        minutes = (time.monotonic() - self._began) / 60
+        rate = f"{self._units / minutes:.0f}" if minutes else "–"
+        note = f"{rate}/min, {self._statuses['rejected']} series rejected, {self._statuses['failed']} failed"
+        self._report(self._units, max(self._total, self._units), note=note)
+
+
+def default_workers(device: str) -> int:
+    """Return one process for each core that this one may use; one where a GPU encodes."""
+    from models.runtime import cuda_devices
+
+    if device != "cpu" and cuda_devices():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

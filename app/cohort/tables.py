@@ -1,0 +1,118 @@
+"""What ended → the tables of a partition, written sorted in a last step: the same bytes whatever the way to them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Final
+
+from app.cohort.ended import Ended
+from app.table.columns import Column, Layout
+from app.table.result import Cell
+from app.table.write import open_table
+from operators import __version__
+from operators.errors import StartError
+from operators.results.atomic import atomic_file
+from operators.results.write_json import NOTICE
+
+TABLES: Final = "tables"
+FEATURES: Final = "features"
+FAILURES: Final = "failures.parquet"
+PLACES: Final = "places.parquet"
+PART_ROWS: Final = 50_000
+GROUP_ROWS: Final = 2048
+JOB_KEY: Final = Column("job_key", "string", "identity of the job: instances, part, weights and configuration")
+_FAILURES: Final = (
+    Column("series_instance_uid", "string", "SeriesInstanceUID; of an unreadable file a UID made from its digest"),
+    Column("part", "int32", "part of a series that was split; empty for a whole series"),
+    Column("study_instance_uid", "string", "StudyInstanceUID; empty where it is not known"),
+    Column("status", "string", "rejected, skipped or failed"),
+    Column("reason", "string", "reason code; docs/codes.md"),
+    Column("message", "string", "what was found, what was expected, what to do"),
+    Column("findings", "string", "codes of findings, separated by spaces"),
+    Column("places", "string", "folders of the series, separated by newlines; they may hold names"),
+)
+_PLACES: Final = (
+    Column("series_instance_uid", "string", "SeriesInstanceUID"),
+    Column("part", "int32", "part of a series that was split; empty for a whole series"),
+    Column("place", "string", "folder of the series below DATA; it may hold a name"),
+)
+
+
+def write_tables(
+    ended: Callable[[], Iterable[Ended]], partition: Path, model_digest: str, report: Mapping[str, bytes]
+) -> None:
+    """Write the tables of a partition in the place of earlier ones, all of them or none.
+
+    Args:
+        ended: every series, sorted; called once for each table.
+        partition: folder of the partition.
+        model_digest: SHA-256 of the weights.
+        report: name → content of further files.
+
+    Raises:
+        SeriesFailed: `OUTPUT_UNWRITABLE`.
+        OSError: likewise.
+    """
+    new, old, tables = (partition / name for name in (f".{TABLES}.partial", f".{TABLES}.old", TABLES))
+    for folder in (new, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    (new / FEATURES).mkdir(parents=True)
+    about = {"ctvae_version": __version__, "notice": NOTICE}
+    _write_features(ended(), new / FEATURES, about | {"model_digest": model_digest})
+    _write(new / FAILURES, _FAILURES, about, (_failure(one) for one in ended() if one.row is None))
+    _write(new / PLACES, _PLACES, about, (row for one in ended() for row in _places(one)))
+    for name, content in report.items():
+        with atomic_file(new / name) as file:
+            file.write(content)
+    if tables.exists():
+        tables.rename(old)
+    new.rename(tables)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_features(ended: Iterable[Ended], folder: Path, about: Mapping[str, str]) -> None:
+    written = (one for one in ended if one.row is not None)
+    lengths: Mapping[str, int] | None = None
+    for number in count():
+        first = next(written, None)
+        if first is None:
+            return
+        lengths = lengths or first.lengths or {}
+        columns = (*Layout(lengths, with_paths=False).columns(), JOB_KEY)
+        rows = (_features(one, lengths) for one in chain([first], islice(written, PART_ROWS - 1)))
+        _write(folder / f"part-{number:05d}.parquet", columns, about, rows)
+
+
+def _write(file: Path, columns: Sequence[Column], about: Mapping[str, str], rows: Iterable[Mapping[str, Cell]]) -> None:
+    rows = iter(rows)
+    with open_table(file, columns, about) as table:
+        while group := list(islice(rows, GROUP_ROWS)):
+            table.write(group)
+
+
+def _features(one: Ended, lengths: Mapping[str, int]) -> dict[str, Cell]:
+    if one.lengths != lengths:
+        raise StartError("BUNDLE_CHANGED", "two series have other dimensions; remove the partition and start again")
+    return {**(one.row or {}), JOB_KEY.name: one.job_key}
+
+
+def _failure(one: Ended) -> dict[str, Cell]:
+    outcome = one.outcome
+    return {
+        "series_instance_uid": outcome.series_instance_uid,
+        "part": outcome.part,
+        "study_instance_uid": one.study or None,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "message": outcome.message,
+        "findings": " ".join(dict.fromkeys(finding.code for finding in outcome.findings)),
+        "places": "\n".join(one.places),
+    }
+
+
+def _places(one: Ended) -> Iterator[dict[str, Cell]]:
+    for place in one.places:
+        yield {"series_instance_uid": one.outcome.series_instance_uid, "part": one.outcome.part, "place": place}
