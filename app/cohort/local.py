@@ -177,7 +177,8 @@ class _Process:
 def _serve(connection: Connection, work: Work, parent: int) -> None:
     """Answer each unit with how its series ended, or with the error that stops the run."""
     end_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end, also at a Ctrl-C for all
+    for number in (signal.SIGINT, signal.SIGTERM):  # at a Ctrl-C or a stop for all, the parent decides when this ends
+        signal.signal(number, signal.SIG_IGN)
     set_up_log(LogLevel.ERROR)
     with suppress(EOFError, ConnectionError):
         try:
