@@ -109,7 +109,7 @@ def _series(selected: Job[Series], unit: Unit, work: Work, pipeline: Pipeline) -
         job = job.then("write", lambda record: write_features(record, work.results / unit.folder_name, files))
     series, outcome = job.series, job.ended("written")
     if outcome.reason == "OUTPUT_UNWRITABLE":
-        raise RunFailed("OUTPUT_UNWRITABLE", str(outcome.message))
+        raise RunFailed("OUTPUT_UNWRITABLE", f"{outcome.message}; what was finished is kept: run again after that")
     stated = dict(series.derived_uids)
     study, uid = (
         stated.get(keyword, known)
