@@ -61,11 +61,18 @@ def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
-    """A command sets up the log of its process; the next test has the log that pytest set up."""
+    """A command sets up the log of its process; the next test has the log that pytest set up.
+
+    The SDK's own set-up disables every logger that is there.
+    """
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.disable(logging.NOTSET)
+    for known in list(logging.Logger.manager.loggerDict.values()):
+        if isinstance(known, logging.Logger):
+            known.disabled = False
     for ours in ("ctvae", "app", "operators", "models"):
         logging.getLogger(ours).setLevel(logging.NOTSET)
