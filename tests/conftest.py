@@ -59,18 +59,26 @@ def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.bundle.export.decoder_onnx", quick_decoder_onnx)
 
 
+_LEVEL = logging.getLogger().level
+
+
 @pytest.fixture(autouse=True)
 def _log_as_before() -> Iterator[None]:
-    """A command sets up the log of its process; the next test has the log that pytest set up.
+    """A command sets up the log of its process; each test has the log that pytest set up.
 
-    The SDK's own set-up disables every logger that is there.
+    A fixture of a whole module may have called a command, too, and the SDK's own set-up disables every logger there is.
     """
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers = root.handlers[:]
+    _reset_levels()
     yield
     root.handlers[:] = handlers
-    root.setLevel(level)
+    _reset_levels()
+
+
+def _reset_levels() -> None:
     logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(_LEVEL)
     for known in list(logging.Logger.manager.loggerDict.values()):
         if isinstance(known, logging.Logger):
             known.disabled = False
