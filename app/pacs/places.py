@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +40,3 @@ class Places:
         """Make the folders."""
         for folder in (self.folder, self.spool, self.results, self.work):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

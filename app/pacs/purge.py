@@ -11,8 +11,9 @@ from app.pacs.database.engine import Database
 from app.pacs.database.tables import delivery, instance, job, now, series
 from app.pacs.destination import Destination
 from app.pacs.hooks import passing
-from app.pacs.places import Places, fsync_folder
+from app.pacs.places import Places
 from operators.dicom.content_digest import content_digest
+from operators.results.atomic import fsync_folder
 
 
 @dataclass(frozen=True, slots=True)

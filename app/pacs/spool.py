@@ -25,6 +25,7 @@ from typing import Final
 
 from app.pacs.hooks import passing
 from app.settings import starting
+from operators.results.atomic import fsync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Spool:
             for folder in (self.root, self._incoming, self._instances):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 folder.chmod(0o700)
-            _fsync_folder(self.root)
+            fsync_folder(self.root)
 
     def open_incoming(self) -> Incoming:
         """Open a file for what is arriving; whoever calls must `keep` or `discard` it, else `sweep` does."""
@@ -127,7 +128,7 @@ class Spool:
         try:
             folder.mkdir(mode=0o700)
             passing("receive.mkdir.after")
-            _fsync_folder(self._instances)
+            fsync_folder(self._instances)
         except FileExistsError:
             pass
         for copy in range(MAX_COPIES):
@@ -137,7 +138,7 @@ class Spool:
             if self._linked(incoming, path):
                 return self._kept(path, sop_uid, copy), True
             if digest_of(path) == incoming.digest or same(path, incoming.path):
-                _fsync_folder(folder)  # its name may have come from one that was killed before it did this
+                fsync_folder(folder)  # its name may have come from one that was killed before it did this
                 return self._kept(path, sop_uid, copy), False
         raise OSError(errno.EEXIST, "too many copies under one SOP Instance UID")
 
@@ -149,7 +150,7 @@ class Spool:
             return False
         passing("receive.rename.after")
         try:
-            _fsync_folder(path.parent)
+            fsync_folder(path.parent)
         except OSError:
             path.unlink()
             raise
@@ -305,11 +306,3 @@ def _now_there(folder: Path) -> float:
         stamp = probe.stat().st_mtime
     probe.unlink()
     return stamp
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -25,10 +25,11 @@ from app.pacs.database.engine import Database
 from app.pacs.database.tables import job, result
 from app.pacs.hooks import passing
 from app.pacs.jobs import Became, Ended, Lease, Listed, LostLease, Made, Request
-from app.pacs.places import Places, fsync_folder
+from app.pacs.places import Places
 from app.pacs.queue import current_results, fail, findings_of, finish, heartbeat, lease, listed, put_back
 from app.pacs.worker_settings import WorkerSettings
 from operators.errors import StartError
+from operators.results.atomic import fsync_folder
 
 logger = logging.getLogger(__name__)
 

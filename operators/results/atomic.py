@@ -49,7 +49,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             with _opened(temporary) as file:
                 yield file
             temporary.replace(path)
-            _fsync_folder(path.parent)
+            fsync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -59,6 +59,15 @@ def remove_unfinished(folder: Path, names: str) -> None:
     for file in folder.glob(names):
         if file.name.startswith(".") and file.name.endswith(".partial"):
             file.unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _rename_together(staged: Sequence[tuple[Path, Path]]) -> None:
@@ -78,7 +87,7 @@ def _rename_together(staged: Sequence[tuple[Path, Path]]) -> None:
         if before:
             before.unlink(missing_ok=True)
     for folder in {path.parent for _, path in staged}:
-        _fsync_folder(folder)
+        fsync_folder(folder)
 
 
 def _keep(path: Path, before: Path) -> None:
@@ -119,11 +128,3 @@ def _unwritable(name: str) -> Iterator[None]:
     except OSError as error:
         text = f"cannot write {name} into the output folder ({error.strerror}); check space and permissions"
         raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
