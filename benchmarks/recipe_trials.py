@@ -23,21 +23,20 @@ sys.path.insert(0, str(ROOT))
 
 import yaml  # noqa: E402
 
+from app.research.certify.rivals import describing, score_features  # noqa: E402
 from app.research.data.changed_windows import ORIGINAL, see_scan  # noqa: E402
 from app.research.data.scans import Scan, cached_windows, find_scans, with_margin  # noqa: E402
 from app.research.train.recipe import load_recipe, make_plan, parse_recipe  # noqa: E402
 from models.statistics.aggregate import aggregate_kl, aggregate_kl_null  # noqa: E402
 from models.statistics.group_variance import best_split_share, flag_share, split_null  # noqa: E402
 from models.statistics.identity import found_again, non_overlapping  # noqa: E402
-from models.statistics.probes import ridge_probes  # noqa: E402
 from models.statistics.redundancy import null_redundancy, redundancy, redundancy_by_patient  # noqa: E402
 from models.statistics.repeatability import icc_a1  # noqa: E402
-from models.statistics.rivals import composition_and_components, hu_histogram, principal_components  # noqa: E402
+from models.statistics.rivals import PrincipalComponents, principal_components  # noqa: E402
 from operators.errors import SeriesError  # noqa: E402
-from operators.measure.probe_targets import SEEDS, probe_targets  # noqa: E402
+from operators.measure.probe_targets import probe_targets  # noqa: E402
 
 SHIPPED = ROOT / "app" / "research" / "shipped"
-OFFSET_HU = 15.0
 Arrays = dict[str, Any]
 
 
@@ -126,7 +125,6 @@ def see_all(scans: list[Scan], plan: Any, cache: Path) -> Arrays:
         seen = see_scan(scan, plan.preprocessing, cache=cache)
         row: Arrays = {f"change {name}": voxels[:, 0] for name, voxels in seen.voxels.items()}
         original = seen.voxels[ORIGINAL][:, 0]
-        row["change offset_15_hu"] = np.clip(np.where(original > 0, original + OFFSET_HU / 2000, 0), 0, 1)
         row |= targets_of(original, plan)
         row |= {"low_mm": seen.low_mm, "high_mm": seen.high_mm, "patient": np.full(len(original), scan.patient)}
         row["crop"] = np.full(len(original), "cropped around the tumour" in scan.source)
@@ -201,47 +199,38 @@ def measure(vae: Any, seen: Arrays, known: Arrays) -> Arrays:
         ),
         "sigma squared, mean by dimension": rounded(*np.quantile(np.square(sigma).mean(axis=0), (0, 0.5, 1))),
     }
-    return bars | probes(vae, seen, known, mu, gallery) | reconstruction(vae, seen, known, mu)
+    components = principal_components(known["windows"], k)
+    return bars | probes(vae, seen, known, mu, gallery, components) | reconstruction(vae, seen, mu, components)
 
 
-def probes(vae: Any, seen: Arrays, known: Arrays, mu: np.ndarray, gallery: np.ndarray) -> Arrays:
+def probes(
+    vae: Any, seen: Arrays, known: Arrays, mu: np.ndarray, gallery: np.ndarray, components: PrincipalComponents
+) -> Arrays:
     """Max(R², 0), mean over probes and over the seeds of the folds: ours and the rivals'."""
     windows = np.concatenate([known["windows"], seen[f"change {ORIGINAL}"]])
     patients = np.concatenate([known["patient"], seen["patient"]])
     scored = np.arange(len(patients)) >= len(known["patient"])
     names = [name for name in seen if name.startswith("target ")]
-    targets = {name: np.concatenate([known[name], seen[name]]) for name in names}
-    components = principal_components(known["windows"], 32)
-    loadings, composed = components(windows), composition(vae, windows)
-    features = {
-        "mu": np.concatenate([gallery, mu]),
-        "composition + PCA": composition_and_components(composed, loadings),
-        "PCA 32": loadings,
-        "histogram 32": hu_histogram(windows),
-        "composition": composed,
-    }
-    found: Arrays = {}
-    for method, values in features.items():
-        scores = [
-            ridge_probes(values, targets, patients, scored=scored, shuffles=0, resamples=1, seed=seed) for seed in SEEDS
-        ]
-        by = {name: float(np.mean([max(one[name].score.value, 0.0) for one in scores])) for name in scores[0]}
-        found[f"probe score, {method}"] = round(float(np.mean(list(by.values()))), 3)
-        if method in ("mu", "composition + PCA"):
-            found[f"probes, {method}"] = {name.removeprefix("target "): round(value, 2) for name, value in by.items()}
+    targets = {name.removeprefix("target "): np.concatenate([known[name], seen[name]]) for name in names}
+    rivals = describing(components, vae, mu.shape[1])(windows)
+    scores = score_features({"mu": np.concatenate([gallery, mu])} | rivals, targets, patients, scored)
+    found: Arrays = {f"probe score, {method}": round(score.value, 3) for method, score in scores.items()}
+    for method in ("mu", "composition and components"):
+        if method in scores:
+            found[f"probes, {method}"] = {name: round(value, 2) for name, value in scores[method].by_probe.items()}
     return found
 
 
-def reconstruction(vae: Any, seen: Arrays, known: Arrays, mu: np.ndarray) -> Arrays:
-    """Mean absolute error in HU over all voxels, ours and that of 32 principal components."""
+def reconstruction(vae: Any, seen: Arrays, mu: np.ndarray, components: PrincipalComponents) -> Arrays:
+    """Mean absolute error in HU over all voxels, ours and that of as many principal components."""
     import torch
 
     windows = seen[f"change {ORIGINAL}"]
     with torch.inference_mode():
         made = np.concatenate([vae.decode(torch.from_numpy(one[None]).float()).numpy()[:, 0] for one in mu])
-    rebuilt = principal_components(known["windows"], 32).rebuilt(windows)
+    rebuilt = components.rebuilt(windows)
     ours, theirs = (2000 * float(np.abs(np.clip(one, 0, 1) - windows).mean()) for one in (made, rebuilt))
-    return {"reconstruction, HU (PCA 32, ratio)": (*rounded(ours, theirs), round(ours / theirs, 3))}
+    return {"reconstruction, HU (PCA, ratio)": (*rounded(ours, theirs), round(ours / theirs, 3))}
 
 
 def encode(vae: Any, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -252,13 +241,6 @@ def encode(vae: Any, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         heads = [vae.encode(torch.from_numpy(one[None, None]).float()) for one in windows]
     mu, logvar = (np.concatenate([head[at].numpy() for head in heads]).astype(np.float64) for at in (0, 1))
     return mu, np.exp(0.5 * logvar)
-
-
-def composition(vae: Any, windows: np.ndarray) -> np.ndarray:
-    import torch
-
-    with torch.inference_mode():
-        return np.concatenate([vae.describable(torch.from_numpy(one[None, None]).float()).numpy() for one in windows])
 
 
 def rounded(*values: float) -> tuple[float, ...]:

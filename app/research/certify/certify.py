@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.research.certify.certificate import certificate_markdown, summary
-from app.research.certify.measure import Decode, Describe, Measured, measure_scans
+from app.research.certify.measure import Decode, Measured, measure_scans
 from app.research.certify.metrics import figures_of_tap, reconstruction_figures, rounded
 from app.research.certify.phantoms import phantom_figures
-from app.research.certify.rivals import learn_rivals, rival_figures, windows_to_learn_from
+from app.research.certify.rivals import rival_figures, rivals_from
 from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures
 from app.research.data.changed_windows import ORIGINAL
 from app.research.data.scans import Scan, find_scans, join_labels
@@ -37,7 +37,6 @@ from models.certificate import (
     TapFigures,
     certificate_from_json,
 )
-from models.certified_figures import RivalFigures
 from models.networks.vae import Vae
 from models.runtime import Encoder, load_vae, open_encoder
 from models.spec import Bundle, BundleError, TapSpec
@@ -128,15 +127,14 @@ def certify_bundle(
         seed=seed,
         report=_part(report, 0.0, 0.1),
     )
-    learned = None if known is None else windows_to_learn_from(known)
-    describe = None if learned is None else learn_rivals(learned, vae, specs["mu"].length)
+    rivals = None if known is None else rivals_from(known, vae, specs["mu"].length)
     measured = measure_scans(
         roles.measured,
         bundle,
         encoder,
         specs,
         decode=decoder_of(vae),
-        describe=describe,
+        describe=None if rivals is None else rivals.describe,
         cache=cache,
         seed=seed,
         report=_part(report, 0.1, 0.85),
@@ -162,7 +160,7 @@ def certify_bundle(
         prior=prior_figures(measured, seed),
         draws=draw_figures(measured, seed),
         groups=group_figures(measured, known, seed),
-        rivals=None if learned is None or describe is None else _rivals(measured, learned, describe),
+        rivals=None if rivals is None else rival_figures(measured, rivals),
         phantom=phantom_figures(bundle, encoder, phantoms, seed, _part(report, 0.9, 1.0)) if phantoms else None,
     )
     found = certificate_from_json(rounded(certificate.as_json()))
@@ -242,11 +240,6 @@ def decoder_of(vae: Vae) -> Decode | None:
         return np.concatenate(made)
 
     return decode
-
-
-def _rivals(measured: Measured, learned: Measured, describe: Describe) -> RivalFigures | None:
-    assert learned.windows is not None
-    return rival_figures(measured, learned, describe(learned.windows.astype(np.float32)))
 
 
 def _taps(

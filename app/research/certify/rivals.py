@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,12 @@ from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
 from models.statistics.probe_scores import FeatureScore, feature_score
 from models.statistics.probes import ridge_probes
-from models.statistics.rivals import composition_and_components, hu_histogram, principal_components
+from models.statistics.rivals import (
+    PrincipalComponents,
+    composition_and_components,
+    hu_histogram,
+    principal_components,
+)
 from operators.measure.probe_targets import SEEDS
 
 Floats = NDArray[np.float64]
@@ -26,30 +31,46 @@ MOST_WINDOWS = 1500
 once."""
 
 
-def windows_to_learn_from(known: Measured) -> Measured:
-    """Return at most `MOST_WINDOWS` of them."""
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """What windows of other patients taught.
+
+    Attributes:
+        learned: those windows' codes, targets and patients.
+        describe: windows (n, d, h, w) → what each rival says of them.
+        described: the same of the windows that were learned from.
+    """
+
+    learned: Measured
+    describe: Describe
+    described: Mapping[str, Floats]
+
+
+def rivals_from(known: Measured, vae: Vae, latents: int) -> Rivals:
+    """Learn the rivals from the windows that `known` has kept, at most `MOST_WINDOWS` of them."""
+    assert known.windows is not None
     n = len(known.patients)
     chosen = np.unique(np.linspace(0, n - 1, min(n, MOST_WINDOWS)).round().astype(int))
-    assert known.windows is not None
-    return replace(
+    windows = known.windows[chosen]
+    learned = replace(
         known,
         features={ORIGINAL: {"mu": known.features[ORIGINAL]["mu"][chosen]}},
         unlike={name: values[chosen] for name, values in known.unlike.items()},
         patients=known.patients[chosen],
-        windows=known.windows[chosen],
+        windows=None,
     )
+    describe = describing(principal_components(windows, latents), vae, latents)
+    return Rivals(learned, describe, describe(windows.astype(np.float32)))
 
 
-def learn_rivals(known: Measured, vae: Vae, latents: int) -> Describe:
+def describing(components: PrincipalComponents, vae: Vae, latents: int) -> Describe:
     """Return what describes windows (n, d, h, w): `histogram`, `components`; of a `PooledVae` its `composition` too.
 
     Args:
-        known: windows of other patients, kept; the components are learned from them.
+        components: of windows of other patients.
         vae: the composition is untrained: counts of a soft histogram that its first layer makes.
         latents: length of mu; so many components there are, and so many values has composition with components.
     """
-    assert known.windows is not None
-    components = principal_components(known.windows, latents)
 
     def describe(windows: NDArray[Any]) -> dict[str, Floats]:
         loadings = components(windows)
@@ -73,29 +94,22 @@ def composition_of(vae: PooledVae, windows: NDArray[Any]) -> Floats:
     return np.concatenate(made).astype(np.float64)
 
 
-def rival_figures(measured: Measured, known: Measured, described: Mapping[str, Floats]) -> RivalFigures | None:
+def rival_figures(measured: Measured, rivals: Rivals) -> RivalFigures | None:
     """Return mu and its rivals, each by ridge probes learned on the windows of both and scored on those measured.
 
     Args:
-        measured: with `rivals`.
-        known: of `windows_to_learn_from`.
-        described: of its windows, by method.
+        measured: with what `rivals.describe` says of its windows.
+        rivals: of other patients' windows.
     """
+    known = rivals.learned
     patients = np.concatenate([measured.patients, known.patients])
     scored = np.arange(len(patients)) < len(measured.patients)
     targets = {name: np.concatenate([values, known.unlike[name]]) for name, values in measured.unlike.items()}
     mu = np.concatenate([part.features[ORIGINAL]["mu"] for part in (measured, known)])
-    methods = {"mu": mu} | {name: np.concatenate([values, described[name]]) for name, values in measured.rivals.items()}
-    scores: dict[str, FeatureScore] = {}
-    for name, features in methods.items():
-        by_seed = [
-            ridge_probes(features, targets, patients, scored=scored, shuffles=0, resamples=1, seed=seed)
-            for seed in SEEDS
-        ]
-        found = feature_score(by_seed)
-        if found is None:
-            return None
-        scores[name] = found
+    both = {name: np.concatenate([values, rivals.described[name]]) for name, values in measured.rivals.items()}
+    scores = score_features({"mu": mu} | both, targets, patients, scored)
+    if scores is None:
+        return None
     strongest = max((name for name in scores if name != "mu"), key=lambda name: scores[name].value)
     over, low_80 = scores["mu"].above(scores[strongest])
     return RivalFigures(
@@ -105,3 +119,27 @@ def rival_figures(measured: Measured, known: Measured, described: Mapping[str, F
         over_strongest=Estimate(*over),
         over_strongest_80=low_80,
     )
+
+
+def score_features(
+    methods: Mapping[str, Floats], targets: Mapping[str, Floats], patients: NDArray[Any], scored: NDArray[np.bool_]
+) -> dict[str, FeatureScore] | None:
+    """Return the score of each method's features, over the seeds of the folds; None where nothing can be probed.
+
+    Args:
+        methods: name → (n, length).
+        targets: name → (n,), NaN where there is none.
+        patients: (n,).
+        scored: bool (n,), as `ridge_probes` has it.
+    """
+    found: dict[str, FeatureScore] = {}
+    for name, features in methods.items():
+        by_seed = [
+            ridge_probes(features, targets, patients, scored=scored, shuffles=0, resamples=1, seed=seed)
+            for seed in SEEDS
+        ]
+        score = feature_score(by_seed)
+        if score is None:
+            return None
+        found[name] = score
+    return found

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.research.certify.measure import Measured
-from app.research.certify.rivals import learn_rivals, rival_figures, windows_to_learn_from
+from app.research.certify.rivals import rival_figures, rivals_from
 from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures
 from app.research.certify.together_text import draws_section, groups_section, redundancy_section, rivals_section
 from app.research.data.changed_windows import ORIGINAL
@@ -113,27 +113,26 @@ def vae():
 
 
 def test_mu_that_holds_what_no_rival_holds_is_above_them_and_noise_is_not(vae):
-    made, known = measured(), windows_to_learn_from(measured(5, first=50))
-    describe = learn_rivals(known, vae, LATENTS)
-    made = replace(made, rivals=describe(made.windows.astype(np.float32)))
+    made, rivals = measured(), rivals_from(measured(5, first=50), vae, LATENTS)
+    made = replace(made, rivals=rivals.describe(made.windows.astype(np.float32)))
     assert {"components", "histogram", "composition"} <= set(made.rivals)
-    found = rival_figures(made, known, describe(known.windows.astype(np.float32)))
+    found = rival_figures(made, rivals)
     assert found.scores["mu"].value > 0.8
     assert found.over_strongest.low > 0 and found.over_strongest_80 >= found.over_strongest.low
     assert found.by_probe["mu"].keys() == {"asymmetry", "noise"}
 
     rng = np.random.default_rng(9)
     noise = {ORIGINAL: {"mu": rng.standard_normal((PATIENTS * EACH, LATENTS))}}
-    nothing = rival_figures(
-        replace(made, features=noise), replace(known, features=noise), describe(known.windows.astype(np.float32))
-    )
+    learned = replace(rivals.learned, features=noise)
+    nothing = rival_figures(replace(made, features=noise), replace(rivals, learned=learned))
     assert nothing.scores["mu"].value < 0.1 and not nothing.over_strongest.low > 0
 
 
-def test_no_more_windows_are_learned_from_than_are_held(monkeypatch):
+def test_no_more_windows_are_learned_from_than_are_held(monkeypatch, vae):
     monkeypatch.setattr("app.research.certify.rivals.MOST_WINDOWS", 10)
-    kept = windows_to_learn_from(measured())
-    assert len(kept.windows) == len(kept.patients) == len(kept.features[ORIGINAL]["mu"]) == 10
+    rivals = rivals_from(measured(), vae, LATENTS)
+    kept = rivals.learned
+    assert len(rivals.described["histogram"]) == len(kept.patients) == len(kept.features[ORIGINAL]["mu"]) == 10
 
 
 def test_the_flag_is_the_one_that_training_groups_by():
