@@ -120,6 +120,11 @@ def test_golden_values_that_cannot_be_are_one_line(bundle, change, says):
     assert verdicts(bundle)["golden values"] is False
 
 
+def test_weights_that_do_not_fit_take_no_other_verdict_away(made):
+    found = verdicts(replace(made, architecture_parameters=dict(made.architecture_parameters) | {"neck": 16}))
+    assert found["torch"] is False and found["golden values"] is True and "MONAI metadata" in found
+
+
 def test_reconstructions_that_differ_as_the_phantoms_do_are_good():
     (verdict,) = check_reconstruction(load_bundle(ROOT / "models" / "ct_vae"))
     assert verdict.good is True
