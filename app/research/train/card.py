@@ -179,14 +179,23 @@ def _terms(settings: TrainingSettings) -> str:
     if settings.feature_weight:
         what = "the likelihood of what a window holds, a soft histogram of HU, gradient and local standard deviation"
         said.append(f"{what}, with weight {settings.feature_weight:g}")
+    if settings.aggregate:
+        what = "the divergence of mean and covariance of mu over a batch from the prior's"
+        said.append(f"{what}, with weight {settings.aggregate:g}")
+    if settings.mmd:
+        said.append(f"{penalties['mmd']} over a batch, with weight {settings.mmd:g}")
     return f" Beside them {', '.join(said)}." if said else ""
 
 
 def _augmentation(settings: TrainingSettings) -> str:
-    drawn = ("noise", "gain", "blur", "sharpen", "shift", "thickness", "field_of_view", "zoom")
+    drawn = ("noise", "gain", "blur", "sharpen", "shift", "thickness", "field_of_view", "zoom", "offset", "turn")
     used = [f"{name.replace('_', ' ')} up to {getattr(settings, name):g}" for name in drawn if getattr(settings, name)]
     if settings.crop:
         used.append(f"a part of the plane instead of all of it in {settings.crop:.0%} of the windows")
+    if settings.bare:
+        used.append(f"nothing but the body in {settings.bare:.0%} of the second views")
+    if settings.tile:
+        used.append(f"a third to two thirds of height and width in {settings.tile:.0%} of the second views")
     return "; ".join(["windows cut at a random place", *used])
 
 
