@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from models.statistics.cropped import PLAIN_AIR
 from models.training.body_masks import BodyMasks
 from models.training.draws import Augmentation, Frame, Size, View
 from models.training.settings import TrainingSettings
@@ -26,13 +27,31 @@ from models.training.settings import TrainingSettings
 WindowArray = NDArray[np.floating[Any]]
 
 _SHARPEN_SD = 1.0
-_AIR = 0.0025
 
 
 def margin_voxels(settings: TrainingSettings) -> Size:
     """Voxels (z, y, x) around the network's window that what is drawn may reach."""
     plane = math.ceil(settings.shift) + math.ceil(3 * max(settings.blur, _SHARPEN_SD if settings.sharpen else 0))
     return plane + (math.ceil(settings.thickness / 2) if settings.thickness > 1 else 0), plane, plane
+
+
+def window_places(scans: Sequence[WindowArray]) -> list[tuple[int, int]]:
+    """Every window of all scans: its scan, and its number there."""
+    return [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
+
+
+def read_windows(
+    scans: Sequence[WindowArray],
+    masks: Sequence[BodyMasks] | None,
+    places: Sequence[tuple[int, int]],
+    draws: Sequence[Augmentation],
+    size: Size,
+    settings: TrainingSettings,
+) -> tuple[Tensor, Tensor | None]:
+    """What `make_views` needs of drawn windows: cut out with their surroundings; and the body's masks, where given."""
+    around = margin_voxels(settings)
+    body = cut_windows(masks, places, draws, size, around) if masks else None
+    return cut_windows(scans, places, draws, size, around), body
 
 
 def cut_windows(
@@ -154,7 +173,7 @@ def _part(wide: Tensor, axis: int, length: int, at: float) -> tuple[int, int]:
 def extent(window: Tensor, axis: int) -> tuple[int, int]:
     """From and to along an axis of (d, h, w): what is not air; all of it where all is air."""
     others = [one for one in range(3) if one != axis]
-    held = torch.nonzero((window > _AIR).any(others[1]).any(others[0])).flatten()
+    held = torch.nonzero((window > PLAIN_AIR).any(others[1]).any(others[0])).flatten()
     return (int(held[0]), int(held[-1]) + 1) if len(held) else (0, window.shape[axis])
 
 

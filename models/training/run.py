@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.networks.registry import build_vae
 from models.networks.vae import Vae
-from models.training.augment import cut_windows, make_views, margin_voxels
+from models.training.augment import make_views, read_windows, window_places
 from models.training.body_masks import body_masks
 from models.training.checkpoint import CheckpointError, digest_of, save_checkpoint
 from models.training.draws import Augmentation, draw_augmentation
@@ -70,7 +70,7 @@ class TrainingRun:
             torch=torch.__version__,
         )
         self.masks = body_masks(scans) if settings.bare else None
-        self.places = [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
+        self.places = window_places(scans)
         self.checked = _evenly(calibration, _CALIBRATION_WINDOWS)
         if fabric.device.type == "cuda":
             # What cuDNN's bfloat16 convolutions want.
@@ -214,9 +214,7 @@ class TrainingRun:
         draws = [
             draw_augmentation(self.settings, self.size, self.latents, len(self.places), number) for number in numbers
         ]
-        around = margin_voxels(self.settings)
-        body = cut_windows(self.masks, self.places, draws, self.size, around) if self.masks else None
-        return draws, cut_windows(self.scans, self.places, draws, self.size, around), body
+        return draws, *read_windows(self.scans, self.masks, self.places, draws, self.size, self.settings)
 
     def _pass(self, draws: list[Augmentation], cut_out: Tensor, body: Tensor | None) -> tuple[LossInputs, Parts]:
         device = self.fabric.device
@@ -315,7 +313,7 @@ def _check_sizes(scans: Sequence[WindowArray], calibration: Sequence[WindowArray
 
 def _evenly(scans: Sequence[WindowArray], most: int) -> Tensor | None:
     """(n, d, h, w): at most so many windows, at even distances over all; None where there is none."""
-    places = [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
+    places = window_places(scans)
     if not places:
         return None
     chosen = np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)

@@ -20,7 +20,7 @@ from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
 from models.statistics.pca_whitening import LatentAxes, learn_axes
 from models.statistics.repeatability import icc_a1
-from models.training.augment import cut_windows, make_views, margin_voxels
+from models.training.augment import make_views, read_windows, window_places
 from models.training.body_masks import body_masks
 from models.training.draws import draw_augmentation
 from models.training.settings import TrainingSettings
@@ -47,17 +47,15 @@ def training_axes(
         settings: what the views are drawn with; without a second view the longest axis comes first.
         windows: how many are drawn.
     """
-    places = [(scan, window) for scan, held in enumerate(scans) for window in range(len(held))]
+    places = window_places(scans)
     size, latents = vae.window_voxels, len(vae.encode(torch.zeros(1, 1, *vae.window_voxels))[0][0])
-    masks = body_masks(scans)
+    masks = body_masks(scans) if settings.bare else None
     codes: list[tuple[Tensor, Tensor]] = []
     for first in range(0, windows, _AT_ONCE):
         numbers = range(first, min(first + _AT_ONCE, windows))
         draws = [draw_augmentation(settings, size, latents, len(places), number) for number in numbers]
-        body = cut_windows(masks, places, draws, size, margin_voxels(settings)) if settings.bare else None
-        seen, _ = make_views(
-            cut_windows(scans, places, draws, size, margin_voxels(settings)), draws, size, settings, body
-        )
+        cut_out, body = read_windows(scans, masks, places, draws, size, settings)
+        seen, _ = make_views(cut_out, draws, size, settings, body)
         views = len(seen) // len(draws)
         heads = (head.reshape(views, len(draws), -1).transpose(0, 1) for head in vae.encode(seen))
         codes += list(zip(*heads, strict=True))
