@@ -88,7 +88,7 @@ def open_model(path: Path | None) -> Model:
 
 def unseen_patients(bundle: Bundle, root: Path) -> Iterator[tuple[str, Volume]]:
     """Yield the first scan of each test patient of the shipped list that the bundle has not learned from."""
-    learned = {name for case in bundle.training.learned for name in (case.patient, case.scan) if name}
+    learned = bundle.training.learned_names
     met = set()
     for scan in find_scans(LISTED, root):
         if scan.split == "test" and not {scan.patient, scan.key} & learned and scan.patient not in met:

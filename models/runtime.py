@@ -128,7 +128,7 @@ class Decoder:
 
     def __init__(self, bundle: Bundle, *, threads: int = CPU_THREADS) -> None:
         self._session, self.runtime = _open_session(bundle.decoder_path, threads)
-        length = next(tap.length for tap in bundle.taps if tap.name == "mu")
+        length = bundle.latents
         self._shapes = (1, length), (1, 1, *bundle.preprocessing.window_voxels)
         named = (*self._session.get_inputs(), *self._session.get_outputs())
         found = [(put.name, tuple(put.shape), put.type) for put in named]

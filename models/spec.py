@@ -160,6 +160,11 @@ class Bundle:
         return self.preprocessing.fit == ARRAYS_ONLY
 
     @property
+    def latents(self) -> int:
+        """Length of mu."""
+        return next(tap.length for tap in self.taps if tap.name == "mu")
+
+    @property
     def weights_path(self) -> Path:
         """Encoder and decoder, safetensors; of an encoder that came alone, that."""
         return self.path / "models" / "model.safetensors"

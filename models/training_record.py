@@ -146,6 +146,11 @@ class TrainingRecord:
         own = (case for case in self.data if case.split in ("train", "calibration"))
         return tuple({(case.patient, case.scan): case for case in (*self.learned_before, *own)}.values())
 
+    @property
+    def learned_names(self) -> frozenset[str]:
+        """By what a scan of theirs is known: patients' names and scans' keys."""
+        return frozenset(name for case in self.learned for name in (case.patient, case.scan) if name)
+
     def as_json(self) -> dict[str, object]:
         """Everything that is known, as plain JSON values."""
         return {key: value for key, value in asdict(self).items() if value not in (None, "", (), {}, 0, 0.0)}

@@ -83,7 +83,7 @@ def reference_scans(scans: Sequence[Scan], bundle: Bundle) -> tuple[Scan, ...]:
         raise StartError(
             "BAD_SPLIT", f"{text}; expected it of at least {LEAST_REFERENCE} patients, or no splits at all"
         )
-    learned = {name for case in bundle.training.learned for name in (case.patient, case.scan) if name}
+    learned = bundle.training.learned_names
     out = {scan.patient for scan in scans if {scan.patient, scan.key} & learned} & {scan.patient for scan in wanted}
     left = tuple(scan for scan in wanted if scan.patient not in out)
     if not left:

@@ -143,7 +143,7 @@ def read_golden(bundle: Bundle) -> Golden | None:
         return None
     if file.stat().st_size > _LARGEST_FILE:
         raise BundleError(f"golden.json has {file.stat().st_size} bytes; expected at most {_LARGEST_FILE}")
-    length = next(tap.length for tap in bundle.taps if tap.name == "mu")
+    length = bundle.latents
     voxels = min(_VOXELS, math.prod(bundle.preprocessing.window_voxels))
     try:
         document = json.loads(file.read_bytes())

@@ -93,7 +93,7 @@ def read_reference(bundle: Bundle) -> Population | None:
     if weights != bundle.weights_sha256:
         found = f"{name} is of weights {str(weights)[:12]}…, the bundle has {bundle.weights_sha256[:12]}…"
         raise BundleError(f"{found}; make it again with `ctvae bundle reference`")
-    length = next(tap.length for tap in bundle.taps if tap.name == "mu")
+    length = bundle.latents
     if population.mu.shape[1] != length:
         found = f"{name} has {population.mu.shape[1]} dimensions; expected {length}"
         raise BundleError(f"{found}; make it again with `ctvae bundle reference`")

@@ -209,7 +209,7 @@ def _check_parent(parts: Mapping[Split, Sequence[Scan]], parent: Bundle | None) 
     """Whom the parent, or its own parents, learned from cannot be measured with."""
     if parent is None:
         return
-    learned = {name for case in parent.training.learned for name in (case.patient, case.scan) if name}
+    learned = parent.training.learned_names
     for split in SPLITS[1:]:
         seen = sorted({scan.patient for scan in parts[split] if {scan.patient, scan.key} & learned})
         if seen:
