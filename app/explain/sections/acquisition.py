@@ -13,6 +13,7 @@ from app.explain.report.section import Cell, Figure, Section, Table, lacking, nu
 from app.explain.sections.figures import two_histograms
 from app.explain.statistics.acquisition import (
     Harmonise,
+    Shares,
     combat,
     harmonised,
     projection,
@@ -51,6 +52,7 @@ def acquisition_section(question: Question, on_label: Callable[[str], None]) -> 
         return lacking(
             KEY, TITLE, "the table says too little of the acquisition: one scanner, or too few patients of each"
         )
+    shares = variance_shares(question.every.taps[question.tap], question.every.patients, seed=question.seed)
     untested = [name for name in TECHNICAL if name not in {label for label, _ in read}]
     return Section(
         KEY,
@@ -63,7 +65,7 @@ def acquisition_section(question: Question, on_label: Callable[[str], None]) -> 
         notes=(
             *((f"Not tested, for they are constant, missing or too rare: {', '.join(untested)}.",) if untested else ()),
             *_notes(batch),
-            _shares(question),
+            _shares(shares),
         ),
         tables=(
             Table(
@@ -77,7 +79,7 @@ def acquisition_section(question: Question, on_label: Callable[[str], None]) -> 
                     ("shuffled_high", "95 of 100 shuffled below"),
                 ),
             ),
-            _shares_table(question),
+            _shares_table(shares),
         ),
     )
 
@@ -199,8 +201,7 @@ def _notes(batch: Label | None) -> tuple[str, ...]:
     )
 
 
-def _shares(question: Question) -> str:
-    shares = variance_shares(question.every.taps[question.tap], question.every.patients, seed=question.seed)
+def _shares(shares: Shares | None) -> str:
     if shares is None:
         return "Patient and acquisition cannot be separated: fewer than three patients have two or more series."
     text = f"Of the variance, {percent(shares.patient.value)} lies between patients ({span(*shares.patient[1:])}) and "
@@ -213,8 +214,7 @@ def _shares(question: Question) -> str:
     )
 
 
-def _shares_table(question: Question) -> Table:
-    shares = variance_shares(question.every.taps[question.tap], question.every.patients, seed=question.seed)
+def _shares_table(shares: Shares | None) -> Table:
     listed = {"between patients": shares.patient, "between series of one patient": shares.series} if shares else {}
     rows = tuple((name, *one) for name, one in listed.items())
     columns = ("part", "share_of_variance", "low", "high")
