@@ -21,6 +21,7 @@ from app.explain.sections.layers import layers_section
 from app.explain.sections.probes import probes_section
 from app.explain.sections.redundancy import redundancy_section
 from app.explain.sections.ten_images import Groups, ten_images_section
+from app.explain.statistics.acquisition import repeat_distances
 from app.explain.statistics.associations import associate
 from models.spec import Bundle
 from operators import __version__
@@ -84,11 +85,13 @@ def _sections(question: Question, further: Further, on_section: Callable[[str], 
     yield probes_section(question, rivals, lambda name: on_section(f"probe to {name}"))
     yield layers_section(question, lambda name: on_section(f"layers, {name}"))
     yield acquisition_section(question, lambda name: on_section(f"acquisition, {name}"))
-    yield repeats_section(question)
+    every = question.every
+    again = repeat_distances(every.taps[question.tap], every.patients, seed=question.seed)
+    yield repeats_section(again)
     yield dimensions_section(question, found, further.images, further.bundle, on_section)
     on_section("atlas")
     yield atlas_section(question, umap=further.umap)
-    yield privacy_section(question, lambda name: on_section(f"privacy, {name}"))
+    yield privacy_section(question, again, lambda name: on_section(f"privacy, {name}"))
 
 
 def heading_of(question: Question) -> Heading:

@@ -12,12 +12,12 @@ from app.explain.data.question import TECHNICAL, Question
 from app.explain.report.section import Cell, Figure, Section, Table, lacking, number, percent, span
 from app.explain.sections.figures import two_histograms
 from app.explain.statistics.acquisition import (
+    Distances,
     Harmonise,
     Shares,
     combat,
     harmonised,
     projection,
-    repeat_distances,
     variance_shares,
 )
 from app.explain.statistics.probes import Score, probe
@@ -84,10 +84,8 @@ def acquisition_section(question: Question, on_label: Callable[[str], None]) -> 
     )
 
 
-def repeats_section(question: Question) -> Section:
+def repeats_section(found: Distances | None) -> Section:
     """Return the section: distance of two scans within and between patients."""
-    every = question.every
-    found = repeat_distances(every.taps[question.tap], every.patients, seed=question.seed)
     if found is None:
         return lacking(REPEATS_KEY, REPEATS_TITLE, "no patient has two series in the table")
     ratio = found.within / found.between if found.between else float("nan")
@@ -120,10 +118,9 @@ def repeats_section(question: Question) -> Section:
     )
 
 
-def privacy_section(question: Question, on_label: Callable[[str], None]) -> Section:
+def privacy_section(question: Question, again: Distances | None, on_label: Callable[[str], None]) -> Section:
     """Return the section: the same patient found again; sex and age read from the features."""
-    every, table = question.every, question.table
-    again = repeat_distances(every.taps[question.tap], every.patients, seed=question.seed)
+    table = question.table
     rows: list[tuple[Cell, ...]] = []
     said = []
     if again:
