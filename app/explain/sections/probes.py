@@ -13,6 +13,7 @@ from app.explain.data.question import BODY_SIZE, Question
 from app.explain.report.section import Cell, Figure, Section, Table, lacking, number, span
 from app.explain.sections.figures import score_chart
 from app.explain.statistics.probes import Score, better_by, probe
+from models.statistics.patients import Interval
 
 KEY, TITLE = "probes", "What can be predicted from the features, and does it need them?"
 COLUMNS = (
@@ -41,6 +42,7 @@ def probes_section(
     lost: list[str] = []
     skipped: list[str] = []
     drawn: list[tuple[str, Mapping[str, Score]]] = []
+    beaten: dict[str, Mapping[str, bool]] = {}
     for label in question.labels:
         on_label(label.name)
         own = {name: x for name, x in controls.items() if not (name == BODY and label.name in BODY_SIZE)}
@@ -48,9 +50,12 @@ def probes_section(
         if not scores:
             skipped.append(label.name)
             continue
-        beaten = _beaten(scores, question.tap)
-        (won if all(beaten.values()) else chance if beaten[SHUFFLED] else lost).append(label.name)
-        rows += _rows(label, scores, question.tap, beaten, question.seed)
+        tapped = scores[question.tap]
+        above = {name: better_by(tapped, one, question.seed) for name, one in scores.items() if name != question.tap}
+        beats = {SHUFFLED: tapped.beats_shuffled} | {name: gap.low > 0 for name, gap in above.items()}
+        (won if all(beats.values()) else chance if beats[SHUFFLED] else lost).append(label.name)
+        rows += _rows(label, scores, question.tap, beats, above)
+        beaten[label.name] = beats
         drawn.append((label.name, scores))
     if not rows:
         return lacking(KEY, TITLE, "no label has enough patients (six of each class, or a number that varies)")
@@ -63,7 +68,7 @@ def probes_section(
         "scanners, it may be gone. A score no better than its controls does not show that the features hold nothing.",
         mood="warned" if question.too_few else "calm",
         notes=_notes(rivals, skipped),
-        tables=(_by_label(question.tap, drawn), Table("probes", "", COLUMNS, tuple(rows), most=0)),
+        tables=(_by_label(question.tap, drawn, beaten), Table("probes", "", COLUMNS, tuple(rows), most=0)),
         figures=(_figure(question.tap, drawn),),
     )
 
@@ -76,35 +81,30 @@ def body_size(question: Question) -> dict[str, NDArray[Any]]:
     return {BODY: np.stack([np.where(np.isfinite(one), one, np.nanmedian(one)) for one in columns], axis=1)}
 
 
-def _beaten(scores: Mapping[str, Score], tap: str) -> dict[str, bool]:
-    others = {name: better_by(scores[tap], score).low > 0 for name, score in scores.items() if name != tap}
-    return {SHUFFLED: scores[tap].beats_shuffled} | others
-
-
 def _rows(
-    label: Label, scores: Mapping[str, Score], tap: str, beaten: Mapping[str, bool], seed: int
+    label: Label, scores: Mapping[str, Score], tap: str, beats: Mapping[str, bool], above: Mapping[str, Interval]
 ) -> list[tuple[Cell, ...]]:
     own = scores[tap]
     about = (label.name, own.measure, own.patients)
     rows: list[tuple[Cell, ...]] = [(*about, tap, *own.score, None, None, None, None)]
     said = {True: "yes", False: "not shown"}
     shuffled = (own.shuffled, None, own.shuffled_high)
-    rows.append((*about, SHUFFLED, *shuffled, said[beaten[SHUFFLED]], own.score.value - own.shuffled, None, None))
-    for name, score in scores.items():
-        if name != tap:
-            rows.append((*about, name, *score.score, said[beaten[name]], *better_by(own, score, seed)))
+    rows.append((*about, SHUFFLED, *shuffled, said[beats[SHUFFLED]], own.score.value - own.shuffled, None, None))
+    rows += [(*about, name, *scores[name].score, said[beats[name]], *gap) for name, gap in above.items()]
     return rows
 
 
-def _by_label(tap: str, drawn: Sequence[tuple[str, Mapping[str, Score]]]) -> Table:
+def _by_label(
+    tap: str, drawn: Sequence[tuple[str, Mapping[str, Score]]], beaten: Mapping[str, Mapping[str, bool]]
+) -> Table:
     """One row per label, one column per set of features: for the page."""
     sets = list(dict.fromkeys(name for _, scores in drawn for name in scores))
     columns = ("label", "measure", "patients", *sets, SHUFFLED, "better than")
     rows: list[tuple[Cell, ...]] = []
     for label, scores in drawn:
         own = scores[tap]
-        beaten = _beaten(scores, tap)
-        said = f"{sum(beaten.values())} of {len(beaten)} controls"
+        beats = beaten[label]
+        said = f"{sum(beats.values())} of {len(beats)} controls"
         values = (scores[name].score.value if name in scores else None for name in sets)
         rows.append((label, own.measure, own.patients, *values, own.shuffled_high, said))
     return Table(
