@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -120,9 +120,3 @@ def one_series_each(table: FeatureTable) -> FeatureTable:
         return table
     text = f"{len(table)} series of {len(chosen)} patients: one series per patient is used, drawn by its UID"
     return table.rows(chosen, text)
-
-
-def column_labels(columns: Mapping[str, Values], patients: NDArray[np.str_]) -> tuple[Label, ...]:
-    """Return those of the columns that can be tested, silently without the others."""
-    made = (as_label(name, values, patients) for name, values in columns.items())
-    return tuple(one for one in made if isinstance(one, Label))

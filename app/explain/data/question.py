@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from app.explain.data.feature_table import FeatureTable
 from app.explain.data.join_labels import Joined
-from app.explain.data.labels import LEAST_PATIENTS, Label, Unusable, column_labels, one_series_each, read_labels
+from app.explain.data.labels import LEAST_PATIENTS, Label, Unusable, one_series_each, read_labels
 from models.statistics.group_variance import standardised
 from operators.errors import StartError
 from operators.measure.quantities import QUANTITIES
@@ -118,7 +118,7 @@ def ask(
         tap=tap,
         labels=labels,
         unusable=unusable,
-        covariates=column_labels({name: rows.columns[name] for name in wanted if name in rows.columns}, rows.patients),
+        covariates=read_labels(rows, tuple(dict.fromkeys(wanted)))[0],
         of_the_user=joined is not None,
         all_series=all_series,
         joined=joined,

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from app.explain.data.labels import Label, column_labels
+from app.explain.data.labels import Label, read_labels
 from app.explain.data.question import TECHNICAL, Question
 from app.explain.report.section import Cell, Figure, Section, Table, lacking, number, percent, span
 from app.explain.sections.figures import two_histograms
@@ -32,9 +32,7 @@ _LEAST_BATCH: Final = 6
 
 def acquisition_section(question: Question, on_label: Callable[[str], None]) -> Section:
     """Return the section: what can be read of the acquisition, its share of the variance, what harmonising does."""
-    table = question.table
-    columns = {name: table.columns[name] for name in TECHNICAL if name in table.columns}
-    labels = column_labels(columns, table.patients)
+    labels = read_labels(question.table, TECHNICAL)[0]
     rows: list[tuple[Cell, ...]] = []
     read: list[tuple[str, Score]] = []
     for label in labels:
@@ -120,14 +118,12 @@ def repeats_section(found: Distances | None) -> Section:
 
 def privacy_section(question: Question, again: Distances | None, on_label: Callable[[str], None]) -> Section:
     """Return the section: the same patient found again; sex and age read from the features."""
-    table = question.table
     rows: list[tuple[Cell, ...]] = []
     said = []
     if again:
         rows.append(("the same patient is found again", "share of scans", *again.found, again.chance))
         said.append(f"the same patient is found again for {percent(again.found.value)} of scans")
-    columns = {name: table.columns[name] for name in ("sex", "age_years") if name in table.columns}
-    for label in column_labels(columns, table.patients):
+    for label in read_labels(question.table, ("sex", "age_years"))[0]:
         on_label(label.name)
         scores = probe({question.tap: question.features}, label, question.patients, seed=question.seed)
         if scores:
