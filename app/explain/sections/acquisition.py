@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -34,14 +34,9 @@ def acquisition_section(question: Question, on_label: Callable[[str], None]) -> 
     """Return the section: what can be read of the acquisition, its share of the variance, what harmonising does."""
     labels = read_labels(question.table, TECHNICAL)[0]
     rows: list[tuple[Cell, ...]] = []
-    read: list[tuple[str, Score]] = []
-    for label in labels:
-        on_label(label.name)
-        scores = probe({question.tap: question.features}, label, question.patients, seed=question.seed)
-        if scores:
-            score = scores[question.tap]
-            read.append((label.name, score))
-            rows.append((label.name, score.measure, "as they are", *score.score, score.shuffled, score.shuffled_high))
+    read = list(_readable(question, labels, on_label))
+    for name, score in read:
+        rows.append((name, score.measure, "as they are", *score.score, score.shuffled, score.shuffled_high))
     batch = next((label for label in labels if label.kind == "category" and _learnable(label, question)), None)
     if batch:
         on_label("harmonising")
@@ -123,14 +118,11 @@ def privacy_section(question: Question, again: Distances | None, on_label: Calla
     if again:
         rows.append(("the same patient is found again", "share of scans", *again.found, again.chance))
         said.append(f"the same patient is found again for {percent(again.found.value)} of scans")
-    for label in read_labels(question.table, ("sex", "age_years"))[0]:
-        on_label(label.name)
-        scores = probe({question.tap: question.features}, label, question.patients, seed=question.seed)
-        if scores:
-            score = scores[question.tap]
-            rows.append((label.name, score.measure, *score.score, score.shuffled))
-            how = "can be read" if score.beats_shuffled else "is not shown to be readable"
-            said.append(f"{label.name} {how} ({score.measure} {number(score.score.value)})")
+    labels = read_labels(question.table, ("sex", "age_years"))[0]
+    for name, score in _readable(question, labels, on_label):
+        rows.append((name, score.measure, *score.score, score.shuffled))
+        how = "can be read" if score.beats_shuffled else "is not shown to be readable"
+        said.append(f"{name} {how} ({score.measure} {number(score.score.value)})")
     if not rows:
         return lacking(PRIVACY_KEY, PRIVACY_TITLE, "no patient has two series, and sex and age are unknown or too rare")
     return Section(
@@ -151,6 +143,17 @@ def privacy_section(question: Question, again: Distances | None, on_label: Calla
             ),
         ),
     )
+
+
+def _readable(
+    question: Question, labels: Sequence[Label], on_label: Callable[[str], None]
+) -> Iterator[tuple[str, Score]]:
+    """How well the features predict each of the labels that has enough patients."""
+    for label in labels:
+        on_label(label.name)
+        scores = probe({question.tap: question.features}, label, question.patients, seed=question.seed)
+        if scores:
+            yield label.name, scores[question.tap]
 
 
 def _learnable(label: Label, question: Question) -> bool:
