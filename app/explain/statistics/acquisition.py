@@ -5,17 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.statistics.group_variance import standardised
-from models.statistics.patients import Interval, interval, numbered, patient_folds, sample_counts
+from models.statistics.patients import (
+    RESAMPLES,
+    Interval,
+    interval,
+    numbered,
+    patient_folds,
+    sample_counts,
+    sums_by_patient,
+)
 
 Floats = NDArray[np.float64]
-
-RESAMPLES: Final = 1000
 
 
 class Shares(NamedTuple):
@@ -42,9 +48,7 @@ def variance_shares(features: NDArray[Any], patients: NDArray[np.str_], *, seed:
         return None
     x = standardised(np.asarray(features)[several])
     sizes = np.bincount(of).astype(np.float64)
-    sums, squares = np.zeros((count, x.shape[1])), np.zeros((count, x.shape[1]))
-    np.add.at(sums, of, x)
-    np.add.at(squares, of, np.square(x))
+    sums, squares = sums_by_patient(x, of), sums_by_patient(np.square(x), of)
     everyone = np.ones((1, count))
     drawn = _between_share(sample_counts(count, RESAMPLES, seed), sizes, sums, squares)
     whole = float(_between_share(everyone, sizes, sums, squares)[0])
@@ -96,8 +100,7 @@ def repeat_distances(features: NDArray[Any], patients: NDArray[np.str_], *, seed
     has = same.any(axis=1)
     np.fill_diagonal(apart, np.inf)
     hits = of[apart.argmin(axis=1)] == of
-    sums = np.zeros((int(of.max()) + 1, 2))
-    np.add.at(sums, of[has], np.stack([hits[has], np.ones(int(has.sum()))], axis=1))
+    sums = sums_by_patient(np.stack([hits & has, has], axis=1), of)
     drawn = sample_counts(len(sums), RESAMPLES, seed) @ sums
     with np.errstate(invalid="ignore"):
         found = interval(float(hits[has].mean()), drawn[:, 0] / drawn[:, 1])
