@@ -29,7 +29,7 @@ def redundancy_section(question: Question, found: Sequence[Association]) -> Sect
     length = features.shape[1]
     if length < 2:
         return Section(KEY, TITLE, "There is a single feature, so nothing is repeated.", "")
-    figures_of, chance = redundancy(features), null_redundancy(*_drawn(features.shape), draws=20, seed=question.seed)
+    figures_of, chance = redundancy(features), null_redundancy(len(features), length, draws=20, seed=question.seed)
     matrix = correlation(features)
     values = np.sort(np.linalg.eigvalsh(matrix))[::-1] if length <= _MOST_DRAWN else _spectrum(features)
     needed = int(np.searchsorted(np.cumsum(values) / values.sum(), _SHARE)) + 1
@@ -82,10 +82,6 @@ def _warning(question: Question, found: Sequence[Association], effective: float)
     times = "one fact" if facts == 1 else f"at most about {facts} facts"
     length = question.features.shape[1]
     return f" “{most} of {length} features go with {name}” is {times} told {most} times, not {most} findings."
-
-
-def _drawn(shape: tuple[int, ...]) -> tuple[int, int]:
-    return shape[0], shape[1]
 
 
 def _spectrum(features: NDArray[np.float32]) -> NDArray[np.float64]:
