@@ -139,8 +139,13 @@ def _shuffled_r2(x: Floats, y: Floats, of: NDArray[np.intp], seed: int, shuffles
 
 def _shuffled(y: NDArray[Any], of: NDArray[np.intp], rng: np.random.Generator) -> NDArray[Any]:
     """Give each patient's first label to another patient, all rows of it."""
-    first = np.array([y[of == one][0] for one in range(int(of.max()) + 1)])
+    first = _firsts(y, of)
     return first[rng.permutation(len(first))][of]
+
+
+def _firsts(y: NDArray[Any], of: NDArray[np.intp]) -> NDArray[Any]:
+    """The first label of each patient, in the order of their numbers."""
+    return y[np.unique(of, return_index=True)[1]]
 
 
 def _category(
@@ -171,7 +176,7 @@ def _macro(rankings: Sequence[Ranking], counts: Floats | None = None) -> Floats:
 def _folds(y: NDArray[Any], of: NDArray[np.intp], seed: int) -> list[NDArray[np.bool_]]:
     """Masks of rows to test on; of each class (a patient's first) every fold has as many patients, or one more."""
     rng = np.random.default_rng(seed)
-    first = np.array([y[of == one][0] for one in range(int(of.max()) + 1)])
+    first = _firsts(y, of)
     shuffled = rng.permutation(len(first))
     dealt = np.empty(len(first), np.intp)
     dealt[shuffled[np.argsort(first[shuffled], kind="stable")]] = np.arange(len(first)) % FOLDS
