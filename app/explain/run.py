@@ -83,7 +83,7 @@ def _sections(question: Question, further: Further, on_section: Callable[[str], 
         yield ten_images_section(question, further.groups)
     rivals = further.images.rivals() if further.images else {}
     yield probes_section(question, rivals, lambda name: on_section(f"probe to {name}"))
-    yield layers_section(question, lambda name: on_section(f"layers, {name}"))
+    yield layers_section(question, found, lambda name: on_section(f"layers, {name}"))
     yield acquisition_section(question, lambda name: on_section(f"acquisition, {name}"))
     every = question.every
     again = repeat_distances(every.taps[question.tap], every.patients, seed=question.seed)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from app.explain.data.question import Question
 from app.explain.report.section import Cell, Section, Table, lacking, number, span
-from app.explain.statistics.associations import associate
+from app.explain.statistics.associations import Association, associate
 from app.explain.statistics.layers import LayerChoice, choose_layer
 
 KEY, TITLE = "layers", "Which layer should I take?"
@@ -22,17 +22,32 @@ CHOICE = (
 )
 
 
-def layers_section(question: Question, on_layer: Callable[[str], None]) -> Section:
-    """Return the section: every tap of the table on the same folds, with the same controls."""
+def layers_section(question: Question, found: Sequence[Association], on_layer: Callable[[str], None]) -> Section:
+    """Return the section: every tap of the table on the same folds, with the same controls.
+
+    Args:
+        question: what is asked.
+        found: the associations of its own tap.
+        on_layer: called with each layer, and with each label.
+    """
     taps = question.table.taps
     if len(taps) < 2:
         return lacking(
             KEY, TITLE, "the table has one layer; write others with `ctvae encode --taps` and `ctvae table --taps`"
         )
-    counted: dict[tuple[str, str], int] = {}
+    counted = {(one.label.name, question.tap): one.raw.counts["maxt"] for one in found}
     for tap, features in taps.items():
+        if tap == question.tap:
+            continue
         on_layer(tap)
-        tested = associate(features, question.labels, (), question.patients, permutations=question.permutations)
+        tested = associate(
+            features,
+            question.labels,
+            (),
+            question.patients,
+            permutations=question.permutations,
+            seed=question.seed,
+        )
         counted |= {(one.label.name, tap): one.raw.counts["maxt"] for one in tested}
     rows: list[tuple[Cell, ...]] = []
     choices: list[tuple[Cell, ...]] = []
