@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
+from operators.printable import printable
 from operators.types import Outcome
 
 if TYPE_CHECKING:
@@ -133,4 +134,4 @@ def escaped(text: str) -> str:
     """Return text from a file so that it is no markup, and its control characters do not reach the terminal."""
     from rich.markup import escape
 
-    return escape("".join(character if character.isprintable() else "?" for character in text))
+    return escape(printable(text))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from operators.printable import printable
+
 Status = Literal["written", "eligible", "rejected", "skipped", "failed"]
 
 
@@ -17,7 +19,7 @@ class CtvaeError(Exception):
 
     def __init__(self, reason: str, message: str) -> None:
         # Some of it may come from a file, and would begin a line of its own in the log or steer a terminal.
-        message = "".join(one if one.isprintable() else "?" for one in message)
+        message = printable(message)
         super().__init__(f"{reason}: {message}")
         self.reason = reason
         self.message = message

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from app.cohort.ended import Ended
 from operators import __version__
 from operators.codes import Code
+from operators.printable import printable
 from operators.results.write_json import NOTICE
 
 STATUSES: Final = ("written", "rejected", "skipped", "failed")
@@ -68,10 +69,10 @@ class Tally:
         return self
 
     def _count_written(self, row: Mapping[str, object]) -> None:
-        stated = [_printable(row[name]) for name in ("manufacturer", "manufacturer_model") if row.get(name)]
+        stated = [printable(str(row[name])) for name in ("manufacturer", "manufacturer_model") if row.get(name)]
         scanner = " ".join(stated) or "not stated"
         self.scanners[scanner] += 1
-        self.kernels[_printable(row.get("kernel") or "not stated")] += 1
+        self.kernels[printable(str(row.get("kernel") or "not stated"))] += 1
         self.findings.update(set(str(row.get("findings") or "").split()))
         verdict = row.get("verdict")
         self.verdicts[None if verdict is None else str(verdict)] += 1
@@ -226,11 +227,6 @@ def _most(counts: Counter[str]) -> str:
 def _ranked(counts: Counter[K]) -> list[tuple[K, int]]:
     """Most first; of equal ones by name."""
     return sorted(((key, count) for key, count in counts.items() if count), key=lambda one: (-one[1], str(one[0])))
-
-
-def _printable(value: object) -> str:
-    """Return text of a header so that it cannot steer a terminal."""
-    return "".join(one if one.isprintable() else "?" for one in str(value))
 
 
 def _meaning(code: str) -> str:
