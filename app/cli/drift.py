@@ -37,11 +37,11 @@ def command(
     """
 
     def run() -> int:
-        from app.console import escaped
         from app.explain.data.feature_table import read_features
         from app.explain.data.join_labels import join_labels
         from app.explain.drift import LEAST, drift
         from app.settings import load_settings
+        from operators.printable import printable
 
         features = read_features(table)
         if labels:
@@ -57,7 +57,7 @@ def command(
             lines.append(f"{numbers}  {one.patients:8d}  {one.group}")
         if found.left_out:
             lines.append(f"fewer than {LEAST} patients, not compared: {', '.join(found.left_out)}")
-        sys.stdout.write("\n".join(map(escaped, lines)) + "\n")
+        sys.stdout.write("\n".join(map(printable, lines)) + "\n")
         return 0
 
     return guarded(run, log_level)

@@ -51,7 +51,7 @@ def command(
     """
 
     def run() -> int:
-        from app.console import escaped, progress
+        from app.console import progress
         from app.explain.data.feature_table import read_features
         from app.explain.data.images import look_at
         from app.explain.data.join_labels import join_labels
@@ -63,6 +63,7 @@ def command(
         from app.open_bundle import open_bundle
         from app.settings import check_input, load_settings
         from operators.errors import StartError
+        from operators.printable import printable
 
         for library in ("jinja2", "matplotlib", "combatlearn", "threadpoolctl", *(["umap"] if umap else [])):
             require(library)
@@ -84,7 +85,7 @@ def command(
             seed=seed,
         )
         for note in heading_of(question).notes:
-            sys.stderr.write(escaped(f"note: {note}") + "\n")
+            sys.stderr.write(printable(f"note: {note}") + "\n")
         with progress("explaining") as report:
             model = open_bundle(bundle) if bundle or data else None
             images = None
@@ -99,7 +100,7 @@ def command(
             further = Further(images, model, groups, umap)
             sections = explain(question, further, output, lambda text: report(0, 1, text))
         for section in sections:
-            sys.stdout.write(escaped(f"{section.title} {section.found}") + "\n")
+            sys.stdout.write(printable(f"{section.title} {section.found}") + "\n")
         sys.stdout.write(f"Written: {PAGE} in {output.name}\n")
         return 0
 

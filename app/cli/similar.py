@@ -36,9 +36,9 @@ def command(
     """List the series whose features are nearest to those of one, the nearest first."""
 
     def run() -> int:
-        from app.console import escaped
         from app.explain.data.feature_table import read_features
         from app.explain.similar import similar
+        from operators.printable import printable
 
         found = similar(read_features(index), series, tap=tap, metric=metric.value, most=most)
         if as_json:
@@ -48,7 +48,7 @@ def command(
         for one in found:
             who = "same" if one.same_patient else "another"
             part = f" part {one.part}" if one.part else ""
-            name = escaped(one.series_instance_uid + part)
+            name = printable(one.series_instance_uid + part)
             sys.stdout.write(f"{one.distance:8.3f}  {one.nearer_than:11.1%}  {who:<7}  {name}\n")
         return 0
 

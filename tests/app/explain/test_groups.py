@@ -104,6 +104,19 @@ def test_a_later_period_drifts_from_the_first(tmp_path, capsys):
     assert [one["p_corrected"] < 0.05 for one in found["groups"]] == [False, False, True]
 
 
+def test_groups_are_printed_as_the_table_names_them_but_for_what_would_steer_the_terminal(tmp_path, capsys):
+    table = made_table(60, dimensions=4, manufacturer_model=["A [x]"] * 30 + ["B [y]\x1b[2J"] * 30)
+    assert main(["drift", str(write_table(table, tmp_path / "t.parquet"))]) == 0
+    out = capsys.readouterr().out
+    assert "reference: A [x] (30 patients)" in out and out.endswith("  B [y]?[2J\n")
+
+
+def test_a_series_is_printed_as_the_table_names_it(tmp_path, capsys):
+    path = write_table(made_table(5, series_instance_uid=[f"{k} [b]" for k in range(5)]), tmp_path / "t.parquet")
+    assert main(["similar", "0 [b]", "--index", str(path), "-n", "1"]) == 0
+    assert capsys.readouterr().out.endswith(" [b]\n")
+
+
 @pytest.mark.parametrize(("options", "reason"), [(("--by", "nothing"), "BAD_COLUMN"), ((), "TOO_FEW_PATIENTS")])
 def test_drift_that_cannot_be_asked_is_one_line(tmp_path, capsys, options, reason):
     path = write_table(made_table(9, manufacturer_model="A"), tmp_path / "t.parquet")

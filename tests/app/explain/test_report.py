@@ -122,6 +122,16 @@ def test_what_cannot_be_asked_is_one_line_and_code_3(tmp_path, capsys, patients,
     assert reason in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_labels_are_printed_as_the_file_names_them(tmp_path, capsys):
+    path = write_table(made_table(8, dimensions=3), tmp_path / "t.parquet")
+    lines = [f"key{k},{k % 5},1" for k in range(8)]
+    (tmp_path / "labels.csv").write_text("\n".join(["patient_key,dose [mg],constant [x]", *lines]))
+    assert main(["explain", str(path), "--labels", str(tmp_path / "labels.csv"), "-o", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert "dose [mg]" in printed.out and "constant [x] is not tested" in printed.err
+    assert "\\" not in printed.out + printed.err
+
+
 def test_fewer_than_ten_patients_are_computed_and_said_to_prove_nothing(tmp_path, capsys):
     path = write_table(made_table(8, y=np.arange(8.0)), tmp_path / "t.parquet")
     assert main(["explain", str(path), "-o", str(tmp_path / "out")]) == 0
