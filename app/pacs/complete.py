@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE_S: Final = 1800.0
 LOOK_S: Final = 0.5
+PAUSE_S: Final = 5.0
 
 Emit = Callable[[Connection, str, Sequence[int]], Any]
 """Puts a series, with the ids of its instances, into the queue, in the transaction that says it is complete."""
@@ -70,12 +71,17 @@ class Completer:
     _away_until: float = 0.0
 
     def run(self) -> None:
-        """Look again and again until `stop` is set."""
+        """Look again and again until `stop` is set; whatever goes wrong is said, and tried again."""
         while not self.stop.wait(LOOK_S):
             try:
                 self.step()
             except SQLAlchemyError as error:
                 logger.error("the database: %s; series wait", type(error).__name__)
+            except Exception as error:  # without this thread no series is queued any more
+                text = "INTERNAL_ERROR: %s while looking after the series; trying again in %g s"
+                logger.error(text, type(error).__name__, PAUSE_S)
+                logger.debug("looking after the series", exc_info=True)
+                self.stop.wait(PAUSE_S)
 
     def step(self) -> int:
         """Look once at each series that is due; how many went into the queue."""

@@ -27,6 +27,7 @@ ANSWER_S: Final = 120.0
 MOST_UIDS: Final = 200
 """In one request: a list of UIDs has at most 64 KiB, and a PACS may have a limit of its own."""
 
+_LOST: Final = "the connection was lost or timed out"
 _PENDING: Final = (0xFF00, 0xFF01)
 _DONE: Final = (0x0000, 0xB000)  # B000: some sub-operations failed; what arrived is counted, whatever is said
 _FETCHED_SYNTAXES: Final = tuple(
@@ -138,6 +139,8 @@ class Pacs:
             if not any(one.abstract_syntax == contexts[0].abstract_syntax for one in assoc.accepted_contexts):
                 raise PacsAway("the query service was not accepted; check what the PACS allows us")
             yield assoc
+        except RuntimeError as error:  # pynetdicom's, where the association went between two requests
+            raise PacsAway(_LOST) from error
         finally:
             if assoc.is_established:
                 assoc.release()
@@ -186,5 +189,5 @@ def _last_status(answers: Iterator[tuple[Dataset, Dataset | None]]) -> int:
 
 def _code(status: Dataset) -> int:
     if "Status" not in status:
-        raise PacsAway("the connection was lost or timed out")
+        raise PacsAway(_LOST)
     return int(status.Status)

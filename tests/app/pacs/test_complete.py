@@ -186,3 +186,20 @@ def test_a_late_slice_of_a_purged_series_makes_no_result_of_itself_alone(here):
     here.arrive(4)
     assert here.completer().step() == 0
     assert here.row.state == "ended" and "3 instances were purged" in here.row.reason and len(here.queued) == 1
+
+
+def test_whatever_breaks_while_the_series_are_looked_at_is_said_and_they_are_looked_at_again(here, monkeypatch, caplog):
+    monkeypatch.setattr("app.pacs.complete.LOOK_S", 0.01)
+    monkeypatch.setattr("app.pacs.complete.PAUSE_S", 0.01)
+    completer, met = here.completer(), []
+
+    def emit(connection, series_uid, instances):
+        met.append(series_uid)
+        if len(met) == 1:
+            raise RuntimeError
+        completer.stop.set()
+
+    completer.emit = emit
+    completer.run()
+    assert met == [SERIES, SERIES] and here.row.state == "queued"
+    assert "INTERNAL_ERROR: RuntimeError while looking after the series" in caplog.text

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from app.pacs import fetch
 from app.pacs.complete import Completer
 from app.pacs.database.tables import series
 from app.pacs.fetch import Pacs, PacsAway
@@ -100,3 +104,29 @@ def test_a_pacs_that_is_not_there_is_away():
     pacs = Pacs(Query("NOBODY", "127.0.0.1", 1), "CTVAE", lambda event: 0)
     with pytest.raises(PacsAway, match="no association"):
         pacs.count(STUDY, SERIES)
+
+
+def test_an_association_that_is_lost_in_mid_query_is_a_pacs_that_is_away(monkeypatch):
+    """It is lost between the answer that the series is there, which names no number, and the next question."""
+    ae = AE("PACS")
+    ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, _series_without_a_number)])
+    ask = fetch._instances
+
+    def lost(assoc, *series_of):
+        assoc.abort()
+        return ask(assoc, *series_of)
+
+    monkeypatch.setattr(fetch, "_instances", lost)
+    pacs = Pacs(Query("PACS", "127.0.0.1", server.socket.getsockname()[1]), "CTVAE", lambda event: 0)
+    try:
+        with pytest.raises(PacsAway, match="lost"):
+            pacs.count(STUDY, SERIES)
+    finally:
+        server.shutdown()
+
+
+def _series_without_a_number(event):
+    match = Dataset()
+    match.QueryRetrieveLevel, match.SeriesInstanceUID = "SERIES", SERIES
+    yield 0xFF00, match
