@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
-from app.settings_file import SettingsFile, read_settings_file
+from app.settings_file import FORBID_UNKNOWN_KEYS, SETTINGS_FILE, SettingsFile, read_settings_file
 from operators.errors import StartError
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
 from operators.make_record import NOTHING_DISCLOSED, Disclosure
@@ -25,9 +25,7 @@ from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.sr.codes import SrClass
 
 OTHERS_SECTIONS = ("application", "resources", "listener")  # of the SDK's packager; of app/pacs/settings.py
-FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses below
 Device = Literal["auto", "cpu", "cuda"]
-SETTINGS_FILE = Path(__file__).resolve().with_name("app.yaml")
 
 
 @dataclass(frozen=True, slots=True)

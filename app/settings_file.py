@@ -12,6 +12,8 @@ import yaml
 
 from operators.errors import StartError
 
+SETTINGS_FILE = Path(__file__).resolve().with_name("app.yaml")
+FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses that a file is read into
 T = TypeVar("T")
 # What was expected, for each kind of error of pydantic's that a file can cause.
 EXPECTED = {

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from app.settings_file import FORBID_UNKNOWN_KEYS
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -17,7 +19,7 @@ class Backoff:
         longest_s: no pause is longer.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
 
     first_s: float = 5.0
     longest_s: float = 600.0

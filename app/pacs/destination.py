@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from app.pacs.backoff import Backoff
+from app.settings_file import FORBID_UNKNOWN_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Destination:
         backoff: pauses between attempts.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
 
     name: str
     kind: Literal["store", "stow"] = "store"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from app.settings_file import FORBID_UNKNOWN_KEYS
+
 
 @dataclass(frozen=True, slots=True)
 class PageSettings:
@@ -17,7 +19,7 @@ class PageSettings:
         token_file: holds the token without which nothing can be changed; None: nothing can.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
 
     port: int | None = None
     address: str = "127.0.0.1"

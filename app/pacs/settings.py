@@ -20,8 +20,7 @@ from app.pacs.destination import Destination
 from app.pacs.page_settings import PageSettings
 from app.pacs.places import Places
 from app.pacs.worker_settings import WorkerSettings
-from app.settings import FORBID_UNKNOWN_KEYS, SETTINGS_FILE
-from app.settings_file import read_settings_file
+from app.settings_file import FORBID_UNKNOWN_KEYS, SETTINGS_FILE, read_settings_file
 from operators.errors import StartError
 
 SECTION: Final = "listener"

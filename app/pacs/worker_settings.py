@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from app.pacs.backoff import Backoff
+from app.settings_file import FORBID_UNKNOWN_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class ChildLimits:
         memory_mb: resident memory.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
 
     time_s: float = 1800.0
     memory_mb: int = 6144
@@ -35,7 +36,7 @@ class WorkerSettings:
         backoff: pauses between attempts.
     """
 
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
 
     lease_s: float = 60.0
     attempts: int = 5

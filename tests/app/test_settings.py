@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.open_pipeline import open_pipeline
-from app.settings import SETTINGS_FILE, EncodeSettings, Settings, check_paths, load_settings
+from app.settings import EncodeSettings, Settings, check_paths, load_settings
+from app.settings_file import SETTINGS_FILE
 from operators.errors import StartError
 
 
