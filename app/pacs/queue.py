@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, func, insert, or_, select, update
 
 from app.pacs.backoff import Backoff
 from app.pacs.database.engine import Database
@@ -156,10 +156,13 @@ def finish(database: Database, lease: Lease, ended: Ended, destinations: Iterabl
         values |= {"ended_at": now(), "attempts": lease.attempts + (ended.state == "failed")}
         if not connection.execute(update(job).where(_held(lease)).values(**values, lease_until=None)).rowcount:
             raise LostLease
-        for one in ended.became:
-            of = and_(job_instance.c.job_id == lease.job_id, job_instance.c.instance_id == one.instance_id)
-            became = {"part": one.part, "status": one.status, "reason": one.reason}
-            connection.execute(update(job_instance).where(of).values(became))
+        if ended.became:
+            of = and_(job_instance.c.job_id == lease.job_id, job_instance.c.instance_id == bindparam("of_instance"))
+            became = [
+                {"of_instance": one.instance_id, "part": one.part, "status": one.status, "reason": one.reason}
+                for one in ended.became
+            ]
+            connection.execute(update(job_instance).where(of), became)
         for made in ended.made:
             _put_result(connection, lease.job_id, made, () if made.rank else destinations)
         passing("queue.finish.before")
