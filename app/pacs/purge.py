@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, and_, exists, func, or_, select, update
+from sqlalchemy import Row, and_, bindparam, exists, func, or_, select, update
 
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import delivery, instance, job, now, series
@@ -85,20 +86,22 @@ def purge(database: Database, places: Places, series_uids: tuple[str, ...]) -> i
         for row in rows:
             path = places.spool / row.path
             if path.exists():
-                _enter(database, row.id, {"content_digest": content_digest(path)})
+                _enter(database, [row.id], {"content_digest": content_digest(path)})
             passing("purge.digest.after")
             path.unlink(missing_ok=True)
             passing("purge.unlink.after")
         fsync_folder(places.spool / "instances" / uid)
-        for row in rows:
-            _enter(database, row.id, {"state": "purged"})
+        _enter(database, [row.id for row in rows], {"state": "purged"})
         deleted += len(rows)
     return deleted
 
 
-def _enter(database: Database, instance_id: int, values: dict[str, Any]) -> None:
+def _enter(database: Database, instances: Sequence[int], values: dict[str, Any]) -> None:
+    if not instances:
+        return
+    of = update(instance).where(instance.c.id == bindparam("of_instance"))
     with database.begin() as connection:
-        connection.execute(update(instance).where(instance.c.id == instance_id).values(values))
+        connection.execute(of, [{"of_instance": one, **values} for one in instances])
 
 
 def _kept(database: Database, series_uid: str) -> list[Row[Any]]:
