@@ -105,6 +105,7 @@ instance: Final = Table(
     # why no job works on it; set where it is `aside`
     Column("reason", String),
     UniqueConstraint("series_uid", "sop_uid", "copy"),
+    Index("instance_by_arrival", "received_at"),
 )
 
 series: Final = Table(
@@ -125,6 +126,7 @@ series: Final = Table(
     _time("not_before"),  # of the next one
     Column("reason", String),  # of the last one that failed
     UniqueConstraint("series_uid"),
+    Index("series_by_state", "state", "last_at"),
 )
 
 job: Final = Table(
@@ -211,6 +213,7 @@ delivery: Final = Table(
     _time("sent_at"),  # when the peer said so
     _time("confirmed_at"),  # when the peer took over the responsibility for it
     Index("delivery_by_state", "destination", "state", "not_before"),
+    Index("delivery_by_time", "sent_at"),
     Index("delivery_of_job", "job_id"),
     Index("delivery_of_result", "result_id"),
 )
