@@ -21,6 +21,7 @@ class Lease:
         token: fences off earlier leases.
         attempts: that failed before this one.
         work: what is to be done.
+        findings: (code, detail) of what was met when the series arrived.
     """
 
     job_id: int
@@ -31,6 +32,7 @@ class Lease:
     revision: int
     attempts: int
     work: Work
+    findings: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)

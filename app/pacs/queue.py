@@ -131,7 +131,9 @@ def lease(database: Database, worker: str, lease_s: float) -> Lease | None:
 def _lease(row: Any) -> Lease:
     kind: Kind = row.kind
     work = Work(row.weights_sha256, row.config_digest, kind, row.models, row.version)
-    return Lease(row.id, row.token, row.series_uid, row.study_uid, row.source_ae, row.revision, row.attempts, work)
+    findings = tuple((one["code"], one["detail"]) for one in json.loads(row.findings))
+    about = row.series_uid, row.study_uid, row.source_ae, row.revision, row.attempts
+    return Lease(row.id, row.token, *about, work, findings)
 
 
 def heartbeat(database: Database, lease: Lease, lease_s: float) -> bool:
@@ -235,10 +237,3 @@ def listed(database: Database, job_id: int) -> tuple[Listed, ...]:
     with database.read() as connection:
         rows = connection.execute(columns.where(job_instance.c.job_id == job_id).order_by(instance.c.id))
         return tuple(Listed(*row) for row in rows)
-
-
-def findings_of(database: Database, job_id: int) -> tuple[tuple[str, str], ...]:
-    """Return what was met when the series of a job arrived, as (code, detail)."""
-    with database.read() as connection:
-        found = connection.execute(select(job.c.findings).where(job.c.id == job_id)).scalar_one()
-    return tuple((one["code"], one["detail"]) for one in json.loads(found))

@@ -26,7 +26,7 @@ from app.pacs.database.tables import job, result
 from app.pacs.hooks import passing
 from app.pacs.jobs import Became, Ended, Lease, Listed, LostLease, Made, Request
 from app.pacs.places import Places
-from app.pacs.queue import current_results, fail, findings_of, finish, heartbeat, lease, listed, put_back
+from app.pacs.queue import current_results, fail, finish, heartbeat, lease, listed, put_back
 from app.pacs.worker_settings import WorkerSettings
 from operators.errors import StartError
 from operators.results.atomic import fsync_folder
@@ -200,9 +200,8 @@ class Worker:
     def _request(self, held: Lease, output: Path) -> Request:
         current = current_results(self._database, held.series_uid, held.work)
         predecessors = [(one.part, one.sr_class, str(self._places.results / one.path)) for one in current]
-        work, findings = held.work, findings_of(self._database, held.job_id)
-        where = str(self._work(held)), str(output)
-        return Request(*where, work.weights_sha256, work.config_digest, work.models, findings, predecessors)
+        work, where = held.work, (str(self._work(held)), str(output))
+        return Request(*where, work.weights_sha256, work.config_digest, work.models, held.findings, predecessors)
 
     def _work(self, held: Lease) -> Path:
         return self._places.work / f"{held.job_id}-{held.token}"
