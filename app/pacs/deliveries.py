@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from typing import Any
 
 from pydicom.uid import generate_uid
 from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
+from app.pacs.backoff import Backoff
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import commitment, delivery, now, result
 from app.pacs.destination import Destination
@@ -206,6 +206,7 @@ def report_commitment(database: Database, transaction_uid: str, committed: set[s
 
 
 MOST_REFUSALS = 5
+_AFTER_REFUSAL = Backoff(20.0)
 
 
 def _after_refusal(connection: Connection, delivery_id: int, reason: str) -> dict[str, Any]:
@@ -215,5 +216,5 @@ def _after_refusal(connection: Connection, delivery_id: int, reason: str) -> dic
     told = {"status": reason, "reason": "COMMITMENT_REFUSED"}
     if times >= MOST_REFUSALS:
         return {"state": "failed", **told}
-    pause = 10.0 * 2.0**times * random.uniform(0.5, 1.0)  # noqa: S311 — jitter
+    pause = _AFTER_REFUSAL.pause_s(times)
     return {"state": "waiting", "attempts": delivery.c.attempts + 1, "not_before": now() + pause, **told}
