@@ -60,11 +60,13 @@ class _Left:
         units: all of them.
         left: how many are not done.
         state: digest of the whole input as it is indexed.
+        gone: names of the units that are no more; the store has forgotten them.
     """
 
     units: int
     left: int
     state: str
+    gone: list[str]
 
 
 def run_cohort(data: Path, output: Path, models: Path | None, settings: Settings, options: Options) -> int:
@@ -130,7 +132,7 @@ def _indexed(source: Source, folder: Path) -> Index:
 
 def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, limits: Limits) -> int:
     todo = _look(index, store)
-    for name in store.forget_others(unit.name for unit in index.units()):
+    for name in todo.gone:
         shutil.rmtree(work.results / Unit.folder_of(name), ignore_errors=True)
     tables = partition.folder / TABLES
     if todo.left or partition.complete() != todo.state or not tables.is_dir():
@@ -154,14 +156,21 @@ def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, 
 
 
 def _look(index: Index, store: EndedStore) -> _Left:
+    """Go through the units once: what is to be done, and which are no more, are found on the way."""
     digest, units, left = hashlib.sha256(), 0, 0
-    for unit in index.units():
-        digest.update(f"{unit.name}\n{unit.fingerprint}\n".encode())
-        units += 1
-        left += not store.is_done(unit)
+
+    def names() -> Iterator[str]:
+        nonlocal units, left
+        for unit in index.units():
+            digest.update(f"{unit.name}\n{unit.fingerprint}\n".encode())
+            units += 1
+            left += not store.is_done(unit)
+            yield unit.name
+
+    gone = store.forget_others(names())
     for outcome, place in index.unreadable():
         digest.update(f"{outcome.series_instance_uid} {outcome.reason} {outcome.message}\n{place}\n".encode())
-    return _Left(units, left, digest.hexdigest())
+    return _Left(units, left, digest.hexdigest(), gone)
 
 
 def _write(index: Index, store: EndedStore, partition: Partition, todo: _Left) -> None:
