@@ -16,6 +16,7 @@ from app.research.data.scans import Scan
 from models.runtime import Encoder
 from models.spec import Bundle, TapSpec
 from models.statistics.cropped import cropped_tiles
+from models.statistics.identity import non_overlapping
 from models.statistics.image_error import absolute_errors, psnr, ssim
 from operators.encode import pool
 from operators.errors import SeriesError, SeriesFailed
@@ -65,6 +66,42 @@ class Measured:
     high_mm: Floats
     scans: int
     moved_mm: Mapping[str, Floats]
+
+    def places(self) -> NDArray[np.intp]:
+        """Windows of which no two of one patient overlap."""
+        return non_overlapping(self.low_mm, self.high_mm, self.patients)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Windows that are measured, and behind them those that only help to learn.
+
+    A name of one part is no patient of the other: `Roles` sees to it.
+
+    Attributes:
+        parts: the two, or the first alone.
+        patients: (n,), of all.
+        scored: bool (n,), whether a window is measured.
+    """
+
+    parts: tuple[Measured, ...]
+    patients: NDArray[np.str_]
+    scored: NDArray[np.bool_]
+
+    def tap(self, name: str) -> Floats:
+        """A tap's vectors, (n, length), of all windows as they are."""
+        return np.concatenate([part.features[ORIGINAL][name] for part in self.parts])
+
+    def targets(self) -> dict[str, Floats]:
+        """The quantities of all windows."""
+        return {name: np.concatenate([part.targets[name] for part in self.parts]) for name in self.parts[0].targets}
+
+
+def put_together(measured: Measured, known: Measured | None) -> Together:
+    """Put the windows that are measured and those that help together, in this order."""
+    parts = (measured,) if known is None else (measured, known)
+    patients = np.concatenate([part.patients for part in parts])
+    return Together(parts, patients, np.arange(len(patients)) < len(measured.patients))
 
 
 def measure_scans(

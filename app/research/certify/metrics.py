@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.certify.measure import Measured
+from app.research.certify.measure import Measured, put_together
 from app.research.data.changed_windows import ORIGINAL
 from models.certificate import (
     DimensionRepeatability,
@@ -25,7 +25,7 @@ from models.certificate import (
 )
 from models.certified_figures import Estimate
 from models.spec import TapSpec
-from models.statistics.identity import METRICS, identity, non_overlapping, whiten
+from models.statistics.identity import METRICS, identity, whiten
 from models.statistics.label_probes import label_probe
 from models.statistics.patients import mean_interval
 from models.statistics.probes import Probe, mean_score, ridge_probes
@@ -107,13 +107,9 @@ def rounded(value: Any) -> Any:
 
 def _information(measured: Measured, known: Measured | None, tap: str, seed: int) -> InformationFigures:
     """Probes, learned on the windows of both, scored on the windows that are measured."""
-    parts = [measured] if known is None else [measured, known]
-    features = np.concatenate([part.features[ORIGINAL][tap] for part in parts])
-    # A name of one part is no patient of the other: Roles sees to it.
-    patients = np.concatenate([part.patients for part in parts])
-    scored = np.arange(len(patients)) < len(measured.patients)
-    quantities = {name: np.concatenate([part.targets[name] for part in parts]) for name in measured.targets}
-    labels = {name: _column(parts, name) for name in measured.labels}
+    both = put_together(measured, known)
+    features, patients, scored, quantities = both.tap(tap), both.patients, both.scored, both.targets()
+    labels = {name: _column(both.parts, name) for name in measured.labels}
     numbers = {name: parsed for name, values in labels.items() if (parsed := _numbers(values)) is not None}
     probes = ridge_probes(features, quantities | numbers, patients, scored=scored, seed=seed)
     scores = {name: _label("r2", probes.get(name)) for name in numbers}
@@ -180,11 +176,11 @@ def _identity(
     changed: Mapping[str, NDArray[Any]], measured: Measured, known: Measured | None, tap: str, seed: int
 ) -> IdentityFigures:
     original = measured.features[ORIGINAL][tap]
-    gallery = non_overlapping(measured.low_mm, measured.high_mm, measured.patients)
+    gallery = measured.places()
     distractors, whitening = None, None
     if known is not None:
         others = known.features[ORIGINAL][tap]
-        distractors = others[non_overlapping(known.low_mm, known.high_mm, known.patients)]
+        distractors = others[known.places()]
         if len(np.unique(known.patients)) >= LEAST_TO_WHITEN and others.shape[1] <= LONG:
             whitening = whiten(others)
     metrics: dict[str, FoundAgain] = {}

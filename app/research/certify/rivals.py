@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.certify.measure import Describe, Measured
+from app.research.certify.measure import Describe, Measured, put_together
 from app.research.data.changed_windows import ORIGINAL
 from models.certified_figures import Estimate, RivalFigures
 from models.networks.pooled import PooledVae
@@ -102,12 +102,10 @@ def rival_figures(measured: Measured, rivals: Rivals) -> RivalFigures | None:
         rivals: of other patients' windows.
     """
     known = rivals.learned
-    patients = np.concatenate([measured.patients, known.patients])
-    scored = np.arange(len(patients)) < len(measured.patients)
+    both = put_together(measured, known)
     targets = {name: np.concatenate([values, known.unlike[name]]) for name, values in measured.unlike.items()}
-    mu = np.concatenate([part.features[ORIGINAL]["mu"] for part in (measured, known)])
-    both = {name: np.concatenate([values, rivals.described[name]]) for name, values in measured.rivals.items()}
-    scores = score_features({"mu": mu} | both, targets, patients, scored)
+    described = {name: np.concatenate([values, rivals.described[name]]) for name, values in measured.rivals.items()}
+    scores = score_features({"mu": both.tap("mu")} | described, targets, both.patients, both.scored)
     if scores is None:
         return None
     strongest = max((name for name in scores if name != "mu"), key=lambda name: scores[name].value)

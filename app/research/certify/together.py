@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.certify.measure import Measured
+from app.research.certify.measure import Measured, put_together
 from app.research.data.changed_windows import ORIGINAL
 from models.certified_figures import BesideNull, DrawFigures, GroupFigures, PriorFigures, Redundancy
 from models.statistics.aggregate import aggregate_kl, aggregate_kl_null
 from models.statistics.group_variance import best_split_share, flag_share, split_null
-from models.statistics.identity import found_again, non_overlapping
+from models.statistics.identity import found_again
 from models.statistics.probes import STEADY, Probe, pooled_r2, ridge_probes
 from models.statistics.redundancy import null_redundancy, redundancy, redundancy_by_patient
 from models.statistics.repeatability import icc_a1
@@ -64,7 +64,7 @@ def draw_figures(measured: Measured, seed: int) -> DrawFigures:
     rng = np.random.default_rng(seed)
     first, second = (mu + sigma * rng.standard_normal(mu.shape) for _ in range(2))
     icc = np.nan_to_num(icc_a1(np.stack([first, second], axis=1)))
-    places = non_overlapping(measured.low_mm, measured.high_mm, measured.patients)
+    places = measured.places()
     found = found_again(first, second, gallery=places)
     return DrawFigures(float(icc.mean()), float(np.median(icc)), float(found.mean()), len(found))
 
@@ -77,11 +77,10 @@ def group_figures(measured: Measured, known: Measured | None, seed: int) -> dict
         known: windows of other patients: the probes learn from them too, and they are distractors in the gallery.
         seed: of the probes' folds.
     """
-    places = non_overlapping(measured.low_mm, measured.high_mm, measured.patients)
+    places = measured.places()
     distractors = None
     if known is not None:
-        others = non_overlapping(known.low_mm, known.high_mm, known.patients)
-        distractors = known.features[ORIGINAL]["mu"][others]
+        distractors = known.features[ORIGINAL]["mu"][known.places()]
     original = measured.features[ORIGINAL]["mu"]
     changed = {name: by_tap["mu"] for name, by_tap in measured.features.items() if name != ORIGINAL}
     hits = {name: found_again(original, mu, gallery=places, distractors=distractors) for name, mu in changed.items()}
@@ -112,12 +111,9 @@ def _groups(measured: Measured) -> Iterator[tuple[str, NDArray[np.bool_]]]:
 
 
 def _probes(measured: Measured, known: Measured | None, seed: int) -> dict[str, Probe]:
-    parts = [measured] if known is None else [measured, known]
-    mu = np.concatenate([part.features[ORIGINAL]["mu"] for part in parts])
-    patients = np.concatenate([part.patients for part in parts])
-    targets = {name: np.concatenate([part.targets[name] for part in parts]) for name in measured.targets}
-    scored = np.arange(len(patients)) < len(measured.patients)
-    return ridge_probes(mu, targets, patients, scored=scored, shuffles=0, resamples=1, seed=seed)
+    both = put_together(measured, known)
+    mu, targets = both.tap("mu"), both.targets()
+    return ridge_probes(mu, targets, both.patients, scored=both.scored, shuffles=0, resamples=1, seed=seed)
 
 
 def _mean_r2(probes: Mapping[str, Probe], chosen: NDArray[np.bool_]) -> float | None:
