@@ -27,7 +27,7 @@ from operators.instance import Instance
 from operators.job import Job, failure
 from operators.series.split import split_series
 from operators.types import Finding, Outcome, Series, Study
-from operators.uids import uid_from_digest
+from operators.uids import file_sha256, uid_from_digest
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +130,7 @@ def pixels_digest(instance: Instance) -> str:
     Of the whole file where there are no pixels, or where they are deflated together with the header.
     """
     deflated = instance.header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
-    with instance.path.open("rb") as file:
-        file.seek(0 if deflated or instance.pixels is None else instance.pixels.offset)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(instance.path, 0 if deflated or instance.pixels is None else instance.pixels.offset)
 
 
 def read_file(path: Path, roots: InputRoots, values: HeaderValues) -> Instance | Outcome | None:
@@ -145,8 +143,7 @@ def read_file(path: Path, roots: InputRoots, values: HeaderValues) -> Instance |
         try:
             return read_instance(path, values) or find_image(path, roots.root_of(path))
         except SeriesRejected as error:
-            with path.open("rb") as file:
-                uid = uid_from_digest(hashlib.file_digest(file, "sha256").hexdigest())
+            uid = uid_from_digest(file_sha256(path))
             folder, name = roots.folder(path.parent), roots.folder(path)
             return Outcome(uid, None, folder, error.status, error.reason, error.message, file=name)
     except OSError as error:
@@ -216,8 +213,7 @@ def _without_copies(instances: list[Instance]) -> tuple[Instance, ...]:
 def _digest_or_path(path: Path) -> str:
     """Of a file that is gone by now its path, which no other has: the gate will meet it."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return os.fspath(path)
 

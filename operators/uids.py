@@ -1,6 +1,20 @@
-"""UIDs that are made from digests, so that the same input has the same ones."""
+"""Digests of files, and UIDs that are made from digests, so that the same input has the same ones."""
 
 from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def file_sha256(path: Path, offset: int = 0) -> str:
+    """Return the SHA-256, in hex, of a file from an offset in bytes on.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def uid_from_digest(digest: str) -> str:

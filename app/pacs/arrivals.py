@@ -15,12 +15,13 @@ from sqlalchemy.exc import IntegrityError
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import instance, now, series
 from app.pacs.hooks import passing
-from app.pacs.spool import Kept, Spool, digest_of, is_safe_uid
+from app.pacs.spool import Kept, Spool, is_safe_uid
 from operators.dicom.content_digest import content_digest
 from operators.dicom.enhanced_ct import sop_class
 from operators.dicom.read_header import read_instance
 from operators.dicom.scan import SCANNED_BYTES, scan_elements
 from operators.errors import SeriesRejected
+from operators.uids import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -220,4 +221,4 @@ def _found(database: Database, spool: Spool, kept: Kept) -> bool:
     except (OSError, ValueError) as error:
         logger.error("%s in the spool cannot be read (%s); look at it and move it away", kept.path, error)
         return False
-    return record(database, kept, who, digest_of(path), path.stat().st_size, Origin())
+    return record(database, kept, who, file_sha256(path), path.stat().st_size, Origin())

@@ -28,10 +28,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.pacs.arrivals import Identity, Origin, identify, is_known, record
 from app.pacs.database.engine import Database
 from app.pacs.settings import ListenerSettings, Tls
-from app.pacs.spool import Incoming, Spool, digest_of
+from app.pacs.spool import Incoming, Spool
 from operators.dicom.content_digest import content_digest
 from operators.dicom.transfer_syntaxes import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES
 from operators.errors import StartError
+from operators.uids import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ class Receiver:
         kept, new = self.spool.keep(incoming, who.series_uid, who.sop_uid, _same_content, purged)
         there = self.spool.root / kept.path
         # Also where the file was there: its row may not be, if whoever wrote it was killed, or is at it.
-        digest, size = (incoming.digest, incoming.size) if new else (digest_of(there), there.stat().st_size)
+        digest, size = (incoming.digest, incoming.size) if new else (file_sha256(there), there.stat().st_size)
         if record(self.database, kept, who, digest, size, origin):
             logger.info("%s at %s: kept %s", origin.calling_ae, origin.address, kept.path)
 

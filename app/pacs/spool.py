@@ -26,6 +26,7 @@ from typing import Final
 from app.pacs.hooks import passing
 from app.settings import starting
 from operators.results.atomic import fsync_folder
+from operators.uids import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Spool:
             path = folder / (f"{sop_uid}.copy{copy}.dcm" if copy else f"{sop_uid}.dcm")
             if self._linked(incoming, path):
                 return self._kept(path, sop_uid, copy), True
-            if digest_of(path) == incoming.digest or same(path, incoming.path):
+            if file_sha256(path) == incoming.digest or same(path, incoming.path):
                 fsync_folder(folder)  # its name may have come from one that was killed before it did this
                 return self._kept(path, sop_uid, copy), False
         raise OSError(errno.EEXIST, "too many copies under one SOP Instance UID")
@@ -291,12 +292,6 @@ class Unflushed:
 
     def flush(self) -> None:
         """Do nothing."""
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _now_there(folder: Path) -> float:

@@ -7,7 +7,6 @@ warning about that would print the value, which may be a name. What a value must
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import struct
@@ -45,6 +44,7 @@ from operators.dicom.pixel_data import ELEMENT_BYTES, PIXEL_TAGS, pixel_element
 from operators.dicom.scan import SCANNED_BYTES, Scanned, scan_elements
 from operators.errors import SeriesRejected
 from operators.instance import Instance, PixelElement
+from operators.uids import file_sha256
 
 HEADER_TAGS: Final = (
     # what it is, and of what (PS3.3 C.12.1, C.7.2, C.7.3)
@@ -309,6 +309,5 @@ def _uid(keyword: str, uid: str) -> DataElement:
 
 
 def _broken(path: Path, why: str) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(path)
     return f"the DICOM header of the file with SHA-256 {digest[:16]}… cannot be read ({why}); get the file again"

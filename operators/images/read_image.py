@@ -28,7 +28,7 @@ from operators.images.nrrd import read_nrrd_header
 from operators.images.voxels import Spool, spool_hu
 from operators.instance import ImageFile, Instance
 from operators.types import Finding, HuSlice, Series, Shape, Volume
-from operators.uids import uid_from_digest
+from operators.uids import file_sha256, uid_from_digest
 
 MAX_VOXELS: Final = 1 << 31
 """2048 slices of 1024²; in int16 they take 4 GiB of temporary space, which a small packed file may ask for."""
@@ -62,9 +62,9 @@ def find_image(path: Path, root: Path) -> Instance | None:
         voxels, header.NumberOfFrames = stated.voxels, stated.shape[2]  # selection rules ask for the number of slices
     except CtvaeError:
         pass  # the gate will say why
-    digest = _sha256(path)
+    digest = file_sha256(path)
     if voxels != path:
-        digest = hashlib.sha256(f"{digest} {_sha256(voxels)}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{digest} {file_sha256(voxels)}".encode()).hexdigest()
     header.SOPInstanceUID = uid_from_digest(digest)
     return Instance(path, header, image=ImageFile(found, root, voxels, _stamp(voxels)))
 
@@ -210,11 +210,6 @@ def _format(path: Path) -> str | None:
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _bad_place(found: str, expected: str) -> SeriesRejected:

@@ -13,7 +13,7 @@ from operators.errors import SeriesError, StartError
 from operators.images.read_image import is_image
 from operators.input.archives import Archive, is_archive
 from operators.types import Outcome
-from operators.uids import uid_from_digest
+from operators.uids import file_sha256, uid_from_digest
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,7 @@ def input_files(source: Path, archives: Sequence[Archive]) -> tuple[InputRoots, 
 
 
 def _refused(archive: Archive, error: SeriesError) -> Outcome:
-    with archive.path.open("rb") as file:
-        uid = uid_from_digest(hashlib.file_digest(file, "sha256").hexdigest())
+    uid = uid_from_digest(file_sha256(archive.path))
     return Outcome(uid, None, archive.name, error.status, error.reason, error.message, file=archive.name)
 
 
