@@ -9,9 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from pydicom import config
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from operators.dicom.character_sets import undecodable_finding
 from operators.dicom.decode_slice import decode_slice
@@ -19,7 +17,7 @@ from operators.dicom.pixel_format import PixelFormat, pixel_format
 from operators.dicom.read_header import TEXT_KEYWORDS
 from operators.dicom.read_pixels import locate_checked
 from operators.dicom.transfer_syntaxes import LOSSY_SYNTAXES, MAYBE_LOSSY_SYNTAXES, NATIVE_SYNTAXES
-from operators.dicom.values import text_in
+from operators.dicom.values import is_valid_uid, text_in
 from operators.errors import SeriesFailed, SeriesRejected
 from operators.geometry.grid import regular_grid
 from operators.geometry.origin import check_origin
@@ -151,7 +149,7 @@ def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat
         slopes = sorted({pixels.slope for pixels in formats})
         detail = f"rescale slopes from {slopes[0]:g} to {slopes[-1]:g}: HU are rounded half to even"
         findings.append(Finding("FRACTIONAL_RESCALE", detail))
-    invalid = sum(not UID(one.sop_instance_uid, validation_mode=config.IGNORE).is_valid for one in instances)
+    invalid = sum(not is_valid_uid(one.sop_instance_uid) for one in instances)
     if invalid:
         detail = f"SOPInstanceUID is missing or invalid in {invalid} of {len(instances)} files"
         findings.append(Finding("INVALID_INSTANCE_UID", detail))

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydicom import config
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from operators.dicom.read_header import HeaderValues, read_instance
+from operators.dicom.values import is_valid_uid
 from operators.errors import SeriesError, SeriesRejected
 from operators.images.read_image import find_image, image_series
 from operators.input.archives import Archive
@@ -177,16 +177,16 @@ def _series(
     if len(kept) < len(instances):
         detail = f"{len(instances) - len(kept)} files are byte for byte copies of others and were left out"
         series = replace(series, findings=(*series.findings, Finding("IDENTICAL_COPIES", detail)))
-    if not _valid(series_uid):
+    if not is_valid_uid(series_uid):
         series = _derived(series, "SeriesInstanceUID", "invalid" if series_uid else "missing")
-    if not _valid(study_uid):
+    if not is_valid_uid(study_uid):
         series = _derived(series, "StudyInstanceUID", "invalid" if study_uid else "missing")
     return series
 
 
 def _identified(instance: Instance) -> Instance:
     """Return the instance with the digest of its pixels where its UID does not identify it."""
-    if _valid(instance.sop_instance_uid):
+    if is_valid_uid(instance.sop_instance_uid):
         return instance
     return replace(instance, pixels_digest=pixels_digest(instance))
 
@@ -270,10 +270,6 @@ def _studies(found: list[Series]) -> tuple[Study, ...]:
 
 def _uid(instance: Instance, keyword: str) -> str:
     return str(instance.header.get(keyword) or "")
-
-
-def _valid(uid: str) -> bool:
-    return UID(uid, validation_mode=config.IGNORE).is_valid
 
 
 def _is_derived(series: Series) -> bool:

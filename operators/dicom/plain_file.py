@@ -9,10 +9,10 @@ import zlib
 from functools import lru_cache
 from pathlib import Path
 
-from pydicom import config
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from operators.dicom.file_format import inflate
+from operators.dicom.values import is_valid_uid
 from operators.errors import SeriesFailed, SeriesRejected
 from operators.instance import Instance
 
@@ -59,7 +59,7 @@ def check_unchanged(instance: Instance, file: PlainFile) -> None:
 def named(instance: Instance) -> str:
     """Return what messages call a slice or frame: never its path, which may hold a name."""
     uid = instance.sop_instance_uid
-    known = UID(uid, validation_mode=config.IGNORE).is_valid
+    known = is_valid_uid(uid)
     if instance.frame and instance.frame.count > 1:
         return f"frame {instance.frame.index + 1} of {uid if known else 'a file without a valid UID'}"
     return f"slice {uid}" if known else "a slice without a valid UID"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
+from pydicom.uid import UID
 
 
 def values_in(header: Dataset, keyword: str) -> tuple[Any, ...]:
@@ -46,3 +48,8 @@ def number_in(header: Dataset, keyword: str) -> float | None:
     """Return the only value of an element as a finite number; None where it is not one."""
     numbers = numbers_in(header, keyword)
     return numbers[0] if len(numbers) == 1 and math.isfinite(numbers[0]) else None
+
+
+def is_valid_uid(uid: str) -> bool:
+    """Return whether a text is a UID (PS3.5 9.1); pydicom is not to warn of one that is not."""
+    return UID(uid, IGNORE).is_valid

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydicom import config
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from operators.dicom.character_sets import Undecodable
-from operators.dicom.values import text_in
+from operators.dicom.values import is_valid_uid, text_in
 from operators.errors import SeriesRejected
 from operators.geometry.policy import MIN_SLICES
 from operators.types import Finding
@@ -54,7 +52,7 @@ def frame_of_reference(headers: Sequence[Dataset]) -> str | None:
     """Return the FrameOfReferenceUID that all slices share; None where there is none, or it is not a valid UID."""
     found = _values(headers, "FrameOfReferenceUID")
     uid = found.pop() if len(found) == 1 else ""
-    return uid if UID(uid, config.IGNORE).is_valid else None
+    return uid if is_valid_uid(uid) else None
 
 
 def _values(headers: Sequence[Dataset], keyword: str) -> set[str]:

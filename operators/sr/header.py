@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from datetime import date
 
 from pydicom.charset import python_encoding
-from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
-from operators.dicom.values import texts_in
+from operators.dicom.values import is_valid_uid, texts_in
 from operators.series.acquisition import distinct
 from operators.types import Series
 
@@ -92,7 +90,7 @@ def character_set(header: Dataset, written: str) -> str | None:
 def _references(series: Series) -> Iterator[tuple[str, str]]:
     for instance in series.instances:
         uids = _text(instance.header, "SOPClassUID"), _text(instance.header, "SOPInstanceUID")
-        if all(UID(uid, IGNORE).is_valid for uid in uids):
+        if all(map(is_valid_uid, uids)):
             yield uids
 
 

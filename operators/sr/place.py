@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
+from operators.dicom.values import is_valid_uid
 from operators.instance import Instance
 from operators.sr.content import Graphic, ImageReference
 from operators.types import Windows
@@ -104,7 +103,7 @@ def _plane(header: Dataset) -> _Plane | None:
 
 def _referable(instance: Instance) -> bool:
     uids = instance.sop_instance_uid, str(instance.header.get("SOPClassUID", ""))
-    return all(UID(uid, IGNORE).is_valid for uid in uids)
+    return all(map(is_valid_uid, uids))
 
 
 def _frame(instance: Instance) -> int | None:
