@@ -204,6 +204,14 @@ class Windows:
         check_noun(self.affines_lps_mm.shape == (count, 4, 4), f"{len(self.affines_lps_mm)} affines of {count} windows")
         check_noun(self.real_fraction.shape == (count,), f"{len(self.real_fraction)} fractions of {count} windows")
 
+    @property
+    def starts(self) -> NDArray[np.int_]:
+        """The first voxel of each window along z, on the grid that they were cut from: (n,), from 0."""
+        origins = self.affines_lps_mm[:, :3, 3]
+        along_mm = np.linalg.norm(origins - origins[0], axis=1)
+        starts: NDArray[np.int_] = np.rint(along_mm / self.spacing_mm[0]).astype(int)
+        return starts
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

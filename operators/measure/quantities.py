@@ -66,9 +66,7 @@ def measure_quantities(windows: Windows, window_hu: tuple[float, float]) -> dict
 def _each_voxel_once(windows: Windows) -> NDArray[np.float64]:
     """Return the grid that the windows were cut from: float64 (D, h, w)."""
     depth = windows.voxels.shape[2]
-    origins = windows.affines_lps_mm[:, :3, 3]
-    along_mm = np.linalg.norm(origins - origins[0], axis=1)
-    starts = np.rint(along_mm / windows.spacing_mm[0]).astype(int)
+    starts = windows.starts
     whole = np.empty((int(starts.max()) + depth, *windows.voxels.shape[3:]))
     for start, window in zip(starts, windows.voxels[:, 0], strict=True):
         whole[start : start + depth] = window

@@ -73,9 +73,8 @@ def reconstruction_mae_hu(encoding: Encoding, decoder: Decoder, preprocessing: P
 def _inside(windows: Windows, preprocessing: Preprocessing) -> Iterator[tuple[NDArray[np.float32], ...]]:
     """For each window the part of each voxel that is inside of the scan, along z, y and x: float32 (d,), (h,), (w,)."""
     z, y, x = (axis.weights().inside.astype(np.float32) for axis in target_axes(windows.volume, preprocessing))
-    origins, depth = windows.affines_lps_mm[:, :3, 3], windows.voxels.shape[2]
-    starts = np.rint(np.linalg.norm(origins - origins[0], axis=1) / windows.spacing_mm[0]).astype(int)
-    for start in starts:
+    depth = windows.voxels.shape[2]
+    for start in windows.starts:
         yield z[start : start + depth], y, x
 
 
