@@ -179,9 +179,7 @@ def _counts(hu: NDArray[np.float64], body: NDArray[np.bool_]) -> dict[str, float
 
 
 def _shapes(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _Spacing) -> dict[str, float]:
-    """Return the `SHAPES`; NaN without a body. Only the body's box, and one voxel around it, is looked at."""
-    if not body.any():
-        return dict.fromkeys(SHAPES, math.nan)
+    """Return the `SHAPES` of a body, which is not empty. Only its box, and one voxel around it, is looked at."""
     box = box_of(body, margin=1)
     hu32, inside = hu[box].astype(np.float32), body[box]
     return {
