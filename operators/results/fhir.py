@@ -6,11 +6,11 @@ its algorithm a Device, its outline an ImagingSelection. R4 has no ImagingSelect
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from operators.record import FeatureRecord
+from operators.results.write_json import json_bytes
 from operators.sr import codes as sr_codes
 from operators.sr.content import Concept, Container, Graphic, ImageReference, Item, Number, Text
 from operators.sr.groups import tracking_uid
@@ -38,7 +38,7 @@ def fhir_json(record: FeatureRecord) -> bytes:
     Raises:
         SeriesFailed: what the SR cannot hold either.
     """
-    return (json.dumps(fhir_bundle(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return json_bytes(fhir_bundle(record))
 
 
 def fhir_bundle(record: FeatureRecord) -> Resource:

@@ -29,7 +29,7 @@ NOTICE = "Not for diagnosis; computed by software, unverified."
 
 def features_json(record: FeatureRecord) -> bytes:
     """`features.json` of one series, UTF-8; floats read back to the same float32."""
-    return _dump(features_document(record))
+    return json_bytes(features_document(record))
 
 
 def features_document(record: FeatureRecord) -> dict[str, Any]:
@@ -95,12 +95,12 @@ def outcome_json(outcomes: Sequence[Outcome], run: RunFacts) -> bytes:
         "started_at": run.started.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return _dump(outcome_document(outcomes, **about))
+    return json_bytes(outcome_document(outcomes, **about))
 
 
 def result_json(outcomes: Iterable[Outcome]) -> bytes:
     """`result.json` of a run, for the router mercure."""
-    return _dump(result_document(outcomes))
+    return json_bytes(result_document(outcomes))
 
 
 def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
@@ -123,6 +123,11 @@ def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
         "notice": NOTICE,
         "__mercure_notification": {"text": text + NOTICE, "requested": wanted},
     }
+
+
+def json_bytes(document: Mapping[str, Any]) -> bytes:
+    """Return a document as each JSON file of the results is written: UTF-8; NaN and infinity raise."""
+    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def features_schema() -> str:
@@ -215,7 +220,3 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "findings": _findings(outcome.findings),
         "seconds": {stage: round(seconds, 4) for stage, seconds in outcome.seconds.items()},
     }
-
-
-def _dump(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
