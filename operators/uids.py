@@ -1,9 +1,12 @@
-"""Digests of files, and UIDs that are made from digests, so that the same input has the same ones."""
+"""Digests of files and values, and UIDs that are made from digests, so that the same input has the same ones."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def file_sha256(path: Path, offset: int = 0) -> str:
@@ -15,6 +18,11 @@ def file_sha256(path: Path, offset: int = 0) -> str:
     with path.open("rb") as file:
         file.seek(offset)
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def values_sha256(values: NDArray[np.float32]) -> str:
+    """Return the SHA-256, in hex, of values as little-endian float32."""
+    return hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
 
 
 def uid_from_digest(digest: str) -> str:

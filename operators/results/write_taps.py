@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from io import BytesIO
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from operators.record import FeatureRecord, TapValues
+from operators.uids import values_sha256
 
 LISTED_VALUES = 4096
 """A longer vector, or a grid that is kept, is not listed in features.json."""
@@ -40,8 +40,8 @@ def tap_file_name(tap: TapValues) -> str:
 
 def file_entry(tap: TapValues) -> dict[str, Any]:
     """What features.json says of the file; the digest is that of the series' values, as the SR names it."""
-    digest = hashlib.sha256(tap.values.astype("<f4").tobytes()).hexdigest()
-    return {"name": tap_file_name(tap), "shape": list(tap.shape or (tap.length,)), "values_sha256": digest}
+    shape = list(tap.shape or (tap.length,))
+    return {"name": tap_file_name(tap), "shape": shape, "values_sha256": values_sha256(tap.values)}
 
 
 def _npz(tap: TapValues) -> bytes:

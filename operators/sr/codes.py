@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from operators.uids import uid_from_digest
+from operators.uids import uid_from_digest, values_sha256
 
 SCHEME = "99CTVAE"
 SCHEME_NAME = "ctvae: features of CT by a variational autoencoder"
@@ -78,7 +78,7 @@ def dimension_code(vector: Code, dimension: int) -> Code:
 
 def unlisted(tap: str, values: NDArray[np.float32]) -> str:
     """How the SR names a vector that it doesn't list: its SHA-256 is of the values as little-endian float32."""
-    return f"{tap}: {values.size} values, SHA-256 {hashlib.sha256(values.astype('<f4').tobytes()).hexdigest()}"
+    return f"{tap}: {values.size} values, SHA-256 {values_sha256(values)}"
 
 
 UNLISTED = re.compile(r"(?P<tap>[A-Za-z0-9_.-]{1,32}): (?P<length>\d{1,9}) values, SHA-256 (?P<sha256>[0-9a-f]{64})")
