@@ -264,3 +264,8 @@ class FeatureRecord:
     def taps(self) -> Mapping[str, TapValues]:
         """Features by the tap's name; `taps["mu"].values` is the feature vector."""
         return self.encoding.taps
+
+
+def shortest_double(value: float | np.float32) -> float:
+    """Return a number as it is written: the double of the fewest digits that reads back to the same float32."""
+    return float(str(np.float32(value)))

@@ -14,7 +14,7 @@ from models.spec import Preprocessing
 from models.statistics.out_of_distribution import ALPHA, LEAST_PATIENTS, Population, Standing, stand
 from operators.errors import SeriesFailed
 from operators.geometry.windows import target_axes
-from operators.record import Encoding, Percentiles, Reliability
+from operators.record import Encoding, Percentiles, Reliability, shortest_double
 from operators.types import Verdict, Windows
 
 
@@ -38,10 +38,10 @@ def measure_reliability(encoding: Encoding, reference: Reference, preprocessing:
         verdict=_verdict(standing, told),
         reasons=tuple(_reasons(standing, population, error_hu)) if told else (_too_few(population),),
         n_reference=population.patients,
-        p_conformal=_single(standing.p) if told else None,
-        mahalanobis=_single(standing.distance),
-        reconstruction_mae_hu=None if error_hu is None else _single(error_hu),
-        real_fraction=_single(float(np.mean(encoding.windows.real_fraction, dtype=np.float64))),
+        p_conformal=shortest_double(standing.p) if told else None,
+        mahalanobis=shortest_double(standing.distance),
+        reconstruction_mae_hu=None if error_hu is None else shortest_double(error_hu),
+        real_fraction=shortest_double(float(np.mean(encoding.windows.real_fraction, dtype=np.float64))),
         percentiles=_percentiles(standing),
         reference_sha256=reference.sha256,
     )
@@ -108,14 +108,9 @@ def _reasons(standing: Standing, population: Population, error_hu: float | None)
 def _percentiles(standing: Standing) -> Percentiles:
     reconstruction = standing.reconstruction_below
     return Percentiles(
-        combined=_single(standing.combined_below),
-        latent=_single(standing.latent_below),
-        reconstruction=None if reconstruction is None else _single(reconstruction),
+        combined=shortest_double(standing.combined_below),
+        latent=shortest_double(standing.latent_below),
+        reconstruction=None if reconstruction is None else shortest_double(reconstruction),
         mu=standing.mu_below.astype(np.float32),
         sigma=standing.sigma_below.astype(np.float32),
     )
-
-
-def _single(value: float) -> float:
-    """The shortest double that reads back to the same float32, as every number that is written."""
-    return float(str(np.float32(value)))

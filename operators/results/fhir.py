@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from operators.record import FeatureRecord
+from operators.record import FeatureRecord, shortest_double
 from operators.results.write_json import json_bytes
 from operators.sr import codes as sr_codes
 from operators.sr.content import Concept, Container, Graphic, ImageReference, Item, Number, Text
@@ -144,7 +144,7 @@ def _selection(record: FeatureRecord, outline: tuple[Graphic, ImageReference]) -
         "uid": image.sop_instance_uid,
         "sopClass": {"system": "urn:ietf:rfc:3986", "code": f"urn:oid:{image.sop_class_uid}"},
         "imageRegion2D": [
-            {"regionType": graphic.kind.lower(), "coordinate": [float(str(at)) for at in graphic.points.ravel()]}
+            {"regionType": graphic.kind.lower(), "coordinate": [shortest_double(at) for at in graphic.points.ravel()]}
         ],
     }
     if image.frame is not None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators import __version__
-from operators.record import FeatureRecord, Reliability, TapValues
+from operators.record import FeatureRecord, Reliability, TapValues, shortest_double
 from operators.results.write_taps import file_entry, has_file
 from operators.types import Finding, Outcome, Verdict
 
@@ -137,7 +137,7 @@ def features_schema() -> str:
 
 def floats(values: NDArray[np.float32]) -> list[float]:
     """float32 (n,) → numbers that JSON writes in the fewest digits that read back to the same float32."""
-    return [float(str(value)) for value in values]
+    return [shortest_double(value) for value in values]
 
 
 def _acquisition(record: FeatureRecord) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _geometry(record: FeatureRecord) -> dict[str, Any]:
         "window_shape": list(windows.voxels.shape[2:]),
         "window_spacing_mm": list(windows.spacing_mm),
         "windows": [
-            {"affine_lps_mm": affine.tolist(), "real_fraction": float(str(real))}
+            {"affine_lps_mm": affine.tolist(), "real_fraction": shortest_double(real)}
             for affine, real in zip(windows.affines_lps_mm, windows.real_fraction, strict=True)
         ],
     }
@@ -199,7 +199,7 @@ def _reliability(found: Reliability) -> dict[str, Any]:
 
 
 def _float(value: float | None) -> float | None:
-    return None if value is None else float(str(np.float32(value)))
+    return None if value is None else shortest_double(value)
 
 
 def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from operators.errors import CtvaeError
-from operators.record import Reliability
+from operators.record import Reliability, shortest_double
 from operators.sr import codes as sr_codes
 from operators.sr.codes import Code
 from operators.sr.content import CONTAINS, Concept, Item, Number, Text, text_value
@@ -82,10 +82,10 @@ def read_typicality(group: Dataset) -> Typicality:
         verdict=str(only(group, sr_codes.VERDICT).TextValue),
         reasons=tuple(str(item.TextValue) for item in children(group) if name_of(item) == _code(REASON)),
         n_reference=int(parameters["n_reference"]),
-        p_conformal=None if p is None else _single(number_of(p, sr_codes.PERCENT)),
-        mahalanobis=_single(number_of(numbers[_code(MAHALANOBIS)], sr_codes.NO_UNITS)),
-        reconstruction_mae_hu=None if error is None else _single(number_of(error, (HU.scheme, HU.value))),
-        percentile=_single(percentage_of(numbers[_code(PERCENTILE)])),
+        p_conformal=None if p is None else shortest_double(number_of(p, sr_codes.PERCENT)),
+        mahalanobis=shortest_double(number_of(numbers[_code(MAHALANOBIS)], sr_codes.NO_UNITS)),
+        reconstruction_mae_hu=None if error is None else shortest_double(number_of(error, (HU.scheme, HU.value))),
+        percentile=shortest_double(percentage_of(numbers[_code(PERCENTILE)])),
         reference_sha256=parameters["reference_sha256"],
     )
 
@@ -102,8 +102,3 @@ def _percentage(concept: Concept, percent: np.float32, method: Item) -> Item:
 
 def _code(concept: Concept) -> Code:
     return concept.scheme, concept.value
-
-
-def _single(value: np.float32) -> float:
-    """The shortest double that is this float32, as `features.json` has it."""
-    return float(str(value))
