@@ -56,8 +56,7 @@ def acquisition_of(headers: Sequence[Dataset], *, with_dates: bool) -> Acquisiti
 
 def mixed_findings(headers: Sequence[Dataset]) -> list[Finding]:
     """Return what differs between the slices although a series has one value of it; identities are not repeated."""
-    mixed = {keyword: kinds for keyword in ONE_VALUE if len(kinds := distinct(headers, keyword)) > 1}
-    mixed = {keyword: kinds for keyword, kinds in mixed.items() if len(_values(kinds, keyword)) > 1}
+    mixed = [keyword for keyword in ONE_VALUE if len(_values(distinct(headers, keyword), keyword)) > 1]
     findings = []
     if "ConvolutionKernel" in mixed:
         findings.append(Finding("MIXED_KERNEL", f"kernel {_counted(headers, 'ConvolutionKernel')}"))
