@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
-from operators.dicom_out.filed import filed_with, named_file
+from operators.dicom_out.filed import named_file
 from operators.record import FeatureRecord
 from operators.sr.codes import NOT_FOR_DIAGNOSIS
+from operators.sr.header import filed_with
 
 SERIES_NUMBERS = {"sc": 9902, "pdf": 9903}
 DESCRIPTION = f"CT VAE card: {NOT_FOR_DIAGNOSIS}"

@@ -1,5 +1,7 @@
-"""What an SR takes over from the headers of its series, so that it is filed with the study: patient, study and time.
+"""What every DICOM object of ctvae has in common, the SR too: patient, study, a series of its own, and equipment.
 
+Each kind has a series of its own for each source series and part. Patient, study and time are taken over from the
+headers of the source series, so that the object is filed with the study.
 Headers of real scans hold values that DICOM forbids. What is not valid is left empty where the standard allows it; an
 identifier is never shortened, for a shortened one may be that of somebody else. Nothing of this is ever logged.
 """
@@ -12,16 +14,93 @@ from collections.abc import Iterator
 from datetime import date
 
 from pydicom.charset import python_encoding
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
+from operators import __version__
 from operators.dicom.values import is_valid_uid, texts_in
+from operators.record import FeatureRecord
 from operators.series.acquisition import distinct
+from operators.sr import codes as sr_codes
+from operators.sr.predecessor import Predecessor
 from operators.types import Series
 
 NO_DATE = ("19000101", "000000")
 """Content Date and Time may not be empty (PS3.3 C.17.2), and the clock is not an input."""
 
+IMPLEMENTATION_CLASS_UID = sr_codes.derived_uid("ctvae", "implementation class")
+PLACEHOLDER_UID = "2.25.0"
+
 PLAIN_CHARACTER_SETS = tuple(f"ISO_IR {n}" for n in (100, 101, 109, 110, 126, 127, 138, 144, 148, 166))
+
+
+def filed_with(
+    record: FeatureRecord,
+    sop_class: str,
+    modality: str,
+    series_number: int,
+    description: str,
+    predecessor: Predecessor | None = None,
+) -> Dataset:
+    """Return the modules Patient, General Study, General Series and General Equipment (PS3.3 C.7).
+
+    Args:
+        record: of the series that the object is filed with.
+        sop_class: UID.
+        modality: of the new series.
+        series_number: of the new series.
+        description: of the new series.
+        predecessor: an earlier SR whose place this one takes.
+    """
+    filed = patient_and_study(record.series)
+    filed.SOPClassUID, filed.SOPInstanceUID = sop_class, PLACEHOLDER_UID
+    filed.Modality = modality
+    filed.SeriesInstanceUID = sr_series_uid(record, sop_class)
+    filed.SeriesNumber, filed.SeriesDescription = series_number, description
+    filed.InstanceNumber = instance_number(record, predecessor)
+    filed.ContentDate, filed.ContentTime = content_moment(record.series)
+    filed.Manufacturer, filed.ManufacturerModelName = sr_codes.MANUFACTURER, "VAE features of CT"
+    filed.SoftwareVersions = __version__
+    return filed
+
+
+def sr_series_uid(record: FeatureRecord, sop_class: str) -> str:
+    """Return the UID of the SR series of a source series and part, under one model, configuration and version."""
+    series = record.series
+    of = (series.study_instance_uid, series.series_instance_uid, series.part)
+    return sr_codes.derived_uid(
+        "sr series", *of, record.model.weights_sha256, record.config_digest, __version__, str(sop_class)
+    )
+
+
+def instance_number(record: FeatureRecord, predecessor: Predecessor | None = None) -> int:
+    """Return a number that is unique in the series, and higher where slices came late.
+
+    It is made of the number of slices and four digits of the job key. Viewers show the last SR of a series.
+    """
+    number = record.identity.instances * 10_000 + int(record.job_key[:8], 16) % 10_000
+    return number if predecessor is None else max(number, predecessor.instance_number + 1)
+
+
+def file_meta(filed: Dataset, version_name: str) -> FileMetaDataset:
+    """Return the File Meta Information (PS3.10 7.1) of an object that `filed_with` began, Explicit VR Little Endian.
+
+    Args:
+        filed: the object.
+        version_name: Implementation Version Name: of what writes it.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = filed.SOPClassUID, filed.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = version_name
+    return meta
+
+
+def text_of(filed: Dataset) -> str:
+    """Return all text of an object, sequences included, to see which character set holds it."""
+    return "".join(str(element.value) for element in filed.iterall() if element.VR in CUSTOMIZABLE_CHARSET_VR)
 
 
 def patient_and_study(series: Series) -> Dataset:

@@ -12,12 +12,11 @@ from io import SEEK_END
 
 from pydicom import dcmwrite
 from pydicom.charset import python_encoding
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage
 
-from operators import __version__
 from operators.record import FeatureRecord
 from operators.sr import codes as sr_codes
 from operators.sr import header as sr_header
@@ -35,9 +34,7 @@ SOP_CLASSES: dict[SrClass, UID] = {
 SERIES_NUMBER = 9901
 SERIES_DESCRIPTION = f"CT VAE: {sr_codes.NOT_FOR_DIAGNOSIS}"
 DEVICE_SERIAL_NUMBER = "software"
-IMPLEMENTATION_CLASS_UID = sr_codes.derived_uid("ctvae", "implementation class")
 IMPLEMENTATION_VERSION_NAME = "CTVAE_SR_2"
-PLACEHOLDER_UID = "2.25.0"
 PROCESSING_ALGORITHM = ("Newcode1", "99IHE", "Processing Algorithm")
 """Purpose of Reference of IHE AI Results; the profile has no final code yet, and the SDK's writer uses this one."""
 
@@ -58,7 +55,7 @@ def sr_bytes(
     root = measurement_report(record)
     header = _header(record, SOP_CLASSES[sr_class], predecessor)
     header.ContributingEquipmentSequence = _equipment(root)
-    text = "".join([_all_text(header), *root.texts()])
+    text = "".join([sr_header.text_of(header), *root.texts()])
     if terms := sr_header.character_set(record.series.first, text):
         header.SpecificCharacterSet = terms
     body = item_elements(root, python_encoding[terms or "ISO_IR 6"]) | _document(record, predecessor)
@@ -68,44 +65,15 @@ def sr_bytes(
 
 def _header(record: FeatureRecord, sop_class: UID, predecessor: Predecessor | None) -> Dataset:
     """All that stands before the content: patient, study, SR series (PS3.3 C.17.1) and equipment."""
-    header = sr_header.patient_and_study(record.series)
-    header.SOPClassUID = sop_class
-    header.SOPInstanceUID = PLACEHOLDER_UID
-    header.Modality = "SR"
-    header.SeriesInstanceUID = sr_series_uid(record, sop_class)
-    header.SeriesNumber = SERIES_NUMBER
-    header.SeriesDescription = SERIES_DESCRIPTION
+    header = sr_header.filed_with(record, sop_class, "SR", SERIES_NUMBER, SERIES_DESCRIPTION, predecessor)
     header.ReferencedPerformedProcedureStepSequence = []
-    header.InstanceNumber = instance_number(record, predecessor)
-    header.ContentDate, header.ContentTime = sr_header.content_moment(record.series)
-    header.Manufacturer = sr_codes.MANUFACTURER
-    header.ManufacturerModelName = "VAE features of CT"
     header.DeviceSerialNumber = DEVICE_SERIAL_NUMBER
-    header.SoftwareVersions = __version__
     scheme = Dataset()
     scheme.CodingSchemeDesignator = sr_codes.SCHEME
     scheme.CodingSchemeName = sr_codes.SCHEME_NAME
     scheme.CodingSchemeResponsibleOrganization = sr_codes.MANUFACTURER
     header.CodingSchemeIdentificationSequence = [scheme]
     return header
-
-
-def sr_series_uid(record: FeatureRecord, sop_class: str) -> str:
-    """Return the UID of the SR series of a source series and part, under one model, configuration and version."""
-    series = record.series
-    of = (series.study_instance_uid, series.series_instance_uid, series.part)
-    return sr_codes.derived_uid(
-        "sr series", *of, record.model.weights_sha256, record.config_digest, __version__, str(sop_class)
-    )
-
-
-def instance_number(record: FeatureRecord, predecessor: Predecessor | None = None) -> int:
-    """Return a number that is unique in the series, and higher where slices came late.
-
-    It is made of the number of slices and four digits of the job key. Viewers show the last SR of a series.
-    """
-    number = record.identity.instances * 10_000 + int(record.job_key[:8], 16) % 10_000
-    return number if predecessor is None else max(number, predecessor.instance_number + 1)
 
 
 def _equipment(root: Item) -> list[Dataset]:
@@ -158,18 +126,8 @@ def _named(header: Dataset, body: bytes, job_key: str) -> bytes:
 
 def _part10(header: Dataset, body: bytes) -> bytes:
     """All elements of the header have lower tags than those of the body."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     buffer = DicomBytesIO(bytes(128) + b"DICM")
     buffer.seek(0, SEEK_END)
-    write_file_meta_info(buffer, meta)
+    write_file_meta_info(buffer, sr_header.file_meta(header, IMPLEMENTATION_VERSION_NAME))
     dcmwrite(buffer, header, implicit_vr=False, little_endian=True)
     return buffer.getvalue() + body
-
-
-def _all_text(document: Dataset) -> str:
-    """All text of a document, to see which character set holds it."""
-    return "".join(str(item.value) for item in document.iterall() if item.VR != "SQ")
