@@ -146,7 +146,7 @@ def _why_nothing(skipped: Iterable[Outcome], not_dicom: int) -> str:
     """Return one line for a run in which every series was skipped."""
     reasons = Counter(str(outcome.reason) for outcome in skipped)
     if ruled_out := reasons["NO_RULE"]:
-        return f"NO_RULE: no selection rule takes any of {ruled_out} CT series; `ctvae inspect -c` says why"
+        return f"NO_RULE: no selection rule accepts any of {ruled_out} CT series; `ctvae inspect -c` says why"
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     others = f"{reasons.total()} other series ({counts})" if counts else "no other series"
     found = f"{others}, {not_dicom} files that are not DICOM images"

@@ -1,3 +1,3 @@
-"""What is done to a series, one stage a module, each a pure function."""
+"""What is done to a series: one module per stage, each a pure function."""
 
 __version__ = "0.1.0"

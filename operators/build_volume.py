@@ -1,6 +1,6 @@
-"""Series → Volume: the geometry gate. What passes is one regular grid of HU; what does not has a reason.
+"""Series → Volume: the geometry gate. A series that passes has one regular grid of HU; any other gets a reason code.
 
-Nothing is decoded here but what the headers say: the slices are decoded when they are asked for.
+The gate works on headers alone: slices are decoded later, on demand.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def build_volume(series: Series, policy: GeometryPolicy = NO_REPAIR) -> Volume:
 
     Args:
         series: its CT images.
-        policy: what is repaired rather than rejected.
+        policy: what to repair instead of rejecting.
 
     Raises:
-        SeriesRejected: `TOO_FEW_SLICES`, `DUPLICATE_INSTANCES`, `MISSING_PIXELS` or `TRUNCATED_PIXELS`; for what a
-            slice says of its pixels see `pixel_format`, for whose it is `check_origin`, for its place `regular_grid`.
-        OSError: where a file is gone.
+        SeriesRejected: `TOO_FEW_SLICES`, `DUPLICATE_INSTANCES`, `MISSING_PIXELS` or `TRUNCATED_PIXELS`; and the
+            reasons of `pixel_format` (pixels), `check_origin` (patient and frame of reference) and `regular_grid`.
+        OSError: a file no longer exists.
     """
     if series.image:
         return image_volume(series, policy.min_slices)
@@ -86,7 +86,7 @@ def _read_resampled(read_stored: Callable[[int], HuSlice], resampling: Resamplin
 
 
 def _check_single_frames(headers: Iterable[Dataset]) -> None:
-    """Check that each CT Image is one frame, before slices are counted: a file of 20 frames is not one slice."""
+    """Check that each CT Image has one frame, before slices are counted: a file of 20 frames is not one slice."""
     for header in headers:
         if header.get("NumberOfFrames") not in (None, "", 1):
             pixel_format(header)
@@ -119,7 +119,7 @@ def _check_instances(instances: Sequence[Instance]) -> None:
 
 
 def _located(instance: Instance, pixels: PixelFormat) -> Instance | SeriesRejected:
-    """Return the instance with the place of its pixels, or what shows that they cannot be decoded."""
+    """Return the instance with the position of its pixels in the file, or the reason why they cannot be decoded."""
     try:
         return locate_checked(instance, pixels)
     except SeriesRejected as error:
@@ -131,7 +131,7 @@ def _is_cut_off(found: Instance | SeriesRejected) -> bool:
 
 
 def _checked(found: Instance | SeriesRejected) -> Instance:
-    """Return a located instance; raised after the grid, so that what is wrong with that has the first word."""
+    """Return a located instance, or raise its error; called after the grid, whose errors take precedence."""
     if isinstance(found, SeriesRejected):
         raise found
     return found

@@ -1,4 +1,4 @@
-"""Windows → features: the encoder's taps, pooled, and what one vector says of a whole series."""
+"""Windows → features: the encoder's taps, pooled, and the vector of the whole series."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from operators.types import Finding, Windows
 
 ALWAYS = ("mu", "sigma")
 DRAW = "z"
-"""A random draw mu + sigma · ε; asked for as `z:SEED`. A layer of the bundle that is called so goes before it."""
+"""A random draw mu + sigma · ε, requested as `z:SEED`; a layer of the bundle with this name takes precedence."""
 
 
 def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[str] = ()) -> Encoding:
     """Return the features of one series: always `mu` and `sigma`, other taps on request, all from one forward pass.
 
-    A layer's grid becomes a vector by its pooling, for each window. The series' vector is that of the equal mixture of
-    its windows: for mu the mean; for sigma √(mean(sigma²) + variance(mu)), which matches moments; for other taps,
-    and for draws of z, the mean. Sums are made in float64, results are float32. An encoder that had to leave the GPU
-    that was asked for says so in the finding `ENCODED_ON_CPU`.
+    A layer's grid is pooled to one vector per window. The vector of the series is that of the equal mixture of its
+    windows: for mu the mean; for sigma √(mean(sigma²) + variance(mu)), which matches moments; for other taps and for
+    draws of z the mean. Sums are made in float64; results are float32. The finding `ENCODED_ON_CPU` says that the
+    encoder could not use the GPU that was requested.
 
     Args:
         windows: of the series.
-        encoder: of the bundle, open.
+        encoder: the open encoder of the bundle.
         bundle: names the taps.
-        taps: as `check_taps` reads them: `block3`, `block3:max`, or `z:7` for a draw.
+        taps: in the form that `check_taps` reads: `block3`, `block3:max`, or `z:7` for a draw.
 
     Raises:
         StartError: `UNKNOWN_TAP`.
@@ -62,14 +62,15 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
 
 
 def check_taps(bundle: Bundle, taps: Sequence[str] = ()) -> Mapping[str, TapSpec]:
-    """`mu`, `sigma` and the taps that are asked for, each once; to be called before any series is read.
+    """Return `mu`, `sigma` and the requested taps, each once; call it before any series is read.
 
-    A tap is asked for by its name, or as `name:pooling` (`none`, `mean`, `max`, `std`, `flatten`). What has another
-    pooling than the bundle's own is another vector, and has a name of its own: `block3:max` is `block3.max`. A draw of
-    z is no layer: it is checked here, and left out of the result.
+    A tap is requested by its name or as `name:pooling` (`none`, `mean`, `max`, `std`, `flatten`). A pooling that
+    differs from the bundle's own gives another vector, under another name: `block3:max` is `block3.max`. A draw of z is
+    not a
+    layer: it is checked here and left out of the result.
 
     Raises:
-        StartError: `UNKNOWN_TAP`: a name or a pooling that the bundle does not have; a draw without a seed.
+        StartError: `UNKNOWN_TAP`: the bundle lacks the name or the pooling, or a draw has no seed.
     """
     known = {spec.name: spec for spec in bundle.taps}
     found = {name: known[name] for name in ALWAYS}
@@ -93,10 +94,10 @@ def check_taps(bundle: Bundle, taps: Sequence[str] = ()) -> Mapping[str, TapSpec
 
 
 def drawn_with(bundle: Bundle, taps: Sequence[str]) -> int | None:
-    """Return the seed of the draw of z that is asked for as `z:SEED`; None where none is.
+    """Return the seed of the draw of z that is requested as `z:SEED`; None without such a request.
 
     Raises:
-        StartError: `UNKNOWN_TAP`: no seed, no whole number, or two seeds.
+        StartError: `UNKNOWN_TAP`: the seed is missing or is not a whole number, or there are two seeds.
     """
     if any(spec.name == DRAW for spec in bundle.taps):
         return None
@@ -113,17 +114,17 @@ def configured_taps(bundle: Bundle, taps: Sequence[str]) -> tuple[str, ...]:
     """Return the taps as they enter the configuration's digest: names, and a draw with its seed.
 
     Raises:
-        StartError: as `check_taps`.
+        StartError: see `check_taps`.
     """
     seed = drawn_with(bundle, taps)
     return (*check_taps(bundle, taps), *(() if seed is None else (f"{DRAW}:{seed}",)))
 
 
 def pool(values: NDArray[np.float32], pooling: str) -> NDArray[np.float64]:
-    """Vectors in float64: (n, length) of what is a vector, of a grid (n, channels, d, h, w) as its pooling says.
+    """Return vectors in float64: (n, length), from vectors as they are, from grids (n, channels, d, h, w) by pooling.
 
-    `mean`, `max` and `std` (of the population) are over the grid, and give one value a channel. `flatten` and `none`
-    keep all of them, channels first, then z, y, x.
+    `mean`, `max` and `std` (of the population) run over the grid and give one value per channel. `flatten` and `none`
+    keep all values, channels first, then z, y, x.
     """
     if pooling in ("none", "flatten"):
         return values.reshape(len(values), -1).astype(np.float64)
@@ -140,13 +141,13 @@ def pool(values: NDArray[np.float32], pooling: str) -> NDArray[np.float64]:
 
 
 def mixture_sigma(mu: NDArray[np.float64], sigma: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation of the equal mixture of windows' posteriors, each (n, length): the law of total variance."""
+    """Return the standard deviation of the equal mixture of windows' posteriors, (n, length) each: total variance."""
     total: NDArray[np.float64] = np.sqrt(np.square(sigma).mean(axis=0) + mu.var(axis=0))
     return total
 
 
 def _draw(windows: Windows, mu: NDArray[np.float64], sigma: NDArray[np.float64], seed: int) -> TapValues:
-    """Return a draw of each window's posterior; what is random comes from the seed and the series alone."""
+    """Return a draw from each window's posterior, determined by the seed and the series alone."""
     series = windows.volume.series
     digest = hashlib.sha256(f"{seed} {series.series_instance_uid} {series.part}".encode()).digest()
     epsilon = np.random.default_rng(np.frombuffer(digest, np.uint32)).standard_normal(mu.shape)

@@ -1,4 +1,4 @@
-"""The errors that end a run or a series, each with a reason code and one line for a person."""
+"""The errors that end a run or a series, each with a reason code and a one-line message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Status = Literal["written", "eligible", "rejected", "skipped", "failed"]
 
 
 class CtvaeError(Exception):
-    """What went wrong, with a reason code that scripts can rely on and one line for a person.
+    """What went wrong, with a reason code for scripts and one line for a person.
 
     Attributes:
         reason: upper-case code, such as `MISSING_SLICE`.
@@ -18,7 +18,7 @@ class CtvaeError(Exception):
     """
 
     def __init__(self, reason: str, message: str) -> None:
-        # Some of it may come from a file, and would begin a line of its own in the log or steer a terminal.
+        # Parts of the message may come from a file, and could start a new line in the log or steer a terminal.
         message = printable(message)
         super().__init__(f"{reason}: {message}")
         self.reason = reason
@@ -30,34 +30,34 @@ class StartError(CtvaeError):
 
 
 class RunFailed(CtvaeError):
-    """The run as a whole ended badly after its start. Exit code 1."""
+    """The run as a whole failed after its start. Exit code 1."""
 
 
 class SeriesError(CtvaeError):
-    """One series goes no further; the others do."""
+    """One series ends here; the others go on."""
 
     status: Status = "failed"
 
 
 class SeriesRejected(SeriesError):
-    """CT that failed the geometry gate: encoding it would give wrong numbers in silence."""
+    """A CT series that failed the geometry gate: encoding it would silently give wrong numbers."""
 
     status: Status = "rejected"
 
 
 class SeriesSkipped(SeriesError):
-    """Not a CT image, or dropped by a selection rule."""
+    """A series that is not CT images, or that a selection rule dropped."""
 
     status: Status = "skipped"
 
 
 class SeriesFailed(SeriesError):
-    """An error of ours or of the machine."""
+    """An error of ctvae or of the machine."""
 
     status: Status = "failed"
 
 
 def check_noun(holds: bool, found: str) -> None:
-    """Raise for a noun that contradicts itself: an error of ours, never of the input."""
+    """Raise for a noun that contradicts itself, which is always an error of ctvae, never of the input."""
     if not holds:
         raise ValueError(f"found {found}")

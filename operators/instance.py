@@ -1,4 +1,4 @@
-"""One file of the input: its header, and where its pixels are."""
+"""One file of the input: its header, and the position of its pixels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from operators.errors import check_noun
 
 @dataclass(frozen=True, slots=True)
 class PixelElement:
-    """The element that holds the pixels, as it stands in the file; offsets are after inflating a deflated one.
+    """The element that holds the pixels; offsets are in bytes of the file, after inflation where it is deflated.
 
     Attributes:
-        tag: of Pixel Data, or of Float or Double Float Pixel Data.
-        offset: of the tag.
-        start: of the value.
-        stated: length of the value, as the element states it; None where it is undefined: encapsulated.
+        tag: Pixel Data, Float Pixel Data or Double Float Pixel Data.
+        offset: start of the tag.
+        start: start of the value.
+        stated: length of the value as the element states it; None where it is undefined, that is, encapsulated.
         there: bytes from the start of the value to the end of the file.
     """
 
@@ -31,13 +31,13 @@ class PixelElement:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where a file has the pixels of one of its frames; a single-frame file has one.
+    """Where a file holds the pixels of one of its frames; a single-frame file has one frame.
 
     Attributes:
-        index: from 0, in the order of the file: Frame Number less one.
-        count: how many frames the file has.
-        spans: (offset, length) of its bytes in the file (after inflating, where it is deflated): plain numbers, or each
-            fragment of a codestream.
+        index: from 0, in the order of the file: Frame Number minus 1.
+        count: number of frames in the file.
+        spans: (offset, length) in bytes of the file (after inflation, where it is deflated): one for native pixels, or
+            one for each fragment of a codestream.
     """
 
     index: int
@@ -51,9 +51,9 @@ class ImageFile:
 
     Attributes:
         format: `NIfTI`, `NRRD` or `MetaImage`.
-        root: folder that the file and the data that it may point to must not leave.
-        voxels: the file that holds the voxels, which may be another one.
-        stamp: size and time of change of the voxels' file when it was digested.
+        root: folder that the file and the data file it names must not leave.
+        voxels: the file that holds the voxels, which may be another file.
+        stamp: size and modification time of the voxels' file when it was digested.
     """
 
     format: str
@@ -64,17 +64,17 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One file's header; of a multi-frame file, once its frames are told apart, one frame's.
+    """The header of one file, or of one frame of a multi-frame file once its frames have been separated.
 
     Attributes:
         path: the file.
         header: the tags that ctvae needs, read once, without pixels.
-        pixels: the element of its pixels; None where it has none.
+        pixels: the element that holds its pixels; None where it has none.
         frame: which frame of a multi-frame file; None for the file as a whole.
-        image: what it is, where it is no DICOM but a volume in a research format; the header is then all but empty.
-        stamp: size and time of change of the file when its header was read; None where nobody looked.
+        image: the volume in a research format, where the file is not DICOM; the header is then almost empty.
+        stamp: size and modification time of the file when its header was read; None where they were not taken.
         pixels_digest: SHA-256, in hex, of the file from its pixels on, taken when the header was read; None where the
-            SOP Instance UID is valid, and identifies the file.
+            SOP Instance UID is valid, and so identifies the file.
     """
 
     path: Path
@@ -87,12 +87,12 @@ class Instance:
 
     @property
     def sop_instance_uid(self) -> str:
-        """SOPInstanceUID as it stands in the file; empty where there is none."""
+        """SOPInstanceUID as it stands in the file; empty where it is missing."""
         return str(self.header.get("SOPInstanceUID", "") or "")
 
     @property
     def identity(self) -> str:
-        """What identifies the file in a digest: the SOP Instance UID, or the digest of its pixels where that is bad."""
+        """What identifies the file in a digest: the SOP Instance UID, or the pixels' digest where that is invalid."""
         found = self.pixels_digest or self.sop_instance_uid
-        check_noun(bool(found), "an instance that nothing identifies")
+        check_noun(bool(found), "an instance without an identity")
         return found

@@ -1,4 +1,4 @@
-"""One series on its way: what it has become so far, or how it ended, and how long each stage took."""
+"""One series on its way through the stages: its current state or how it ended, and the time each stage took."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ U = TypeVar("U")
 
 @runtime_checkable
 class Noun(Protocol):
-    """What every state of a job says of itself, whatever stage it is at."""
+    """What every state of a job provides, at any stage."""
 
     @property
     def volume(self) -> Volume | None:
@@ -28,16 +28,16 @@ class Noun(Protocol):
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What was met so far."""
+        """What has been found so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job(Generic[T]):
-    """A series and what the last stage made of it: a noun from Series to FeatureRecord, or the `Outcome` that ended it.
+    """A series and the result of its last stage: a noun from Series to FeatureRecord, or the `Outcome` that ended it.
 
     Attributes:
         series: as it was read.
-        state: what the last stage made of it.
+        state: the result of the last stage.
         seconds: stage → wall-clock seconds.
     """
 
@@ -46,9 +46,9 @@ class Job(Generic[T]):
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def then(self, stage: str, function: Callable[[T], U]) -> Job[U]:
-        """Return the job after one more stage. Never raises for what one series did: its error becomes its outcome.
+        """Return the job after one more stage. Never raises because of one series: its error becomes its outcome.
 
-        Only `StartError` passes through: what is wrong with the run is wrong for every series.
+        Only `StartError` passes through, for a fault of the run affects every series.
         """
         if isinstance(self.state, Outcome):
             return Job(self.series, self.state, self.seconds)
@@ -64,15 +64,15 @@ class Job(Generic[T]):
         return Job(self.series, state, {**self.seconds, stage: time.perf_counter() - started})
 
     def ended(self, status: Status) -> Outcome:
-        """The outcome of this job: its own where a stage ended it, else `status` with what is known of the volume."""
+        """Return the outcome of this job: its own where a stage ended it, else `status` with what the volume tells."""
         outcome = self.state if isinstance(self.state, Outcome) else _outcome(self, status)
         return replace(outcome, seconds=dict(self.seconds))
 
 
 def failure(job: Job[T], error: Exception) -> Outcome:
-    """Return an error of a stage as the outcome of its series, without the text of errors that are not ours.
+    """Return an error of a stage as the outcome of its series, without the text of errors that ctvae did not raise.
 
-    The message of a foreign exception may hold a path or a value of the header, so only its type is named.
+    The message of a foreign exception may hold a path or a header value, so only its type is named.
     """
     if isinstance(error, SeriesError):
         return _outcome(job, error.status, error.reason, error.message)
@@ -91,7 +91,7 @@ def failure(job: Job[T], error: Exception) -> Outcome:
 
 
 def log_outcome(outcome: Outcome) -> None:
-    """One line: a warning for what was rejected or failed, else information."""
+    """Log one line: a warning for a series that was rejected or failed, else information."""
     level = logging.WARNING if outcome.status in ("rejected", "failed") else logging.INFO
     part = "" if outcome.part is None else f" part {outcome.part}"
     why = f" {outcome.reason}: {outcome.message}" if outcome.reason else ""

@@ -1,4 +1,4 @@
-"""Encoding → FeatureRecord: who, what and how are put beside the numbers."""
+"""Encoding → FeatureRecord: adds who, what and how to the numbers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from operators.types import Series
 
 @dataclass(frozen=True, slots=True)
 class Disclosure:
-    """What of the patient may be written, section `privacy` of app.yaml: by default nothing that says who or when.
+    """What may be written about the patient (section `privacy` of app.yaml): by default no identity and no date.
 
     Attributes:
         with_identifiers: name, PatientID and birth date.
         with_dates: of study and series.
-        site_key: secret of the site, never from a file; with it `patient_key` is the HMAC-SHA-256 of PatientID.
+        site_key: secret of the site, never read from a settings file; with it `patient_key` is the HMAC-SHA-256 of
+            PatientID.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -44,7 +45,7 @@ NOTHING_DISCLOSED: Final = Disclosure()
 def make_record(
     encoding: Encoding, bundle: Bundle, disclosure: Disclosure, policy: GeometryPolicy = NO_REPAIR
 ) -> FeatureRecord:
-    """Return the record of one encoded series, whose volume was built under a policy."""
+    """Return the record of one encoded series whose volume was built under this policy."""
     series = encoding.windows.volume.series
     headers = [instance.header for instance in series.instances]
     digest = _instances_digest(series)
@@ -66,20 +67,20 @@ def make_record(
 def configuration_digest(
     bundle: Bundle, taps: tuple[str, ...], disclosure: Disclosure, policy: GeometryPolicy = NO_REPAIR
 ) -> str:
-    """SHA-256 over all settings that can change what is written; of the site's key its digest alone goes in."""
+    """Return the SHA-256 over all settings that can change the results; of the site's key only its digest enters."""
     key = hashlib.sha256(disclosure.site_key).hexdigest() if disclosure.site_key else None
     privacy = {"identifiers": disclosure.with_identifiers, "dates": disclosure.with_dates, "site_key_sha256": key}
     chosen: dict[str, Any] = {"taps": list(taps), "privacy": privacy, "geometry": _digested(policy)}
     others = {tap.name: tap.pooling for tap in bundle.taps if tap.name in taps and tap.pooling not in ("none", "mean")}
-    if others:  # a bundle's own poolings are no part of its weights' digest
+    if others:  # the digest of the weights does not cover the bundle's own poolings
         chosen["poolings"] = others
-    if bundle.reference_sha256 is not None:  # what the reliability is measured against is no part of it either
+    if bundle.reference_sha256 is not None:  # nor does it cover the reference population
         chosen["reference_sha256"] = bundle.reference_sha256
     return _sha256({"preprocessing": bundle.preprocessing.parameters()} | chosen)
 
 
 def _digested(policy: GeometryPolicy) -> dict[str, Any]:
-    """The policy without what was added later and has its default: results of earlier versions keep their job key."""
+    """Return the policy without later settings at their defaults, so that earlier results keep their job key."""
     return {
         name: value
         for name, value in asdict(policy).items()
@@ -105,7 +106,7 @@ def _instances_digest(series: Series) -> str:
 
 
 def patient_key(site_key: bytes, patient_id: str) -> str:
-    """Return what stands for a PatientID in results: the same at one site, and no way back without its key."""
+    """Return the pseudonym of a PatientID: the same throughout a site, and not reversible without the site's key."""
     return hmac.new(site_key, patient_id.encode(), hashlib.sha256).hexdigest()
 
 

@@ -1,8 +1,7 @@
-"""The operators of the graph: each receives a job, calls one function, emits the job.
+"""The operators of the graph: each receives a job, calls one function and emits the job.
 
-Besides `app/application.py`, which says why the SDK's classes come from `holoscan`, the only file that imports them.
-A job that has ended travels on untouched, so that every series met arrives at the writer and its outcome is counted
-there.
+Only this file and `app/application.py` import the SDK's classes; the latter says why they come from `holoscan`. A job
+that has ended travels on unchanged, so that every series reaches the writer, which counts its outcome.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ JOB = "job"
 class SelectSeriesOperator(Operator):  # type: ignore[misc]
     """Source: emits one selected series per tick, and stops after the last.
 
-    The series of a study are compared with each other, so that studies are read and selected as a whole before they
-    are emitted one series at a time.
+    Selection compares the series of a study, so each study is read and selected as a whole before its series are
+    emitted one by one.
     """
 
     def __init__(self, fragment: Fragment, jobs: Iterator[Job[Series]], name: str = "select_series") -> None:
@@ -33,7 +32,7 @@ class SelectSeriesOperator(Operator):  # type: ignore[misc]
         super().__init__(fragment, self._more, name=name)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """One output: a job."""
+        """Declare one output: a job."""
         spec.output(JOB)
 
     def compute(self, op_input: InputContext, op_output: OutputContext, context: ExecutionContext) -> None:
@@ -53,7 +52,7 @@ class StageOperator(Operator):  # type: ignore[misc]
         super().__init__(fragment, name=name)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """A job in, a job out."""
+        """Declare one input and one output: a job each."""
         spec.input(JOB)
         spec.output(JOB)
 
@@ -63,7 +62,7 @@ class StageOperator(Operator):  # type: ignore[misc]
 
 
 class FeatureWriterOperator(Operator):  # type: ignore[misc]
-    """Sink: Encoding → features.json and features.sr.dcm; hands on how each series ended."""
+    """Sink: Encoding → features.json and features.sr.dcm; reports how each series ended."""
 
     def __init__(
         self, fragment: Fragment, pipeline: Pipeline, on_outcome: OnOutcome, name: str = "write_features"
@@ -72,9 +71,9 @@ class FeatureWriterOperator(Operator):  # type: ignore[misc]
         super().__init__(fragment, name=name)
 
     def setup(self, spec: OperatorSpec) -> None:
-        """A job in."""
+        """Declare one input: a job."""
         spec.input(JOB)
 
     def compute(self, op_input: InputContext, op_output: OutputContext, context: ExecutionContext) -> None:
-        """Write, and report how it ended."""
+        """Write the files, and report how the series ended."""
         self._on_outcome(self._pipeline.write(op_input.receive(JOB)).ended("written"))

@@ -1,4 +1,4 @@
-"""The stages of a run, decided once before the first series is read."""
+"""The stages of a run, fixed before the first series is read."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class Pipeline:
 
     Attributes:
         bundle: the model.
-        encoder: its encoder, open.
+        encoder: the open encoder of the bundle.
         taps: layers to write beside `mu` and `sigma`.
-        disclosure: what of the patient may be written.
+        disclosure: what may be written about the patient.
         output: folder for the results; None writes nothing.
-        geometry: what is repaired rather than rejected.
+        geometry: what to repair instead of rejecting.
         sr: the SOP class of the SR.
-        sr_beside: further SOP classes in which the SR is written too, for whoever refuses the first.
+        sr_beside: further SOP classes in which the SR is written too, for receivers that refuse the first.
         predecessor_of: the earlier SR, if any, whose place the new one takes.
-        cards: in which formats a page for a person is written.
+        cards: formats in which the card, a page for a person, is written.
         fhir: write the SR's content as FHIR R5 too.
         reference: the bundle's reference population, open; None for a bundle without reference patients.
-        reconstruct: the bundle's decoder, for the page; None where it has none.
+        reconstruct: the bundle's decoder, for the card; None where it has none.
     """
 
     bundle: Bundle
@@ -61,19 +61,19 @@ class Pipeline:
     reconstruct: Reconstruct | None = None
 
     def build(self, job: Job[Series]) -> Job[Volume]:
-        """Series → Volume, or rejected by the geometry gate."""
+        """Turn a Series into a Volume; the geometry gate may reject it."""
         return job.then("volume", lambda series: build_volume(series, self.geometry))
 
     def preprocess(self, job: Job[Volume]) -> Job[Windows]:
-        """Volume → Windows; the slices are decoded here."""
+        """Turn a Volume into Windows; this decodes the slices."""
         return job.then("decode_preprocess", lambda volume: preprocess(volume, self.bundle.preprocessing))
 
     def encode(self, job: Job[Windows]) -> Job[Encoding]:
-        """Windows → Encoding."""
+        """Turn Windows into an Encoding."""
         return job.then("encode", lambda windows: encode(windows, self.encoder, self.bundle, self.taps))
 
     def write(self, job: Job[Encoding]) -> Job[FeatureRecord]:
-        """Encoding → FeatureRecord, in the output folder where there is one."""
+        """Turn an Encoding into a FeatureRecord, and write its files where there is an output folder."""
         record = job.then("record", lambda encoding: make_record(encoding, self.bundle, self.disclosure, self.geometry))
         if self.reference is not None:
             record = record.then("reliability", partial(self._with_reliability, self.reference))
@@ -85,7 +85,7 @@ class Pipeline:
         return replace(record, reliability=measure_reliability(record.encoding, reference, self.bundle.preprocessing))
 
     def run(self, job: Job[Series]) -> Job[FeatureRecord]:
-        """All stages of one series, one after the other."""
+        """Run all stages on one series, one after the other."""
         return self.write(self.encode(self.preprocess(self.build(job))))
 
 

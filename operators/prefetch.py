@@ -1,4 +1,4 @@
-"""A map whose calls run ahead on threads, and whose results come in order."""
+"""A map whose calls run ahead on threads, with results in order."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ B = TypeVar("B")
 
 
 def map_ahead(function: Callable[[A], B], items: Iterable[A], threads: int) -> Iterator[B]:
-    """`map(function, items)`, with as many results computed ahead as there are threads; 1: without any.
+    """Yield like `map(function, items)`, computing as many results ahead as there are threads; 1 computes none ahead.
 
-    Unlike `Executor.map` it takes no more items than that ahead: what streams through is never held as a whole.
+    Unlike `Executor.map` it consumes no more items ahead than that, so a stream is never held as a whole.
     """
     if threads == 1:
         yield from map(function, items)

@@ -1,27 +1,27 @@
 """From HU on the scanner's grid to the windows that the encoder sees, slice by slice.
 
-The definition, which training and inference share and which the bundle's digest stands for:
+The definition that training and inference share, and that the bundle's digest covers:
 
-1. Orientation. Each axis of the volume (slice, row, column) is assigned to the patient axis nearest to it, the best
-   aligned first, as nibabel's `io_orientation` and so MONAI's `Orientation` do it; axes are flipped to go towards head,
-   back and left. Of an oblique series the grid stays parallel to the scanner's axes, and the affines say so.
-2. Grid. With fit `window` voxels have `spacing_mm`. In plane the window's centre is the centre of the scan's extent
+1. Orientation. Each axis of the volume (slice, row, column) is assigned to the nearest patient axis, best aligned axis
+   first, as in nibabel's `io_orientation` and therefore MONAI's `Orientation`; axes are flipped to point to the head,
+   back and left. For an oblique series the grid stays parallel to the scanner's axes, and the affines record that.
+2. Grid. With fit `window` voxels have `spacing_mm`. In plane the window is centred on the scan's extent
    (voxels' outer edges). Along z one canvas, centred on the extent and just long enough to cover it (to within a
-   hundredth of a voxel at each end), holds the windows: the first is flush with the feet's end, the last with the
-   head's, the others are evenly spread, rounded to whole voxels, and neighbours share at least `overlap` of a window. A
-   scan that is shorter than a window gets one window, centred. With fit `resize` the extent is divided into
-   `window_voxels`.
-3. Resampling, along each axis for itself. Where the new spacing is larger than the old, the exact mean of the scan, its
-   voxels taken as constant, over the new voxel; elsewhere linear interpolation between voxels' centres, the outermost
-   half voxel constant. At equal spacing the two agree. A new voxel that is partly outside of the scan is the mean over
-   the part inside; one that is entirely outside is air, the low end of `window_hu`.
+   hundredth of a voxel at each end), holds the windows: the first starts at the end towards the feet, the last ends at
+   the end towards the head, the others are evenly spread, rounded to whole voxels, and neighbours share at least
+   `overlap` of a window. A scan that is shorter than a window gets one centred window. With fit `resize` the extent is
+   divided into `window_voxels`.
+3. Resampling, along each axis separately. Where the new spacing is larger than the old, the exact mean of the scan over
+   the new voxel, taking old voxels as constant; elsewhere linear interpolation between voxel centres, constant in the
+   outermost half voxel. At equal spacing the two agree. A new voxel partly outside the scan is the mean over the part
+   inside; one entirely outside is air, the low end of `window_hu`.
 4. Intensity. HU are resampled first; then `window_hu` becomes [0, 1], clipped (`Spacing` before `ScaleIntensityRange`).
 
-`real_fraction` counts each voxel by the part of its volume that is inside of the scan.
+`real_fraction` counts each voxel by the part of its volume that is inside the scan.
 
-The volume at full resolution is never held: where slices get thicker, those of a few new slices are held and only their
-mean is resampled in plane; otherwise each is resampled in plane at once. All sums are made in an order that the weights
-give: the result is the same, bit for bit, on any number of threads.
+The volume at full resolution is never held. Where slices get thicker, those of a few new slices are held and only their
+mean is resampled in plane; otherwise each is resampled in plane at once. The weights fix the order of all sums, so the
+result is the same, bit for bit, with any number of threads.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from operators.prefetch import map_ahead
 from operators.types import Finding, HuSlice, Volume, Windows
 
 THREADS = 2
-"""That resample. They only share out slices: the result does not depend on how many there are."""
+"""Threads that resample. They only divide the slices among them, so the result does not depend on their number."""
 
 _OF_THREAD = threading.local()
 _NOTHING = np.empty(0, np.float32)
@@ -55,14 +55,14 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
 
     Args:
         volume: each of its slices is read once, in order.
-        settings: of the bundle.
+        settings: the bundle's preprocessing.
 
     Returns:
         float32 windows (n, 1, d, h, w) in [0, 1], n ≥ 1, with their affines.
 
     Raises:
-        SeriesRejected: `NOT_HU` and `GRID_TOO_LARGE`; and from reading the slices.
-        SeriesFailed: from reading the slices; `SLICE_SHAPE` where one isn't of the volume's shape.
+        SeriesRejected: `NOT_HU` and `GRID_TOO_LARGE`; and what reading a slice raises.
+        SeriesFailed: `SLICE_SHAPE` where a slice differs in shape from the volume; and what reading a slice raises.
     """
     z, y, x = axes = target_axes(volume, settings)
     canvas, seen = _resample(volume, sorted(axes, key=lambda axis: axis.volume_axis), settings.window_hu[0])

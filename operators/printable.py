@@ -1,4 +1,4 @@
-"""Text of a file as one that a terminal can show."""
+"""Text from a file, made safe to show in a terminal."""
 
 from __future__ import annotations
 

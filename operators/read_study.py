@@ -1,8 +1,8 @@
-"""Folder → studies and series: every header below it is read once, and every file is accounted for.
+"""Folder → studies and series: every header in the folder is read once, and every file is accounted for.
 
-What is DICOM and cannot be read is an entry in the ledger with a reason, never lost and never fatal to its neighbours.
-Each NIfTI, NRRD or MetaImage file is a series of its own. What is neither is passed over. No path is logged, for it may
-hold a name.
+A DICOM file that cannot be read becomes an entry of the ledger with a reason; it is never lost and never stops its
+neighbours. Each NIfTI, NRRD or MetaImage file is a series of its own. Other files are ignored. Paths are not logged,
+for they may hold a name.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ class Inventory:
     """What the input holds.
 
     Attributes:
-        studies: in the order of their UIDs, and so are the series in each; a series that holds several volumes is in
-            parts.
-        unreadable: one for each file that is DICOM and cannot be read, or that the system would not open; and for each
-            series that broke the splitting.
-        files: how many files were met.
-        not_dicom: how many of them are no images (or a DICOMDIR) and were passed over.
+        studies: ordered by UID, as are the series in each; a series that holds several volumes is in parts.
+        unreadable: one outcome for each DICOM file that cannot be read or opened, and for each series that could not be
+            split.
+        files: number of files found.
+        not_dicom: how many of them are not images (or are a DICOMDIR) and were ignored.
     """
 
     studies: tuple[Study, ...]
@@ -63,13 +62,13 @@ def read_studies(
 ) -> Inventory:
     """Read the headers of all images in a folder and the folders below it.
 
-    Symbolic links below the folder are not followed: what they lead to inside it is met anyway, and what lies outside
-    is none of ours.
+    Symbolic links below the folder are not followed: their targets inside the folder are found anyway, and targets
+    outside it are not part of the input.
 
     Args:
         folder: the input; or one file in a research format, or an archive.
         on_file: called after each file with (files done, files in all).
-        archives: those of the input, see `operators.input.archives`; without them ZIP archives are passed over.
+        archives: those of the input, see `operators.input.archives`; without them ZIP archives are ignored.
 
     Raises:
         StartError: `INPUT_NOT_A_FOLDER`.
@@ -87,12 +86,12 @@ def read_files(
     """Read the headers of these files.
 
     Args:
-        roots: where they lie.
-        paths: of the files, in a fixed order.
-        met_before: what could not be read and lies beside them; the inventory's `unreadable` begins with it.
+        roots: the folders that hold them.
+        paths: the files, in a fixed order.
+        met_before: outcomes of what could not be read beside them; the inventory's `unreadable` begins with these.
         on_file: called after each file with (files done, files in all).
-        shared: SeriesInstanceUID → in how many studies of the whole input it occurs, where these files are a part of
-            it.
+        shared: SeriesInstanceUID → number of studies of the whole input in which it occurs, where these files are only
+            a part of it.
     """
     unreadable = list(met_before)
     grouped: _Grouped = defaultdict(list)
@@ -117,7 +116,7 @@ def read_files(
         try:
             parts += split_series(series)
         except (SeriesError, OSError):
-            parts.append(series)  # its frames cannot be told apart: `select` does the same, and ends it with the reason
+            parts.append(series)  # its frames cannot be separated: `select` finds the same, and ends it with the reason
         except Exception as error:  # one broken series must not stop the others
             logger.debug("series %s was not split", series.series_instance_uid, exc_info=True)
             unreadable.append(failure(Job(series, series), error))
@@ -125,9 +124,9 @@ def read_files(
 
 
 def pixels_digest(instance: Instance) -> str:
-    """SHA-256, in hex, of a file from its pixels on: the same whatever was changed in the header.
+    """Return the SHA-256, in hex, of a file from its pixels on: the same whatever was changed in the header.
 
-    Of the whole file where there are no pixels, or where they are deflated together with the header.
+    The whole file is digested where it has no pixels, or where they are deflated together with the header.
     """
     deflated = instance.header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
     return file_sha256(instance.path, 0 if deflated or instance.pixels is None else instance.pixels.offset)
@@ -151,12 +150,12 @@ def read_file(path: Path, roots: InputRoots, values: HeaderValues) -> Instance |
 
 
 def stated_uids(instance: Instance) -> tuple[str, str]:
-    """Return the study and the series as they stand in the file; empty where there is none."""
+    """Return StudyInstanceUID and SeriesInstanceUID as they stand in the file; empty where missing."""
     return _uid(instance, "StudyInstanceUID"), _uid(instance, "SeriesInstanceUID")
 
 
 def _group(instance: Instance) -> tuple[str, str, str]:
-    """(study, series, folder) as they stand in the file; the folder tells apart only where the series says nothing."""
+    """Return (study, series, folder) as in the file; the folder counts only where the series UID is empty."""
     study, series = stated_uids(instance)
     return study, series, "" if series else str(instance.path.parent)
 
@@ -185,16 +184,16 @@ def _series(
 
 
 def _identified(instance: Instance) -> Instance:
-    """Return the instance with the digest of its pixels where its UID does not identify it."""
+    """Return the instance with the digest of its pixels, where its UID does not identify it."""
     if is_valid_uid(instance.sop_instance_uid):
         return instance
     return replace(instance, pixels_digest=pixels_digest(instance))
 
 
 def _without_copies(instances: list[Instance]) -> tuple[Instance, ...]:
-    """Each file once, of those that are the same byte for byte: folders are copied, and a copy is no second slice.
+    """Keep one of each set of byte-for-byte copies: folders are copied, and a copy is not a second slice.
 
-    Files of one SOP Instance UID that differ all stay, for the gate to reject.
+    Files that share a SOP Instance UID but differ all stay, for the gate to reject.
     """
     counts = Counter(instance.sop_instance_uid for instance in instances)
     kept: list[Instance] = []
@@ -211,7 +210,7 @@ def _without_copies(instances: list[Instance]) -> tuple[Instance, ...]:
 
 
 def _digest_or_path(path: Path) -> str:
-    """Of a file that is gone by now its path, which no other has: the gate will meet it."""
+    """Return a file's digest; for a file that no longer exists its path, which is unique; the gate will find out."""
     try:
         return file_sha256(path)
     except OSError:
@@ -219,9 +218,9 @@ def _digest_or_path(path: Path) -> str:
 
 
 def _derived(series: Series, keyword: str, was: str) -> Series:
-    """Return a UID in the place of one that is missing or invalid: of the pixels, so that the same scan gets it again.
+    """Replace a UID that is missing or invalid by one derived from the pixels, so that the same scan gets the same UID.
 
-    A study that has a name, though not a valid one, gets its UID from that name: its series stay together.
+    A study UID that is present but invalid is derived from its text, so that the series of a study stay together.
     """
     if keyword == "StudyInstanceUID" and series.study_instance_uid:
         digest = _sha256(series.study_instance_uid)
@@ -241,9 +240,10 @@ def _derived(series: Series, keyword: str, was: str) -> Series:
 
 
 def _unique(found: Iterable[Series], shared: Mapping[str, int]) -> list[Series]:
-    """No two series of one UID, for what is written is filed by it: one that is in several studies is derived in each.
+    """Return the series with unique UIDs, for results are filed by UID.
 
-    Where copies without a UID have the same pixels, the second gets a UID of its own.
+    A UID that occurs in several studies is derived anew in each. Of copies without a UID that have the same pixels, the
+    second gets a UID of its own.
     """
     every = sorted(found, key=lambda series: (series.study_instance_uid, series.series_instance_uid, series.folder))
     counts = Counter(series.series_instance_uid for series in every)

@@ -19,12 +19,12 @@ class TapValues:
 
     Attributes:
         name: `mu`, `sigma` or a named layer of the bundle.
-        pooling: how a layer's grid became a vector: `none` where it is a vector already, or is kept as the grid that it
-            is; else `mean`, `max`, `std` or `flatten`.
-        values: float32 (length,), the series' vector; a grid that is kept stands in it channels first, then z, y, x.
-        windows: float32 (n, length), the same for each window.
-        shape: (channels, d, h, w) of a grid that is kept; None for what is a vector.
-        seed: of a random draw; None for what the encoder gives.
+        pooling: how a layer's grid became a vector: `none` where it is a vector already or stays a grid; else `mean`,
+            `max`, `std` or `flatten`.
+        values: float32 (length,), the vector of the series; a grid is flattened channels first, then z, y, x.
+        windows: float32 (n, length), the vector of each window.
+        shape: (channels, d, h, w) of a grid; None for a vector.
+        seed: seed of a random draw; None for a tap of the encoder.
     """
 
     name: str
@@ -43,13 +43,13 @@ class TapValues:
 
     @property
     def length(self) -> int:
-        """How many dimensions the vector has."""
+        """Number of dimensions of the vector."""
         return int(self.values.shape[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What the encoder made of the windows: always `mu` and `sigma`, others on request."""
+    """The encoder's taps for the windows: always `mu` and `sigma`, others on request."""
 
     windows: Windows
     taps: Mapping[str, TapValues]
@@ -69,12 +69,12 @@ class Encoding:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What was met on the way, from the headers to the windows."""
+        """What was found on the way, from the headers to the windows."""
         return self.windows.findings
 
     @property
     def configured_taps(self) -> tuple[str, ...]:
-        """The taps as they enter the configuration's digest: a draw with its seed."""
+        """The taps as they enter the configuration's digest; a draw includes its seed."""
         taps = self.taps.values()
         return tuple(tap.name if tap.seed is None else f"{tap.name}:{tap.seed}" for tap in taps)
 
@@ -91,11 +91,11 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class SeriesIdentity:
-    """Which series, part and files the numbers are of.
+    """Identity of the series, part and files that the numbers describe.
 
     Attributes:
-        instances: how many files.
-        instances_digest: SHA-256 of their sorted SOP Instance UIDs (digests of the pixels where those are missing).
+        instances: number of files.
+        instances_digest: SHA-256 of their sorted SOP Instance UIDs (pixel digests where those are missing).
         derived_uids: keyword → what stood in the file, for each UID that was missing or invalid and replaced.
     """
 
@@ -111,7 +111,7 @@ class SeriesIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whose scan it is, without saying who: identifiers are None unless they were asked for.
+    """The patient, without identity: identifiers are None unless they were requested.
 
     Attributes:
         patient_key: HMAC-SHA-256 of PatientID with the site's key; None without one.
@@ -127,7 +127,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Acquisition:
-    """How the scan was made, as its headers say; dates are None unless they were asked for."""
+    """How the scan was acquired, according to its headers; dates are None unless they were requested."""
 
     manufacturer: str | None
     model: str | None
@@ -144,7 +144,7 @@ class Acquisition:
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which weights, run by what."""
+    """Which weights produced the numbers, and with what they were run."""
 
     name: str
     version: str
@@ -155,13 +155,13 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Where a series stands among the reference patients: how many of them have a smaller value, in percent.
+    """Percentile ranks of a series among the reference patients: how many of them have a smaller value, in percent.
 
     Attributes:
-        combined: of the one score that the verdict rests on.
-        latent: of the Mahalanobis distance.
-        reconstruction: of the reconstruction error; None for a bundle without a decoder.
-        mu, sigma: float32 (length,), of each dimension of the series' vectors.
+        combined: rank of the score on which the verdict rests.
+        latent: rank of the Mahalanobis distance.
+        reconstruction: rank of the reconstruction error; None for a bundle without a decoder.
+        mu, sigma: float32 (length,), rank of each dimension of the series' vectors.
     """
 
     combined: float
@@ -180,19 +180,19 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """Whether the numbers of a series should be believed, as its bundle's reference patients say.
+    """Whether to trust the numbers of a series, judged by the reference patients of its bundle.
 
     All numbers are float32 values.
 
     Attributes:
         verdict: at alpha 0.1; `undetermined` where there are too few reference patients to tell.
-        reasons: what led to it, one line each; at least one.
-        n_reference: patients.
+        reasons: what led to the verdict, one line each; at least one.
+        n_reference: number of reference patients.
         p_conformal: by patient, from 1 / (n_reference + 1) to 1; None where `n_reference` is less than 9.
         mahalanobis: distance of the series' mu from the mean of the reference patients, in their covariance.
         reconstruction_mae_hu: mean absolute error of the decoder's reconstruction, over the real voxels of all windows;
             None for a bundle without a decoder.
-        real_fraction: how much of the windows is voxels of the scan, 0 to 1; the rest was padded with air.
+        real_fraction: share of the windows that is voxels of the scan, 0 to 1; the rest is padded with air.
         percentiles: rank of each value among the reference patients.
         reference_sha256: of the file that holds the reference population.
     """
@@ -220,10 +220,10 @@ class FeatureRecord:
 
     Attributes:
         encoding: the numbers, and through it the windows, the volume and the series.
-        preprocessing: parameters as the bundle names them, plain JSON values.
+        preprocessing: parameters under the bundle's names, plain JSON values.
         preprocessing_digest: SHA-256 of those parameters.
-        config_digest: SHA-256 of all settings that can change what is written.
-        quantities: what the voxels themselves say, None where it could not be measured.
+        config_digest: SHA-256 of all settings that can change the results.
+        quantities: measurements on the voxels themselves; None where one could not be measured.
         job_key: identity of the job: hex SHA-256 over instances, part, weights and configuration.
         reliability: None for a bundle without reference patients.
     """
@@ -242,30 +242,30 @@ class FeatureRecord:
 
     @property
     def volume(self) -> Volume:
-        """The volume that it describes."""
+        """The volume that the record describes."""
         return self.encoding.volume
 
     @property
     def series(self) -> Series:
-        """The series that it describes."""
+        """The series that the record describes."""
         return self.volume.series
 
     @property
     def series_instance_uid(self) -> str:
-        """UID of the series that it describes."""
+        """UID of the series that the record describes."""
         return self.series.series_instance_uid
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What was met on the way, from the headers to the windows."""
+        """What was found on the way, from the headers to the windows."""
         return self.encoding.findings
 
     @property
     def taps(self) -> Mapping[str, TapValues]:
-        """Features by the tap's name; `taps["mu"].values` is the feature vector."""
+        """Features by tap name; `taps["mu"].values` is the feature vector."""
         return self.encoding.taps
 
 
 def shortest_double(value: float | np.float32) -> float:
-    """Return a number as it is written: the double of the fewest digits that reads back to the same float32."""
+    """Return a number as it is written: the shortest decimal that reads back to the same float32, as a double."""
     return float(str(np.float32(value)))

@@ -1,8 +1,8 @@
-"""Study → one job per series: the series that is encoded, or the outcome that says why it is not.
+"""Study → one job per series: the series to encode, or the outcome that says why it is not encoded.
 
-A series that is CT in HU (`operators.series.ct_images`) is taken by any rule that it fits; `prefer` then ranks those of
-a study, and the first `keep` stay. All is decided on headers, before a pixel is read. The geometry gate comes later and
-changes no rank: which series of a study is encoded must not depend on a slice that got lost on its way.
+A series that is CT in HU (`operators.series.ct_images`) is accepted by any rule that it fits; `prefer` then ranks the
+accepted series of a study, and the first `keep` remain. Selection looks at headers only, before any pixel is read. The
+geometry gate comes later and does not change the ranking: a lost slice must not change which series is encoded.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from operators.series.sdk_rules import SdkRule
 from operators.series.text_pattern import check_pattern, matches
 from operators.types import Finding, Series, Study
 
-_NAMED: Final = 3  # of rules, conditions or series in a message; the others are counted
+_NAMED: Final = 3  # rules, conditions or series named in a message; the others are counted
 _FORBID_UNKNOWN_KEYS: Final = {"extra": "forbid"}  # pydantic's, where settings are read
 
 
 @dataclass(frozen=True, slots=True)
 class PreferMatch:
-    """Series first whose kernel or description matches a pattern."""
+    """Rank series whose kernel or description matches a pattern first."""
 
     __pydantic_config__: ClassVar = _FORBID_UNKNOWN_KEYS
 
@@ -37,7 +37,7 @@ class PreferMatch:
 
     def __post_init__(self) -> None:
         if (self.kernel is None) == (self.description is None):
-            raise ValueError("expected kernel or description, one of them")
+            raise ValueError("expected either kernel or description")
         check_pattern(self.kernel or self.description or "")
 
     def __str__(self) -> str:
@@ -52,10 +52,10 @@ class Selection:
     """Which CT series of a study are encoded.
 
     Attributes:
-        rules: a series is taken when it fits any of these or of `sdk_rules`; where there are none, every one is.
+        rules: a series is accepted if it fits any of these or of `sdk_rules`; without rules, every series is.
         sdk_rules: likewise, in the SDK's form.
-        prefer: ranks the series of a study that were taken, the first key first; then by UID.
-        keep: how many of them stay; 1 where `prefer` is given.
+        prefer: ranks the accepted series of a study by the first key, then the next; finally by UID.
+        keep: how many of them remain; 1 where `prefer` is given.
     """
 
     __pydantic_config__: ClassVar = _FORBID_UNKNOWN_KEYS
@@ -70,7 +70,7 @@ class Selection:
         if len(set(names)) < len(names):
             raise ValueError("two rules have the same name; expected a name for each")
         if self.keep is not None and (self.keep < 1 or not self.prefer):
-            raise ValueError("keep says how many of those that prefer ranks; expected 1 or more, and prefer beside it")
+            raise ValueError("keep counts the series that prefer ranks; expected 1 or more, together with prefer")
 
 
 EVERY_CT: Final = Selection()
@@ -80,9 +80,9 @@ def select(study: Study, selection: Selection = EVERY_CT) -> list[Job[Series]]:
     """Decide which series of a study are encoded.
 
     Returns:
-        One job per series, in their order, with its share of the time as `seconds["select"]`. Its state is the series
-        with only its CT images, and a finding `SELECTED_BY_RULE` where a rule took it; or the outcome that ends it,
-        with `NO_RULE`, `NOT_PREFERRED` or a reason of `keep_ct_images`.
+        One job per series, in order, with its share of the time as `seconds["select"]`. Its state is the series with
+        only its CT images, and a finding `SELECTED_BY_RULE` where rules accepted it; or the outcome that ends it, with
+        `NO_RULE`, `NOT_PREFERRED` or a reason of `keep_ct_images`.
     """
     jobs = [Job(series, series).then("select", partial(_selected, selection=selection)) for series in study.series]
     fitting = [job.state for job in jobs if isinstance(job.state, Series)]
@@ -106,7 +106,7 @@ def _after_ranking(
 
 
 def _selected(series: Series, selection: Selection) -> Series:
-    """Return the CT images of a series, with the names of the rules that take it where there are rules."""
+    """Return the CT images of a series; where there are rules, with the names of those that accept it."""
     series = keep_ct_images(series)
     if selection.sdk_rules is None and not selection.rules:
         return series
@@ -120,21 +120,23 @@ def _selected(series: Series, selection: Selection) -> Series:
 
 
 def _no_rule(unmet: Sequence[tuple[Rule | SdkRule, tuple[str, ...]]]) -> str:
-    """Which rule came nearest: the first of those with the fewest conditions that do not hold."""
+    """Return a message that names the nearest rule: the first of those with the fewest unmet conditions."""
     if not unmet:
-        return "no selection rule has conditions, so none takes a series; give one that has"
+        return "no selection rule has conditions, so none accepts a series; add a condition to one"
     rule, failed = min(unmet, key=lambda entry: len(entry[1]))
-    return f"no selection rule takes it; nearest is {rule.name}: {_listed(failed, '; ')}; change the rule to take it"
+    return (
+        f"no selection rule accepts it; nearest is {rule.name}: {_listed(failed, '; ')}; change the rule to accept it"
+    )
 
 
 def _not_preferred(kept: Sequence[Series], fitting: int, prefer: Sequence[Preference]) -> str:
     parts = [series.series_instance_uid + (f" part {series.part}" if series.part else "") for series in kept]
     keys = ", then ".join(map(str, prefer))
-    return f"{fitting} series of the study fit; preferred by {keys}: {_listed(parts)}; raise keep to have more"
+    return f"{fitting} series of the study fit; preferred by {keys}: {_listed(parts)}; raise keep to encode more"
 
 
 def _rank(series: Series, prefer: Sequence[Preference]) -> tuple[float, ...]:
-    """Return the rank of a series: smaller is better; what is not known comes last."""
+    """Return the rank of a series; smaller is better, and unknown values come last."""
     return tuple(_PLACES[key](series) if isinstance(key, str) else _place_by_match(series, key) for key in prefer)
 
 

@@ -2,8 +2,8 @@
 
     folder → Study → Series → Volume → Windows → Encoding → FeatureRecord → JSON, SR → Outcome
 
-Each noun is made once, checked when it is made, and holds the one it was made from, so that a number in a record can be
-followed back to the files. Axes are DICOM's patient axes (PS3.3 C.7.6.2.1.1): x to the left, y to the back, z to the
+Each noun is made once, checked when it is made, and holds the noun it was made from, so that a number in a record can
+be traced back to the files. Axes are DICOM's patient axes (PS3.3 C.7.6.2.1.1): x to the left, y to the back, z to the
 head (LPS), in mm. Arrays are indexed (z, y, x) and called (D, H, W).
 """
 
@@ -28,7 +28,7 @@ Verdict = Literal["in_distribution", "out_of_distribution", "undetermined"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about a series that does not stop it and that whoever uses the numbers should know."""
+    """A fact about a series that does not stop it but that a user of the numbers should know."""
 
     code: str
     detail: str
@@ -39,14 +39,14 @@ class Series:
     """The instances of one series, headers only, in no particular order.
 
     Attributes:
-        series_instance_uid: the file's own where it is a valid UID, else derived from it (finding `UID_DERIVED`).
+        series_instance_uid: from the file where it is valid, else derived from the pixels (finding `UID_DERIVED`).
         study_instance_uid: likewise.
-        folder: of the first file, relative to the input folder, `.` for the input folder itself; it may hold a name,
-            so it is for `outcome.json` alone.
+        folder: of the first file, relative to the input folder (`.` for the input folder itself); it may hold a name,
+            so it appears only in `outcome.json`.
         instances: at least one.
         part: None for a whole series; 1, 2, … where the series had to be split.
         derived_uids: (keyword, original value) of each UID that was missing or invalid and replaced.
-        findings: what was met while reading the headers.
+        findings: what was found while reading the headers.
     """
 
     series_instance_uid: str
@@ -63,32 +63,32 @@ class Series:
 
     @property
     def volume(self) -> None:
-        """None: its geometry is not known yet."""
+        """None, for its geometry is not known yet."""
         return
 
     @property
     def files(self) -> tuple[Instance, ...]:
-        """One instance of each file: what is said of files is said once, however many frames they have."""
+        """One instance per file, however many frames the file has: for statements that are made once per file."""
         first = {one.path: one for one in reversed(self.instances) if one.frame}
         return tuple(one for one in self.instances if one.frame is None or one is first[one.path])
 
     @property
     def first(self) -> Dataset:
-        """Where what is the same in the whole series is read: the header of the instance of the smallest UID.
+        """The header to read series-wide values from: that of the instance with the smallest UID.
 
-        Not of the first file: its name must not change what is written.
+        It is not that of the first file: file names must not change the results.
         """
         return min(self.instances, key=lambda instance: instance.sop_instance_uid).header
 
     @property
     def image(self) -> ImageFile | None:
-        """The file in a research format that the series is; None where it is DICOM."""
+        """The series' file in a research format; None for DICOM."""
         return self.instances[0].image
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What one StudyInstanceUID holds in the input folder."""
+    """The series with one StudyInstanceUID in the input folder."""
 
     study_instance_uid: str
     series: tuple[Series, ...]
@@ -100,9 +100,9 @@ class HuSlice:
 
     Attributes:
         hu: int16 Hounsfield units, (H, W), rows and columns as stored.
-        findings: what decoding met (saturation, padding, …).
-        histogram: int64 (2048,) of a sample of its values as they were stored, see `operators.dicom.plausible_hu`; None
-            where nobody asks whether they are HU.
+        findings: what was found while decoding (saturation, padding, …).
+        histogram: int64 (2048,), from a sample of its stored values, see `operators.dicom.plausible_hu`; None
+            where they need not be checked for being HU.
     """
 
     hu: NDArray[np.int16]
@@ -115,16 +115,16 @@ class Volume:
     """A series that passed the geometry gate: its grid is known, its slices are decoded on demand.
 
     Attributes:
-        series: where it came from.
+        series: the series it was made from.
         shape: (D, H, W): slices, rows, columns.
         affine_lps_mm: float64 (4, 4), from the index (d, h, w, 1) to the centre of that voxel in LPS mm (x, y, z, 1).
             Slices go along +normal = row direction × column direction, which for an axial series is from feet to head.
         spacing_mm: (between slices, between rows, between columns), centre to centre.
-        findings: of the geometry gate, those of the series included.
-        read_slice: d → the decoded slice; may be called from several threads; raises `SeriesRejected` or
+        findings: those of the geometry gate and of the series.
+        read_slice: from d to the decoded slice; may be called from several threads; raises `SeriesRejected` or
             `SeriesFailed`.
-        decode_threads: 2 where slices are compressed. Native ones are copied faster than threads hand over to another.
-        implausible_hu: what becomes of values that cannot be HU, once all slices have been decoded.
+        decode_threads: 2 where slices are compressed; native slices are copied faster than threads can hand them over.
+        implausible_hu: what to do with values that cannot be HU, once all slices have been decoded.
     """
 
     series: Series
@@ -143,11 +143,11 @@ class Volume:
 
     @property
     def volume(self) -> Volume:
-        """Itself, as of every noun after it."""
+        """The volume itself; every later noun has the same property."""
         return self
 
     def findings_with(self, of_slices: Sequence[tuple[Finding, ...]]) -> tuple[Finding, ...]:
-        """Its findings, each once; then those of its slices, one per code, with the detail of the first slice."""
+        """Return its findings, each once; then those of its slices, one per code with the first slice's detail."""
         first: dict[str, str] = {}
         slices: dict[str, int] = {}
         for findings in of_slices:
@@ -161,11 +161,11 @@ class Volume:
         return (*dict.fromkeys(self.findings), *merged)
 
     def slices(self) -> Iterator[HuSlice]:
-        """Yield the slices in order of d, one after the other; with `decode_threads` 2, two are decoded ahead."""
+        """Yield the slices in order of d; with `decode_threads` 2, two are decoded ahead."""
         return map_ahead(self.read_slice, range(self.shape[0]), self.decode_threads)
 
     def voxels(self) -> NDArray[np.int16]:
-        """All slices gathered: int16 HU, (D, H, W)."""
+        """Return all slices as one array: int16 HU, (D, H, W)."""
         gathered = np.empty(self.shape, np.int16)
 
         def put(d: int) -> None:
@@ -181,12 +181,12 @@ class Windows:
     """What the encoder sees: the volume on the bundle's grid, in overlapping windows along z.
 
     Attributes:
-        volume: where it came from.
+        volume: the volume it was made from.
         voxels: float32 (n, 1, d, h, w) in [0, 1], the bundle's HU range; axes (z, y, x) towards head, back and left.
         affines_lps_mm: float64 (n, 4, 4), for each window from its index (d, h, w, 1) to LPS mm (x, y, z, 1).
         spacing_mm: (z, y, x) of the windows.
-        real_fraction: float32 (n,), how much of each window is voxels of the scan; the rest was padded with air.
-        findings: the volume's and those of decoding.
+        real_fraction: float32 (n,), share of each window that is voxels of the scan; the rest is padded with air.
+        findings: those of the volume and of decoding.
     """
 
     volume: Volume
@@ -206,7 +206,7 @@ class Windows:
 
     @property
     def starts(self) -> NDArray[np.int_]:
-        """The first voxel of each window along z, on the grid that they were cut from: (n,), from 0."""
+        """First voxel of each window along z, on the grid that the windows were cut from: int (n,), from 0."""
         origins = self.affines_lps_mm[:, :3, 3]
         along_mm = np.linalg.norm(origins - origins[0], axis=1)
         starts: NDArray[np.int_] = np.rint(along_mm / self.spacing_mm[0]).astype(int)
@@ -215,12 +215,12 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended for one series or part of it: a line of `outcome.json`.
+    """How one series or part ended: a line of `outcome.json`.
 
     Attributes:
-        file: of an outcome that is of one file: its path relative to the input. It may hold a name, so it is for the
-            user's own terminal alone.
-        verdict: of the reliability, of what was written; None where it was not assessed.
+        file: path relative to the input, where the outcome concerns one file. It may hold a name, so it is shown only
+            on the user's own terminal.
+        verdict: reliability of what was written; None where it was not assessed.
     """
 
     series_instance_uid: str

@@ -1,4 +1,4 @@
-"""Digests of files and values, and UIDs that are made from digests, so that the same input has the same ones."""
+"""Digests of files and values, and UIDs derived from digests: the same input always gives the same ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def file_sha256(path: Path, offset: int = 0) -> str:
-    """Return the SHA-256, in hex, of a file from an offset in bytes on.
+    """Return the SHA-256, in hex, of a file from a byte offset on.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""FeatureRecord → the files of a series, all whole or none: JSON, SR where it came as DICOM, long taps, the card."""
+"""FeatureRecord → the files of a series, all or none: JSON, SR for DICOM, long taps, the card."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FEATURES_FHIR = "features.fhir.json"
 
 
 PredecessorOf = Callable[[Series, SrClass], "Predecessor | None"]
-"""The earlier SR of a series, in this SOP class, whose place the new one takes; None where there is none."""
+"""Returns the earlier SR of a series in a SOP class, which the new SR replaces; None where there is none."""
 
 
 def no_predecessor(series: Series, sr_class: SrClass) -> None:
-    """Say that no SR is replaced."""
+    """Return None: no SR is replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,11 @@ class ResultFiles:
     """Which files a series gets beside `features.json`.
 
     Attributes:
-        sr: SOP classes of the SR; the first is `features.sr.dcm`, any other has its name in the file's name.
-        predecessor_of: an earlier SR whose place the new one takes; named in it.
-        cards: in which formats a page for a person is written.
-        reconstruct: the bundle's decoder, for the page; None where it has none.
+        sr: SOP classes of the SR; the first is written to `features.sr.dcm`, the others to files named after their
+            class.
+        predecessor_of: finds the earlier SR that the new one replaces; the new one refers to it.
+        cards: formats in which the card, a page for a person, is written.
+        reconstruct: the bundle's decoder, for the card; None where it has none.
         fhir: write the SR's content as FHIR R5 too.
     """
 
@@ -57,20 +58,20 @@ JSON_AND_SR: Final = ResultFiles()
 
 
 def write_features(record: FeatureRecord, output: Path, files: ResultFiles = JSON_AND_SR) -> FeatureRecord:
-    """Write `features.json` and `features.sr.dcm` of a series below the output folder, and beside them what is wanted.
+    """Write `features.json`, `features.sr.dcm` and the other requested files of a series below the output folder.
 
-    All are made before any is written, so that a number that one of them cannot hold leaves no file. A series in a
-    research format has no DICOM files, for it has no patient and no study to be filed with; finding `RESEARCH_FORMAT`
-    says so. What an earlier run left of this series and this one does not write is removed.
+    All are made before any is written, so a number that one of them cannot hold leaves no file behind. A series in a
+    research format gets no DICOM files, for it has no patient or study to file them with (finding `RESEARCH_FORMAT`).
+    Files of this series from an earlier run that this run does not write are removed.
 
     Args:
-        record: of the series.
+        record: the record of the series.
         output: the folder of the results.
-        files: which ones.
+        files: which files to write.
 
     Raises:
-        SeriesFailed: OUTPUT_UNWRITABLE; NON_FINITE_NUMBER or BAD_NAME from the SR.
-        SeriesRejected: the card reads the slices again.
+        SeriesFailed: `OUTPUT_UNWRITABLE`; from the SR also `NON_FINITE_NUMBER` or `BAD_NAME`.
+        SeriesRejected: the card reads the slices again, and a slice can no longer be decoded.
     """
     folder = output / series_folder(record.series)
     contents = {FEATURES_JSON: features_json(record), **tap_files(record), **_card_files(record, files)}
@@ -97,12 +98,12 @@ def write_features(record: FeatureRecord, output: Path, files: ResultFiles = JSO
 
 
 def sr_file(sr_class: SrClass) -> str:
-    """Name of the file of an SR that was asked for beside the first."""
+    """Return the file name of an SR in a further SOP class."""
     return f"features.{sr_class}.sr.dcm"
 
 
 def _card_files(record: FeatureRecord, files: ResultFiles) -> dict[str, bytes]:
-    """File name → content; drawn once for all formats, and not at all where none is wanted."""
+    """Return file name → content of the cards; the page is drawn once for all formats, or not at all."""
     wanted = [kind for kind in files.cards if kind == "png" or not record.series.image]
     if not wanted:
         return {}
@@ -121,11 +122,11 @@ def _card_file(kind: CardFormat, card: Card, record: FeatureRecord) -> bytes:
 
 
 def remove_features(output: Path, name: str) -> None:
-    """Remove what an earlier run wrote of a series that this run could not write, and nothing else.
+    """Remove the files that an earlier run wrote for a series that this run could not write, and nothing else.
 
     Args:
         output: the folder of the results.
-        name: of the series' folder in it.
+        name: name of the series' folder in it.
     """
     folder = output / name
     if not folder.is_dir():
@@ -137,7 +138,7 @@ def remove_features(output: Path, name: str) -> None:
 
 
 def _files_of(folder: Path) -> set[Path]:
-    """Return the files in a folder that an earlier run wrote: those of fixed names, and the taps' that are listed."""
+    """Return the files in a folder that an earlier run wrote: those with fixed names, and the listed tap files."""
     fixed = {
         folder / name
         for name in (FEATURES_JSON, FEATURES_FHIR, FEATURES_SR, *map(sr_file, get_args(SrClass)), *CARD_FILES.values())
@@ -151,6 +152,6 @@ def _files_of(folder: Path) -> set[Path]:
 
 
 def series_folder(series: Series | Outcome) -> str:
-    """Name of the folder of a series or part; its UID was checked when it was read."""
+    """Return the name of the folder of a series or part; its UID was checked when it was read."""
     part = "" if series.part is None else f".part{series.part}"
     return f"{series.series_instance_uid}{part}"

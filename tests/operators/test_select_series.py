@@ -481,7 +481,7 @@ def test_the_sdks_file_lies_beside_the_settings(tmp_path):
         ({"rules": [{"name": "a"}, {"name": "a"}]}, "the same name"),
         ({"prefer": ["thinest"]}, "selection.prefer.0: .*'thinnest'"),
         ({"prefer": [{"kernal": "x"}]}, "kernal"),
-        ({"prefer": [{"kernel": "x", "description": "y"}]}, "one of them"),
+        ({"prefer": [{"kernel": "x", "description": "y"}]}, "either kernel or description"),
         ({"keep": 2}, "prefer"),
         ({"prefer": ["thinnest"], "keep": 0}, "1 or more"),
         ({"sdk_rules": "none.json"}, "sdk_rules: cannot read none.json"),
@@ -567,7 +567,7 @@ def test_inspect_shows_a_person_which_rule_took_or_dropped_each_series(four_seri
     ctvae(["inspect", "-v", str(four_series), "-c", str(settings_file(tmp_path, MINE))])
     shown = capsys.readouterr().out
     assert "finding SELECTED_BY_RULE: long enough" in shown
-    assert "NO_RULE: no selection rule takes it; nearest is long enough: slices: 5 is below 6" in shown
+    assert "NO_RULE: no selection rule accepts it; nearest is long enough: slices: 5 is below 6" in shown
     assert f"preferred by description lung, then thinnest: {Tiny(2).uid}" in shown
 
 
@@ -576,7 +576,7 @@ def test_a_run_whose_rules_take_nothing_says_that_and_not_that_there_is_no_ct(fo
     code = ctvae(["encode", str(four_series), "-o", str(tmp_path / "out"), "-c", str(config)])
     stderr = capsys.readouterr().err
     assert code == 2
-    assert "NO_RULE: no selection rule takes any of 3 CT series" in stderr and "NO_CT" not in stderr
+    assert "NO_RULE: no selection rule accepts any of 3 CT series" in stderr and "NO_CT" not in stderr
 
 
 def test_the_python_function_takes_a_selection(four_series):
