@@ -14,7 +14,9 @@ from app.process import LogLevel, guarded
 
 
 def command(
-    table: Annotated[Path, typer.Argument(metavar="FEATURES", help="A table that `ctvae table` wrote.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="FEATURES", help="A table of `ctvae table`, or a folder of results.")
+    ],
     by: Annotated[
         str,
         typer.Option("--by", help="Column: text (a group per value), or numbers or ISO dates (periods)."),
@@ -37,15 +39,16 @@ def command(
     """
 
     def run() -> int:
-        from app.explain.data.feature_table import read_features
         from app.explain.data.join_labels import join_labels
+        from app.explain.data.results import cohort_key, read_place
         from app.explain.drift import LEAST, drift
         from app.settings import load_settings
         from operators.printable import printable
 
-        features = read_features(table)
+        features = read_place(table)
         if labels:
-            features = join_labels(features, labels, load_settings().privacy.site_key).table
+            site_key = load_settings().privacy.site_key or cohort_key(table)
+            features = join_labels(features, labels, site_key).table
         found = drift(features, by, tap=tap, reference=reference, parts=parts, seed=seed)
         if as_json:
             sys.stdout.write(json.dumps(asdict(found), indent=1) + "\n")

@@ -12,7 +12,9 @@ from app.process import LogLevel, guarded
 
 
 def command(
-    table: Annotated[Path, typer.Argument(metavar="FEATURES", help="A table that `ctvae table` wrote.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="FEATURES", help="A table of `ctvae table`, or a folder of results.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for report.html, its CSV files and JSON.")],
     labels: Annotated[
         Path | None,
@@ -22,7 +24,7 @@ def command(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="The scans that were encoded (folder or ZIP): pictures, controls."),
+        typer.Option("--data", help="The scans (folder, ZIP, or output of cohort): pictures, controls."),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", "-m", help="The bundle that encoded them; with --data default: shipped.")
@@ -52,16 +54,16 @@ def command(
 
     def run() -> int:
         from app.console import progress
-        from app.explain.data.feature_table import read_features
         from app.explain.data.images import look_at
         from app.explain.data.join_labels import join_labels
         from app.explain.data.question import ask
+        from app.explain.data.results import cohort_key, read_place
         from app.explain.report.write import PAGE
         from app.explain.run import Further, explain, heading_of
         from app.explain.sections.ten_images import read_groups
         from app.extras import require
         from app.open_bundle import open_bundle
-        from app.settings import check_input, load_settings
+        from app.settings import load_settings
         from operators.errors import StartError
         from operators.printable import printable
 
@@ -70,8 +72,9 @@ def command(
         if (positive is None) != (negative is None):
             raise StartError("BAD_GROUPS", "give both --positive and --negative, or neither")
         settings = load_settings()
-        features = read_features(table)
-        joined = join_labels(features, labels, settings.privacy.site_key) if labels else None
+        features = read_place(table)
+        site_key = settings.privacy.site_key or cohort_key(table, data)
+        joined = join_labels(features, labels, site_key) if labels else None
         groups = read_groups(features, positive, negative) if positive and negative else None
         question = ask(
             features,
@@ -92,7 +95,7 @@ def command(
             if data and model:
                 images = look_at(
                     question,
-                    check_input(data),
+                    data,
                     model,
                     settings,
                     lambda done, total: report(done, total, "looking at the images"),

@@ -24,7 +24,7 @@ class Metric(StrEnum):
 
 def command(
     series: Annotated[str, typer.Argument(metavar="SERIES", help="A SeriesInstanceUID of the table.")],
-    index: Annotated[Path, typer.Option("--index", help="A table that `ctvae table` wrote.")],
+    index: Annotated[Path, typer.Option("--index", help="A table of `ctvae table`, or a folder of results.")],
     most: Annotated[int, typer.Option("-n", "--number", min=1, help="How many neighbours.")] = 10,
     tap: Annotated[str, typer.Option("--tap", help="The features: a layer that the table has.")] = "mu",
     metric: Annotated[Metric, typer.Option("--metric", help="Of standardised or whitened features, or cosine.")] = (
@@ -36,11 +36,11 @@ def command(
     """List the series whose features are nearest to those of one, the nearest first."""
 
     def run() -> int:
-        from app.explain.data.feature_table import read_features
+        from app.explain.data.results import read_place
         from app.explain.similar import similar
         from operators.printable import printable
 
-        found = similar(read_features(index), series, tap=tap, metric=metric.value, most=most)
+        found = similar(read_place(index), series, tap=tap, metric=metric.value, most=most)
         if as_json:
             sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1) + "\n")
             return 0

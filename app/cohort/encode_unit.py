@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Literal
 
 from app.cohort.ended import Ended
-from app.cohort.source import open_archive
+from app.cohort.open_unit import open_files, read_unit
 from app.cohort.units import Unit
 from app.settings import Settings
 from app.table.columns import Layout
 from app.table.result import result_of_document
 from operators.errors import RunFailed, SeriesError, SeriesFailed, StartError
-from operators.input.archives import Archive
 from operators.input.files import InputRoots
 from operators.job import Job
 from operators.pipeline import Pipeline
-from operators.read_study import read_files
 from operators.record import FeatureRecord
 from operators.results.write_json import features_document
 from operators.select_series import select
@@ -69,7 +67,7 @@ def encode_unit(unit: Unit, work: Work, pipeline: Pipeline) -> list[Ended]:
         return failed(unit, _changed("since it was indexed"))
     try:
         with ExitStack() as stack:
-            roots, paths = _opened(unit, work.root, stack)
+            roots, paths = open_files(unit, work.root, stack)
             ended = list(_ended(unit, work, pipeline, roots, paths))
     except SeriesError as error:
         ended = failed(unit, error)
@@ -89,13 +87,8 @@ def failed(unit: Unit, error: SeriesError) -> list[Ended]:
 
 
 def _ended(unit: Unit, work: Work, pipeline: Pipeline, roots: InputRoots, paths: list[Path]) -> Iterator[Ended]:
-    lost = [
-        Outcome("", None, folder, "rejected", "UNREADABLE_FILE")
-        for folder, count in unit.lost.items()
-        for _ in range(count)
-    ]
-    inventory = read_files(roots, paths, lost, shared=unit.shared)
-    for outcome in inventory.unreadable[len(lost) :]:
+    inventory = read_unit(unit, roots, paths)
+    for outcome in inventory.unreadable:
         yield Ended(outcome, (outcome.file or outcome.folder,))
     for study in inventory.studies:
         for selected in select(study, work.settings.selection):
@@ -130,21 +123,6 @@ def _with_features(ended: Ended, record: FeatureRecord, work: Work) -> Ended:
     lengths = {tap: len(result.taps[tap]) for tap in ("mu", "sigma", *others)}
     row = Layout(lengths, with_paths=False).wide(result, None)
     return Ended(ended.outcome, ended.places, ended.study, result.job_key, row, lengths)
-
-
-def _opened(unit: Unit, root: Path, stack: ExitStack) -> tuple[InputRoots, list[Path]]:
-    """The files of a unit as they can be read; its archives stay unpacked as long as the stack."""
-    files = unit.files[:1] if unit.is_image else unit.files
-    folders = {b"": root}
-    archives: list[Archive] = []
-    for name in sorted({one.archive for one in files} - {b""}):
-        opened = stack.enter_context(open_archive(root / os.fsdecode(name), root))
-        if not opened.roots.archives or opened.roots.archives[0].refused:
-            refused = opened.closed[0]
-            raise SeriesFailed("INPUT_OUTPUT_ERROR", f"{refused.reason}: {refused.message}")
-        archives += opened.roots.archives
-        folders[name] = opened.folder
-    return InputRoots(root, archives), [folders[one.archive] / os.fsdecode(one.path) for one in files]
 
 
 def _is_unchanged(unit: Unit, root: Path) -> bool:

@@ -18,6 +18,7 @@ from typing import Final
 from app.cohort.encode_unit import Files, Work
 from app.cohort.ended import Ended, EndedStore
 from app.cohort.index import Index, bring_up_to_date
+from app.cohort.indexed_series import INDEX, note_root
 from app.cohort.local import Limits, encode_locally
 from app.cohort.partition import Partition, check_same_data, open_partition, work_of
 from app.cohort.report import Facts, Tally, html_report, text_report
@@ -91,9 +92,10 @@ def run_cohort(data: Path, output: Path, models: Path | None, settings: Settings
     check_output(output)
     with _full_disk(), output_lock(output):
         check_same_data(output, source)
-        folder = output / "index"
+        folder = output / INDEX
         with starting():
             folder.mkdir(exist_ok=True)
+        note_root(folder, source)
         settings = replace(settings, card=())
         if settings.privacy.site_key is None:
             settings = replace(settings, privacy=replace(settings.privacy, site_key=site_key(folder)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -10,18 +11,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from app.cohort.indexed_series import index_folder, open_indexed
 from app.explain.data.question import Question
 from app.read_input import open_series
-from app.settings import Settings
+from app.settings import Settings, check_input
 from models.runtime import Encoder, open_encoder
 from models.spec import Bundle
 from models.statistics.rivals import hu_histogram, principal_components
 from operators.build_volume import build_volume
 from operators.encode import encode
 from operators.errors import SeriesError, StartError
+from operators.job import Job
 from operators.measure.quantities import BODY_ABOVE_HU
 from operators.preprocess import preprocess
-from operators.types import Outcome, Windows
+from operators.types import Outcome, Series, Windows
 
 COMPONENTS: Final = 32
 BLOCK: Final = 4
@@ -86,7 +89,7 @@ def look_at(
 
     Args:
         question: its rows are looked for by series and part.
-        data: the folder or archive that was encoded.
+        data: the folder or archive that was encoded; or the output of `ctvae cohort`, or its index.
         bundle: that made the features.
         settings: which series are selected and what is repaired.
         on_scan: called with (rows done, rows in all).
@@ -101,8 +104,10 @@ def look_at(
     encoder, problems = open_encoder(bundle), list[str]()
     keys = {key: at for at, key in enumerate(_keys(question))}
     seen: list[Seen | None] = [None] * len(keys)
-    with open_series(data, settings, lambda inventory: None) as jobs:
+    with _open(data, settings, {uid for uid, _ in keys}) as jobs:
         for job in jobs:
+            if not keys:
+                break
             if isinstance(job.state, Outcome):
                 continue
             series = job.state
@@ -120,6 +125,12 @@ def look_at(
         text = f"none of {len(seen)} series of the table is among the data"
         raise StartError("NO_DATA", f"{text}; give the folder that was encoded with --data")
     return Images(bundle, tuple(seen), tuple(problems))
+
+
+def _open(data: Path, settings: Settings, wanted: Set[str]) -> AbstractContextManager[Iterator[Job[Series]]]:
+    if folder := index_folder(data):
+        return open_indexed(folder, settings, wanted)
+    return open_series(check_input(data), settings, lambda inventory: None)
 
 
 def _keys(question: Question) -> Iterator[tuple[str, str]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from app.cli import main
+from app.cohort.indexed_series import index_folder, open_indexed
+from app.settings import Settings
 from tests.support.bundles import write_small_bundle
 from tests.support.cohorts import write_cohort
 
@@ -33,6 +36,14 @@ def cohort(tmp_path_factory) -> Path:
     assert main(["encode", str(folder / "ct"), "-o", str(folder / "out"), "-m", str(folder / "models")]) == 0
     assert main(["table", str(folder / "out"), "-o", str(folder / "t.parquet")]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def encoded_as_cohort(cohort) -> Path:
+    output = cohort / "cohort"
+    arguments = ["cohort", cohort / "ct", "-o", output, "-m", cohort / "models", "--workers", "1"]
+    assert main([*map(str, arguments)]) == 0
+    return output
 
 
 def sections(report: Path) -> dict[str, dict]:
@@ -63,3 +74,43 @@ def test_data_without_the_series_are_one_line(cohort, phantom_ct, tmp_path, caps
     arguments = ["--data", str(phantom_ct), "--bundle", str(cohort / "models" / "small"), "-o", str(tmp_path / "out")]
     assert main(["explain", str(cohort / "t.parquet"), *arguments]) == 3
     assert "NO_DATA" in capsys.readouterr().err
+
+
+def test_the_output_of_a_cohort_is_taken_for_features_for_scans_and_for_the_key_of_patient_ids(
+    encoded_as_cohort, cohort, tmp_path
+):
+    labels = "patient_id,y\n" + "".join(f"SECRET{k},{k}\n" for k in range(1, 11))
+    (tmp_path / "labels.csv").write_text(labels)
+    bundle, output = cohort / "models" / "small", tmp_path / "out"
+    arguments = [
+        encoded_as_cohort,
+        "--data",
+        encoded_as_cohort,
+        "--bundle",
+        bundle,
+        "--labels",
+        tmp_path / "labels.csv",
+    ]
+    assert main(["explain", *map(str, arguments), "-o", str(output)]) == 0
+    found = sections(output)
+    assert "10 series have one, 0 have none" in found["joining"]["found"]
+    features = {row["features"] for row in found["probes"]["tables"]["probes"]}
+    assert "HU histogram" in features, "every series of the table was found among the scans"
+    assert "SECRET" not in (output / "report.json").read_text() + (output / "report.html").read_text()
+
+
+def test_only_the_studies_that_are_asked_for_are_opened(encoded_as_cohort, cohort, tmp_path):
+    index = index_folder(encoded_as_cohort / "index" / "files.parquet")
+    assert index == encoded_as_cohort / "index" and index_folder(cohort) is None
+    uid = pd.read_parquet(cohort / "t.parquet").series_instance_uid[4]
+    with open_indexed(index, Settings(), {uid}) as jobs:
+        assert [job.series.series_instance_uid for job in jobs] == [uid]
+
+
+def test_a_cohort_whose_scans_went_away_is_said_plainly(encoded_as_cohort, cohort, tmp_path, capsys):
+    moved = tmp_path / "cohort"
+    shutil.copytree(encoded_as_cohort, moved)
+    (moved / "index" / "data.json").write_text(json.dumps({"root": str(tmp_path / "gone")}))
+    bundle = cohort / "models" / "small"
+    assert main(["explain", str(moved), "--data", str(moved), "--bundle", str(bundle), "-o", str(tmp_path / "o")]) == 3
+    assert "NO_DATA: the data of the cohort are no longer where" in capsys.readouterr().err
