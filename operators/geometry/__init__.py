@@ -1,1 +1,1 @@
-"""Where voxels lie in the patient: slices to one regular grid, repairs, policy, resampling, windows."""
+"""Where voxels lie in the patient: from slices to one regular grid; repairs, policy, resampling, windows."""

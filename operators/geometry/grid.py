@@ -1,4 +1,4 @@
-"""Where the slices of a series lie in the patient → one regular grid, or the reason why they do not make one."""
+"""Positions of the slices in the patient → one regular grid, or the reason why they do not form one."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from operators.geometry.stack import allowed_off_grid_mm, check_one_slice_per_po
 from operators.types import Finding, Millimetres, Shape
 
 OBLIQUE_DEGREES: Final = 1.0
-"""From here on the axes of the scan are said to be oblique to the patient's: 1° is 4 mm over a field of 250 mm."""
+"""Angle from which the scan's axes are called oblique to the patient's: 1° is 4 mm over a field of 250 mm."""
 
 OFFSET_PARTS: Final = 1024
-"""Of a pixel, to which the shift of a slice is rounded: at an edge of 1000 HU it makes a difference of 0.5 HU."""
+"""Fraction of a pixel to which a slice's shift is rounded: at an edge of 1000 HU it changes 0.5 HU."""
 
 _Array = NDArray[np.float64]
 
@@ -43,13 +43,13 @@ class Grid:
     """A regular grid in the patient.
 
     Attributes:
-        order: indices of the instances along the normal; without a resampling, of the one at each d.
+        order: indices of the instances along the normal; without resampling, the instance at each d.
         shape: (D, H, W).
         affine_lps_mm: float64 (4, 4), from (d, h, w, 1) to LPS mm.
         spacing_mm: (between slices, between rows, between columns).
         findings: `OBLIQUE`, `NOT_AXIAL`, `OVERLAPPING_SLICES`, `GAPS_BETWEEN_SLICES`, `MIXED_THICKNESS`,
             `GANTRY_TILT`, `MISSING_SLICE_INTERPOLATED`, `SPACING_RESAMPLED`.
-        resampling: what the slices of the grid are made of; None where they are the stored ones, in `order`.
+        resampling: how the slices of the grid are made; None where they are the stored ones, in `order`.
     """
 
     order: tuple[int, ...]
@@ -64,8 +64,8 @@ def regular_grid(headers: Sequence[Dataset], policy: GeometryPolicy = NO_REPAIR)
     """Return the grid on which the slices lie, sorted along their normal = row direction × column direction.
 
     Args:
-        headers: of the slices of one series, two at least, in any order.
-        policy: what is repaired.
+        headers: headers of the slices of one series, at least two, in any order.
+        policy: what to repair.
 
     Raises:
         SeriesRejected: `MISSING_GEOMETRY`, `MIXED_MATRIX`, `MIXED_PIXEL_SPACING`, `MIXED_ORIENTATION`,
@@ -92,12 +92,12 @@ def regular_grid(headers: Sequence[Dataset], policy: GeometryPolicy = NO_REPAIR)
 
 
 def is_regular(planes: Planes) -> bool:
-    """Return whether slices lie on one regular grid, without any repair but that of a gantry tilt."""
+    """Return whether slices lie on one regular grid, with no repair except that of a gantry tilt."""
     return regular_spacing_mm(planes) is not None
 
 
 def regular_spacing_mm(planes: Planes) -> float | None:
-    """Return the distance of neighbouring slices; None where the slices do not lie on one regular grid."""
+    """Return the distance between neighbouring slices in mm; None where they do not lie on one regular grid."""
     if len(planes) < MIN_SLICES:
         return None
     try:
@@ -113,7 +113,7 @@ class _Aligned:
     Attributes:
         order: indices of the slices.
         directions: float64 (3, 3), unit vectors as columns: along the normal, along a column, along a row.
-        tilt_degrees: None where the slices lie above one another.
+        tilt_degrees: angle of a gantry tilt; None where the slices lie directly above one another.
     """
 
     order: NDArray[np.intp]
@@ -125,7 +125,7 @@ class _Aligned:
 
 
 def _align(planes: Planes, policy: GeometryPolicy, headers: Sequence[Dataset] = ()) -> _Aligned:
-    """Return the slices as one stack; the headers are for the message where several lie at one position."""
+    """Return the slices as one stack; headers serve the message about several slices at one position."""
     matrix, pixel_spacing_mm = one_matrix(planes), one_pixel_spacing(planes)
     row, column = one_orientation(planes)
     normal = np.cross(row, column)
@@ -143,7 +143,7 @@ def _align(planes: Planes, policy: GeometryPolicy, headers: Sequence[Dataset] = 
 
 
 def _repair_findings(stack: Stack, affine: _Array) -> list[Finding]:
-    """One for each slice that is interpolated in the place of a missing one, named by its place on the nearest axis."""
+    """Return a finding for each slice interpolated for a missing one, with its coordinate on the nearest axis."""
     axis = int(np.abs(affine[:3, 0]).argmax())
     places = [float(affine[axis, 3] + d * affine[axis, 0]) for d in stack.filled]
     findings = [
@@ -156,13 +156,13 @@ def _repair_findings(stack: Stack, affine: _Array) -> list[Finding]:
 
 
 def _upright(grid: Grid, sources: Sources, positions: _Array, degrees: float) -> Grid:
-    """Return the grid that covers all slices of a tilted gantry, each moved in its plane by its own offset.
+    """Return the grid that covers all slices of a tilted gantry, each shifted in its plane by its own offset.
 
     Args:
-        grid: at the place of the first slice.
-        sources: what each of its slices is made of.
-        positions: of the slices in order, (slices, 3) in mm.
-        degrees: for the finding.
+        grid: at the position of the first slice.
+        sources: the stored slices that each of its slices is made of.
+        positions: positions of the slices in order, (slices, 3) in mm.
+        degrees: tilt, for the finding.
     """
     depth, *matrix = grid.shape
     steps_mm = grid.affine_lps_mm[:3, 1:3]
@@ -186,7 +186,7 @@ def _upright(grid: Grid, sources: Sources, positions: _Array, degrees: float) ->
 
 
 def direction_findings(directions: _Array) -> list[Finding]:
-    """Of row, column and normal, (3, 3): how far from the patient's axes, and which plane the slices are nearest to."""
+    """Return findings on row, column and normal, (3, 3): their angle to the patient's axes, and the nearest plane."""
     nearest = np.abs(directions).max(axis=1)
     degrees = math.degrees(math.acos(min(1.0, float(nearest.min()))))
     findings = []

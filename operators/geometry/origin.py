@@ -1,4 +1,4 @@
-"""Whether slices are of one patient and one frame of reference: else their positions cannot be compared."""
+"""Whether slices belong to one patient and one frame of reference: otherwise their positions cannot be compared."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def has_one_origin(headers: Sequence[Dataset]) -> bool:
 
 
 def check_origin(headers: Sequence[Dataset]) -> list[Finding]:
-    """Check that slices are of one patient and one frame of reference.
+    """Check that slices belong to one patient and one frame of reference.
 
-    A frame of reference of its own for each slice says nothing (the LIDC collection is anonymised so): whether the
-    slices belong together is then left to their positions, which must be those of a regular stack.
+    Where each slice has its own frame of reference (the LIDC collection is anonymised so), it carries no information:
+    whether the slices belong together is then judged by their positions, which must form a regular stack.
 
     Raises:
         SeriesRejected: `MIXED_PATIENT` or `MIXED_FRAME_OF_REFERENCE`.
@@ -49,14 +49,14 @@ def check_origin(headers: Sequence[Dataset]) -> list[Finding]:
 
 
 def frame_of_reference(headers: Sequence[Dataset]) -> str | None:
-    """Return the FrameOfReferenceUID that all slices share; None where there is none, or it is not a valid UID."""
+    """Return the FrameOfReferenceUID that all slices share; None where it is missing, invalid or differs."""
     found = _values(headers, "FrameOfReferenceUID")
     uid = found.pop() if len(found) == 1 else ""
     return uid if is_valid_uid(uid) else None
 
 
 def _values(headers: Sequence[Dataset], keyword: str) -> set[str]:
-    """Return what stands in the headers, empty values apart; what cannot be decoded, by its digest."""
+    """Return the non-empty values in the headers; a value that cannot be decoded is replaced by its digest."""
     found = set()
     for header in headers:
         value = header.get(keyword)

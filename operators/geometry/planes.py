@@ -1,6 +1,6 @@
-"""Where slices lie in the patient, as their headers say: read once, for whoever divides a series or stacks it.
+"""Where slices lie in the patient, according to their headers: read once, to divide a series and to stack it.
 
-Image Plane module (PS3.3 C.7.6.2): only Image Position, Image Orientation, Pixel Spacing and the matrix are believed.
+Of the Image Plane module (PS3.3 C.7.6.2) only Image Position, Image Orientation, Pixel Spacing and the matrix are used.
 InstanceNumber, SliceLocation, SpacingBetweenSlices and GantryDetectorTilt may be missing or wrong.
 """
 
@@ -20,19 +20,19 @@ from operators.errors import SeriesRejected
 from operators.types import Millimetres, Shape
 
 DIRECTION_TOLERANCE: Final = 1e-3
-"""Of a direction cosine, and of length and right angle: over 250 mm, half a CT field, it moves a voxel by 0.25 mm."""
+"""Tolerance of a direction cosine, length and right angle: over 250 mm, half a CT field, it moves a voxel 0.25 mm."""
 
 PIXEL_SPACING_TOLERANCE: Final = 1e-4
-"""Relative, between slices: over a field of 500 mm it moves a voxel by 0.05 mm."""
+"""Relative tolerance between slices: over a field of 500 mm it moves a voxel by 0.05 mm."""
 
 SPACING_RANGE_MM: Final = (0.01, 100.0)
-"""Of pixels and slices: outside it a length is not in mm, or not a length."""
+"""Plausible range of pixel and slice distances: a number outside it is not a length in mm."""
 
 POSITION_LIMIT_MM: Final = 1e5
-"""Of a coordinate: a scanner's table is not 100 m long."""
+"""Largest plausible coordinate: a scanner's table is not 100 m long."""
 
 MAX_EXTENT_MM: Final = 3000.0
-"""Of a scan along each axis: tables move by 2 m. Some small slices 100 mm apart would ask for gigabytes of windows."""
+"""Largest extent of a scan along each axis: tables move 2 m. A few small slices 100 mm apart would need gigabytes."""
 
 _Array = NDArray[np.float64]
 
@@ -42,11 +42,11 @@ class Planes:
     """Planes of n slices, in the order of their headers.
 
     Attributes:
-        positions_mm: float64 (n, 3), LPS, of the centre of the first voxel.
-        cosines: float64 (n, 6), along a row, then along a column.
+        positions_mm: float64 (n, 3), centre of the first voxel in LPS mm.
+        cosines: float64 (n, 6), direction along a row, then along a column.
         pixel_spacing_mm: float64 (n, 2), between rows and between columns (PS3.3 10.7.1.3).
-        matrix: float64 (n, 2), rows and columns, as the header has them.
-        thickness_mm: float64 (n,), NaN where a header has none.
+        matrix: float64 (n, 2), rows and columns, as in the header.
+        thickness_mm: float64 (n,), NaN where the header has none.
     """
 
     positions_mm: _Array
@@ -56,7 +56,7 @@ class Planes:
     thickness_mm: _Array
 
     def __len__(self) -> int:
-        """Return how many slices there are."""
+        """Return the number of slices."""
         return len(self.positions_mm)
 
     def take(self, indices: Sequence[int]) -> Planes:
@@ -67,7 +67,7 @@ class Planes:
         )
 
     def heights_mm(self) -> _Array:
-        """Return the height of each slice along the normal of the first, (n,)."""
+        """Height of each slice along the normal of the first, float64 (n,), in mm."""
         return self.positions_mm @ np.cross(self.cosines[0, :3], self.cosines[0, 3:])
 
 
@@ -75,7 +75,7 @@ def read_planes(headers: Sequence[Dataset]) -> Planes:
     """Read the plane of each slice.
 
     Raises:
-        SeriesRejected: `MISSING_GEOMETRY` where a slice does not say where it lies, or says what cannot be.
+        SeriesRejected: `MISSING_GEOMETRY`: the position of a slice is missing or impossible.
     """
     positions = _vectors(headers, "ImagePositionPatient", 3)
     if np.abs(positions).max() > POSITION_LIMIT_MM:
@@ -96,7 +96,7 @@ def read_planes(headers: Sequence[Dataset]) -> Planes:
 
 
 def one_matrix(planes: Planes) -> tuple[int, int]:
-    """Return (rows, columns) of all slices.
+    """Return (rows, columns), which all slices share.
 
     Raises:
         SeriesRejected: `MIXED_MATRIX`.
@@ -109,7 +109,7 @@ def one_matrix(planes: Planes) -> tuple[int, int]:
 
 
 def one_pixel_spacing(planes: Planes) -> tuple[float, float]:
-    """Return the distance (between rows, between columns) in mm of all slices.
+    """Return the distance (between rows, between columns) in mm, which all slices share.
 
     Raises:
         SeriesRejected: `MIXED_PIXEL_SPACING`.
@@ -129,7 +129,7 @@ def one_orientation(planes: Planes) -> tuple[_Array, _Array]:
     """Return unit vectors along a row (to higher columns) and along a column (to higher rows), at right angles.
 
     Raises:
-        SeriesRejected: `MIXED_ORIENTATION`, or `MISSING_GEOMETRY` where they are no such vectors.
+        SeriesRejected: `MIXED_ORIENTATION`; or `MISSING_GEOMETRY` where the vectors are not at right angles.
     """
     found = planes.cosines
     spread = float(np.ptp(found, axis=0).max())
@@ -150,7 +150,7 @@ def one_orientation(planes: Planes) -> tuple[_Array, _Array]:
 
 
 def check_extent(shape: Shape, spacing_mm: Millimetres) -> None:
-    """Check that a grid is no larger than what a scanner can scan.
+    """Check that a grid is no larger than a scanner's range.
 
     Raises:
         SeriesRejected: `MISSING_GEOMETRY`.
@@ -161,12 +161,12 @@ def check_extent(shape: Shape, spacing_mm: Millimetres) -> None:
 
 
 def missing_geometry(found: str, expected: str) -> SeriesRejected:
-    """Return the error of a slice that does not say where it lies."""
+    """Return the error for a slice whose position is missing or impossible."""
     return SeriesRejected("MISSING_GEOMETRY", f"found {found}; expected {expected}; get the series from its archive")
 
 
 def _vectors(headers: Sequence[Dataset], keyword: str, length: int) -> _Array:
-    """Return finite numbers, (slices, length)."""
+    """Return the finite numbers of an element, float64 (slices, length)."""
     found = [numbers_in(header, keyword) for header in headers]
     bad = sum(len(vector) != length or not all(map(math.isfinite, vector)) for vector in found)
     if bad:

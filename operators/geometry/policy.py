@@ -1,4 +1,4 @@
-"""What the geometry gate does with a series that is not quite one regular grid: the section `geometry` of app.yaml."""
+"""What the geometry gate does with a series that is not quite a regular grid: section `geometry` of app.yaml."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 MIN_SLICES: Final = 4
-"""Among three gaps an odd one can be told from the usual one; among two it cannot."""
+"""With three gaps, an odd one can be distinguished from the usual one; with two it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeometryPolicy:
-    """What is repaired, with a finding, and what is rejected. By default nothing is invented.
+    """What to repair, with a finding, and what to reject. By default nothing is invented.
 
     Attributes:
-        gantry_tilt: slices on a slanted line: `resample` shifts each in its plane onto an upright grid.
-        missing_slice: `interpolate` puts the mean of its neighbours where one slice is missing.
-        irregular_spacing: `resample` interpolates between slices, onto the smallest distance of two.
-        min_slices: fewer are rejected; below four, a slice that is missing cannot be told.
-        missing_rescale: `assume_hu` takes a missing or zero slope for 1 and a missing intercept for 0, in all slices.
-        truncated_pixels: `drop` leaves a slice out that is cut off; where it is not the last, it is a missing slice.
+        gantry_tilt: for slices on a slanted line, `resample` shifts each in its plane onto an upright grid.
+        missing_slice: `interpolate` fills in the mean of the neighbours where a single slice is missing.
+        irregular_spacing: `resample` interpolates between slices, at the smallest distance between two.
+        min_slices: fewer slices are rejected; below four, a missing slice cannot be detected.
+        missing_rescale: `assume_hu` assumes slope 1 for a missing or zero slope and intercept 0 for a missing one, in
+            all slices.
+        truncated_pixels: `drop` leaves out a truncated slice; unless it is the last one, a slice is then missing.
         implausible_hu: `keep` encodes values that cannot be HU, with a finding.
     """
 

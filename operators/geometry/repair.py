@@ -1,6 +1,6 @@
-"""Slices that are not on a regular grid → one, where a policy asks for it: by linear interpolation of two neighbours.
+"""Slices off a regular grid → a regular grid, where a policy asks for it: by linear interpolation of two neighbours.
 
-What is interpolated was not scanned, so it is bounded, and each place has its finding.
+Interpolated slices were not scanned, so their number is limited, and each has its finding.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from operators.errors import SeriesRejected
 from operators.geometry.line import Line
 
 MAX_GAP_MM: Final = 10.0
-"""Between two slices that are interpolated: CT is read in slices of up to 10 mm; what a wider gap holds nobody saw."""
+"""Largest gap to interpolate across: CT is read in slices of up to 10 mm; nobody saw what a wider gap holds."""
 
 MAX_MISSING: Final = 0.1
-"""Of the slices of a volume that may be interpolated: nine tenths of what is measured were scanned. Never two in a row:
-each lies between two that were."""
+"""Largest share of a volume's slices to interpolate: nine tenths of what is measured were scanned. Never two in a row:
+each interpolated slice lies between two scanned ones."""
 
 MAX_SLICES_FACTOR: Final = 4
-"""How many slices a resampled stack may have for each that was scanned: thin and thick slices of one scan pass, two
-that nearly coincide do not."""
+"""Largest number of slices of a resampled stack per scanned slice: thin and thick slices of one scan pass, two that
+nearly coincide do not."""
 
 SMALL_WEIGHT: Final = 1e-3
-"""A slice of less weight is left out: of 1000 HU it would give 1."""
+"""A slice with a smaller weight is left out: of 1000 HU it would contribute 1."""
 
 Sources = tuple[tuple[tuple[int, float], ...], ...]
 
@@ -36,11 +36,11 @@ class Stack:
     """A regular stack of slices.
 
     Attributes:
-        spacing_mm: distance of neighbours.
+        spacing_mm: distance between neighbours.
         sources: for each of its slices, (slice in order of height, weight); None where they are the scanned ones.
-        filled: which of its slices are interpolated in the place of a missing one.
+        filled: its slices that are interpolated for a missing one.
         resampled: what was irregular, in words; empty where nothing was.
-        first_mm: height of its first slice above the lowest that was scanned: of the order of rounding.
+        first_mm: height of its first slice above the lowest scanned one: of the order of rounding.
     """
 
     spacing_mm: float
@@ -51,16 +51,16 @@ class Stack:
 
 
 def fill_missing(heights: NDArray[np.float64], places: NDArray[np.intp], line: Line, message: str) -> Stack:
-    """Return a stack with the mean of its neighbours in the place of each missing slice.
+    """Return a stack in which each missing slice is replaced by the mean of its neighbours.
 
     Args:
-        heights: of the slices, rising, in mm.
-        places: of the slices in the stack, from 0, rising; those that are not there are missing, at least one.
-        line: on which they lie.
-        message: what is wrong, for the case that it is too much.
+        heights: heights of the slices, increasing, in mm.
+        places: places of the slices in the stack, from 0, increasing; at least one place is missing.
+        line: the line they lie on.
+        message: what is wrong, for the error if there is too much of it.
 
     Raises:
-        SeriesRejected: `MISSING_SLICE`, where several are missing in a row, more than a tenth in all, or across more
+        SeriesRejected: `MISSING_SLICE`: several are missing in a row, more than a tenth in all, or across more
             than 10 mm.
     """
     steps = np.diff(places)
@@ -70,7 +70,7 @@ def fill_missing(heights: NDArray[np.float64], places: NDArray[np.intp], line: L
     if steps.max() > 2 or missing > MAX_MISSING * count or widest > MAX_GAP_MM:
         raise SeriesRejected(
             "MISSING_SLICE",
-            f"{message}; interpolated are single ones, up to {MAX_MISSING:.0%} of all and across {MAX_GAP_MM:g} mm",
+            f"{message}; only single slices can be interpolated, at most {MAX_MISSING:.0%}, across {MAX_GAP_MM:g} mm",
         )
     stored = {int(place): index for index, place in enumerate(places)}
     filled = tuple(place for place in range(count) if place not in stored)
@@ -82,15 +82,15 @@ def fill_missing(heights: NDArray[np.float64], places: NDArray[np.intp], line: L
 
 
 def resample_stack(heights: NDArray[np.float64], message: str) -> Stack:
-    """A regular stack from the first slice to the last, as far apart as the two nearest are, linear between slices.
+    """Return a regular stack from the first slice to the last, at the smallest distance found, linear between slices.
 
     Args:
-        heights: of the slices, rising, in mm.
-        message: what is wrong, for the case that it is too much.
+        heights: heights of the slices, increasing, in mm.
+        message: what is wrong, for the error if there is too much of it.
 
     Raises:
-        SeriesRejected: `IRREGULAR_SPACING`, where a gap is wider than 10 mm, or it would have more than four slices for
-            each that was scanned.
+        SeriesRejected: `IRREGULAR_SPACING`: a gap is wider than 10 mm, or the stack would have more than four slices
+            per scanned slice.
     """
     gaps = np.diff(heights)
     extent = float(heights[-1] - heights[0])
@@ -98,7 +98,7 @@ def resample_stack(heights: NDArray[np.float64], message: str) -> Stack:
     if gaps.max() > MAX_GAP_MM or count > MAX_SLICES_FACTOR * len(heights):
         raise SeriesRejected(
             "IRREGULAR_SPACING",
-            f"{message}; resampled are gaps of up to {MAX_GAP_MM:g} mm to {MAX_SLICES_FACTOR} slices for each scanned",
+            f"{message}; only gaps up to {MAX_GAP_MM:g} mm can be resampled, to {MAX_SLICES_FACTOR} slices per scanned",
         )
     wanted = np.linspace(heights[0], heights[-1], count)
     below = np.clip(np.searchsorted(heights, wanted, side="right") - 1, 0, len(heights) - 2)

@@ -1,4 +1,4 @@
-"""Slices whose headers or files lack something → what can be read of them, where a policy asks for it."""
+"""Slices whose headers or files lack something → what can still be read of them, where a policy asks for it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ _ASSUMED = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
 
 
 def formats_of(headers: Sequence[Dataset], policy: GeometryPolicy) -> tuple[list[PixelFormat], list[Finding]]:
-    """How the pixels of each slice are stored; with `missing_rescale: assume_hu`, as HU where nothing else is said.
+    """Return how the pixels of each slice are stored; with `missing_rescale: assume_hu`, as HU by default.
 
-    Slope 1 and intercept 0 are assumed of all slices or of none: where some have a rescale, what the others hold is not
-    known. And they are assumed only where air, -1000 HU, can be stored: unsigned values without an intercept are no HU.
+    Slope 1 and intercept 0 are assumed for all slices or for none: where some slices have a rescale, the meaning of the
+    others is not known. They are assumed only where air, -1000 HU, can be stored: unsigned values without an intercept
+    are not HU.
 
     Raises:
-        SeriesRejected: as `pixel_format` does, and `MISSING_RESCALE` where what is assumed cannot be.
+        SeriesRejected: see `pixel_format`; and `MISSING_RESCALE` where the assumption is impossible.
     """
     lacking = [_lacks(header) for header in headers] if policy.missing_rescale == "assume_hu" else []
     if not lacking or not all(lacking):
@@ -50,13 +51,13 @@ def _lacks(header: Dataset) -> bool:
 
 
 def _given(header: Dataset, keyword: str) -> bool:
-    """Return whether a value is stated; a slope of zero is not."""
+    """Return whether a value is stated; a slope of zero does not count."""
     value = header.get(keyword)
     return value is not None and not (keyword == "RescaleSlope" and value == 0)
 
 
 def _with_rescale(header: Dataset) -> Dataset:
-    """Return a header with what it lacks; the one of the series stays as it was read."""
+    """Return a copy of a header with the missing values filled in."""
     completed = Dataset({tag: header.get_item(tag) for tag in header.keys()})  # noqa: SIM118 — would convert
     completed.file_meta = header.file_meta
     for keyword, value in _ASSUMED.items():

@@ -1,7 +1,7 @@
-"""Slices of the regular grid from those that were stored: shifted in their plane, or mixed from two neighbours.
+"""Slices of the regular grid from the stored ones: shifted in their plane, or mixed from two neighbours.
 
-A slice that a tilted gantry shifted is moved back by linear interpolation. A voxel that lies partly outside of the
-stored slice has the value of the nearest voxel inside; one that lies entirely outside is air, as in `preprocess`.
+A slice that a tilted gantry shifted is moved back by linear interpolation. A voxel partly outside the stored slice has
+the value of the nearest voxel inside; one entirely outside is air, as in `preprocess`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from operators.types import HuSlice
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """What each slice of a regular grid is made of.
+    """The stored slices that each slice of a regular grid is made of.
 
     Attributes:
-        sources: for each d, (stored slice, weight): one, or two neighbours whose weights sum up to 1; stored slices are
+        sources: for each d, (stored slice, weight): one, or two neighbours whose weights add up to 1; stored slices are
             counted along their normal.
-        offsets: for each stored slice, how many (rows, columns) its first voxel lies from the first of the grid, ≥ 0.
+        offsets: for each stored slice, the offset (rows, columns) ≥ 0 of its first voxel from the first of the grid.
         shape: (H, W) of the grid.
     """
 
@@ -34,12 +34,12 @@ class Resampling:
 
 
 def resample_slice(read_stored: Callable[[int], HuSlice], resampling: Resampling, d: int) -> HuSlice:
-    """Return the slice d of the grid: int16 HU, rounded half to even, with the findings of all that it is made of.
+    """Return slice d of the grid: int16 HU, rounded half to even, with the findings of all slices it is made of.
 
     Args:
         read_stored: stored slice → its HU.
-        resampling: of the grid.
-        d: of the grid.
+        resampling: how the grid is made.
+        d: index of the slice in the grid.
     """
     parts = resampling.sources[d]
     stored = [read_stored(index) for index, _ in parts]
@@ -54,7 +54,7 @@ def resample_slice(read_stored: Callable[[int], HuSlice], resampling: Resampling
 
 
 def shifted(hu: NDArray[np.int16], offset: tuple[float, float], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """A slice, (H, W), moved by `offset` (rows, columns) ≥ 0 into a plane of air of another shape: float32 HU."""
+    """Return a slice, (H, W), shifted by `offset` (rows, columns) ≥ 0 into a plane of air of this shape: float32 HU."""
     rows, columns = (divmod(one, 1.0) for one in offset)
     moved = _between(hu.astype(np.float32), rows[1])
     moved = _between(moved.T, columns[1]).T
@@ -65,7 +65,7 @@ def shifted(hu: NDArray[np.int16], offset: tuple[float, float], shape: tuple[int
 
 
 def _between(plane: NDArray[np.float32], fraction: float) -> NDArray[np.float32]:
-    """Rows moved by a fraction of a row; one row more, for the outermost reach into the next."""
+    """Return rows shifted by a fraction of a row; there is one more row, since the outermost reaches into the next."""
     if fraction == 0:
         return plane
     padded = np.concatenate([plane[:1], plane, plane[-1:]])

@@ -1,4 +1,4 @@
-"""Slices above one another along their normal: one at each place, none shifted, all the same distance apart."""
+"""Slices stacked along their normal: one at each position, none shifted, all the same distance apart."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from operators.geometry.policy import GeometryPolicy
 from operators.geometry.repair import Stack, fill_missing, resample_stack
 
 SAME_POSITION_MM: Final = 0.01
-"""Two slices nearer than this are at one place: the thinnest CT slices are ten times as far apart."""
+"""Two slices nearer than this are at one position: the thinnest CT slices are ten times as far apart."""
 
 OFF_GRID_SPACING: Final = (0.05, 0.15)
 OFF_GRID_MM: Final = 0.06
-"""How far a slice may lie from its place on the regular grid: a twentieth of the spacing; and, as coordinates are often
-rounded to 0.1 mm, 0.06 mm where that is no more than 0.15 of the spacing. A missing slice is half a spacing off."""
+"""Largest distance of a slice from its place on the regular grid: a twentieth of the spacing; and, as coordinates are
+often rounded to 0.1 mm, 0.06 mm where that is at most 0.15 of the spacing. A missing slice is half a spacing off."""
 
 OFF_AXIS_PIXELS: Final = 0.5
 OFF_AXIS_MM: Final = 0.5
-"""How far, at right angles to the normal, the origin of a slice may lie from the line through the first: half a pixel,
-and at most 0.5 mm. More than that is a tilt or a shift, and a grid with right angles would misplace voxels."""
+"""Largest distance, at right angles to the normal, of a slice's origin from the line through the first: half a pixel
+and at most 0.5 mm. Anything more is a tilt or a shift, and a grid with right angles would misplace voxels."""
 
 MAX_TILT_DEGREES: Final = 35.0
-"""Gantries tilt by up to 30°; positions on a line more slanted than this are wrong, or of something else."""
+"""Gantries tilt by up to 30°; positions on a more slanted line are wrong or not those of a CT."""
 
 SPLITTING_TAGS: Final = (
     *("AcquisitionNumber", "TemporalPositionIndex", "TemporalPositionIdentifier", "TriggerTime"),
     *("NominalPercentageOfCardiacPhase", "AcquisitionTime", "ContentTime", "ConvolutionKernel", "ImageType"),
 )
-"""What tells apart the volumes of a series that holds several at the same positions."""
+"""What distinguishes the volumes of a series that holds several at the same positions."""
 
 _Array = NDArray[np.float64]
 
 
 def check_one_slice_per_position(heights: _Array, headers: Sequence[Dataset] = ()) -> None:
-    """Check slices sorted by height along their normal, in mm.
+    """Check slices that are sorted by height along their normal, in mm.
 
     Raises:
         SeriesRejected: `SINGLE_POSITION` or `DUPLICATE_POSITIONS`.
@@ -58,7 +58,7 @@ def check_one_slice_per_position(heights: _Array, headers: Sequence[Dataset] = (
         told_apart = (
             f"they differ in {', '.join(by)}, as phases or time points do"
             if by
-            else "no header value that is read divides them into whole volumes"
+            else "no header value that ctvae reads divides them into whole volumes"
         )
         raise SeriesRejected(
             "DUPLICATE_POSITIONS",
@@ -68,7 +68,7 @@ def check_one_slice_per_position(heights: _Array, headers: Sequence[Dataset] = (
 
 
 def _what_splits(groups: NDArray[Any], counts: NDArray[Any], headers: Sequence[Dataset]) -> list[str]:
-    """Keywords by whose values the slices fall into volumes with one slice a position."""
+    """Return keywords whose values divide the slices into volumes with one slice per position."""
     by = []
     for keyword in SPLITTING_TAGS:
         volumes: dict[str, list[int]] = {}
@@ -80,11 +80,11 @@ def _what_splits(groups: NDArray[Any], counts: NDArray[Any], headers: Sequence[D
 
 
 def slice_tilt(positions: _Array, normal: _Array, pixel_mm: float, policy: GeometryPolicy) -> float | None:
-    """Return by how many degrees the line of the origins, (slices, 3) in mm, is off the normal; None where it is not.
+    """Return the angle in degrees between the line of the origins, (slices, 3) in mm, and the normal; None for 0.
 
     Raises:
         SeriesRejected: `SHIFTED_SLICES` where they do not lie on a straight line; `GANTRY_TILT` where they do, and the
-            policy or the angle forbids to straighten them.
+            policy or the angle forbids straightening them.
     """
     steps = positions - positions[0]
     heights = steps @ normal
@@ -102,7 +102,7 @@ def slice_tilt(positions: _Array, normal: _Array, pixel_mm: float, policy: Geome
             f"slices are shifted by up to {worst:.2f} mm in their plane; expected at most {allowed:.2f} mm",
         )
     if float(np.linalg.norm(slope)) * float(np.ptp(heights)) <= allowed:
-        return None  # the first slice is the one that is aside
+        return None  # it is the first slice that is off the line
     degrees = math.degrees(math.atan(float(np.linalg.norm(slope))))
     if policy.gantry_tilt == "reject" or degrees > MAX_TILT_DEGREES:
         expected = "none" if policy.gantry_tilt == "reject" else f"at most {MAX_TILT_DEGREES:g}°"
@@ -118,14 +118,14 @@ def stack_slices(heights: _Array, policy: GeometryPolicy, rounded_axes: float = 
     """Return the regular stack on which the slices lie, or that the policy makes of them.
 
     Args:
-        heights: of the slices, rising, in mm.
-        policy: what is repaired.
-        rounded_axes: the sum of the normal's absolute components, 1 to √3: where each coordinate is rounded, so many
-            times as much is the height off.
+        heights: heights of the slices, increasing, in mm.
+        policy: what to repair.
+        rounded_axes: the sum of the normal's absolute components, 1 to √3: the factor by which rounded coordinates move
+            the height.
 
     Raises:
-        SeriesRejected: `MISSING_SLICE` where the slices lie on a regular grid of which some places, not many, have
-            none; else `IRREGULAR_SPACING`.
+        SeriesRejected: `MISSING_SLICE` where the slices lie on a regular grid with a few empty places; else
+            `IRREGULAR_SPACING`.
     """
     if line := _fitting_line(heights, np.arange(len(heights)), rounded_axes):
         return Stack(line.spacing_mm, first_mm=line.first_mm - float(heights[0]))
@@ -139,20 +139,18 @@ def stack_slices(heights: _Array, policy: GeometryPolicy, rounded_axes: float = 
         if policy.missing_slice == "interpolate":
             return fill_missing(heights, places, line, found)
         raise SeriesRejected("MISSING_SLICE", f"{found}; get the whole series")
-    found = (
-        f"found distances of slices from {gaps.min():.2f} to {gaps.max():.2f} mm; expected {_median(gaps):.2f} mm "
-        "throughout"
-    )
+    median = _median(gaps)
+    found = f"found slices that are {gaps.min():.2f} to {gaps.max():.2f} mm apart; expected {median:.2f} mm throughout"
     if policy.irregular_spacing == "resample":
         return resample_stack(heights, found)
     raise SeriesRejected("IRREGULAR_SPACING", f"{found}; send one stack at a time")
 
 
 def places_with_gaps(heights: _Array) -> NDArray[np.intp] | None:
-    """Return the places on a grid, from 0, of slices of which a few are missing; None where they lie on none.
+    """Return the places, from 0, of slices on a grid from which a few are missing; None where they lie on none.
 
     Args:
-        heights: of the slices, rising, in mm.
+        heights: heights of the slices, increasing, in mm.
     """
     gaps = np.diff(heights)
     usual = float(gaps[gaps < 1.5 * _median(gaps)].mean())
@@ -167,12 +165,12 @@ def _median(gaps: _Array) -> float:
 
 
 def _fitting_line(heights: _Array, places: NDArray[np.intp], rounded_axes: float) -> Line | None:
-    """Return the regular grid that is near enough to all slices; None where there is none."""
+    """Return the regular grid that is close enough to all slices; None where there is none."""
     lines = (find(heights, places) for find in (line_through_ends, nearest_line))
     return next((line for line in lines if line.off_mm <= allowed_off_grid_mm(line.spacing_mm, rounded_axes)), None)
 
 
 def allowed_off_grid_mm(spacing_mm: float, rounded_axes: float = 1.0) -> float:
-    """Return how far from its place on the grid a slice may lie."""
+    """Return how far a slice may lie from its place on the grid, in mm."""
     low, high = (part * spacing_mm for part in OFF_GRID_SPACING)
     return min(max(low, OFF_GRID_MM * rounded_axes), high)

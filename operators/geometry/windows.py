@@ -1,6 +1,6 @@
-"""Where a bundle's windows lie in a scan, and what each of their voxels is made of. Geometry alone, no pixels.
+"""Where a bundle's windows lie in a scan, and how their voxels are weighted. Geometry only, no pixels.
 
-`preprocess.py` has the definition; this is the part of it that needs only a volume's shape and affine.
+`preprocess.py` has the definition; this module covers the part that needs only a volume's shape and affine.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from operators.errors import SeriesRejected, StartError
 from operators.types import Volume
 
 ARRAYS_ONLY = (
-    "the bundle does not say how a scan becomes its windows, so it runs on arrays alone (ctvae bundle run); "
+    "the bundle does not define how a scan becomes windows, so it runs on arrays only (ctvae bundle run); "
     "import it again with --spacing, --window-hu and --fit"
 )
 
 MAX_GRID_BYTES = 4 << 30
-"""Of all windows of a scan and their canvas: two metres at 1 mm in windows of 256² take some 1.5 GiB."""
+"""Limit for all windows of a scan and their canvas: two metres at 1 mm in windows of 256² take some 1.5 GiB."""
 
-SLIVER = 0.01  # of a new voxel: what may stay uncovered at each end
-NOTHING = 1e-6  # of a new voxel: less than this inside of the scan is rounding
+SLIVER = 0.01  # fraction of a new voxel that may stay uncovered at each end
+NOTHING = 1e-6  # fraction of a new voxel: less than this inside the scan is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class TargetAxis:
     """The new grid along one patient axis.
 
     Attributes:
-        volume_axis: of the volume: 0 for slices, 1 for rows, 2 for columns.
-        flipped: whether the volume goes towards feet, front or right along it.
-        n_source, n_target: old and new voxels.
-        first: where the first new voxel's centre is, in old voxels, counted from the feet, front or right.
+        volume_axis: axis of the volume: 0 for slices, 1 for rows, 2 for columns.
+        flipped: whether the volume runs towards feet, front or right along it.
+        n_source, n_target: numbers of old and new voxels.
+        first: position of the first new voxel's centre, in old voxels, counted from the feet, front or right.
         step: new spacing over old spacing.
-        spacing_mm: the new one.
+        spacing_mm: new spacing.
     """
 
     volume_axis: int
@@ -50,7 +50,7 @@ class TargetAxis:
     spacing_mm: float
 
     def weights(self) -> AxisWeights:
-        """Of the new voxels, in order; their sources as the volume counts them."""
+        """Return the weights of the new voxels, in order; sources are indices of the volume."""
         found = axis_weights(self.n_source, self.n_target, self.first, self.step)
         if not self.flipped:
             return found
@@ -61,7 +61,7 @@ def target_axes(volume: Volume, settings: Preprocessing) -> tuple[TargetAxis, Ta
     """Return the new grid along (z, y, x); along z it holds all windows.
 
     Raises:
-        StartError: `ARRAYS_ONLY`: the bundle does not say how a scan becomes a window.
+        StartError: `ARRAYS_ONLY`: the bundle does not define how a scan becomes a window.
         SeriesRejected: `GRID_TOO_LARGE`.
     """
     if settings.fit == "array":
@@ -84,7 +84,7 @@ def target_axes(volume: Volume, settings: Preprocessing) -> tuple[TargetAxis, Ta
 
 
 def _check_size(n_canvas: int, settings: Preprocessing) -> None:
-    """Check that the windows and the canvas that they are cut from, both float32, are no larger than they may be.
+    """Check that the windows and their canvas, both float32, are within the size limit.
 
     Raises:
         SeriesRejected: `GRID_TOO_LARGE`.
@@ -102,10 +102,10 @@ def _check_size(n_canvas: int, settings: Preprocessing) -> None:
 
 
 def patient_axes(affine_lps_mm: NDArray[np.float64]) -> tuple[tuple[int, bool], ...]:
-    """For each of (z, y, x): which axis of the volume is assigned to it, and whether that one goes the other way.
+    """Return, for each of (z, y, x), the axis of the volume assigned to it, and whether that axis is reversed.
 
-    The rule is that of nibabel's `io_orientation`: the nearest rotation to the directions, then the best aligned axis
-    of the volume takes its patient axis first.
+    The rule is that of nibabel's `io_orientation`: take the rotation nearest to the directions; then the best aligned
+    axis of the volume gets its patient axis first.
     """
     directions = affine_lps_mm[:3, :3] / np.linalg.norm(affine_lps_mm[:3, :3], axis=0)
     u, _, vt = np.linalg.svd(directions)
@@ -119,19 +119,19 @@ def patient_axes(affine_lps_mm: NDArray[np.float64]) -> tuple[tuple[int, bool], 
 
 
 def window_starts(n_canvas: int, depth: int, overlap: float) -> list[int]:
-    """First voxel of each window along z: from 0 to n_canvas - depth, evenly spread."""
+    """Return the first voxel of each window along z: from 0 to n_canvas - depth, evenly spread."""
     room, gaps = n_canvas - depth, count_windows(n_canvas, depth, overlap) - 1
     return [(2 * i * room + gaps) // (2 * gaps) for i in range(gaps + 1)] if gaps else [0]
 
 
 def count_windows(n_canvas: int, depth: int, overlap: float) -> int:
-    """Return how many windows cover a canvas along z."""
+    """Return the number of windows that cover a canvas along z."""
     longest_step = max(1, depth - math.ceil(overlap * depth - 1e-9))
     return 1 + max(0, -(-(n_canvas - depth) // longest_step))
 
 
 def window_affine(volume: Volume, axes: tuple[TargetAxis, ...], start: int) -> NDArray[np.float64]:
-    """From the index (d, h, w, 1) of the window that starts at `start` to LPS mm."""
+    """Return the affine, float64 (4, 4), from the index (d, h, w, 1) of the window that starts at `start` to LPS mm."""
     affine = np.eye(4)
     affine[:3, 3] = volume.affine_lps_mm[:3, 3]
     for column, axis in enumerate(axes):
@@ -144,13 +144,13 @@ def window_affine(volume: Volume, axes: tuple[TargetAxis, ...], start: int) -> N
 
 @dataclass(frozen=True, slots=True)
 class AxisWeights:
-    """What each new voxel along one axis is made of.
+    """How each new voxel along one axis is made of old ones.
 
     Attributes:
-        begin: the first new voxel that is inside of the scan, at least in part; the rows below start there.
+        begin: the first new voxel that is at least partly inside the scan; the rows below start there.
         source: intp (m, taps), indices of old voxels.
-        weight: float32 (m, taps), non-negative, with a sum of 1 in each row.
-        inside: float64 (n_target,), how much of each new voxel is inside of the scan.
+        weight: float32 (m, taps), non-negative, each row with sum 1.
+        inside: float64 (n_target,), fraction of each new voxel inside the scan.
     """
 
     begin: int
@@ -160,18 +160,19 @@ class AxisWeights:
 
     @property
     def inner(self) -> slice:
-        """The new voxels that are inside of the scan, at least in part."""
+        """The new voxels that are at least partly inside the scan."""
         return slice(self.begin, self.begin + len(self.source))
 
 
 def axis_weights(n_source: int, n_target: int, first: float, step: float) -> AxisWeights:
-    """Weights along one axis.
+    """Return the weights along one axis.
 
     Args:
-        n_source: old voxels; voxel i reaches from i - 0.5 to i + 0.5.
-        n_target: new voxels, `step` wide, centres at first, first + step, …; at least one is inside of the scan.
-        first: in old voxels.
-        step: in old voxels.
+        n_source: number of old voxels; voxel i reaches from i - 0.5 to i + 0.5.
+        n_target: number of new voxels, `step` wide, with centres at first, first + step, …; at least one lies inside
+            the scan.
+        first: centre of the first new voxel, in old voxels.
+        step: width of a new voxel, in old voxels.
     """
     centre = first + step * np.arange(n_target)
     low = np.clip(centre - step / 2, -0.5, n_source - 0.5)
@@ -190,7 +191,7 @@ def axis_weights(n_source: int, n_target: int, first: float, step: float) -> Axi
 def _mean_over(
     low: NDArray[Any], high: NDArray[Any], n_source: int, taps: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Area integral: the part of [low, high] that each old voxel [i, i + 1] has."""
+    """Area integral: weight each old voxel [i, i + 1] by its part of [low, high]."""
     source = np.floor(low).astype(np.intp)[:, None] + np.arange(min(taps, n_source))
     overlap = np.minimum(high[:, None], source + 1) - np.maximum(low[:, None], source)
     weight = np.where(source < n_source, np.maximum(overlap, 0), 0)
@@ -198,7 +199,7 @@ def _mean_over(
 
 
 def _between_centres(centre: NDArray[Any], n_source: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Linear interpolation; beyond the outermost centres their value."""
+    """Linear interpolation; beyond the outermost centres, their value."""
     at = np.clip(centre, 0, n_source - 1)
     below = np.minimum(np.floor(at), max(n_source - 2, 0)).astype(np.intp)
     part = at - below

@@ -1,1 +1,1 @@
-"""Files and archives: what lies in the input folder. Knows nothing of what is in a file."""
+"""Files and archives: what the input folder holds, whatever is in the files."""

@@ -1,7 +1,7 @@
-"""ZIP archives in the input → private temporary folders, for as long as a run lasts.
+"""ZIP archives in the input → private temporary folders, which last as long as the run.
 
-An archive is judged as a whole before a byte of it is unpacked. What could lead out of its folder, fill the disk, or is
-not what it seems is refused, and so is what this program cannot unpack: half of a study is worse than none.
+Each archive is checked as a whole before any of it is unpacked. An archive is refused if it could write outside its
+folder, fill the disk or is not what it claims to be, and if ctvae cannot unpack it: half a study is worse than none.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from operators.errors import SeriesError, SeriesFailed, SeriesRejected
 logger = logging.getLogger(__name__)
 
 MAX_ENTRIES: Final = 100_000
-"""Of one archive: 4D perfusion and whole-body studies have 20,000 slices."""
+"""Limit for one archive: 4D perfusion and whole-body studies have 20,000 slices."""
 
 MAX_BYTES: Final = 32 << 30
-"""Of all archives of a run, unpacked: 60,000 slices of 512² are 31 GB."""
+"""Limit for all archives of a run, unpacked: 60,000 slices of 512² are 31 GB."""
 
 MAX_RATIO: Final = 100
-"""Of an archive's size unpacked to its own. CT is packed to a third or half; deflate alone can reach 1032."""
+"""Limit for the ratio of unpacked to packed size. CT packs to a third or half; deflate alone can reach 1032."""
 
 RATIO_FREE_BYTES: Final = 64 << 20
-"""What an archive may always unpack to: phantoms and masks are nearly empty."""
+"""Unpacked size that is always allowed: phantoms and masks are nearly empty."""
 
 MAX_DIRECTORY_BYTES: Final = 48 << 20
-"""Of an archive's list of entries, which is read before these can be counted: 480 for each of 100,000."""
+"""Limit for an archive's list of entries, read before they can be counted: 480 bytes for each of 100,000 entries."""
 
 SPARE_BYTES: Final = 1 << 30
-"""Left free on the disk that the temporary folder is on: others use it too."""
+"""Space to leave free on the disk of the temporary folder: others use it too."""
 
 _ARCHIVES: Final = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".7z", ".rar")
-# What zipfile raises on bytes that are not what they say: on a name of no characters it is an IndexError.
+# What zipfile raises on inconsistent bytes; for an empty name it raises an IndexError.
 _BROKEN: Final = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, IndexError, KeyError, TypeError),
     *(AttributeError, RuntimeError, OverflowError, MemoryError, NotImplementedError),
 )
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _MAX_NAME: Final = 1024
-_MAX_FOLDERS: Final = 32  # in one another
+_MAX_FOLDERS: Final = 32  # nested
 _ENCRYPTED: Final = 0x1
 
 
@@ -61,10 +61,10 @@ class Archive:
     """One ZIP archive of the input.
 
     Attributes:
-        path: its file.
-        name: relative to the input; it may hold a name, so it is for `outcome.json` alone.
-        folder: where it is unpacked; None where it is not.
-        refused: why it is not.
+        path: the archive's file.
+        name: path relative to the input; it may hold a patient's name, so it appears only in `outcome.json`.
+        folder: where it is unpacked; None where it was refused.
+        refused: why it was refused.
     """
 
     path: Path
@@ -74,19 +74,19 @@ class Archive:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a file is named as a ZIP archive."""
+    """Return whether a file has the name of a ZIP archive."""
     return path.suffix.lower() == ".zip"
 
 
 @contextmanager
 def unpacked(source: Path) -> Iterator[tuple[Archive, ...]]:
-    """Every ZIP archive that the input is or holds, unpacked until the block ends, however it ends.
+    """Unpack every ZIP archive that the input is or holds, until the block ends, however it ends.
 
     Args:
-        source: a folder, an archive, or a file that is none; links are not followed.
+        source: a folder, an archive or another file; links are not followed.
 
     Yields:
-        The archives in the order of their names; those that were refused too.
+        The archives in the order of their names, including those refused.
     """
     found = _archives(source)
     if not found:
@@ -122,7 +122,7 @@ def _unpack(path: Path, folder: Path, left: int) -> int:
     """Unpack an archive into a new folder.
 
     Returns:
-        Its size unpacked.
+        Its unpacked size in bytes.
 
     Raises:
         SeriesRejected: `UNSAFE_ARCHIVE` or `UNREADABLE_FILE`.
@@ -142,7 +142,7 @@ def _unpack(path: Path, folder: Path, left: int) -> int:
         raise SeriesRejected("UNREADABLE_FILE", what) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        if error.errno in (None, errno.EINVAL):  # a place before the file's beginning: it is the archive's fault
+        if error.errno in (None, errno.EINVAL):  # an offset before the start of the file: the archive is wrong
             raise SeriesRejected("UNREADABLE_FILE", "the ZIP archive is damaged; get it again") from error
         raise SeriesFailed(
             "INPUT_OUTPUT_ERROR", f"the ZIP archive was not unpacked: {reason}; check the disk"
@@ -155,19 +155,19 @@ def _opened(file: BinaryIO) -> zipfile.ZipFile:
 
 
 class _Bounded:
-    """An open archive of which no more is read at once than a list of entries may have.
+    """An open archive that limits one read to the size of the largest list of entries allowed.
 
-    The list is as long as the archive says, and each entry in it takes ten times its bytes in memory.
+    The archive itself states how long its list is, and each entry takes ten times its bytes in memory.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.seek, self.tell, self.seekable = file, file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes.
+        """Return up to `size` bytes.
 
         Raises:
-            SeriesRejected: `UNSAFE_ARCHIVE`, beyond `MAX_DIRECTORY_BYTES`.
+            SeriesRejected: `UNSAFE_ARCHIVE` for more than `MAX_DIRECTORY_BYTES`.
         """
         if size > MAX_DIRECTORY_BYTES:
             raise _unsafe(f"a list of entries of {size} bytes", f"at most {MAX_DIRECTORY_BYTES}")
@@ -175,7 +175,7 @@ class _Bounded:
 
 
 def _check_names(entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Check that each entry is a file or folder of its own below the archive's folder, and one that can be unpacked."""
+    """Check that each entry is a separate file or folder inside the archive's folder, and that it can be unpacked."""
     if len(entries) > MAX_ENTRIES:
         raise _unsafe(f"{len(entries)} entries", f"at most {MAX_ENTRIES}")
     files = {str(PurePosixPath(entry.filename)) for entry in entries if not entry.is_dir()}
@@ -185,9 +185,9 @@ def _check_names(entries: Sequence[zipfile.ZipInfo]) -> None:
         name, mode = entry.filename, entry.external_attr >> 16
         path = PurePosixPath(name)
         if _leads_out(name):
-            raise _unsafe("a name that leads out of the archive, or is too long", "names below it")
+            raise _unsafe("a name that leads outside the archive or is too long", "names inside it")
         if any(str(parent) in files for parent in path.parents):
-            raise _unsafe("a file that is a folder too", "either")
+            raise _unsafe("a path that is both file and folder", "one or the other")
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise _unsafe("a link or device", "files and folders")
         if name.lower().endswith(_ARCHIVES):
@@ -195,13 +195,18 @@ def _check_names(entries: Sequence[zipfile.ZipInfo]) -> None:
         if entry.flag_bits & _ENCRYPTED:
             raise SeriesRejected("UNREADABLE_FILE", "the ZIP archive is encrypted; expected one without a password")
         if entry.compress_type not in _METHODS:
-            raise SeriesRejected("UNREADABLE_FILE", "the ZIP archive is not packed with deflate; pack it again")
+            raise SeriesRejected(
+                "UNREADABLE_FILE",
+                "the ZIP archive is packed by a method other than deflate; pack it again with deflate",
+            )
 
 
 def _leads_out(name: str) -> bool:
     parts = PurePosixPath(name).parts
     odd = "\\" in name or "\0" in name or bool(re.match(r"[A-Za-z]:", name)) or len(name) > _MAX_NAME
-    long = len(parts) > _MAX_FOLDERS or any(len(os.fsencode(part)) > 255 for part in parts)  # no file system takes it
+    long = len(parts) > _MAX_FOLDERS or any(
+        len(os.fsencode(part)) > 255 for part in parts
+    )  # too long for any file system
     return odd or long or not parts or name.startswith("/") or ".." in parts
 
 
@@ -215,17 +220,17 @@ def _checked_size(entries: Sequence[zipfile.ZipInfo], packed: int, left: int) ->
 
 
 def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
-    """Its bytes, as many as it says at the most, into a file that nobody else can read."""
+    """Unpack one entry, at most as many bytes as it declares, into a file that only this user can read."""
     target = folder / PurePosixPath(entry.filename)
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry) as packed, target.open("xb") as file:
         shutil.copyfileobj(packed, file, 1 << 20)
     if target.stat().st_size != entry.file_size:
-        raise zipfile.BadZipFile("another size than the archive says")
+        raise zipfile.BadZipFile("the size differs from what the archive states")
 
 
 def _text(name: str) -> str:
-    """Return a path as text that can be written: what is not UTF-8 is lost."""
+    """Return a path as text that can be written; bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode(errors="replace")
 
 

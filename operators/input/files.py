@@ -1,4 +1,4 @@
-"""The input → all files in it, those of its archives too, in a fixed order, with where each is for `outcome.json`."""
+"""The input → all its files, including those in archives, in a fixed order and with their paths for `outcome.json`."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class InputRoots:
-    """Where the files are, and what `outcome.json` says of it.
+    """Where the files are, and how `outcome.json` names their place.
 
     Attributes:
         root: the input folder.
-        archives: those that were unpacked into folders of their own.
+        archives: archives that were unpacked, each into its own folder.
     """
 
     root: Path
     archives: Sequence[Archive] = ()
 
     def root_of(self, path: Path) -> Path:
-        """Return the folder that what a file points to must not leave."""
+        """Return the folder that references in this file must not leave."""
         return next((one.folder for one in self.archives if one.folder and path.is_relative_to(one.folder)), self.root)
 
     def relative(self, path: Path) -> Path:
-        """Return a path relative to the input, an archive being a folder."""
+        """Return a path relative to the input; an archive counts as a folder."""
         root = self.root_of(path)
         name = next((one.name for one in self.archives if one.folder == root), "")
         return Path(name) / path.relative_to(root)
 
     def folder(self, path: Path) -> str:
-        """Return the same as text that can be written: names that are not UTF-8 lose what is not."""
+        """Return the file's folder relative to the input as writable text; bytes that are not UTF-8 are replaced."""
         return os.fsencode(self.relative(path).as_posix()).decode(errors="replace")
 
 
 def input_files(source: Path, archives: Sequence[Archive]) -> tuple[InputRoots, list[Path], list[Outcome]]:
-    """All files of the input in a fixed order, those in archives behind the others; and what could not be opened."""
+    """Return all files of the input in a fixed order, those in archives last, and outcomes of what cannot be opened."""
     if source.is_dir():
         roots = InputRoots(source, archives)
         paths, unreadable = _files(source, roots)
@@ -72,7 +72,7 @@ def _refused(archive: Archive, error: SeriesError) -> Outcome:
 
 
 def _files(root: Path, roots: InputRoots) -> tuple[list[Path], list[Outcome]]:
-    """Regular files below a folder, and an outcome for each folder that could not be listed."""
+    """Return the regular files below a folder, and an outcome for each folder that could not be listed."""
     found: list[Path] = []
     closed: list[Outcome] = []
     folders, links = [root], 0
@@ -95,7 +95,7 @@ def _files(root: Path, roots: InputRoots) -> tuple[list[Path], list[Outcome]]:
 
 
 def not_opened(path: Path, folder: Path, roots: InputRoots, error: OSError) -> Outcome:
-    """Return the outcome of what the system did not open: `failed`, for another try may succeed."""
+    """Return the outcome of a file or folder that the system did not open: `failed`, for a second try may succeed."""
     digest = hashlib.sha256(os.fsencode(roots.relative(path))).hexdigest()
     message = f"the file whose path has the SHA-256 {digest[:16]}… was not opened: {error.strerror}; check permissions"
     where, file = roots.folder(folder), roots.folder(path)

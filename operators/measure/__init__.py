@@ -1,1 +1,1 @@
-"""What is measured on the voxels themselves, without a network: quantities and texture."""
+"""What is measured on the voxels themselves, without a network: quantities, texture, reliability."""

@@ -1,8 +1,9 @@
-"""Quantities of a window that no training target resembles: what a probe looks for to learn what features know.
+"""Quantities of a window that resemble no training target: probes for them show what the features know.
 
-The network is trained to describe a soft histogram of HU, gradient and local standard deviation. Probes to relatives of
-those say that the training worked. The quantities here are of shape, place and noise; no histogram of the window holds
-them. They are fixed, as are the seeds of the trainings that are compared, before the final training.
+The network is trained to describe a soft histogram of HU, gradient and local standard deviation, so probes for related
+quantities only show that the training worked. The quantities here describe shape, position and noise, which no
+histogram of the window holds. They, and the seeds of the trainings that are compared, are fixed before the final
+training.
 
 The body is that of `operators.measure.quantities`: the largest piece above -300 HU, filled slice by slice.
 """
@@ -24,23 +25,23 @@ Mask = NDArray[np.bool_]
 Spacing = tuple[float, float, float]
 
 SEEDS: Final = (0, 1, 2)
-"""Of the trainings, and of the probes' folds."""
+"""Seeds of the trainings and of the probes' folds."""
 
 MIRRORED_HU = (-1000.0, 400.0)
 PART_CM3 = 50.0
 SPINE_ABOVE_HU = 250.0
-"""Above most vessels with contrast medium, which the range of bone holds too."""
+"""Above most vessels with contrast medium, which the HU range of bone includes too."""
 SPINE_CM3 = 2.0
 SPINE_REACH_MM = 30.0
 SKIN_MM = 4.0
 
 
 def probe_targets(hu: NDArray[np.floating[Any]], spacing_mm: Spacing) -> dict[str, float]:
-    """Return all targets of one window, NaN where one cannot be measured; all are NaN where there is no body.
+    """Return all targets of one window, NaN where one cannot be measured; without a body, all are NaN.
 
     Args:
         hu: float HU (d, h, w), as the encoder sees it: rows from front to back, columns from right to left.
-        spacing_mm: (z, y, x).
+        spacing_mm: voxel spacing (z, y, x).
 
     Returns:
         name → value, in the order of `TARGETS`.
@@ -53,9 +54,9 @@ def probe_targets(hu: NDArray[np.floating[Any]], spacing_mm: Spacing) -> dict[st
 
 
 def left_right_asymmetry_hu(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Mean absolute difference between the body and its mirror image about the column of its centroid.
+    """Return the mean absolute difference between the body and its mirror image about its centroid's column, in HU.
 
-    Over the voxels where the body and its image overlap, HU clipped to `MIRRORED_HU`.
+    It is taken where the body and its image overlap, with HU clipped to `MIRRORED_HU`.
     """
     columns = np.arange(body.shape[2])
     middle = float((body.sum(axis=(0, 1)) * columns).sum() / body.sum())
@@ -68,37 +69,37 @@ def left_right_asymmetry_hu(hu: Floats, body: Mask, spacing_mm: Spacing) -> floa
 
 
 def front_to_side_ratio(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Extent from front to back over that from side to side: the body's standard deviations in mm."""
+    """Return the extent from front to back over that from side to side: standard deviations of the body in mm."""
     _, rows, columns = np.nonzero(body)
     side = float(columns.std()) * spacing_mm[2]
     return float(rows.std()) * spacing_mm[1] / side if side > 0 else math.nan
 
 
 def body_row_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Return how far the body's centroid is behind the window's centre."""
+    """Return how far the body's centroid is behind the window's centre, in mm."""
     return _from_centre(body, 1, spacing_mm)
 
 
 def body_column_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Return how far the body's centroid is to the left of the window's centre."""
+    """Return how far the body's centroid is to the left of the window's centre, in mm."""
     return _from_centre(body, 2, spacing_mm)
 
 
 def spine_row_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Return how far the spine, or else the largest column of bone, is behind the body's centroid; see `_spine`."""
+    """Return how far the spine (or else the largest column of bone) is behind the body's centroid; see `_spine`."""
     return _spine(hu, body, spacing_mm)[0]
 
 
 def spine_column_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Return how far the same is to the left of the body's centroid."""
+    """Return how far the spine is to the left of the body's centroid, in mm; see `_spine`."""
     return _spine(hu, body, spacing_mm)[1]
 
 
 def fat_shell_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Thickness of the fat below the skin: its area over the outline of what it encloses, mean over slices.
+    """Return the thickness of the fat below the skin: its area over the outline of what it encloses, mean over slices.
 
-    What it encloses is the largest piece above the range of fat inside the body without its outermost `SKIN_MM`,
-    opened by one pixel and filled. NaN where no slice has such a piece.
+    It encloses the largest piece above the HU range of fat inside the body without its outermost `SKIN_MM`, opened by
+    one pixel and filled. NaN where no slice has such a piece.
     """
     found = []
     for axial, inside in zip(hu, body, strict=True):
@@ -113,13 +114,13 @@ def fat_shell_mm(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
         low, high = RANGES_HU["fat_fraction"]
         fat = below_skin & ~core & (axial >= low) & (axial < high)
         area_mm2 = spacing_mm[1] * spacing_mm[2]
-        # The outline of a disc of the core's area: that of the core itself grows with every notch.
+        # The outline of a disc of the core's area: the core's own outline grows with every notch.
         found.append(float(fat.sum()) * area_mm2 / (2 * math.sqrt(math.pi * float(core.sum()) * area_mm2)))
     return float(np.mean(found)) if found else math.nan
 
 
 def gas_outside_lungs_fraction(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Part of the body that is gas (below -500 HU) in pieces smaller than `LUNG_PIECE_CM3`: bowel, airways, wounds."""
+    """Return the fraction of the body that is gas (below -500 HU) in pieces under `LUNG_PIECE_CM3`: bowel, airways."""
     pieces, count = ndimage.label((hu < RANGES_HU["lung_fraction"][1]) & body)
     if count == 0:
         return 0.0
@@ -129,9 +130,10 @@ def gas_outside_lungs_fraction(hu: Floats, body: Mask, spacing_mm: Spacing) -> f
 
 
 def soft_tissue_noise_hu(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Standard deviation of the noise of a voxel in soft tissue, from differences between neighbours along a row.
+    """Return the noise of a voxel in soft tissue, in HU, from differences between neighbours along a row.
 
-    By their median absolute value, which edges hardly move; where both neighbours and those around are soft tissue.
+    The standard deviation follows from their median absolute value, which edges hardly change, over voxels whose
+    surroundings are soft tissue too.
     """
     low, high = RANGES_HU["soft_tissue_fraction"]
     even = ndimage.binary_erosion(body & (hu >= low) & (hu < high), np.ones((1, 3, 3), bool))
@@ -141,14 +143,14 @@ def soft_tissue_noise_hu(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
 
 
 def body_parts(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Separate pieces above -300 HU of at least `PART_CM3`: one trunk, two legs, arms beside the trunk."""
+    """Return the number of separate pieces above -300 HU of at least `PART_CM3`: one trunk, two legs, arms."""
     pieces, _ = ndimage.label(hu > BODY_ABOVE_HU)
     sizes_cm3 = np.bincount(pieces.ravel())[1:] * math.prod(spacing_mm) / 1000.0
     return float(np.count_nonzero(sizes_cm3 >= PART_CM3))
 
 
 def soft_tissue_skewness(hu: Floats, body: Mask, spacing_mm: Spacing) -> float:
-    """Skewness of the HU of the body's soft tissue; NaN where it does not vary."""
+    """Return the skewness of the HU of the body's soft tissue; NaN where they do not vary."""
     low, high = RANGES_HU["soft_tissue_fraction"]
     soft = hu[body & (hu >= low) & (hu < high)]
     deviation = float(soft.std()) if soft.size else 0.0
@@ -171,7 +173,7 @@ TARGETS: Final[Mapping[str, Callable[[Floats, Mask, Spacing], float]]] = {
         soft_tissue_skewness,
     )
 }
-"""The probes that count: each is a function of the window's HU, its body and the spacing."""
+"""The probe targets: each is a function of the window's HU, its body and the spacing."""
 
 
 def _from_centre(body: Mask, axis: int, spacing_mm: Spacing) -> float:
@@ -179,7 +181,7 @@ def _from_centre(body: Mask, axis: int, spacing_mm: Spacing) -> float:
 
 
 def _spine(hu: Floats, body: Mask, spacing_mm: Spacing) -> tuple[float, float]:
-    """(row, column) in mm from the body's centroid: where most bone lies along z, within `SPINE_REACH_MM` of it.
+    """Return (row, column) in mm from the body's centroid where most bone lies along z, within `SPINE_REACH_MM` of it.
 
     In a trunk that is the spine, in a thigh the femur. NaN where there is less bone than `SPINE_CM3`.
     """

@@ -1,8 +1,8 @@
-"""What the voxels themselves say: simple quantities to hold beside the features, and to test them against.
+"""Measurements on the voxels themselves: simple quantities to compare with the features and to test them against.
 
-Measured on the windows that the encoder saw, put together again so that each voxel counts once, inside the body: the
-largest piece above -300 HU, with what it encloses in each axial slice (lungs, bowel gas) counted in. Tissues are those
-of `models.statistics.tissues`; they are descriptive, contrast agent and noise move them. `docs/preprocessing.md`
+They are measured on the encoder's windows, reassembled so that each voxel counts once, inside the body: the largest
+piece above -300 HU with what it encloses in each axial slice (lungs, bowel gas). Tissues are those of
+`models.statistics.tissues`; they are descriptive, and contrast agent and noise shift them. `docs/preprocessing.md`
 defines each quantity.
 """
 
@@ -28,7 +28,7 @@ FRACTIONS: Mapping[str, tuple[str, ...]] = {
     "soft_tissue_fraction": ("soft",),
     "bone_fraction": ("bone",),
 }
-"""Quantity → the tissues in the body that it counts."""
+"""Quantity → the tissues that it counts in the body."""
 RANGES_HU: Mapping[str, tuple[float, float]] = {
     name: (TISSUES_HU[tissues[0]][0], TISSUES_HU[tissues[-1]][1]) for name, tissues in FRACTIONS.items()
 }
@@ -36,21 +36,21 @@ SHAPES = ("local_sd_hu", "gradient_hu_per_mm", "glcm_contrast", "outline_compact
 QUANTITIES = ("mean_hu", "body_area_cm2", *RANGES_HU, *SHAPES)
 
 LUNG_PIECE_CM3 = 10.0
-"""What is smaller is a bubble in the bowel or an airway that lost its lung."""
+"""Anything smaller is a bubble in the bowel or an airway cut off from its lung."""
 
 _Spacing = tuple[float, float, float]
 
 
 def measure_quantities(windows: Windows, window_hu: tuple[float, float]) -> dict[str, float | None]:
-    """Return the quantities of a series, as `window_quantities` defines them; each voxel of the windows counts once.
+    """Return the quantities of a series as `window_quantities` defines them; each voxel of the windows counts once.
 
     Args:
-        windows: what the encoder saw.
-        window_hu: (low, high), the HU that 0 and 1 stand for.
+        windows: the encoder's windows.
+        window_hu: (low, high), the HU of the values 0 and 1.
 
     Returns:
-        None for what cannot be measured: all where there is no body, a fraction whose range the bundle clips away, and
-        `emphysema_fraction` where there is no lung.
+            Name → value; None where it cannot be measured: all without a body, a fraction whose HU range the bundle
+            clips away, and `emphysema_fraction` without lung.
     """
     low, high = window_hu
     measured = window_quantities(low + _each_voxel_once(windows) * (high - low), windows.spacing_mm)
@@ -74,11 +74,11 @@ def _each_voxel_once(windows: Windows) -> NDArray[np.float64]:
 
 
 def window_quantities(hu: NDArray[np.floating[Any]], spacing_mm: _Spacing) -> dict[str, float]:
-    """Return all `QUANTITIES` of a grid; NaN where one cannot be measured, all of them where there is no body.
+    """Return all `QUANTITIES` of a grid; NaN where one cannot be measured, all of them without a body.
 
     Args:
         hu: float HU (d, h, w), as the encoder sees it.
-        spacing_mm: (z, y, x).
+        spacing_mm: voxel spacing (z, y, x).
 
     Returns:
         `mean_hu` of the body; `body_area_cm2`, mean over the slices that hold body; as fractions of the body's voxels
@@ -86,7 +86,7 @@ def window_quantities(hu: NDArray[np.floating[Any]], spacing_mm: _Spacing) -> di
         `emphysema_fraction`: the part of the lung below -950 HU; NaN where no piece of lung has 10 cm³.
         `local_sd_hu`, `gradient_hu_per_mm`, `glcm_contrast`: see `operators.measure.texture`.
         `outline_compactness`: 4π · area / perimeter² of the body in a slice, mean over the slices that hold body: 1 for
-        a disc, less for what is long, ragged or in pieces.
+        a disc, less for a body that is long, ragged or in pieces.
         `lung_pieces`: separate pieces of lung (below -500 HU in the body, joined over faces) of at least 10 cm³.
     """
     hu64: NDArray[np.float64] = np.asarray(hu, np.float64)
@@ -106,7 +106,7 @@ def window_quantities(hu: NDArray[np.floating[Any]], spacing_mm: _Spacing) -> di
 
 
 def body_mask(hu: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """The body in a window: bool (d, h, w), the largest piece above -300 HU with what it encloses slice by slice."""
+    """Return the body in a window: bool (d, h, w), the largest piece above -300 HU, with what each slice encloses."""
     pieces, count = ndimage.label(hu > BODY_ABOVE_HU)
     body = np.zeros(hu.shape, bool)
     if count == 0:
@@ -120,14 +120,14 @@ def body_mask(hu: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def box_of(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]:
-    """Return the smallest box that holds a mask, which is not empty, and as many voxels around it as there are."""
+    """Return the smallest box around a non-empty mask, extended by up to `margin` voxels within the array."""
     across = [tuple({0, 1, 2} - {axis}) for axis in range(3)]
     held = [np.flatnonzero(mask.any(axis=axes)) for axes in across]
     return tuple(slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) for at in held)
 
 
 def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the body with its holes: what no way of faces within the slice joins to the border of its box."""
+    """Return the body with its holes filled: all voxels that no path within the slice joins to the box's border."""
     in_slice = ndimage.generate_binary_structure(3, 1)
     in_slice[[0, 2]] = False
     outside, count = ndimage.label(~body, in_slice)
@@ -140,9 +140,9 @@ def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def outline_compactness(body: NDArray[np.bool_], spacing_mm: _Spacing) -> float:
-    """4π · area / perimeter², mean over the slices that hold body; NaN where none does.
+    """Return 4π · area / perimeter², mean over the slices that hold body; NaN where none does.
 
-    The perimeter by Crofton's formula in four directions: ½ Σ π/4 · (distance between the lines) · (crossings).
+    The perimeter follows Crofton's formula in four directions: ½ Σ π/4 · (distance between the lines) · (crossings).
     """
     _, row_mm, column_mm = spacing_mm
     framed = np.pad(body, ((0, 0), (1, 1), (1, 1)))
@@ -160,7 +160,7 @@ def outline_compactness(body: NDArray[np.bool_], spacing_mm: _Spacing) -> float:
 
 
 def lung_pieces(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _Spacing) -> int:
-    """Separate pieces of lung, joined over faces, of at least `LUNG_PIECE_CM3`."""
+    """Return the number of separate pieces of lung, joined over faces, of at least `LUNG_PIECE_CM3`."""
     lung = (hu < RANGES_HU["lung_fraction"][1]) & body
     if not lung.any():
         return 0
@@ -170,7 +170,7 @@ def lung_pieces(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _S
 
 
 def _counts(hu: NDArray[np.float64], body: NDArray[np.bool_]) -> dict[str, float]:
-    """Sum of the HU in the body, its slices, and its voxels in each range."""
+    """Return the sum of the HU in the body, the number of its slices, and its voxels in each HU range."""
     inside = hu[body]
     counted = {"hu": float(inside.sum()), "slices": float(body.any(axis=(1, 2)).sum())}
     for name, (above, below) in RANGES_HU.items():
@@ -179,7 +179,7 @@ def _counts(hu: NDArray[np.float64], body: NDArray[np.bool_]) -> dict[str, float
 
 
 def _shapes(hu: NDArray[np.float64], body: NDArray[np.bool_], spacing_mm: _Spacing) -> dict[str, float]:
-    """Return the `SHAPES` of a body, which is not empty. Only its box, and one voxel around it, is looked at."""
+    """Return the `SHAPES` of a non-empty body; only its box and one voxel around it are examined."""
     box = box_of(body, margin=1)
     hu32, inside = hu[box].astype(np.float32), body[box]
     return {

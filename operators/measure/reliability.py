@@ -1,4 +1,4 @@
-"""Whether to believe the features of a series: how it stands among the reference patients of its bundle."""
+"""Whether to trust the features of a series: its rank among the reference patients of its bundle."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from operators.types import Verdict, Windows
 
 
 def measure_reliability(encoding: Encoding, reference: Reference, preprocessing: Preprocessing) -> Reliability:
-    """Return how a series stands among the reference patients, and the verdict.
+    """Return the rank of a series among the reference patients, and the verdict.
 
     Args:
-        encoding: of the series.
-        reference: of the bundle that encoded it.
-        preprocessing: of the bundle.
+        encoding: the series' encoding.
+        reference: reference population of the bundle that encoded it.
+        preprocessing: the bundle's preprocessing.
 
     Raises:
         SeriesFailed: `NON_FINITE_FEATURES`: the decoder gives NaN or infinity.
@@ -48,10 +48,10 @@ def measure_reliability(encoding: Encoding, reference: Reference, preprocessing:
 
 
 def reconstruction_mae_hu(encoding: Encoding, decoder: Decoder, preprocessing: Preprocessing) -> float:
-    """Return the mean absolute error of what the decoder makes of each window's mu, in HU.
+    """Return the mean absolute error of the decoder's reconstruction from each window's mu, in HU.
 
-    Over the real voxels of all windows; one that is partly outside of the scan counts by its part inside, one that lies
-    in two windows twice.
+    The mean is over the real voxels of all windows; one partly outside the scan counts by its part inside, one that
+    lies in two windows counts twice.
 
     Raises:
         SeriesFailed: `NON_FINITE_FEATURES`.
@@ -71,7 +71,7 @@ def reconstruction_mae_hu(encoding: Encoding, decoder: Decoder, preprocessing: P
 
 
 def _inside(windows: Windows, preprocessing: Preprocessing) -> Iterator[tuple[NDArray[np.float32], ...]]:
-    """For each window the part of each voxel that is inside of the scan, along z, y and x: float32 (d,), (h,), (w,)."""
+    """Yield the fraction of each voxel inside the scan, per window, along z, y and x: float32 (d,), (h,), (w,)."""
     z, y, x = (axis.weights().inside.astype(np.float32) for axis in target_axes(windows.volume, preprocessing))
     depth = windows.voxels.shape[2]
     for start in windows.starts:
@@ -90,7 +90,7 @@ def _too_few(population: Population) -> str:
 
 
 def _reasons(standing: Standing, population: Population, error_hu: float | None) -> Iterator[str]:
-    """One line on p, and one on each value that is as unlikely by itself as the verdict asks for."""
+    """Yield one line on p, and one on each value that alone is as unlikely as the verdict requires."""
     unlikely, n = standing.p <= ALPHA, population.patients
     found = f"p {standing.p:.2g} is {'at most' if unlikely else 'above'} {ALPHA:g}"
     yield f"{found}; {n} reference patients allow no p below {population.smallest_p:.2g}"

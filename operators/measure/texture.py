@@ -1,6 +1,6 @@
 """Texture of a body in a window: local standard deviation, gradient, and Haralick's co-occurrence of grey levels.
 
-All take HU as float (d, h, w) and a mask of the same shape; nothing outside of the mask counts, except that a local
+All take HU as float (d, h, w) and a mask of the same shape. Nothing outside the mask counts, except that a local
 standard deviation sees the 26 neighbours of a voxel and a gradient the two along each axis, wherever they lie.
 """
 
@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 GREY_LEVEL_HU = 25.0
-"""Width of a grey level: the fixed bin size that the IBSI describes (Zwanenburg et al. 2020, arXiv:1612.07003)."""
+"""Width of a grey level in HU: the fixed bin size of the IBSI (Zwanenburg et al. 2020, arXiv:1612.07003)."""
 
 _Number = TypeVar("_Number", bound=np.generic)
 
 
 def local_sd_hu(hu: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    """Mean over the mask of the standard deviation in 3 × 3 × 3 voxels, edges repeated at the border of the window."""
+    """Return the mean over the mask of the SD in 3 × 3 × 3 voxels, in HU; the window's border repeats its edge."""
     total, squares = (box_sum(values, "edge")[mask] for values in (hu, hu * hu))
     variance = squares / np.float32(27) - np.square(total / np.float32(27))
     return float(np.sqrt(np.maximum(variance, 0)).mean(dtype=np.float64))
@@ -27,7 +27,7 @@ def local_sd_hu(hu: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
 def gradient_hu_per_mm(
     hu: NDArray[np.float32], mask: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
 ) -> float:
-    """Mean over the mask of the gradient's length, by central differences; along an axis of one voxel it is 0."""
+    """Return the mean over the mask of the gradient's length, by central differences; 0 along an axis of one voxel."""
     squares = np.zeros_like(hu)
     for axis, step in enumerate(spacing_mm):
         if hu.shape[axis] > 1:
@@ -37,7 +37,7 @@ def gradient_hu_per_mm(
 
 
 def _central_difference(hu: NDArray[np.float32], step_mm: float) -> NDArray[np.float32]:
-    """Along the first axis; at both ends the difference to the only neighbour."""
+    """Return differences along the first axis; at both ends, the difference to the only neighbour."""
     difference = np.empty_like(hu)
     np.subtract(hu[2:], hu[:-2], out=difference[1:-1])
     difference[1:-1] *= np.float32(0.5 / step_mm)
@@ -47,14 +47,14 @@ def _central_difference(hu: NDArray[np.float32], step_mm: float) -> NDArray[np.f
 
 
 def glcm_contrast(hu: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
-    """Contrast of the grey-level co-occurrence matrix: Σ p(i, j) (i - j)².
+    """Return the contrast of the grey-level co-occurrence matrix: Σ p(i, j) (i - j)².
 
-    Haralick, Shanmugam and Dinstein 1973; the IBSI's feature ACUI, levels of a fixed width, neighbours at distance 1,
-    all 13 directions merged into one matrix (IBSI 3D:mrg). NaN where no two voxels of the mask are neighbours.
+    Haralick, Shanmugam and Dinstein 1973; the IBSI's feature ACUI, with levels of fixed width, neighbours at distance 1
+    and all 13 directions merged into one matrix (IBSI 3D:mrg). NaN where no two voxels of the mask are neighbours.
 
-    The sum over pairs is the matrix' contrast without the matrix, and that over all pairs needs only the sum N f of a
-    function f over the 26 neighbours of each voxel: with the levels l inside the mask m, there are ½ Σ m N m pairs, and
-    the squared differences add up to Σ (l² N m - l N l). All are whole numbers.
+    It is computed as a sum over pairs, without the matrix, and needs only the sum N f of a function f over the 26
+    neighbours of each voxel: with the levels l inside the mask m, there are ½ Σ m N m pairs, and the squared
+    differences add up to Σ (l² N m - l N l). All are whole numbers.
     """
     levels = np.floor(hu / GREY_LEVEL_HU)
     widest = max(-float(levels.min(initial=0)), float(levels.max(initial=1)))
@@ -72,11 +72,11 @@ def _dot(one: NDArray[Any], other: NDArray[Any]) -> int:
 
 
 def box_sum(values: NDArray[_Number], beyond: Literal["zero", "edge"]) -> NDArray[_Number]:
-    """Return the sum over the 3 × 3 × 3 voxels about each one.
+    """Return the sum over the 3 × 3 × 3 voxels around each voxel.
 
     Args:
-        values: (d, h, w).
-        beyond: what lies outside of the array: nothing, or its edge repeated.
+        values: array (d, h, w).
+        beyond: what lies outside the array: nothing, or its edge repeated.
     """
     found: NDArray[_Number] = np.pad(values, 1, mode="edge" if beyond == "edge" else "constant")
     for axis in range(3):
@@ -87,5 +87,5 @@ def box_sum(values: NDArray[_Number], beyond: Literal["zero", "edge"]) -> NDArra
 
 
 def _part(values: NDArray[_Number], axis: int, start: int) -> NDArray[_Number]:
-    """All but two places along an axis."""
+    """Return all but two places along an axis."""
     return values[(*[slice(None)] * axis, slice(start, values.shape[axis] - 2 + start))]

@@ -1,1 +1,1 @@
-"""What a series holds and whether it is wanted: CT or not, splitting into parts, phases, selection rules."""
+"""What a series holds and whether to encode it: CT or not, splitting into parts, phases, selection rules."""

@@ -1,7 +1,7 @@
-"""How a series was acquired: what all of its slices say, never what one of them says.
+"""How a series was acquired, according to all of its slices, never to just one.
 
-A value is stated where the slices that have one agree. Where they do not, it is null and a finding names it; mAs, which
-tube current modulation changes from slice to slice, is the mean.
+A value is reported if all slices that have it agree. If they differ, it is null and a finding names it; mAs, which tube
+current modulation changes from slice to slice, is averaged.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from operators.dicom.header import plain
 from operators.dicom.values import number_in, numbers_in, text_in, texts_in
+from operators.printable import printable
 from operators.record import Acquisition
 from operators.types import Finding
 
@@ -23,10 +24,10 @@ ONE_VALUE: Final = (
     *("Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "KVP", "SliceThickness", "ContrastBolusAgent"),
     *("BodyPartExamined", "ImageType"),
 )
-"""What the record states once for the whole series."""
+"""Elements that the record reports once for the whole series."""
 
 ABSENT_COUNTS: Final = frozenset({"ContrastBolusAgent"})
-"""Where a slice without the element says something: there was no contrast agent."""
+"""Elements whose absence from a slice is information: no contrast agent was given."""
 
 _EXPOSURE: Final = ("Exposure", "XRayTubeCurrent", "ExposureTime")
 
@@ -35,8 +36,8 @@ def acquisition_of(headers: Sequence[Dataset], *, with_dates: bool) -> Acquisiti
     """Return how a series was acquired.
 
     Args:
-        headers: of its slices.
-        with_dates: state the dates of study and series.
+        headers: headers of its slices.
+        with_dates: whether to report the dates of study and series.
     """
     kinds = distinct(headers, "ImageType")
     return Acquisition(
@@ -55,7 +56,7 @@ def acquisition_of(headers: Sequence[Dataset], *, with_dates: bool) -> Acquisiti
 
 
 def mixed_findings(headers: Sequence[Dataset]) -> list[Finding]:
-    """Return what differs between the slices although a series has one value of it; identities are not repeated."""
+    """Return findings for values that differ between slices but should be series-wide; identities are not repeated."""
     mixed = [keyword for keyword in ONE_VALUE if len(_values(distinct(headers, keyword), keyword)) > 1]
     findings = []
     if "ConvolutionKernel" in mixed:
@@ -69,7 +70,7 @@ def mixed_findings(headers: Sequence[Dataset]) -> list[Finding]:
 
 
 def distinct(headers: Sequence[Dataset], keyword: str) -> list[Dataset]:
-    """Return one header for each different value of an element: in nearly all series, one for all slices."""
+    """Return one header for each distinct value of an element: in nearly all series, one for all slices."""
     found: dict[object, Dataset] = {}
     for header in headers:
         found.setdefault(plain(header.get(keyword)), header)
@@ -77,13 +78,13 @@ def distinct(headers: Sequence[Dataset], keyword: str) -> list[Dataset]:
 
 
 def one_text(headers: Sequence[Dataset], keyword: str) -> str | None:
-    """Return the text of an element; None where slices have none or do not agree."""
+    """Return the text of an element; None where it is missing everywhere or slices disagree."""
     texts = _values(distinct(headers, keyword), keyword)
     return texts.pop() or None if len(texts) == 1 else None
 
 
 def one_number(headers: Sequence[Dataset], keyword: str) -> float | None:
-    """Return the finite number of an element; None where slices have none or do not agree."""
+    """Return the finite number of an element; None where it is missing everywhere or slices disagree."""
     kinds = distinct(headers, keyword)
     if len(_values(kinds, keyword)) != 1:
         return None
@@ -91,30 +92,26 @@ def one_number(headers: Sequence[Dataset], keyword: str) -> float | None:
 
 
 def _values(headers: Sequence[Dataset], keyword: str) -> set[str]:
-    """Return the different values as text; without the empty one, unless it says something or is the only one."""
+    """Return the distinct values as text, without the empty one unless it is information or the only value."""
     texts = {_text(header, keyword) for header in headers}
     return texts if keyword in ABSENT_COUNTS or len(texts) == 1 else texts - {""}
 
 
 def _text(header: Dataset, keyword: str) -> str:
-    """Return a value as text; of numbers, in the fewest digits."""
+    """Return a value as text; numbers with the fewest digits."""
     numbers = numbers_in(header, keyword)
     return "\\".join(f"{number:g}" for number in numbers) if numbers else text_in(header, keyword)
 
 
 def _counted(headers: Sequence[Dataset], keyword: str) -> str:
-    """Return the commonest values of an element that a scanner sets, cut short, and how many slices have each."""
+    """Return the most frequent values of an element, shortened, with the number of slices that have each."""
     counts = Counter(_text(header, keyword) for header in headers)
-    shown = ", ".join(f"{_printable(value) or 'unknown'} in {count}" for value, count in counts.most_common(4))
+    shown = ", ".join(f"{printable(value)[:32] or 'unknown'} in {count}" for value, count in counts.most_common(4))
     return f"{shown} of {len(headers)} slices"
 
 
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)[:32]
-
-
 def _mean_mas(headers: Sequence[Dataset]) -> float | None:
-    """Return the mean over the slices that state it."""
+    """Return the mean mAs over the slices that state it."""
     if all(len(distinct(headers, keyword)) == 1 for keyword in _EXPOSURE):
         return _mas(headers[0])
     known = [mas for header in headers if (mas := _mas(header)) is not None]
@@ -122,7 +119,7 @@ def _mean_mas(headers: Sequence[Dataset]) -> float | None:
 
 
 def _mas(header: Dataset) -> float | None:
-    """Return Exposure (0018,1152) in mAs; else tube current in mA × exposure time in ms (PS3.3 C.8.2.1)."""
+    """Return Exposure (0018,1152) in mAs, or else tube current in mA × exposure time in ms / 1000 (PS3.3 C.8.2.1)."""
     exposure = number_in(header, "Exposure")
     if exposure is not None:
         return exposure

@@ -1,7 +1,7 @@
-"""Series → the instances of it that are CT images of the body in HU, or the reason why there are none.
+"""Series → its instances that are CT images of the body in HU, or the reason why there are none.
 
-Nothing is dropped in silence: a series without such an instance is skipped with the reason, and where only some are
-left out, a finding says how many and why.
+Nothing is dropped in silence: a series without any such instance is skipped with a reason, and where only some are left
+out, a finding gives their number and the reason.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ MAP_TYPES: Final = frozenset(
         *("MAX_IP", "MIN_IP", "MIP", "MINIP", "PROJECTION IMAGE", "VOLUME_RENDER", "SURFACE_RENDER", "VRT", "SSD"),
     }
 )
-"""ImageType values of maps, projections and renderings: their numbers are not the HU of one place in the body. Among
-them the pixel contrasts of value 4 (C.8.16.1.4) that combine images.
+"""ImageType values of maps, projections and renderings, whose numbers are not the HU of single places in the body. They
+include the pixel contrasts of value 4 (C.8.16.1.4) that combine images.
 
-Of multi-energy images (Supplement 188) VMI and MAT_REMOVED are in HU and pass.
+Of the multi-energy images (Supplement 188), VMI and MAT_REMOVED are in HU and pass.
 """
 
 HOUNSFIELD: Final = re.compile("HUS?|HOUN(D?S?|SD)F[EI]+LDS?(UNITS?)?(HU)?")
-"""Letters of RescaleType where the unit is HU: as the standard spells it, and as files do (`HOUNDSFIELD UNIT`). Not
-`HU_MOD`, the modified HU of multi-energy images."""
+"""RescaleType, letters only, where the unit is HU: as in the standard, and as files spell it (`HOUNDSFIELD UNIT`).
+`HU_MOD`, the modified HU of multi-energy images, is not among them."""
 
 _Reason = tuple[str, str]
 
 
 def keep_ct_images(series: Series) -> Series:
-    """Return the series, with only those of its instances that are CT images; a multi-frame CT is one instance a frame.
+    """Return the series with only its CT images; a multi-frame CT becomes one instance per frame.
 
     Raises:
         SeriesSkipped: `NOT_CT_IMAGE`, `SECONDARY_CAPTURE`, `LOCALIZER` or `DERIVED_MAP`.
-        SeriesRejected: a multi-frame CT whose frames cannot be told apart, see `with_frames`.
+        SeriesRejected: the frames of a multi-frame CT cannot be separated, see `with_frames`.
     """
     if series.image:
-        return series  # its header says nothing; the gate looks at its values
+        return series  # its header does not tell; the gate checks its values
     series = with_frames(series)
     reasons = [reason_against(instance.header) for instance in series.instances]
     kept = tuple(instance for instance, reason in zip(series.instances, reasons, strict=True) if reason is None)
@@ -75,7 +75,7 @@ def keep_ct_images(series: Series) -> Series:
 
 
 def reason_against(header: Dataset) -> _Reason | None:
-    """Return reason code and what was found of an instance that is not a CT image in HU; None where it is one."""
+    """Return the reason code and what was found if an instance is not a CT image in HU; None if it is one."""
     return _not_this_class(header) or _not_this_image(header) or _not_in_hu(header)
 
 
@@ -104,7 +104,7 @@ def _not_this_image(header: Dataset) -> _Reason | None:
 def _not_in_hu(header: Dataset) -> _Reason | None:
     if found := _image_type(header) & MAP_TYPES:
         return "DERIVED_MAP", f"found ImageType {min(found)}"
-    # Of multi-frame CT (PS3.3 C.8.16.2.1.2 and 3): whether places are true, and how it was calculated.
+    # Multi-frame CT (PS3.3 C.8.16.2.1.2 and 3): whether positions are real, and how the volume was calculated.
     for keyword in ("VolumetricProperties", "VolumeBasedCalculationTechnique"):
         if (stated := text_in(header, keyword).upper()) in {"DISTORTED", "CURVED_MPR"} | MAP_TYPES:
             return "DERIVED_MAP", f"found {keyword} {stated}"
@@ -112,11 +112,11 @@ def _not_in_hu(header: Dataset) -> _Reason | None:
         return "DERIVED_MAP", "found a RescaleType that is not valid in its character set"
     unit = (text_in(header, "RescaleType") or "HU").upper()
     if not HOUNSFIELD.fullmatch(re.sub("[^A-Z]", "", unit)):
-        # US means unspecified (PS3.3 C.11.1.1.2); what the numbers are then, nobody can say.
+        # US means unspecified (PS3.3 C.11.1.1.2), so the meaning of the numbers is unknown.
         return "DERIVED_MAP", f"found RescaleType {unit[:16]}"
     return None
 
 
 def _image_type(header: Dataset) -> frozenset[str]:
-    """Values of ImageType from the second on; the first only says original or derived."""
+    """Return the values of ImageType from the second on; the first only distinguishes original from derived."""
     return frozenset(text.upper() for text in texts_in(header, "ImageType")[1:])

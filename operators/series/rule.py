@@ -1,4 +1,4 @@
-"""One selection rule, and whether a series fits it, by its headers alone."""
+"""One selection rule, and whether a series fits it, judged by headers alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Range:
             raise ValueError(f"found {ends[0]:g}; expected a number from 0 on")
 
     def beyond(self, low: float, high: float) -> str | None:
-        """Return what of `low` to `high` lies outside; None where all is inside."""
+        """Return what part of `low` to `high` lies outside; None where all is inside."""
         if self.min is not None and low < self.min:
             return f"{low:g} is below {self.min:g}"
         if self.max is not None and high > self.max:
@@ -45,7 +45,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class ImageTypeRule:
-    """Values that ImageType must contain, all of them, and values that it must not; whole, in either case."""
+    """Values that ImageType must and must not contain; whole values, ignoring case."""
 
     __pydantic_config__: ClassVar = _FORBID_UNKNOWN_KEYS
 
@@ -59,21 +59,21 @@ class ImageTypeRule:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A name and conditions that must all hold; a rule without conditions takes every CT series.
+    """A name and conditions that must all hold; a rule without conditions accepts every CT series.
 
-    Patterns are regular expressions, found anywhere in the text, in either case (see `operators.series.text_pattern`).
+    Patterns are regular expressions, searched in the text, ignoring case (see `operators.series.text_pattern`).
 
     Attributes:
-        name: what a finding calls the rule.
-        modality: Modality, whole, in either case.
+        name: the rule's name in findings.
+        modality: Modality, the whole value, ignoring case.
         description: pattern for SeriesDescription.
         exclude_description: pattern that SeriesDescription must not match.
         kernel: pattern for ConvolutionKernel.
         body_part: pattern for BodyPartExamined.
-        image_type: of every instance.
-        thickness_mm: SliceThickness of every instance.
-        slices: how many there are.
-        orientation: plane that the slices are nearest to.
+        image_type: condition on ImageType of every instance.
+        thickness_mm: range of SliceThickness of every instance.
+        slices: range of the number of slices.
+        orientation: plane nearest to the slices.
     """
 
     __pydantic_config__: ClassVar = _FORBID_UNKNOWN_KEYS
@@ -91,15 +91,17 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not self.name.strip() or len(self.name) > MAX_NAME or not self.name.isprintable():
-            raise ValueError(f"expected a name of 1 to {MAX_NAME} printable characters")
+            raise ValueError(
+                f"found a name that is empty, too long or not printable; expected 1 to {MAX_NAME} printable characters"
+            )
         for pattern in (self.description, self.exclude_description, self.kernel, self.body_part):
             if pattern is not None:
                 check_pattern(pattern)
 
     def unmet(self, series: Series) -> tuple[str, ...]:
-        """Return each condition that does not hold, and why; empty where the series fits.
+        """Return each unmet condition with the reason; empty where the series fits.
 
-        Texts that a person typed at the scanner are not repeated: they may hold a name.
+        Texts that a person typed at the scanner are not repeated, for they may hold a name.
         """
 
         def is_given(keyword: str) -> bool:
@@ -110,25 +112,25 @@ class Rule:
 
 
 def count_slices(series: Series) -> int:
-    """Instances; of a multi-frame file whose frames are not told apart, those that it says it has."""
+    """Return the number of instances or, for a multi-frame file not yet separated, of the frames it declares."""
     frames = (1 if one.frame else number_in(one.header, "NumberOfFrames") or 1 for one in series.instances)
     return sum(max(1, int(number)) for number in frames)
 
 
 def thickness_mm(series: Series) -> tuple[float, float] | None:
-    """Thinnest and thickest SliceThickness of the series; None where an instance has none."""
+    """Return the smallest and largest SliceThickness of the series in mm; None where an instance has none."""
     found = [number_in(instance.header, "SliceThickness") for instance in series.instances]
     known = [value for value in found if value is not None]
     return (min(known), max(known)) if len(known) == len(found) else None
 
 
 def text_of(series: Series, keyword: str) -> str:
-    """Return a text of the series, its values joined by a backslash as in the file; empty where there is none."""
+    """Return a text of the series, values joined by backslashes as in the file; empty where it is missing."""
     return text_in(series.first, keyword)
 
 
 def orientation(series: Series) -> Orientation | None:
-    """Plane that the slices are nearest to, by their normal (PS3.3 C.7.6.2.1.1); None where it is not known."""
+    """Return the plane nearest to the slices, by their normal (PS3.3 C.7.6.2.1.1); None where it is not known."""
     cosines = numbers_in(series.first, "ImageOrientationPatient")
     if len(cosines) != 6:
         return None
@@ -165,7 +167,7 @@ def _body_part(rule: Rule, series: Series) -> str | None:
 
 
 def _unmatched(pattern: str | None, found: str, called: str) -> str | None:
-    """Return why a text does not match a pattern; an absent text matches none."""
+    """Return why a text does not match a pattern; a missing text matches no pattern."""
     if found and matches(str(pattern), found):
         return None
     return f"{called} does not match {pattern}" if found else "absent"
@@ -211,9 +213,9 @@ _CHECKS: Final[dict[str, Callable[[Rule, Series], str | None]]] = {
     "thickness_mm": _thickness,
     "slices": _slices,
 }
-"""Condition → why a series does not fulfil it, None where it does."""
+"""Condition → function that returns why a series does not meet it, None where it does."""
 
 
 def _shown(code: str) -> str:
-    """Return a value that a scanner sets, cut short."""
+    """Return a value set by the scanner, shortened for a message."""
     return code[:32] if code.isprintable() else "what is there"

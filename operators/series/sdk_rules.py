@@ -1,17 +1,18 @@
-"""Selection rules in the SDK's own JSON, with the meaning that `DICOMSeriesSelectorOperator` of SDK 4.0.0 gives them.
+"""Selection rules in the SDK's JSON, with the meaning that `DICOMSeriesSelectorOperator` of SDK 4.0.0 gives them.
 
-`{"selections": [{"name": …, "conditions": {keyword: what to match, …}}, …]}`. What a condition means depends on the
-type of the value that the header has:
+`{"selections": [{"name": …, "conditions": {keyword: what to match, …}}, …]}`. The type of the header's value decides
+how
+a condition is read:
 
-- a text: equal in either case, or a regular expression that is found in it;
-- a number: `[2, ">"]` (also >=, <, <=, !=), `[3, 5]` for a range with its ends, a number, or a text that is a regular
-  expression for the whole number;
-- several values: a term or a list of terms, each of which stands, in either case, somewhere in Python's text of all
-  values, or does not where it begins with `!`;
+- a text: equal, ignoring case, or a regular expression found in it;
+- a number: `[2, ">"]` (also >=, <, <=, !=), `[3, 5]` for a range including its ends, a number, or a regular expression
+  for the whole number;
+- several values: a term or a list of terms, each of which must occur, ignoring case, in Python's text of all values, or
+  must not occur if it begins with `!`;
 - ImageOrientationPatient: Axial, Coronal or Sagittal.
 
-An attribute that is missing, empty or zero matches nothing, and an empty condition is none. Where the SDK raises over a
-value, the condition does not hold here; but a list of terms is compared with a single text as with several.
+An attribute that is missing, empty or zero matches nothing, and an empty condition is ignored. Where the SDK raises on
+a value, the condition does not hold here; but a list of terms is compared with a single text as with several values.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
 PLANES: Final = ("axial", "coronal", "sagittal")
 POSITIONS: Final = frozenset({"HFP", "HFS", "HFDL", "HFDR", "FFP", "FFS", "FFDL", "FFDR"})
 PIXEL_SPACINGS: Final = {"row_pixel_spacing": 0, "col_pixel_spacing": 1}
-"""Two attributes that the SDK makes itself, and their place in PixelSpacing."""
+"""Two attributes that the SDK derives, with their index in PixelSpacing."""
 
-_NOT_COMPARED: Final = frozenset({"PN", "UN"})  # the SDK raises over a person's name, and over bytes
+_NOT_COMPARED: Final = frozenset({"PN", "UN"})  # the SDK raises on a person's name and on bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +52,26 @@ class SdkRule:
     """One selection: a name, and conditions that must all hold.
 
     Attributes:
-        name: what a finding calls the rule.
-        conditions: (attribute, what to match), checked; those that the SDK passes over are left out.
+        name: the rule's name in findings.
+        conditions: (attribute, what to match), checked; conditions that the SDK ignores are left out.
     """
 
     name: str
     conditions: tuple[tuple[str, Any], ...]
 
     def unmet(self, series: Series) -> tuple[str, ...]:
-        """Return each condition that does not hold; its values are not repeated, for they may identify the patient."""
+        """Return each unmet condition; values are not repeated, for they may identify the patient."""
         return tuple(
             f"{keyword}: no match" for keyword, condition in self.conditions if not _holds(keyword, condition, series)
         )
 
 
 def parse_sdk_rules(document: object) -> tuple[SdkRule, ...]:
-    """Rules from parsed JSON; a selection without conditions selects nothing, as in the SDK, and is left out.
+    """Return rules from parsed JSON; a selection without conditions selects nothing, as in the SDK, and is left out.
 
     Raises:
-        StartError: SETTINGS_INVALID, with the selection and the attribute: one that is not read, or a condition that
-            the SDK has no meaning for.
+        StartError: `SETTINGS_INVALID`, naming the selection and the attribute: ctvae does not read the attribute, or
+            the condition has no meaning in the SDK.
     """
     selections = document.get("selections") if isinstance(document, Mapping) else None
     if not isinstance(selections, list) or not selections:
@@ -98,21 +99,23 @@ def _rule(selection: object, number: int) -> SdkRule | None:
 
 
 def _wrong(keyword: str, condition: object) -> str | None:
-    """Return what is wrong with a condition; None where the SDK has a meaning for it."""
+    """Return what is wrong with a condition; None where the SDK defines its meaning."""
     vr = "DS" if keyword in PIXEL_SPACINGS else _vr(keyword)
     if vr is None or vr in _NOT_COMPARED:
-        return "an attribute that is not read, or that cannot be matched"
+        return "an attribute that ctvae does not read or cannot match"
     if keyword == "ImageOrientationPatient":
         fits = isinstance(condition, str) and condition.strip().lower() in PLANES
-        return None if fits else "neither Axial nor Coronal nor Sagittal"
+        return None if fits else "not Axial, Coronal or Sagittal"
     if isinstance(condition, str):
         return _wrong_pattern(condition)
     if isinstance(condition, list) and all(isinstance(part, str | int | float) for part in condition):
         is_number = vr in NUMBER_VRS or vr in ("DS", "IS")
-        return None if not is_number or _several(keyword) or _comparison(condition) else "no range and no comparison"
+        return (
+            None if not is_number or _several(keyword) or _comparison(condition) else "neither a range nor a comparison"
+        )
     if isinstance(condition, int | float) and not isinstance(condition, bool):
         return None
-    return "no text, number or list of them"
+    return "not a text, a number or a list of these"
 
 
 def _wrong_pattern(condition: str) -> str | None:
@@ -124,7 +127,7 @@ def _wrong_pattern(condition: str) -> str | None:
 
 
 def _vr(keyword: str) -> str | None:
-    """VR of an element that is read."""
+    """Return the VR of an element that ctvae reads."""
     tag = tag_for_keyword(keyword) if keyword in HEADER_TAGS else None
     return None if tag is None else dictionary_VR(tag).replace("US or SS", "US")
 
@@ -134,7 +137,7 @@ def _several(keyword: str) -> bool:
 
 
 def _comparison(condition: list[Any]) -> Callable[[float], bool] | None:
-    """Return the test of a number that `[value, ">"]` or `[low, high]` means; None for any other list."""
+    """Return the test that `[value, ">"]` or `[low, high]` applies to a number; None for any other list."""
     if len(condition) != 2:
         return None
     first, second = condition
@@ -170,7 +173,7 @@ def _holds(keyword: str, condition: Any, series: Series) -> bool:
 
 
 def _found(keyword: str, series: Series) -> tuple[Any, str | None]:
-    """The value of an attribute; where it has several, Python's text of all, in lower case, as the SDK makes it."""
+    """Return an attribute's value; several values as Python's text of all, in lower case, as the SDK does."""
     header: Dataset = series.first
     if keyword in PIXEL_SPACINGS:
         spacing = header.get("PixelSpacing")

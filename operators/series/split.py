@@ -1,7 +1,7 @@
 """A series that holds several volumes → parts, from headers alone: first by kind of image, then by phase or pass.
 
-Each instance is in exactly one part; one that makes no stack is left to the gate. Slices are divided only by what the
-headers say, and each part has one slice at a position. Where nothing divides them, the series stays whole, and the gate
+Each instance is in exactly one part; one that forms no stack is left to the gate. Slices are divided only by header
+values, and each part has one slice per position. Where nothing divides them, the series stays whole, and the gate
 rejects it.
 """
 
@@ -27,7 +27,7 @@ from operators.series.volumes import divide
 from operators.types import Finding, Series
 
 MAX_KINDS: Final = 16
-"""Orientations, matrices and spacings of a series that is split; one of more is no series of volumes."""
+"""Limit for orientations, matrices and spacings of a series to split; one with more is not a series of volumes."""
 
 _Group = tuple[int, ...]
 
@@ -39,15 +39,15 @@ class _Part:
 
 
 def split_series(series: Series) -> tuple[Series, ...]:
-    """Split a series into parts, each with the finding `SPLIT_SERIES`; one volume, or none, stays the series itself.
+    """Split a series into parts, each with the finding `SPLIT_SERIES`; a series of one volume or none stays as it is.
 
-    A multi-frame CT comes out with one instance per frame. The parts are in the order of their kinds (the one with the
-    lowest InstanceNumber first, what is not CT in HU last), and in each in the order of what divides the volumes.
+    A multi-frame CT becomes one instance per frame. The parts are ordered by kind (lowest InstanceNumber first, images
+    that are not CT in HU last), and within a kind by the values that divide the volumes.
 
     Raises:
-        SeriesRejected: a multi-frame CT whose frames cannot be told apart, see `with_frames`.
+        SeriesRejected: the frames of a multi-frame CT cannot be separated, see `with_frames`.
         SeriesFailed: `FILE_CHANGED`.
-        OSError: where a multi-frame file cannot be read.
+        OSError: a multi-frame file cannot be read.
     """
     if series.image:
         return (series,)
@@ -58,7 +58,7 @@ def split_series(series: Series) -> tuple[Series, ...]:
     split = []
     for number, part in enumerate(parts, 1):
         detail = (
-            f"part {number} of {len(parts)}, told apart by {', '.join(part.keywords)}: {len(part.instances)} of "
+            f"part {number} of {len(parts)}, distinguished by {', '.join(part.keywords)}: {len(part.instances)} of "
             f"{len(series.instances)} images of the series"
         )
         findings = (*series.findings, Finding("SPLIT_SERIES", detail))
@@ -67,7 +67,7 @@ def split_series(series: Series) -> tuple[Series, ...]:
 
 
 def _parts(instances: Sequence[Instance]) -> list[_Part]:
-    """Return all instances in parts; none where the series must stay whole."""
+    """Return all instances in parts; an empty list where the series must stay whole."""
     other: dict[str, list[Instance]] = {}
     images: list[Instance] = []
     for instance in instances:
@@ -91,13 +91,13 @@ def _parts(instances: Sequence[Instance]) -> list[_Part]:
 
 
 def _planes(images: Sequence[Instance]) -> Planes | None:
-    """Return where the images lie; None where there are none, or one does not say it, or lacks its pixels."""
+    """Return where the images lie; None where there are no images, or one lacks its plane or its pixels."""
     if not images or any(image.pixels is None for image in images):
         return None
     try:
         return read_planes([image.header for image in images])
     except SeriesRejected:
-        return None  # the series stays whole, and the gate, which reads the planes too, gives the reason
+        return None  # the series stays whole, and the gate, which also reads the planes, gives the reason
 
 
 def _first_of(images: Sequence[Instance], group: _Group) -> tuple[float, str]:
@@ -105,16 +105,16 @@ def _first_of(images: Sequence[Instance], group: _Group) -> tuple[float, str]:
 
 
 def _number(header: Dataset, keyword: str) -> float:
-    """Not a number is last."""
+    """Return a number for sorting; a value that is not a number comes last."""
     found = numbers_in(header, keyword)
     return found[0] if len(found) == 1 else np.inf
 
 
-# By kind: what cannot lie on one grid
+# By kind: images that cannot lie on one grid
 
 
 def _kinds(planes: Planes) -> tuple[list[_Group], list[str]]:
-    """Return images of one matrix, pixel spacing and orientation, as exact as the gate wants it; and what differs."""
+    """Return groups of equal matrix, pixel spacing and orientation, to the gate's tolerance, and what differs."""
     matrix, spacing, direction = planes.matrix, planes.pixel_spacing_mm, planes.cosines
     rest = np.arange(len(planes))
     kinds: list[_Group] = []
@@ -136,5 +136,5 @@ def _kinds(planes: Planes) -> tuple[list[_Group], list[str]]:
 
 
 def _near(values: NDArray[np.float64], rest: NDArray[np.intp], allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of the rest have the values of its first, (instances, length)."""
+    """Return which of the remaining instances have the values of the first; values are (instances, length)."""
     return np.asarray((np.abs(values[rest] - values[rest[0]]) <= allowed).all(axis=1))

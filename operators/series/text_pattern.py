@@ -1,9 +1,9 @@
-"""Regular expressions from settings on text from files: bounded, so that no text can make one run for minutes.
+"""Regular expressions from settings, matched against text from files, with bounded cost.
 
-Python's engine tries one way after another, and a pattern such as `(a+)+b` has 2ⁿ of them in n characters. So a pattern
-is short, has at most four repeats and four choices, repeats no group that has either, and looks at 64 characters at
-most: the worst that was tried took 1.2 s on one core (`a?a?a?a?a*a*a*a*b` on 64 times a). google-re2 takes 0.03 ms for
-that one, but has no lookahead (`^(?!.*scout)`), with which the SDK's rules exclude.
+Python's engine tries one alternative after another, and a pattern such as `(a+)+b` has 2ⁿ of them in n characters. So a
+pattern must be short, has at most four repeats and four choices, repeats no group that contains either, and is matched
+against at most 64 characters. The worst case found took 1.2 s on one core (`a?a?a?a?a*a*a*a*b` on 64 times a).
+google-re2 takes 0.03 ms for it but has no lookahead (`^(?!.*scout)`), which the SDK's rules use to exclude.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import warnings
 from typing import Final
 
 MAX_TEXT: Final = 64
-"""Characters of a text that are looked at: the most that LO has (PS3.5 6.2), and SH and CS have fewer."""
+"""Characters of a text that are matched: the maximum length of LO (PS3.5 6.2); SH and CS are shorter."""
 
 MAX_PATTERN: Final = 200
 MAX_REPEATS: Final = 4
@@ -30,17 +30,17 @@ _REFUSED: Final = re.compile(r"\\[1-9]|\(\?P=.*|\(\?\(.*|\(\?[aiLmsu]*x.*", re.D
 
 
 def check_pattern(pattern: str) -> None:
-    """Refuse a pattern that is none, or that could take long.
+    """Raise if a pattern is not a valid regular expression or could take too long.
 
     Raises:
-        ValueError: what is wrong with it; the text of the pattern is part of the message.
+        ValueError: what is wrong with it; the message contains the pattern.
     """
     shown = f"pattern {pattern[:MAX_TEXT]!r}"
     if not pattern or len(pattern) > MAX_PATTERN:
         raise ValueError(f"{shown} has {len(pattern)} characters; expected 1 to {MAX_PATTERN}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what will mean something else in a later Python
+            warnings.simplefilter("error")  # syntax whose meaning will change in a later Python
             _compiled(pattern)
     except (re.error, RecursionError, OverflowError, Warning) as error:
         raise ValueError(f"{shown} is not a regular expression: {error}") from error
@@ -49,12 +49,12 @@ def check_pattern(pattern: str) -> None:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Return whether a checked pattern is found anywhere in the first 64 characters of a text, in either case."""
+    """Return whether a checked pattern is found in the first 64 characters of a text, ignoring case."""
     return _compiled(pattern).search(text[:MAX_TEXT]) is not None
 
 
 def matches_whole(pattern: str, text: str) -> bool:
-    """Return whether a checked pattern is the whole of a short text, such as a number."""
+    """Return whether a checked pattern matches the whole of a short text, such as a number."""
     return len(text) <= MAX_TEXT and _compiled(pattern).fullmatch(text) is not None
 
 

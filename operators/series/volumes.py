@@ -1,6 +1,6 @@
-"""Slices of one orientation that are several volumes → which slice is of which: phases, passes, time points, kernels.
+"""Slices of one orientation → the volumes they belong to: phases, passes, time points, kernels.
 
-Only what the headers say divides them, and it must do so wholly: see `divide`.
+Only header values divide them, and they must divide them completely: see `divide`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VOLUME_TAGS: Final = (
     *("NominalPercentageOfRespiratoryPhase", "TemporalPositionTimeOffset", "StackID"),
     *("ConvolutionKernel", "SliceThickness", "ImageType", "KVP"),
 )
-"""What a volume has one value of, wherever its slices lie: two values are two volumes."""
+"""Tags with one value per volume, wherever its slices lie: two values mean two volumes."""
 
 STEADY_TAGS: Final = frozenset(
     {
@@ -34,16 +34,15 @@ STEADY_TAGS: Final = frozenset(
         *("NominalPercentageOfRespiratoryPhase", "ConvolutionKernel", "KVP"),
     }
 )
-"""Of these a volume has one value, whatever divides the slices: where it has two, it is mixed of two. Of the others
-scanners write several within a scan."""
+"""Tags with one value per volume, whatever divides the slices: a volume with two values is a mixture. Of the other
+tags, scanners may write several values within one scan."""
 
 ORDER_TAGS: Final = ("TriggerTime", "AcquisitionTime", "ContentTime", "AcquisitionNumber", "InstanceNumber")
-"""What may rise from slice to slice, and divides volumes where it rises from one to the next: all of the first come
-before all of the second."""
+"""Tags that may increase from slice to slice, and that divide volumes where they increase from one to the next: all
+slices of the first come before all of the second."""
 
 TIME_TAGS: Final = ("TriggerTime", "AcquisitionTime")
-"""Of these, too, each of several passes of the table may have a value of its own; but within one regular stack they
-divide nothing."""
+"""Tags that may also differ between several passes of the table; but within one regular stack they divide nothing."""
 
 _Group = tuple[int, ...]
 _Groups = tuple[_Group, ...]
@@ -52,11 +51,11 @@ _Spots = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """Volumes among slices.
+    """A division of slices into volumes.
 
     Attributes:
-        volumes: indices of the slices of each, in the order of what divides them; all in one where nothing does.
-        keywords: what divides them.
+        volumes: slice indices of each volume, ordered by the dividing values; a single volume where nothing divides.
+        keywords: the tags that divide them.
     """
 
     volumes: _Groups
@@ -66,16 +65,16 @@ class Division:
 def divide(headers: Sequence[Dataset], planes: Planes) -> Division:
     """Divide slices of one orientation, matrix and pixel spacing into volumes.
 
-    Slices that make one regular stack are one volume, unless the stacks of two values of a tag alternate in it and each
-    is better off alone (see `_is_one_volume`). Else, where a position comes several times, they are divided by the
-    value of a tag, or of two, of which there are as many as slices at one position, each value once at a position; or
-    by a tag that rises from one volume to the next, if every volume has a slice at every position. Else by the tags of
-    whose values each has a regular stack, whether or not these cover the same range. Each volume must have one kernel,
-    one kV and one phase, whatever divides them.
+    Slices that form one regular stack are one volume, unless the stacks of two values of a tag alternate in it and each
+    is better off alone (see `_is_one_volume`). Otherwise, where a position occurs several times, they are divided by
+    the value of one or two tags that has as many values as there are slices at one position, each value once per
+    position; or by a tag that increases from one volume to the next, if every volume has a slice at every position.
+    Otherwise by the tags whose values each have a regular stack, whether or not the stacks cover the same range.
+    Whatever divides them, each volume must have one kernel, one kV and one phase.
 
     Args:
-        headers: of the slices.
-        planes: of the slices.
+        headers: headers of the slices.
+        planes: planes of the slices.
     """
     slices = _Slices(headers, planes)
     whole = Division((tuple(range(len(headers))),))
@@ -87,12 +86,12 @@ def divide(headers: Sequence[Dataset], planes: Planes) -> Division:
 
 
 class _Slices:
-    """The slices to be divided, with what is asked of them more than once.
+    """The slices to divide, with values that are needed more than once.
 
     Attributes:
-        values: keyword → the value of each slice, of the tags of which there are several.
+        values: keyword → the value of each slice, for tags with several values.
         spots: the number of each slice's position.
-        at_most: how many slices lie at one position.
+        at_most: the largest number of slices at one position.
     """
 
     def __init__(self, headers: Sequence[Dataset], planes: Planes) -> None:
@@ -144,7 +143,7 @@ def _by_order(slices: _Slices) -> Iterator[Division]:
 
 
 def _blocks(moments: Sequence[tuple[str, float]], spots: _Spots) -> list[list[int]]:
-    """Slices in the order of their moments; another block begins where a position comes again."""
+    """Return slices in the order of their moments, in blocks; a block ends where a position occurs again."""
     blocks: list[list[int]] = []
     spots_taken: set[int] = set()
     for i in sorted(range(len(moments)), key=lambda i: moments[i]):
@@ -157,7 +156,7 @@ def _blocks(moments: Sequence[tuple[str, float]], spots: _Spots) -> list[list[in
 
 
 def _by_stack(slices: _Slices) -> Iterator[Division]:
-    """Yield the division into the fewest regular stacks; the first of the tags where several give as many."""
+    """Yield the division into the fewest regular stacks; the first tags win where several give as many."""
     tags, pairs = list(slices.values), list(combinations(slices.values, 2))
     if tags and is_regular(slices.planes):
         tags, pairs = [keyword for keyword in tags if keyword not in TIME_TAGS], []
@@ -176,7 +175,7 @@ def _by_stack(slices: _Slices) -> Iterator[Division]:
 
 
 def _joined(slices: _Slices, groups: _Groups) -> _Groups:
-    """Return the groups, those in one where one goes on where the one before ended, as rotations of a scan do."""
+    """Return the groups, merging one that continues where the previous one ended, as rotations of a scan do."""
     joined = [groups[0]]
     for group in groups[1:]:
         both = (*joined[-1], *group)
@@ -189,7 +188,7 @@ def _joined(slices: _Slices, groups: _Groups) -> _Groups:
 
 
 def _are_stacks(slices: _Slices, groups: _Groups) -> bool:
-    """Return whether most groups are regular stacks, and the others too short for one: passes that were broken off."""
+    """Return whether most groups are regular stacks and the others are too short: passes that were broken off."""
     short = [group for group in groups if len(group) < MIN_SLICES]
     long = tuple(group for group in groups if len(group) >= MIN_SLICES)
     return len(short) < len(long) and all(_once(slices.spots, one) for one in short) and slices.all_regular(long)
@@ -198,11 +197,11 @@ def _are_stacks(slices: _Slices, groups: _Groups) -> bool:
 def _is_one_volume(slices: _Slices, groups: _Groups) -> bool:
     """Return whether regular stacks are one volume together.
 
-    They are where they make one regular stack and none reaches into another, whatever differs between them: rotations,
-    or a kernel that was changed half way. A slice that is missing between two is one that was lost, rather than the gap
-    between two passes: the gate finds it. Where they alternate, they are one volume if the slices cover all of it, but
-    would leave gaps in the stack of one: its neighbours are in the others. Two kernels, kVs or phases that alternate
-    are two volumes all the same.
+    They are if they form one regular stack and none reaches into another, whatever differs between them: rotations, or
+    a kernel changed halfway. A slice missing between two stacks counts as lost, not as the gap between two passes; the
+    gate reports it. Where stacks alternate, they are one volume if their slices together cover its range but each stack
+    alone would have gaps, since its neighbours are in the others. Two kernels, kVs or phases that alternate are always
+    two volumes.
     """
     together = tuple(i for group in groups for i in group)
     planes = slices.planes.take(together)
@@ -228,7 +227,7 @@ def _differs(headers: Sequence[Dataset], keyword: str) -> bool:
 
 
 def _spots(heights: NDArray[np.float64]) -> _Spots:
-    """Slices at one position have one number."""
+    """Number the positions: slices at one position get the same number."""
     order = np.argsort(heights, kind="stable")
     spots = np.zeros(len(heights), np.intp)
     spots[order[1:]] = np.cumsum(np.diff(heights[order]) >= SAME_POSITION_MM)
@@ -236,7 +235,7 @@ def _spots(heights: NDArray[np.float64]) -> _Spots:
 
 
 def _values(headers: Sequence[Dataset], keyword: str) -> list[Any]:
-    """Numbers sort as numbers, and all else as text."""
+    """Return values for sorting: numbers as numbers, everything else as text."""
     found = []
     for header in headers:
         number = numbers_in(header, keyword)
@@ -256,18 +255,18 @@ def _once(spots: _Spots, group: _Group) -> bool:
 
 
 def _enough(groups: Sequence[Sequence[int]]) -> bool:
-    """One of the volumes at least must be one that the gate may accept."""
+    """Return whether at least one volume is large enough for the gate to accept."""
     return max(map(len, groups)) >= MIN_SLICES
 
 
 def _moments(headers: Sequence[Dataset], keyword: str) -> list[tuple[str, float]]:
-    """Return the moment of each slice; none where one has none."""
+    """Return the moment of each slice; empty where a slice has none."""
     moments = [moment for header in headers if (moment := _moment(header, keyword))]
     return moments if len(moments) == len(headers) else []
 
 
 def _moment(header: Dataset, keyword: str) -> tuple[str, float] | None:
-    """Return a number, or the date and time of day (VR DA and TM, PS3.5 6.2) in seconds; None where there is none."""
+    """Return a number, or date and time of day (VR DA and TM, PS3.5 6.2) in seconds; None where it is missing."""
     if not keyword.endswith("Time") or keyword == "TriggerTime":
         found = numbers_in(header, keyword)
         return ("", found[0]) if len(found) == 1 and np.isfinite(found[0]) else None

@@ -86,7 +86,7 @@ def test_in_a_coronal_series_the_place_is_along_the_axis_of_the_slices(tmp_path)
 def test_more_than_a_few_slices_are_not_made_up(tmp_path, gone, depth, spacing_mm):
     write_without(tmp_path, gone, depth, spacing_mm=(spacing_mm, 0.5, 0.5))
     error = refused(tmp_path, INTERPOLATE)
-    assert error.reason == "MISSING_SLICE" and "interpolated are single ones" in error.message
+    assert error.reason == "MISSING_SLICE" and "only single slices can be interpolated" in error.message
 
 
 def test_without_the_policy_a_missing_slice_is_rejected(tmp_path):
@@ -140,7 +140,7 @@ def test_an_irregular_stack_is_linear_between_its_slices(tmp_path):
 def test_what_would_be_mostly_made_up_stays_irregular(tmp_path, heights):
     write_tiny_ct(tmp_path, stored_values(6), change=at_heights(heights))
     error = refused(tmp_path, RESAMPLE)
-    assert error.reason == "IRREGULAR_SPACING" and "resampled are gaps" in error.message
+    assert error.reason == "IRREGULAR_SPACING" and "only gaps up to" in error.message
 
 
 def test_without_the_policy_an_irregular_stack_is_rejected(tmp_path):

@@ -93,7 +93,7 @@ def test_each_tag_of_a_volume_tells_volumes_apart(tmp_path, keyword):
     )
     for number, (series, phase) in enumerate(zip(parts, order, strict=True), 1):
         np.testing.assert_array_equal(voxels(series), volumes[phase])
-        assert told_by(series) == f"part {number} of 3, told apart by {keyword}: 5 of 15 images of the series"
+        assert told_by(series) == f"part {number} of 3, distinguished by {keyword}: 5 of 15 images of the series"
 
 
 RISING: dict[str, Tell] = {
@@ -114,7 +114,7 @@ def test_what_rises_from_one_volume_to_the_next_tells_them_apart(tmp_path, keywo
     first, second = parts_of(tmp_path)
     np.testing.assert_array_equal(voxels(first), volumes[0])
     np.testing.assert_array_equal(voxels(second), volumes[1])
-    assert f"told apart by {keyword}:" in told_by(first)
+    assert f"distinguished by {keyword}:" in told_by(first)
 
 
 def test_a_table_that_runs_back_and_forth_gives_one_volume_a_way(tmp_path):
@@ -136,7 +136,7 @@ def test_two_kernels_of_two_phases_are_four_volumes(tmp_path):
 
     write_phases(tmp_path, volumes, tell)
     parts = parts_of(tmp_path)
-    assert "told apart by AcquisitionNumber, ConvolutionKernel:" in told_by(parts[0])
+    assert "distinguished by AcquisitionNumber, ConvolutionKernel:" in told_by(parts[0])
     for series, volume in zip(parts, volumes, strict=True):
         np.testing.assert_array_equal(voxels(series), volume)
 
@@ -206,7 +206,7 @@ def test_stacks_that_lie_on_different_grids_are_parts(tmp_path, change, by):
     later, earlier = parts_of(tmp_path)  # InstanceNumber falls in these files
     np.testing.assert_array_equal(voxels(earlier), stored[:5])
     np.testing.assert_array_equal(voxels(later)[:, :5], stored[5:, :5])
-    assert f"told apart by {by}:" in told_by(earlier)
+    assert f"distinguished by {by}:" in told_by(earlier)
 
 
 def test_a_localizer_beside_the_slices_is_a_part_that_is_skipped(tmp_path):

@@ -68,7 +68,7 @@ def test_passes_are_parts_whatever_range_each_covers(tmp_path, ranges, keyword):
     stored = write_passes(tmp_path, heights, keyword)
     parts = parts_of(tmp_path)
     assert_passes(parts, heights, stored)
-    assert f"told apart by {keyword}:" in told_by(parts[0])
+    assert f"distinguished by {keyword}:" in told_by(parts[0])
 
 
 @settings(deadline=None, max_examples=25)
