@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final, Literal, NoReturn
 
 from app.exit_codes import COULD_NOT_START, FAILED
 from app.extras import lacking
+from app.json_log import JsonLines
 
 logger = logging.getLogger("ctvae")
+LogForm = Literal["text", "json"]
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -113,12 +115,11 @@ def end_with_parent(parent: int) -> None:
         sys.exit(0)
 
 
-def set_up_log(level: LogLevel) -> None:
+def set_up_log(level: LogLevel, form: LogForm = "text") -> None:
     """Log to stderr: ours from `level` on, libraries from warnings on, holoscan's C++ log only errors unless DEBUG."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [logging.StreamHandler(sys.stderr)]
+    set_log_form(form)
     chosen = logging.getLevelNamesMapping()[level.value]
     root.setLevel(max(chosen, logging.WARNING))
     for ours in ("ctvae", "app", "operators", "models"):
@@ -129,6 +130,13 @@ def set_up_log(level: LogLevel) -> None:
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
     os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "INFO" if level is LogLevel.DEBUG else "ERROR")
+
+
+def set_log_form(form: LogForm) -> None:
+    """Write the log for people or, as `json`, one object per line for a program that collects logs."""
+    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(JsonLines() if form == "json" else formatter)
 
 
 def tolerate_any_text() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.process import LogLevel, guarded
+from app.process import LogLevel, guarded, set_log_form
 
 
 def command(
@@ -21,10 +21,13 @@ def command(
         from app.pacs.listen import listener
         from app.pacs.page.serve import page
         from app.pacs.settings import load_listener
+        from app.pacs.trail import trailing
         from app.settings import load_settings
 
         settings = load_listener(config)
+        set_log_form(settings.log.form)
         with (
+            trailing(settings.log.audit_file),
             listener(settings, load_settings(config), config) as running,
             page(settings.page, running.database, running.places, running.checks, running.wake),
         ):

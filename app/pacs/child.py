@@ -1,6 +1,6 @@
 """The process in which the network runs: the model stays loaded, and each line on stdin is a job.
 
-    python -m app.pacs.child PARENT [SETTINGS]
+    python -m app.pacs.child [--json-log] PARENT [SETTINGS]
 
 A request is one line of JSON, an answer likewise. The process knows nothing of queue and spool: it gets a folder of
 files and a folder for the results. It ends with its parent, however that ends.
@@ -20,6 +20,7 @@ from typing import Any, Final
 from pydicom import dcmread
 
 from app.open_pipeline import open_pipeline
+from app.pacs.child_process import JSON_LOG
 from app.pacs.jobs import Request
 from app.process import LogLevel, end_with_parent, set_up_log
 from app.read_input import open_series
@@ -181,10 +182,11 @@ def _made(outcome: Outcome, pipeline: Pipeline) -> Iterator[dict[str, Any]]:
 
 def main(arguments: Sequence[str]) -> None:
     """Answer each line on stdin until there is none."""
+    arguments, json_log = [one for one in arguments if one != JSON_LOG], JSON_LOG in arguments
     end_with_parent(int(arguments[0]))
     for number in (signal.SIGINT, signal.SIGTERM):  # a service is stopped by telling all of its processes: the parent
         signal.signal(number, signal.SIG_IGN)  # decides when this one ends
-    set_up_log(LogLevel.WARN)
+    set_up_log(LogLevel.WARN, "json" if json_log else "text")
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
 

@@ -18,16 +18,23 @@ from typing import Any, Final
 
 from app.pacs.jobs import Request
 from app.pacs.worker_settings import ChildLimits
+from app.process import LogForm
 from operators.errors import CtvaeError, StartError
 
 logger = logging.getLogger(__name__)
 
 CHILD: Final = ("-m", "app.pacs.child")
+JSON_LOG: Final = "--json-log"
 START_S: Final = 180.0
 """Imports and the loading of the model may take so long, on a busy machine."""
 
 TICK_S: Final = 0.5
 _PAGE: Final = resource.getpagesize()
+
+
+def child_program(form: LogForm) -> Sequence[str]:
+    """Return the child's arguments of Python: its log has the form of its parent's."""
+    return (*CHILD, JSON_LOG) if form == "json" else CHILD
 
 
 class ChildEnded(CtvaeError):

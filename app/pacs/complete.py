@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import Connection, and_, case, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.pacs import trail
 from app.pacs.arrivals import OTHER_CONTENT
 from app.pacs.backoff import Backoff
 from app.pacs.database.engine import Database
@@ -143,6 +144,12 @@ class Completer:
         with self.database.read() as connection:
             return frozenset(connection.execute(mine).scalars())
 
+    def _senders(self, series_uid: str) -> list[tuple[str, str, int]]:
+        of = instance.c.calling_ae, instance.c.sender
+        counted = select(*of, func.count()).where(instance.c.series_uid == series_uid).group_by(*of).order_by(*of)
+        with self.database.read() as connection:
+            return [(title, address, count) for title, address, count in connection.execute(counted)]
+
     def _postpone(self, row: Any, why: str, expected: int | None) -> None:
         pause = Backoff(self.settings.query.retry_s, LONGEST_PAUSE_S).pause_s(row.attempts + 1)
         logger.warning("series %s waits %.0f s: %s", row.series_uid, pause, why)
@@ -158,7 +165,7 @@ class Completer:
         mine = and_(instance.c.series_uid == row.series_uid, instance.c.copy == 0)
         with self.database.begin() as connection:
             purged = connection.execute(select(func.count()).where(mine, instance.c.state == "purged")).scalar_one()
-            ended = (
+            ended: dict[str, Any] = (
                 # A result of the late slices alone would take the place of one of all.
                 {"state": "ended", "reason": f"{purged} instances were purged before more came; send all of it again"}
                 if purged
@@ -172,6 +179,7 @@ class Completer:
                 self.emit(connection, row.series_uid, list(connection.execute(kept).scalars()))
             passing("complete.commit.before")
         passing("complete.commit.after")
+        trail.arrived(row, self._senders(row.series_uid), ended.get("reason"), self.settings.ae_title)
         logger.info("series %s: %s", row.series_uid, ended["state"])
         return not purged
 

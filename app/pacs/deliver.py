@@ -10,7 +10,7 @@ from typing import Final
 from pydicom import dcmread
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.pacs import commitment, deliveries
+from app.pacs import commitment, deliveries, trail
 from app.pacs.database.engine import Database
 from app.pacs.deliveries import Sending
 from app.pacs.destination import Destination
@@ -87,12 +87,15 @@ class Deliverer:
         elif verdict is Verdict.DELIVERED:
             deliveries.mark_sent(self._database, sending, answer)
         elif verdict is Verdict.RETRY:
-            deliveries.mark_again(self._database, sending, answer, self._to)
+            if not deliveries.mark_again(self._database, sending, answer, self._to):
+                verdict = Verdict.FINAL
         else:
             deliveries.mark_failed(self._database, sending, answer)
         level = {Verdict.DELIVERED: logging.INFO, Verdict.RETRY: logging.WARNING}.get(verdict, logging.ERROR)
         told = sending.delivery_id, self._to.name, verdict.name, answer.status or "no status", answer.reason or ""
         logger.log(level, "delivery %d to %s: %s, %s %s", *told)
+        if verdict in (Verdict.DELIVERED, Verdict.FINAL):
+            trail.sent(sending, self._to, answer, delivered=verdict is Verdict.DELIVERED)
 
     def _answer(self, path: Path) -> Answer:
         if not path.is_file():

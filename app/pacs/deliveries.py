@@ -92,16 +92,17 @@ def mark_sent(database: Database, sending: Sending, answer: Answer) -> bool:
     return held
 
 
-def mark_again(database: Database, sending: Sending, answer: Answer, destination: Destination) -> None:
-    """Enter that it is to be sent again after a pause; as failed, where it has been tried for too long."""
+def mark_again(database: Database, sending: Sending, answer: Answer, destination: Destination) -> bool:
+    """Enter that it is to be sent again after a pause; as failed, and False, where it has been tried for too long."""
     if sending.age_s > destination.give_up_h * 3600:
         mark_failed(database, sending, answer)
-        return
+        return False
     attempts = sending.attempts + 1
     pause = destination.backoff.pause_s(attempts)
     values = {"state": "waiting", "attempts": attempts, "not_before": now() + pause}
     with database.begin() as connection:
         _set(connection, sending, {**values, "status": answer.status, "reason": answer.reason})
+    return True
 
 
 def mark_failed(database: Database, sending: Sending, answer: Answer) -> None:

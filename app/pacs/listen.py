@@ -14,7 +14,9 @@ from pynetdicom import evt
 from sqlalchemy import Connection
 
 from app.output_lock import output_lock
+from app.pacs import trail
 from app.pacs.arrivals import reconcile
+from app.pacs.child_process import child_program
 from app.pacs.commitment import report_handler
 from app.pacs.complete import Completer, Emit
 from app.pacs.database.engine import Database, open_database
@@ -91,10 +93,17 @@ def listener(settings: ListenerSettings, run: Settings, settings_file: Path | No
                 sender.wake.set()
 
         to = routes(settings.destinations)
-        worker = Worker(database, places, settings.worker, to, on_done=wake_senders, settings_file=settings_file)
+        program = child_program(settings.log.form)
+        worker = Worker(
+            database, places, settings.worker, to, on_done=wake_senders, settings_file=settings_file, program=program
+        )
         completer = Completer(database, settings, _emit(works), _pacs(settings, receiver), on_queued=worker.wake.set)
         report = report_handler(database, wake_senders)
-        handlers = [(evt.EVT_C_STORE, receiver.store), (evt.EVT_N_EVENT_REPORT, report)]
+        handlers: list[tuple[evt.EventType, Callable[..., Any]]] = [
+            (evt.EVT_C_STORE, receiver.store),
+            (evt.EVT_N_EVENT_REPORT, report),
+            (evt.EVT_REJECTED, trail.Rejections().heard),
+        ]
         server = _bound(settings, handlers, spool, secured)
         parts = [(completer.run, completer.stop.set), (worker.run, worker.stop)]
         parts += [(sender.run, sender.stop) for sender in senders]
@@ -103,6 +112,8 @@ def listener(settings: ListenerSettings, run: Settings, settings_file: Path | No
         stack.callback(server.stop)
         server.start()
         logger.info("listening as %s on %s:%d", settings.ae_title, settings.address, server.port)
+        trail.activity(trail.APPLICATION_START, settings.ae_title)
+        stack.callback(trail.activity, trail.APPLICATION_STOP, settings.ae_title)
         checks = {"room in the spool": spool.has_room, "worker": lambda: worker.child is not None}
 
         def wake() -> None:

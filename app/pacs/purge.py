@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, and_, bindparam, exists, func, or_, select, update
 
+from app.pacs import trail
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import delivery, instance, job, now, series
 from app.pacs.destination import Destination
@@ -92,6 +93,7 @@ def purge(database: Database, places: Places, series_uids: tuple[str, ...]) -> i
             passing("purge.unlink.after")
         fsync_folder(places.spool / "instances" / uid)
         _enter(database, [row.id for row in rows], {"state": "purged"})
+        trail.purged(uid, len(rows))
         deleted += len(rows)
     return deleted
 

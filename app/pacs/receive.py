@@ -25,6 +25,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.pacs import trail
 from app.pacs.arrivals import Identity, Origin, identify, is_known, record
 from app.pacs.database.engine import Database
 from app.pacs.settings import ListenerSettings, Tls
@@ -131,6 +132,7 @@ class Receiver:
             self._store(incoming, event, origin)
         except Refused as refused:
             logger.warning("%s at %s: refused, %s", origin.calling_ae, origin.address, refused.why)
+            trail.refused(origin.calling_ae, origin.address, refused.why)
             return _status(refused.status, refused.why)
         except Exception:
             logger.exception("%s at %s: an object was not stored", origin.calling_ae, origin.address)

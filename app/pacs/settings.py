@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, Literal, get_type_hints
 import yaml
 
 from app.pacs.destination import Destination
+from app.pacs.log_settings import LogSettings
 from app.pacs.page_settings import PageSettings
 from app.pacs.places import Places
 from app.pacs.worker_settings import WorkerSettings
@@ -123,6 +124,7 @@ class ListenerSettings:
         worker: limits and attempts of the process that encodes.
         shadow: path of a second bundle that is run beside the first; its results stay in the folder.
         page: status page, health and metrics over HTTP.
+        log: form of the log, and where the audit trail goes.
         retention_days: instances may be purged from the spool so long after their result has arrived everywhere.
     """
 
@@ -143,6 +145,7 @@ class ListenerSettings:
     destinations: tuple[Destination, ...] = ()
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     page: PageSettings = field(default_factory=PageSettings)
+    log: LogSettings = field(default_factory=LogSettings)
     shadow: str | None = None
     retention_days: float = 7.0
 

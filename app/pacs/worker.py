@@ -20,6 +20,7 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.pacs import trail
 from app.pacs.child_process import CHILD, ChildEnded, ChildProcess
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import job, result
@@ -190,6 +191,7 @@ class Worker:
         shadow = held.work.kind == "shadow"
         finish(self._database, held, ended, () if shadow else self._destinations_of(held.source_ae))
         logger.info("job %d ended %s %s", held.job_id, ended.state, ended.reason or "")
+        trail.worked(held, ended)
         self._on_done()
         return bool(ended.made)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ def command(
     def run() -> int:
         from app.cli.queue import opened, when
         from app.pacs.purge import purge, purgeable
+        from app.pacs.trail import trailing
 
         with opened(config) as (settings, database):
             least = settings.retention_days if days is None else days
@@ -37,7 +39,8 @@ def command(
                 sys.stdout.write(what + "\n")
             count, size = sum(one.instances for one in found), sum(one.size_bytes for one in found) / 1e6
             if yes:
-                count = purge(database, settings.places, tuple(one.series_uid for one in found))
+                with trailing(settings.log.audit_file) if settings.log.audit_file else nullcontext():
+                    count = purge(database, settings.places, tuple(one.series_uid for one in found))
         told = "deleted" if yes else "would be deleted; --yes deletes them"
         sys.stdout.write(f"{len(found)} series, {count} instances, {size:.1f} MB: {told}\n")
         return 0

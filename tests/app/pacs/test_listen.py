@@ -62,13 +62,15 @@ def served(tmp_path_factory, phantom_ct):
     (folder / "orthanc").mkdir()
     to = {"name": "pacs", "ae_title": AE_TITLE, "port": DICOM_PORT}
     with loopback() as network, orthanc(folder / "orthanc", None, network):
-        with listening(folder, *network.command([]), destinations=[to]) as (program, port, log):
+        told = {"form": "json", "audit_file": str(folder / "audit.jsonl")}
+        with listening(folder, *network.command([]), destinations=[to], log=told) as (program, port, log):
             network.run(["/usr/bin/storescu", "-aec", "CTVAE", "127.0.0.1", str(port), "+sd", phantom_ct], check=True)
             until(lambda: [row.state for row in rows(folder, delivery)] == ["sent"], 60)
             held = network.run([sys.executable, "-c", HELD])
             os.kill(program.pid, signal.SIGTERM)
             code = program.wait(40)
-        return {"folder": folder, "code": code, "held": json.loads(held.stdout), "log": log.read_text()}
+        trail = (folder / "audit.jsonl").read_text()
+        return {"folder": folder, "code": code, "held": json.loads(held.stdout), "log": log.read_text(), "trail": trail}
 
 
 HELD = f"""
@@ -90,8 +92,30 @@ def test_sigterm_ends_it_in_order_with_code_0_and_leaves_nothing_half_done(serve
     assert not (served["folder"] / "here" / ".ctvae.lock").exists()
 
 
-def test_no_identity_is_in_the_log(served):
-    assert "Phantom" not in served["log"] and "PHANTOM" not in served["log"] and "Traceback" not in served["log"]
+def test_no_identity_is_in_the_log_and_in_the_audit_trail(served):
+    said = served["log"] + served["trail"]
+    assert "phantom" not in said.lower() and "Traceback" not in said
+
+
+def test_each_line_of_a_json_log_is_an_object(served):
+    lines = [json.loads(line) for line in served["log"].splitlines()]
+    assert {"time", "level", "logger", "message"} <= lines[0].keys()
+    assert "stopping" in [line["message"] for line in lines]
+
+
+def test_the_audit_trail_tells_who_sent_what_was_made_of_it_and_where_it_went(served, phantom_ct):
+    events = [json.loads(line) for line in served["trail"].splitlines()]
+    start, arrived, worked, sent, stop = events
+    assert [one["outcome"] for one in events] == [0] * 5
+    assert [one["event"]["code"] for one in events] == ["110100", "110104", "110103", "110104", "110100"]
+    assert [one["type"]["code"] for one in (start, stop)] == ["110120", "110121"]
+    slices = len(list(phantom_ct.iterdir()))
+    source = {"role": "source", "ae_title": "STORESCU", "address": "127.0.0.1", "instances": slices}
+    assert arrived["participants"] == [source, {"role": "destination", "ae_title": "CTVAE"}]
+    assert arrived["object"]["series_uid"] == worked["object"]["series_uid"]
+    assert sent["object"]["sop_uid"] in [one["sop_uid"] for one in worked["object"]["results"]]
+    assert sent["participants"][0] | {"name": "pacs", "ae_title": AE_TITLE} == sent["participants"][0]
+    assert sent["object"]["status"] == "0x0000"
 
 
 def test_a_full_disk_refuses_with_a700_and_goes_on_when_there_is_room(tmp_path):
