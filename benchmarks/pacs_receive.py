@@ -118,6 +118,7 @@ def serve(folder: Path, fsync: bool, port: int) -> None:
     from pynetdicom import evt
 
     from app.pacs.database import engine
+    from app.pacs.intake import Intake
     from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into
     from app.pacs.server import HardenedServer
     from app.pacs.settings import ListenerSettings
@@ -137,7 +138,7 @@ def serve(folder: Path, fsync: bool, port: int) -> None:
         ("127.0.0.1", port),
         accepted_contexts(),
         limits=settings.limits,
-        handlers=[(evt.EVT_C_STORE, Receiver(spool, database).store)],
+        handlers=[(evt.EVT_C_STORE, Receiver(Intake(spool, database)).store)],
         on_sweep=spool.sweep,
     )
     server.start()

@@ -19,7 +19,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from app.pacs.receive import STORED_CLASSES, SYNTAXES
+from app.pacs.intake import STORED_CLASSES, SYNTAXES
 from app.pacs.settings import Query
 
 CONNECT_S: Final = 10.0

@@ -23,6 +23,7 @@ from app.pacs.database.engine import Database, open_database
 from app.pacs.deliver import Deliverer
 from app.pacs.destination import routes
 from app.pacs.fetch import Pacs
+from app.pacs.intake import Intake
 from app.pacs.places import Places
 from app.pacs.queue import enqueue
 from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into, tls_context
@@ -85,7 +86,7 @@ def listener(settings: ListenerSettings, run: Settings, settings_file: Path | No
         database = open_database(settings.database_url)
         stack.callback(database.close)
         spool = _opened_spool(settings, places, database)
-        receiver = Receiver(spool, database)
+        receiver = Receiver(Intake(spool, database))
         senders = [Deliverer(database, places, one, settings.ae_title) for one in settings.destinations]
 
         def wake_senders() -> None:

@@ -7,57 +7,23 @@ from __future__ import annotations
 
 import logging
 import ssl
-import threading
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    DeflatedExplicitVRLittleEndian,
-    EnhancedCTImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-)
+from pydicom.uid import UID
 from pynetdicom import AE, _config, dimse_messages, evt
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.pacs import trail
-from app.pacs.arrivals import Identity, Origin, identify, is_known, record
-from app.pacs.database.engine import Database
+from app.pacs.arrivals import Identity, Origin
+from app.pacs.intake import NOT_UNDERSTOOD, STORED_CLASSES, SUCCESS, SYNTAXES, WRONG_CLASS, Check, Intake, Refused
 from app.pacs.settings import ListenerSettings, Tls
-from app.pacs.spool import Incoming, Spool
-from operators.dicom.content_digest import content_digest
-from operators.dicom.transfer_syntaxes import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES
+from app.pacs.spool import Spool
 from operators.errors import StartError
-from operators.uids import file_sha256
 
 logger = logging.getLogger(__name__)
-
-STORED_CLASSES: Final = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-SYNTAXES: Final = (*NATIVE_SYNTAXES, *COMPRESSED_SYNTAXES)
-"""Transfer syntaxes that the reader knows."""
-
-SUCCESS: Final = 0x0000
-OUT_OF_RESOURCES: Final = 0xA700
-WRONG_CLASS: Final = 0xA900
-NOT_UNDERSTOOD: Final = 0xC000
-
-
-class Refused(Exception):
-    """An object that is not stored.
-
-    Attributes:
-        status: of the C-STORE response.
-        why: for the sender and the log; no patient identity.
-    """
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status, self.why = status, why
 
 
 def accepted_contexts() -> list[PresentationContext]:
@@ -108,20 +74,17 @@ def receive_into(spool: Spool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """What is done with an object that arrived.
+    """What is done with an object that a C-STORE brought.
 
     Attributes:
-        spool: where it is kept.
-        database: with its row.
+        intake: where it goes.
     """
 
-    spool: Spool
-    database: Database
-    _inflating: threading.Lock = field(default_factory=threading.Lock)  # an inflated file is held in memory
+    intake: Intake
 
     def store(self, event: evt.Event) -> Dataset | int:
         """Answer a C-STORE request (PS3.7 9.1.1): the handler of EVT_C_STORE."""
-        incoming = self.spool.take(event.dataset_path)
+        incoming = self.intake.spool.take(event.dataset_path)
         if incoming is None:
             return _status(NOT_UNDERSTOOD, "the object did not arrive whole")
         remote, request = event.assoc.remote, event.request
@@ -129,7 +92,7 @@ class Receiver:
         fetched = event.assoc.is_requestor or str(moved_to or "").strip() == event.assoc.ae.ae_title
         origin = Origin(str(remote["ae_title"]).strip(), str(remote["address"]), fetched)
         try:
-            self._store(incoming, event, origin)
+            kept = self.intake.take_in(incoming, origin, event.context.transfer_syntax, _as_requested(request))
         except Refused as refused:
             logger.warning("%s at %s: refused, %s", origin.calling_ae, origin.address, refused.why)
             trail.refused(origin.calling_ae, origin.address, refused.why)
@@ -139,51 +102,19 @@ class Receiver:
             raise  # pynetdicom answers C211
         finally:
             incoming.discard()
+        if kept:
+            logger.info("%s at %s: kept %s", origin.calling_ae, origin.address, kept.path)
         return SUCCESS
 
-    def _store(self, incoming: Incoming, event: evt.Event, origin: Origin) -> None:
-        try:
-            if incoming.refused or not self.spool.has_room():
-                raise Refused(OUT_OF_RESOURCES, incoming.refused or "the disk is full")
-            incoming.flush()
-            who = self._identified(incoming.path, event)
-            self._keep(incoming, who, origin)
-        except OSError as error:
-            raise Refused(OUT_OF_RESOURCES, f"the disk: {error.strerror or type(error).__name__}") from error
-        except SQLAlchemyError as error:
-            raise Refused(OUT_OF_RESOURCES, f"the database: {type(error).__name__}") from error
 
-    def _identified(self, path: Path, event: evt.Event) -> Identity:
-        request: Any = event.request
-        try:
-            if event.context.transfer_syntax == DeflatedExplicitVRLittleEndian:
-                with self._inflating:
-                    who = identify(path)
-            else:
-                who = identify(path)
-        except ValueError as error:
-            raise Refused(NOT_UNDERSTOOD, str(error)) from error
+def _as_requested(request: Any) -> Check:
+    def check(who: Identity) -> None:
         if who.sop_class_uid != UID(str(request.AffectedSOPClassUID)):
             raise Refused(WRONG_CLASS, "the data set is of another SOP class than the request")
         if who.sop_uid != str(request.AffectedSOPInstanceUID):
             raise Refused(NOT_UNDERSTOOD, "the data set has another SOP Instance UID than the request")
-        return who
 
-    def _keep(self, incoming: Incoming, who: Identity, origin: Origin) -> None:
-        known, purged = is_known(self.database, incoming.path, who, incoming.digest)
-        if known:
-            return
-        kept, new = self.spool.keep(incoming, who.series_uid, who.sop_uid, _same_content, purged)
-        there = self.spool.root / kept.path
-        # Also where the file was there: its row may not be, if whoever wrote it was killed, or is at it.
-        digest, size = (incoming.digest, incoming.size) if new else (file_sha256(there), there.stat().st_size)
-        if record(self.database, kept, who, digest, size, origin):
-            logger.info("%s at %s: kept %s", origin.calling_ae, origin.address, kept.path)
-
-
-def _same_content(one: Path, other: Path) -> bool:
-    digest = content_digest(one)
-    return digest is not None and digest == content_digest(other)
+    return check
 
 
 def _status(status: int, why: str) -> Dataset:

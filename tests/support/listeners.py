@@ -22,6 +22,7 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 from sqlalchemy import Table, select
 
 from app.pacs.database.engine import Database, open_database
+from app.pacs.intake import Intake
 from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into, tls_context
 from app.pacs.server import HardenedServer
 from app.pacs.settings import Limits, ListenerSettings
@@ -71,7 +72,7 @@ def listener(folder: Path, settings: ListenerSettings | None = None, port: int =
         accepted_contexts(),
         limits=settings.limits,
         tls=tls_context(settings.tls),
-        handlers=[(evt.EVT_C_STORE, Receiver(spool, database).store)],
+        handlers=[(evt.EVT_C_STORE, Receiver(Intake(spool, database)).store)],
         on_sweep=spool.sweep,
     )
     server.start()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from app.pacs.intake import NOT_UNDERSTOOD, OUT_OF_RESOURCES, SUCCESS, SYNTAXES, WRONG_CLASS
 from app.pacs.judge import Verdict, judge
-from app.pacs.receive import NOT_UNDERSTOOD, OUT_OF_RESOURCES, SUCCESS, SYNTAXES, WRONG_CLASS, accepted_contexts
+from app.pacs.receive import accepted_contexts
 from app.pacs.settings import Limits, ListenerSettings
 from app.pacs.store import SR_CLASSES
 from tests.support.checkout import ROOT

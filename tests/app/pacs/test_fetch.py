@@ -15,6 +15,7 @@ from app.pacs import fetch
 from app.pacs.complete import Completer
 from app.pacs.database.tables import series
 from app.pacs.fetch import Pacs, PacsAway
+from app.pacs.intake import Intake
 from app.pacs.receive import Receiver
 from app.pacs.settings import ListenerSettings, Query
 from tests.support.listeners import HASTY, listener, send
@@ -56,7 +57,7 @@ def main(folder: str) -> None:
 def arrived(here, settings, slices):
     """Three of six slices are sent; the rest is fetched; then all again, with a UID that Orthanc does not know."""
     send(here.port, *sorted(slices.iterdir())[:3])
-    pacs = Pacs(settings.query, "CTVAE", Receiver(here.spool, here.database).store)
+    pacs = Pacs(settings.query, "CTVAE", Receiver(Intake(here.spool, here.database)).store)
     queued = []
     completer = Completer(here.database, settings, lambda _, uid, ids: queued.append(len(ids)), pacs)
     steps = [completer.step(), completer.step()]
