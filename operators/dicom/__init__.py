@@ -1,1 +1,1 @@
-"""DICOM bytes to headers and pixels: scanning, functional groups, codecs, HU. Knows one file at a time, no series."""
+"""From DICOM bytes to headers and pixels: scanning, functional groups, codecs, HU. Handles single files, not series."""

@@ -1,8 +1,8 @@
 """Text of a data set in its Specific Character Set (PS3.3 C.12.1.1.2, PS3.5 6.1), exactly or not at all.
 
-A wrong name in a report is worse than none. So every byte has to be valid in the declared character set; nothing is
-guessed, replaced or masked. pydicom 3.0 is not used for this: it leaves the escape sequences of ISO 2022 IR 58 in the
-text, and decodes bytes that are not valid to replacement characters.
+A wrong name in a report is worse than no name, so every byte must be valid in the declared character set; nothing is
+guessed, replaced or masked. pydicom 3.0 is not used here: it leaves the escape sequences of ISO 2022 IR 58 in the text,
+and decodes invalid bytes to replacement characters.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pydicom.dataset import Dataset
 from operators.types import Finding
 
 ASCII: Final = "6"
-"""The default repertoire, ISO IR 6: what holds where nothing is declared."""
+"""The default repertoire, ISO IR 6, which applies where nothing is declared."""
 
 _SINGLE_BYTE: Final = {
     **{"100": "iso8859-1", "101": "iso8859-2", "109": "iso8859-3", "110": "iso8859-4", "144": "iso8859-5"},
     **{"127": "iso8859-6", "126": "iso8859-7", "138": "iso8859-8", "148": "iso8859-9", "203": "iso8859-15"},
     **{"166": "tis-620", "13": "shift_jis"},
 }
-"""ISO registration number → codec of its upper half, bytes A0 to FF. Of shift_jis that is half-width katakana."""
+"""ISO registration number → codec of its upper half, bytes A0 to FF; for shift_jis, half-width katakana."""
 
 _DOUBLE_BYTE: Final = {"149": "euc_kr", "58": "gb2312"}
-"""ISO registration number → codec of its pairs of bytes from A1 to FE."""
+"""ISO registration number → codec of its byte pairs from A1 to FE."""
 
 _WHOLE: Final = {"192": "utf-8", "GB18030": "gb18030", "GBK": "gbk"}
 """Character sets without code extensions (Table C.12-5)."""
@@ -37,7 +37,7 @@ _UPPER_ESCAPES: Final = {
     **{b"-A": "100", b"-B": "101", b"-C": "109", b"-D": "110", b"-L": "144", b"-G": "127", b"-F": "126"},
     **{b"-H": "138", b"-M": "148", b"-b": "203", b"-T": "166", b")I": "13", b"$)C": "149", b"$)A": "58"},
 }
-"""Escape sequences (Tables C.12-3 and C.12-4), without ESC, of the lower half (G0) and the upper one (G1)."""
+"""Escape sequences (Tables C.12-3 and C.12-4), without ESC, for the lower half (G0) and the upper half (G1)."""
 
 _TERM: Final = re.compile(r"ISO[ _-]?(?:2022[ _-])?IR[ _-]?(\d+)")
 _PIECE: Final = re.compile(rb"\x1b(\$?[(),-]?[@-~])|[^\x1b]+")
@@ -46,27 +46,27 @@ _RESET_IN_NAMES: Final = re.compile(rb"([\r\n\f\t\\^=])")
 
 
 class Undecodable(str):
-    """Text that its character set cannot decode: empty wherever text is asked for, and known to be so for a reason.
+    """Text that its character set cannot decode: an empty string that is known to be undecodable.
 
     Attributes:
-        digest: SHA-256, in hex, of its bytes: two that differ can be told apart, and neither can be read.
+        digest: SHA-256, in hex, of its bytes, so that different values can be distinguished without being read.
     """
 
     digest: str = ""
 
 
 def undecodable(value: bytes) -> Undecodable:
-    """Return the text of bytes that cannot be decoded: none."""
+    """Return the (empty) text for bytes that cannot be decoded."""
     text = Undecodable()
     text.digest = hashlib.sha256(value.strip(b" \0")).hexdigest()
     return text
 
 
 def character_sets(terms: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Registration numbers, `GB18030` or `GBK` of the values of Specific Character Set; one at least.
+    """Return registration numbers, `GB18030` or `GBK` for the values of Specific Character Set; at least one.
 
-    Common misspellings (`ISO_IR_100`, `ISO IR 100`) are understood. A term that is not known stays as it is: what is
-    not ASCII cannot be decoded then.
+    Common misspellings (`ISO_IR_100`, `ISO IR 100`) are recognised. An unknown term is returned as it is, and only
+    ASCII can be decoded with it.
     """
     values = terms.split("\\") if isinstance(terms, str) else list(terms or ())
     found = []
@@ -78,12 +78,12 @@ def character_sets(terms: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def decode_text(value: bytes, sets: Sequence[str], *, name: bool = False) -> str:
-    """The text of a value, its several values still parted by backslashes; `Undecodable` where a byte is not valid.
+    """Return the text of a value, several values still separated by backslashes; `Undecodable` for invalid bytes.
 
     Args:
-        value: as it stands in the file.
-        sets: as `character_sets` gives them.
-        name: whether it is a Person Name, in which ^ and = end the reach of an escape sequence.
+        value: bytes as in the file.
+        sets: character sets as `character_sets` returns them.
+        name: whether it is a Person Name, in which ^ and = end the effect of an escape sequence.
     """
     if value.isascii() and b"\x1b" not in value:
         return value.decode("ascii")
@@ -96,11 +96,11 @@ def decode_text(value: bytes, sets: Sequence[str], *, name: bool = False) -> str
             text = value.decode(_WHOLE[sets[0]])
     except (UnicodeDecodeError, LookupError):
         return undecodable(value)
-    return undecodable(value) if "\ufffd" in text else text  # what another system could not decode, and wrote so
+    return undecodable(value) if "\ufffd" in text else text  # another system could not decode it, and wrote U+FFFD
 
 
 def undecodable_finding(headers: Iterable[Dataset], keywords: Sequence[str]) -> tuple[Finding, ...]:
-    """The finding `UNDECODABLE_TEXT`, with the elements of the headers that it concerns; none where all is well."""
+    """Return the finding `UNDECODABLE_TEXT` for the elements concerned; an empty tuple where all text is valid."""
     undecoded: set[str] = set()
     for header in headers:
         undecoded.update(keyword for keyword in keywords if is_undecodable(header.get(keyword)))
@@ -111,16 +111,16 @@ def undecodable_finding(headers: Iterable[Dataset], keywords: Sequence[str]) -> 
 
 
 def is_undecodable(value: object) -> bool:
-    """Return whether a value, or one of several, was text that its character set cannot decode."""
+    """Return whether a value, or one of several values, is text that its character set cannot decode."""
     if isinstance(value, list | tuple):
         return any(isinstance(one, Undecodable) for one in value)
     return isinstance(value, Undecodable)
 
 
 def _extended(value: bytes, sets: Sequence[str], name: bool) -> str:
-    """With code extensions (PS3.5 6.1.2.5): escape sequences change the meaning of bytes until the next delimiter.
+    """Decode text with code extensions (PS3.5 6.1.2.5): escape sequences apply until the next delimiter.
 
-    Only character sets that are declared can be switched to, and ASCII.
+    Only declared character sets, and ASCII, can be switched to.
     """
     initial = sets[0] if sets[0] in _SINGLE_BYTE or sets[0] in _DOUBLE_BYTE else ASCII
     if initial == ASCII != sets[0] and sets[0] not in ("87", "159"):
@@ -130,7 +130,7 @@ def _extended(value: bytes, sets: Sequence[str], name: bool) -> str:
     while at < len(value):
         piece = _PIECE.match(value, at)
         if piece is None:
-            raise LookupError("an escape sequence that does not end")
+            raise LookupError("an escape sequence without an end")
         at = piece.end()
         if escape := piece[1]:
             other = _LOWER_ESCAPES.get(escape) or _UPPER_ESCAPES[escape]
@@ -148,7 +148,7 @@ def _extended(value: bytes, sets: Sequence[str], name: bool) -> str:
 
 
 def _halves(part: bytes, upper: str) -> str:
-    """Text whose lower half is ASCII, and whose upper half is one character set."""
+    """Decode text whose lower half is ASCII and whose upper half is one character set."""
     if part.isascii():
         return part.decode("ascii")
     if upper in _DOUBLE_BYTE:
@@ -156,12 +156,12 @@ def _halves(part: bytes, upper: str) -> str:
     if upper == ASCII or any(0x80 <= byte < 0xA0 for byte in part):
         raise LookupError(upper)
     if upper == "13" and any(byte >= 0xE0 for byte in part):
-        raise LookupError(upper)  # there begin the double bytes of shift_jis, which ISO IR 13 does not have
+        raise LookupError(upper)  # double bytes of shift_jis begin here, which ISO IR 13 does not have
     return part.decode(_SINGLE_BYTE[upper])
 
 
 def _japanese(part: bytes, lower: str) -> str:
-    """Pairs of bytes of JIS X 0208 or JIS X 0212, by their forms in EUC-JP; spaces and line ends stand as they are."""
+    """Decode byte pairs of JIS X 0208 or JIS X 0212 as EUC-JP; spaces and line ends stay as they are."""
     pieces = []
     at = 0
     while at < len(part):

@@ -1,4 +1,4 @@
-"""What a JPEG, JPEG-LS or JPEG 2000 codestream says about itself, so that it can be compared with DICOM's header."""
+"""What a JPEG, JPEG-LS or JPEG 2000 codestream states about itself, for comparison with the DICOM header."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_TILES: Final = 4096
-"""Of JPEG 2000: tiles of 128² in the largest matrix. OpenJPEG takes memory for each before anything is decoded: with
-42,025 tiles of 40² it was 800 MB."""
+"""Limit for JPEG 2000: tiles of 128² in the largest matrix. OpenJPEG allocates memory per tile before it decodes: for
+42,025 tiles of 40² it took 800 MB."""
 
 _SOC_SIZ: Final = b"\xff\x4f\xff\x51"
 _SOT: Final = 0xFF90
@@ -16,7 +16,7 @@ _SOT: Final = 0xFF90
 
 @dataclass(frozen=True, slots=True)
 class CodedFrame:
-    """What a codestream says about itself."""
+    """What a codestream states about itself."""
 
     rows: int
     columns: int
@@ -26,7 +26,7 @@ class CodedFrame:
 
 
 def jpeg_frame(codestream: bytes) -> CodedFrame | None:
-    """Return the frame header of JPEG or JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2); None where there is none."""
+    """Return the frame header of JPEG or JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2); None where it has none."""
     place = 2
     while codestream[:2] == b"\xff\xd8" and place + 10 <= len(codestream) and codestream[place] == 0xFF:
         marker, length = codestream[place + 1], struct.unpack_from(">H", codestream, place + 2)[0]
@@ -36,7 +36,7 @@ def jpeg_frame(codestream: bytes) -> CodedFrame | None:
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             precision, rows, columns, components = struct.unpack_from(">BHHB", codestream, place + 4)
             return CodedFrame(rows, columns, components, precision, False)
-        # Of the markers without a length none is here: a decoder would go on elsewhere, and find another frame header.
+        # Markers without a length do not occur here: a decoder would go on elsewhere and find another frame header.
         if marker <= 0x01 or 0xD0 <= marker <= 0xDA or length < 2:
             return None
         place += 2 + length
@@ -44,7 +44,7 @@ def jpeg_frame(codestream: bytes) -> CodedFrame | None:
 
 
 def bare_jpeg2k(codestream: bytes) -> bytes:
-    """Without a JP2 header, which is against the rules (PS3.5 A.4.4): what is checked must be what is decoded."""
+    """Strip a JP2 header, which PS3.5 A.4.4 forbids: what is checked must be what is decoded."""
     return codestream[max(0, codestream.find(_SOC_SIZ)) :] if codestream[4:8] == b"jP  " else codestream
 
 
@@ -58,9 +58,9 @@ def jpeg2k_frame(codestream: bytes) -> CodedFrame | None:
 
 
 def has_all_tiles(codestream: bytes) -> bool:
-    """Return whether a JPEG 2000 codestream has, whole, a part of each of its tiles (T.800 A.4.2, B.3).
+    """Return whether a JPEG 2000 codestream contains a complete part of each of its tiles (T.800 A.4.2, B.3).
 
-    OpenJPEG leaves a tile that is missing black and says nothing.
+    OpenJPEG leaves a missing tile black without reporting it.
     """
     right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", codestream, 8)
     if min(width, height) == 0 or right <= left or bottom <= top:
@@ -75,7 +75,7 @@ def has_all_tiles(codestream: bytes) -> bool:
         if marker == _SOT:
             tile, part = struct.unpack_from(">HI", codestream, place + 4)
             tiles_found.add(tile)
-            place += part or len(codestream) - place  # of the last one the length may be left open
+            place += part or len(codestream) - place  # the length of the last part may be left open
             if place > len(codestream) or 0 < part < 12:
                 return False
         elif tiles_found or marker >> 8 != 0xFF:

@@ -1,7 +1,7 @@
-"""The digest of what an image is: header and pixel values, not bytes, for an archive may have transcoded it.
+"""The digest of an image's content: header and pixel values rather than bytes, for an archive may have transcoded it.
 
-What the transfer syntax decides does not count: how values are encoded, whether sequences have a length, how pixels
-are compressed. Values are compared as bytes, without converting them; anything in doubt is a difference.
+What depends on the transfer syntax does not count: how values are encoded, whether sequences have a length, how pixels
+are compressed. Values are compared as bytes, without conversion; in doubt, images count as different.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from operators.errors import SeriesError
 from operators.instance import Instance
 
 MAX_HEADER_BYTES: Final = 1 << 24
-"""A longer header is not compared: its image differs from every other. Of 10,000 frames it has some 10 MiB."""
+"""An image with a longer header is not compared and counts as different. 10,000 frames have some 10 MiB."""
 
 _CHARACTER_SET: Final = 0x00080005
 _PIXELS: Final = 0x7FE0
@@ -43,10 +43,10 @@ _WIDTHS: Final = {
 
 
 def content_digest(path: Path) -> str | None:
-    """SHA-256, in hex, of header and pixel values; None where they cannot be told.
+    """Return the SHA-256, in hex, of header and pixel values; None where they cannot be determined.
 
     Raises:
-        OSError: where the file cannot be read.
+        OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
     try:
@@ -70,10 +70,10 @@ def _header(instance: Instance) -> Iterator[bytes]:
 
 
 def _elements(dataset: Dataset, little: bool) -> Iterator[bytes]:
-    as_read = {tag: dataset.get_item(tag) for tag in sorted(dataset.keys())}  # to read a sequence converts others
+    as_read = {tag: dataset.get_item(tag) for tag in sorted(dataset.keys())}  # reading a sequence converts others
     for tag, read in as_read.items():
         if tag.element == 0 or tag.group in (2, _PIXELS) or tag == _PADDING:
-            continue  # group lengths are retired, the meta information and the padding are no content
+            continue  # retired group lengths, meta information and padding are not content
         element: Any = read
         raw = isinstance(element, RawDataElement)
         if not raw or (element.VR or _vr(tag)) == "SQ":
@@ -85,8 +85,8 @@ def _elements(dataset: Dataset, little: bool) -> Iterator[bytes]:
                     yield from _elements(item, little)
                 yield b"end"
                 continue
-            if tag != _CHARACTER_SET:  # pydicom reads it by itself
-                raise ValueError("an element that was converted")
+            if tag != _CHARACTER_SET:  # pydicom converts it on its own
+                raise ValueError("an element was already converted")
             texts = [value] if isinstance(value, str) else value
             yield _named(tag, "\\".join(texts).encode())
             continue
@@ -112,6 +112,6 @@ def _little(value: bytes, vr: str, little: bool) -> bytes:
 
 
 def _pixels(instance: Instance) -> Iterator[bytes]:
-    """Yield the stored values of each frame, whatever they were compressed with."""
+    """Yield the stored values of each frame, however they were compressed."""
     for one in frames(instance) if sop_class(instance.header) in ENHANCED_CT else (instance,):
         yield read_stored_values(one, pixel_format(one.header)).astype("<i4").tobytes()

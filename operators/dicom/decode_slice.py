@@ -1,6 +1,6 @@
 """One file → one slice in HU: stored values, padding to air, rescale, int16.
 
-HU are rounded half to even where slope or intercept are fractional, and clipped where int16 ends; never wrapped.
+HU are rounded half to even where slope or intercept are fractional, and clipped to the range of int16; never wrapped.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from operators.instance import Instance
 from operators.types import Finding, HuSlice
 
 LOWEST_HU: Final = -1024
-"""Where the scale of CT begins: 12 bits with intercept -1024. What is below it lies outside the scan circle (scanners
-write -1500, -2000, -2048, -3024 there) or is noise in air, and becomes air."""
+"""Lowest HU of the CT scale: 12 bits with intercept -1024. Anything below lies outside the scan circle (where scanners
+write -1500, -2000, -2048 or -3024) or is noise in air, and is set to air."""
 
 BUFFER_BYTES: Final = 2 << 20
-"""A slice of 1024² with two bytes each."""
+"""A slice of 1024² with two bytes per voxel."""
 
 _INT16: Final = np.iinfo(np.int16)
 _OF_THREAD: Final = threading.local()
@@ -32,24 +32,24 @@ def decode_slice(instance: Instance, pixels: PixelFormat | None = None) -> HuSli
     """Decode one slice.
 
     Args:
-        instance: as `read_instance` gives it.
-        pixels: its format, where it is known already.
+        instance: the file, as `read_instance` returns it.
+        pixels: its pixel format, where it is already known.
 
     Returns:
         int16 HU, (H, W), rows and columns as stored, with the findings `PIXEL_PADDING`, `UNUSED_BITS_MASKED`,
         `BELOW_CT_SCALE` and `HU_SATURATED` where they apply.
 
     Raises:
-        SeriesRejected: as `pixel_format` and `read_stored_values` do.
+        SeriesRejected: see `pixel_format` and `read_stored_values`.
         SeriesFailed: `FILE_CHANGED`.
-        OSError: where the file cannot be read.
+        OSError: the file cannot be read.
     """
     pixels = pixels or pixel_format(instance.header)
     return to_hu(read_stored_values(instance, pixels, _buffer()), pixels)
 
 
 def _buffer() -> bytearray:
-    """For the stored values, the same one for all slices of a thread: `to_hu` makes an array of its own from them."""
+    """Return the buffer for stored values, one per thread: `to_hu` makes its own array from it."""
     kept: bytearray | None = getattr(_OF_THREAD, "buffer", None)
     if kept is None:
         kept = _OF_THREAD.buffer = bytearray(BUFFER_BYTES)
@@ -57,7 +57,7 @@ def _buffer() -> bytearray:
 
 
 def to_hu(stored: Stored, pixels: PixelFormat) -> HuSlice:
-    """Stored values of one slice, (H, W), as int16 HU."""
+    """Return the stored values of one slice, (H, W), as int16 HU."""
     stored, padding, findings = _values(stored, pixels)
     low, high = int(stored.min()), int(stored.max())
     hu, saturated = _rescaled(stored, low, high, pixels)
@@ -75,10 +75,10 @@ def to_hu(stored: Stored, pixels: PixelFormat) -> HuSlice:
 
 
 def _values(stored: Stored, pixels: PixelFormat) -> tuple[Stored, NDArray[np.bool_] | None, list[Finding]]:
-    """Values of their own bits, where declared padding is among them (None where there is none), and what was met."""
+    """Return values from their own bits, a mask of declared padding (None without any) and what was found."""
     findings: list[Finding] = []
     low_bits = pixels.high_bit + 1 == pixels.bits_stored
-    # Padding may be outside of the bits of a value: it is looked for in the cells too.
+    # Padding may lie outside the bits of a value, so it is searched for in whole cells too.
     padding = _padding(stored, pixels) if low_bits else None
     if padding is not None:
         stored = _without_odd_padding(stored, padding, pixels)
@@ -86,7 +86,7 @@ def _values(stored: Stored, pixels: PixelFormat) -> tuple[Stored, NDArray[np.boo
     if not low_bits or stored.min() < lowest or stored.max() > highest:
         stored, masked = _value_bits(stored, pixels)
         if masked:
-            detail = f"bits outside of the {pixels.bits_stored} of the value are not its sign; ignored"
+            detail = f"bits outside the value's {pixels.bits_stored} bits are not its sign; ignored"
             findings.append(Finding("UNUSED_BITS_MASKED", detail))
         padding = _either(padding, _padding(stored, pixels))
     if padding is not None:
@@ -96,7 +96,7 @@ def _values(stored: Stored, pixels: PixelFormat) -> tuple[Stored, NDArray[np.boo
 
 
 def _padding(stored: Stored, pixels: PixelFormat) -> NDArray[np.bool_] | None:
-    """Return where declared padding is; None where there is none."""
+    """Return the mask of declared padding; None where there is none."""
     if pixels.padding is None:
         return None
     low, high = pixels.padding
@@ -105,7 +105,7 @@ def _padding(stored: Stored, pixels: PixelFormat) -> NDArray[np.bool_] | None:
 
 
 def _without_odd_padding(stored: Stored, padding: NDArray[np.bool_], pixels: PixelFormat) -> Stored:
-    """Padding that no value could be, in its bits or in HU, gives way to a value of the slice: it is no mismatch."""
+    """Replace padding that cannot be a value, in bits or in HU, by a value of the slice, so it causes no mismatch."""
     ends = pixels.padding or (0, 0)
     lowest, highest = pixels.stored_range
     in_hu = [end * pixels.slope + pixels.intercept for end in ends]
@@ -116,9 +116,9 @@ def _without_odd_padding(stored: Stored, padding: NDArray[np.bool_], pixels: Pix
 
 
 def _value_bits(stored: Stored, pixels: PixelFormat) -> tuple[Stored, bool]:
-    """The value's own bits (PS3.5 8.1.1), sign-extended, and whether other bits of the cells held something else.
+    """Return the value's own bits (PS3.5 8.1.1), sign-extended, and whether other bits of the cells were set.
 
-    Before the standard forbade it, overlays were stored there.
+    Overlays used to be stored in those bits, before the standard forbade it.
     """
     shift = pixels.high_bit + 1 - pixels.bits_stored
     cells = stored.astype(np.int64)
@@ -136,19 +136,19 @@ def _either(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> N
 
 
 def _rescaled(stored: Stored, low: int, high: int, pixels: PixelFormat) -> tuple[NDArray[np.int16], bool]:
-    """HU, and whether any had to be clipped."""
+    """Return HU, int16, and whether any had to be clipped."""
     slope, intercept = pixels.slope, pixels.intercept
     if slope.is_integer() and intercept.is_integer():
         lowest, highest = low * int(slope) + int(intercept), high * int(slope) + int(intercept)
         if _INT16.min <= lowest and highest <= _INT16.max:
-            # Arithmetic modulo 2^16 is exact where the result fits, whatever happens on the way.
+            # Arithmetic modulo 2^16 is exact where the result fits, whatever the intermediate values.
             low_bits = stored.view(np.int16) if stored.dtype.itemsize == 2 else stored.astype(np.int16)
             if slope == 1:
                 return low_bits + _modulo_int16(int(intercept)), False
             hu = low_bits * _modulo_int16(int(slope))
             hu += _modulo_int16(int(intercept))
             return hu, False
-    with np.errstate(over="ignore"):  # an absurd slope ends in infinity, which is clipped like the rest
+    with np.errstate(over="ignore"):  # an absurd slope gives infinity, which is clipped like the rest
         exact = np.rint(stored * np.float64(slope) + np.float64(intercept))
     clipped = np.clip(exact, _INT16.min, _INT16.max)
     return clipped.astype(np.int16), bool((clipped != exact).any())

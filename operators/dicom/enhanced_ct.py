@@ -1,4 +1,4 @@
-"""A multi-frame CT → one instance a frame, so that all that follows sees slices, however they were stored.
+"""A multi-frame CT → one instance per frame, so that every later step sees slices, however they were stored.
 
 Enhanced CT Image and Legacy Converted Enhanced CT Image (PS3.3 A.38, A.70).
 """
@@ -24,18 +24,18 @@ ENHANCED_CT: Final = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStor
 
 
 def sop_class(header: Dataset) -> UID:
-    """SOP Class UID of the data set, or, where it has none, of the meta information."""
+    """Return the SOP Class UID of the data set, or else that of the meta information."""
     found = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
     return UID(found, validation_mode=config.IGNORE)
 
 
 def with_frames(series: Series) -> Series:
-    """Return the series with one instance for each frame of its multi-frame CT; itself where it has none.
+    """Return the series with one instance per frame of its multi-frame CT; unchanged where it has none.
 
     Raises:
-        SeriesRejected: as `frames` does, and `INCOMPLETE_CONCATENATION`.
+        SeriesRejected: see `frames`; and `INCOMPLETE_CONCATENATION`.
         SeriesFailed: `FILE_CHANGED`.
-        OSError: where a file cannot be read.
+        OSError: a file cannot be read.
     """
     if not any(_multi_frame(instance) for instance in series.instances):
         return series
@@ -58,16 +58,16 @@ def frames(instance: Instance) -> tuple[Instance, ...]:
     """Return the frames of a multi-frame CT, in the order of the file.
 
     Args:
-        instance: of the file, as `read_instance` gives it.
+        instance: the file, as `read_instance` returns it.
 
     Returns:
-        One instance a frame: its header is what its functional groups and the file say of it, under the names of a
-        classic CT Image, and `frame` says where its pixels are.
+            One instance per frame: its header holds the values of its functional groups and of the file, under the
+            names of a classic CT Image, and `frame` gives the position of its pixels.
 
     Raises:
-        SeriesRejected: `INVALID_FUNCTIONAL_GROUPS`, and as `locate_frames` does.
+        SeriesRejected: `INVALID_FUNCTIONAL_GROUPS`; and see `locate_frames`.
         SeriesFailed: `FILE_CHANGED`.
-        OSError: where the file cannot be read.
+        OSError: the file cannot be read.
     """
     return _frames(instance)[0]
 
@@ -75,7 +75,7 @@ def frames(instance: Instance) -> tuple[Instance, ...]:
 def _frames(instance: Instance) -> tuple[tuple[Instance, ...], Dataset]:
     header_bytes = instance.pixels.offset if instance.pixels else None
     with open_plain(instance) as file:
-        # No more than one byte above the limit: enough to be told that it is too much.
+        # Read one byte above the limit, so that the limit is noticed.
         before_pixels = file.read(min(header_bytes or MAX_HEADER_BYTES, MAX_HEADER_BYTES) + 1)
     groups = read_groups(instance, before_pixels[:header_bytes])
     places = locate_frames(instance, groups.file, len(groups.headers))
@@ -90,7 +90,7 @@ def _multi_frame(instance: Instance) -> bool:
 
 
 def _check_concatenation(parts: list[Dataset]) -> None:
-    """Where the files of a concatenation say how many they are, all must be there: a lost end leaves no gap."""
+    """Check that a concatenation has as many files as it declares: a missing end would leave no gap."""
     totals = {part.get("InConcatenationTotalNumber") for part in parts} - {None}
     if totals and totals != {len(parts)}:
         expected = " or ".join(str(total) for total in sorted(totals))

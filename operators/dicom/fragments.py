@@ -1,8 +1,8 @@
 """Encapsulated Pixel Data: the fragments of each frame (PS3.5 A.4).
 
-Frames are told apart by the extended or the basic offset table, or because each is one fragment. A table is believed
-only where it points at fragments. Not by `pydicom.encaps`: for a 26 kB JPEG-LS frame its `generate_frames` and
-`get_frame` take 5.5 and 5.0 µs, a walk over the fragments 3.2.
+Frames are separated by the extended or the basic offset table, or because each is one fragment. A table is trusted only
+if it points at fragments. `pydicom.encaps` is slower: for a 26 kB JPEG-LS frame its `generate_frames` and `get_frame`
+take 5.5 and 5.0 µs, this walk over the fragments 3.2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from operators.errors import SeriesRejected
 from operators.instance import Instance, PixelElement
 
 MAX_FRAGMENTS: Final = 1 << 20
-"""Of a file: more than any encoder makes, and no more than 200 MB of memory."""
+"""Limit for a file: more than any encoder makes, and at most 200 MB of memory."""
 
 ITEM: Final = (0xFFFE, 0xE000)
 _END: Final = (0xFFFE, 0xE0DD)
@@ -30,7 +30,7 @@ Span = tuple[int, int]
 def fragments_of(instance: Instance, file: PlainFile, element: PixelElement, frames: int) -> tuple[list[Span], bytes]:
     """Return (offset, length) of each fragment, and the content of the basic offset table before them.
 
-    A single frame may lack the delimiter at its end, which some writers forget: its codestream tells if it is whole.
+    A single frame may lack the delimiter at its end, which some writers omit: its codestream shows whether it is whole.
     """
     found: list[Span] = []
     place, end = element.start, element.start + element.there
@@ -53,21 +53,21 @@ def fragments_of(instance: Instance, file: PlainFile, element: PixelElement, fra
     if len(found) < 2:
         raise rejected(instance, "TRUNCATED_PIXELS", "the file is cut off before its compressed pixels")
     file.seek(found[0][0])
-    # A table of more than two entries a fragment is none: it is not read.
+    # A table with more than two entries per fragment is not an offset table, and is not read.
     return found[1:], file.read(min(found[0][1], 8 * len(found)))
 
 
 def frames_of(
     instance: Instance, fragments: list[Span], of_file: Dataset, basic: bytes, frames: int
 ) -> list[list[Span]]:
-    """Return the fragments of each frame; one frame has them all, whatever a table says."""
+    """Return the fragments of each frame; a single frame has all of them, whatever a table says."""
     if frames == 1:
         return [fragments]
     offsets = _offsets(instance, of_file, fragments, basic, frames)
     if offsets is None:
         if len(fragments) != frames:
             found = f"found {len(fragments)} fragments of {frames} frames without an offset table"
-            raise rejected(instance, "UNDECODABLE_PIXELS", f"{found}, so no way to tell the frames apart")
+            raise rejected(instance, "UNDECODABLE_PIXELS", f"{found}, so frames cannot be separated")
         return [[fragment] for fragment in fragments]
     origin = fragments[0][0]
     begins = {offset - origin: index for index, (offset, _) in enumerate(fragments)}
@@ -80,12 +80,12 @@ def frames_of(
 def _offsets(
     instance: Instance, of_file: Dataset, fragments: list[Span], basic: bytes, frames: int
 ) -> list[int] | None:
-    """Return where each frame begins, counted from the first fragment's item; None where no table says it."""
+    """Return where each frame begins, counted from the first fragment's item; None without a table."""
     extended = of_file.get("ExtendedOffsetTable")
     if isinstance(extended, bytes) and extended:
         lengths = of_file.get("ExtendedOffsetTableLengths") or b""
         table, kind = _numbers(extended, "Q"), "extended"
-        # One fragment a frame (C.7.6.3.1.8); its length may say what the padding to an even one adds.
+        # One fragment per frame (C.7.6.3.1.8); its length may include the padding to an even length.
         stated = _numbers(lengths, "Q") if isinstance(lengths, bytes) else []
         padded = [length + length % 2 for length in stated]
         if padded != [length for _, length in fragments]:
@@ -100,7 +100,7 @@ def _offsets(
 
 
 def _numbers(table: bytes, kind: str) -> list[int]:
-    """Unsigned little-endian numbers; none where the length is not that of whole ones."""
+    """Return unsigned little-endian numbers; empty where the table's length does not fit."""
     width = struct.calcsize(f"<{kind}")
     return [] if len(table) % width else list(struct.unpack(f"<{len(table) // width}{kind}", table))
 

@@ -1,7 +1,7 @@
-"""What a multi-frame CT says of each of its frames → one header a frame, as a single slice would have it.
+"""What a multi-frame CT states about each frame → one header per frame, as a single slice would have it.
 
-Multi-frame Functional Groups module (PS3.3 C.7.6.16) and the macros of Enhanced CT (A.38.1.4): what all frames have in
-common stands in the shared groups, the rest in an item a frame. Of a macro that stands in both, the frame's own counts.
+Multi-frame Functional Groups module (PS3.3 C.7.6.16) and the macros of Enhanced CT (A.38.1.4): what all frames share
+stands in the shared groups, the rest in one item per frame. If a macro occurs in both, the frame's own counts.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from operators.errors import SeriesRejected
 from operators.instance import Instance
 
 MAX_HEADER_BYTES: Final = 1 << 25
-"""Everything before the pixels: 32 MiB, which is 3 KiB a frame for 10,000 frames."""
+"""Limit for everything before the pixels: 32 MiB, which is 3 KiB per frame for 10,000 frames."""
 
 MAX_ITEMS: Final = 1 << 18
-"""Items of sequences in a header, each an object of 1.4 kB: 16 a frame for 16,000 frames."""
+"""Limit for items of sequences in a header, each an object of 1.4 kB: 16 per frame for 16,000 frames."""
 
 _CRITICAL: Final = {
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
@@ -33,7 +33,7 @@ _CRITICAL: Final = {
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
 }
-"""Macro → what it holds, without which there are no HU at a place. It is believed nowhere else in the file."""
+"""Macro → the elements it holds, without which voxels have no HU or position. They are read nowhere else."""
 
 _OTHER: Final = {
     "FrameContentSequence": ("FrameAcquisitionNumber", "FrameAcquisitionDateTime", "TemporalPositionIndex", "StackID"),
@@ -52,9 +52,9 @@ _CLASSIC: Final = (
     *("ConvolutionKernel", "KVP", "Exposure", "XRayTubeCurrent", "ExposureTime", "ContrastBolusAgent"),
     *("ContrastBolusStartTime", "BodyPartExamined", "ProtocolName", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
-"""What a converter of classic CT leaves in its two sequences of unassigned attributes (C.7.6.16.2.25 and 26)."""
+"""Where a converter of classic CT leaves unassigned attributes: two sequences (C.7.6.16.2.25 and 26)."""
 
-# In this order, so that what a macro says replaces what was left unassigned.
+# In this order, so that a macro's values replace unassigned ones.
 _MACROS: Final = {
     "UnassignedSharedConvertedAttributesSequence": _CLASSIC,
     "UnassignedPerFrameConvertedAttributesSequence": _CLASSIC,
@@ -70,7 +70,7 @@ _CLASSIC_NAME: Final = {
     "ExposureInmAs": "Exposure",
     "NominalCardiacTriggerDelayTime": "TriggerTime",
 }
-"""The same under the name and in the unit of the classic CT Image (C.8.2.1)."""
+"""The corresponding element of the classic CT Image (C.8.2.1), in its unit."""
 
 _FOR_THE_FILE: Final = ("NumberOfFrames", *(keyword for keywords in _CRITICAL.values() for keyword in keywords))
 _READ: Final = (
@@ -86,11 +86,12 @@ _Plain = Callable[[Dataset], Iterable[DataElement]]
 
 @dataclass(frozen=True, slots=True)
 class MultiFrame:
-    """What the header of a multi-frame file says.
+    """The header of a multi-frame file.
 
     Attributes:
-        headers: one a frame, in the order of the file.
-        file: of the file itself: Concatenation (C.7.6.16.2.2.4) and extended offset table (C.7.6.3.1.8), where there.
+        headers: one per frame, in the order of the file.
+        file: elements of the file itself, where present: Concatenation (C.7.6.16.2.2.4) and extended offset table
+            (C.7.6.3.1.8).
     """
 
     headers: tuple[Dataset, ...]
@@ -101,7 +102,7 @@ def read_groups(instance: Instance, before_pixels: bytes) -> MultiFrame:
     """Return a header for each frame.
 
     Args:
-        instance: of the file, as `read_instance` gives it.
+        instance: the file, as `read_instance` returns it.
         before_pixels: the file up to its pixels, inflated where it is deflated.
 
     Raises:
@@ -134,7 +135,7 @@ def _multi_frame(header: Dataset, raw: Dataset, plain: _Plain) -> MultiFrame:
 
 
 def _of_all_frames(header: Dataset, raw: Dataset, of_file: _Elements, plain: _Plain) -> _Elements:
-    """The file's own header without what only a functional group may say, and with its contrast agent as text."""
+    """Return the file's header without what only functional groups may state, and with its contrast agent as text."""
     elements = {element.tag: element for element in header}
     for keyword in _FOR_THE_FILE:
         elements.pop(Tag(keyword), None)
@@ -148,7 +149,7 @@ def _of_all_frames(header: Dataset, raw: Dataset, of_file: _Elements, plain: _Pl
 
 
 def _macros(groups: Dataset, plain: _Plain) -> dict[str, _Elements]:
-    """Macro → its elements, under the names of a classic header, of one item of functional groups."""
+    """Return macro → elements, under the names of a classic header, for one item of functional groups."""
     found: dict[str, _Elements] = {}
     for macro, keywords in _MACROS.items():
         items = _items(groups, macro)
@@ -170,7 +171,7 @@ def _header(
         elements.update(anatomy)
     for macro in _MACROS:
         elements.update(own[macro] if macro in own else in_common.get(macro, {}))
-    # The frames have most elements in common; each gets its own where one is asked for.
+    # Frames share most elements; each gets its own copy when one is accessed.
     frame = Header((keyword_for_tag(tag), elements[tag]) for tag in sorted(elements))
     frame.file_meta = header.file_meta
     implicit, little = header.original_encoding
@@ -199,7 +200,7 @@ def _dataset(elements: _Elements) -> Dataset:
 
 
 def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """Items of a sequence; none where it is missing, empty or no sequence."""
+    """Return the items of a sequence; empty where it is missing, empty or not a sequence."""
     tag = tag_for_keyword(keyword)
     if tag is None or tag not in dataset:
         return []

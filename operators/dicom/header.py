@@ -1,4 +1,4 @@
-"""A data set of which hundreds are read and few elements are asked for."""
+"""A data set made for reading hundreds of headers and accessing few elements of each."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pydicom.tag import BaseTag
 
 
 class Header(Dataset):
-    """A data set whose elements are shared with other headers, until one is asked for as an element or changed.
+    """A data set that shares its elements with other headers until one is accessed as an element or changed.
 
-    The slices of a series have the same patient, scanner and matrix. Their values are had by keyword (`header.Rows`,
-    `header.get("Rows")`) without an element of their own, which is most of the time that a header takes. Whatever else
-    is done with it first gives it elements of its own; from then on it is a data set like any other.
+    The slices of a series have the same patient, scanner and matrix. Reading values by keyword (`header.Rows`,
+    `header.get("Rows")`) makes no elements, which would take most of the time of a header. Any other access first gives
+    the header its own elements; from then on it is a data set like any other.
     """
 
     def __init__(self, elements: Iterable[tuple[str, DataElement]]) -> None:
         """Make a header.
 
         Args:
-            elements: keyword and element of each, in ascending order; nobody changes them.
+            elements: keyword and element, in ascending order; nobody may change them.
         """
         super().__init__()
         shared: dict[BaseTag, DataElement] = {}
@@ -35,7 +35,7 @@ class Header(Dataset):
         object.__setattr__(self, "_values", values)
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """As of any data set."""
+        """Return a value, as `Dataset.get` does."""
         values = self.__dict__.get("_values")
         if values is not None and key.__class__ is str:
             return values.get(key, default)
@@ -64,27 +64,27 @@ class Header(Dataset):
         super().__delattr__(name)
 
     def get_item(self, key: Any, **options: Any) -> Any:
-        """As of any data set."""
+        """Return a raw element, as `Dataset.get_item` does."""
         self._own()
         return super().get_item(key, **options)
 
     def items(self) -> Any:
-        """As of any data set."""
+        """Return tags and elements, as `Dataset.items` does."""
         self._own()
         return super().items()
 
     def values(self) -> Any:
-        """As of any data set."""
+        """Return the elements, as `Dataset.values` does."""
         self._own()
         return super().values()
 
     def elements(self) -> Any:
-        """As of any data set."""
+        """Return the elements, as `Dataset.elements` does."""
         self._own()
         return super().elements()
 
     def _own(self) -> None:
-        """Elements of its own, in a dictionary of its own: a shallow copy may hold the one that there was."""
+        """Give the header its own elements in its own dictionary, for a shallow copy may hold the old one."""
         if self.__dict__.get("_values") is None:
             return
         made = {tag: own_element(element) for tag, element in self._dict.items() if isinstance(element, DataElement)}
@@ -93,12 +93,12 @@ class Header(Dataset):
 
 
 def own_element(element: DataElement) -> DataElement:
-    """Return a copy of a shared element that may be changed; its several values are a list again."""
+    """Return a copy of a shared element that may be changed; several values become a list again."""
     value = element.value
     own = MultiValue(lambda one: one, value) if isinstance(value, tuple) else value
     return DataElement(element.tag, str(element.VR), own, already_converted=True)
 
 
 def plain(value: Any) -> Any:
-    """Return a value that is equal to another's, whether it is shared or a header's own: several values as a tuple."""
+    """Return a value comparable between shared and own elements: several values as a tuple."""
     return tuple(value) if isinstance(value, MultiValue | list) else value

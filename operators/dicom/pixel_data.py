@@ -1,7 +1,7 @@
-"""Pixel Data of a file: its element, where each frame has its bytes, and the bytes of one frame.
+"""Pixel Data of a file: its element, the position of each frame's bytes, and the bytes of one frame.
 
-A single-frame file is one with one frame. Native frames follow one another without gaps; what is behind the last is
-padding (PS3.5 8.1.1). For encapsulated ones see `operators.dicom.fragments`.
+A single-frame file has one frame. Native frames follow one another without gaps; bytes after the last are padding
+(PS3.5 8.1.1). For encapsulated frames see `operators.dicom.fragments`.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from operators.instance import Frame, Instance, PixelElement
 
 PIXEL_DATA: Final = 0x7FE00010
 PIXEL_TAGS: Final = frozenset({PIXEL_DATA, 0x7FE00009, 0x7FE00008})
-"""Pixel Data, and Double Float and Float Pixel Data."""
+"""Pixel Data, Double Float Pixel Data and Float Pixel Data."""
 
 ELEMENT_BYTES: Final = 12
-"""Of an element before its value, at most: tag, VR and length (PS3.5 7.1)."""
+"""Maximum size of an element before its value: tag, VR and length (PS3.5 7.1)."""
 
 _UNDEFINED: Final = 0xFFFFFFFF
 
 
 def pixel_element(head: bytes, offset: int, size: int, *, little: bool) -> PixelElement | None:
-    """Return the element of the pixels; None where another stands there.
+    """Return the element of the pixels; None where the element there is another one.
 
     Args:
         head: the first `ELEMENT_BYTES` of the element.
-        offset: where it stands in the file.
-        size: of the file.
-        little: its byte order.
+        offset: its offset in the file.
+        size: size of the file in bytes.
+        little: whether the byte order is little endian.
     """
     order = "<" if little else ">"
     group, element = struct.unpack_from(f"{order}HH", head) if len(head) >= 4 else (0, 0)
     tag = group << 16 | element
     if tag not in PIXEL_TAGS:
         return None
-    # An implicit length cannot look like one of these: lengths are even, and O and U are odd.
+    # An implicit length cannot look like one of these VRs: lengths are even, and O and U are odd.
     length = 12 if head[4:6] in (b"OB", b"OW", b"UN") else 8
     stated = struct.unpack_from(f"{order}I", head, length - 4)[0] if len(head) >= length else 0
     start = offset + length
@@ -49,31 +49,31 @@ def pixel_element(head: bytes, offset: int, size: int, *, little: bool) -> Pixel
 
 
 def locate_frame(instance: Instance, pixels: PixelFormat) -> Frame:
-    """Return the place of the pixels of a single-frame file, or of one frame of another; nothing is decoded.
+    """Return the position of the pixels of a single-frame file, or of one frame of a multi-frame file; decode nothing.
 
     Args:
         instance: a file, or one of its frames.
-        pixels: its format.
+        pixels: its pixel format.
 
     Raises:
-        SeriesRejected, SeriesFailed, OSError: as `locate_frames` does.
+        SeriesRejected, SeriesFailed, OSError: see `locate_frames`.
     """
     return instance.frame or _locate(instance, 1, pixels.native_bytes, Dataset())[0]
 
 
 def locate_frames(instance: Instance, of_file: Dataset, frames: int) -> tuple[Frame, ...]:
-    """Return the place of each frame, in the order of the file; nothing is decoded.
+    """Return the position of each frame, in the order of the file; decode nothing.
 
     Args:
-        instance: of the file.
-        of_file: with the extended offset table and its lengths, as bytes, where the file has them.
-        frames: how many it should have.
+        instance: the file.
+        of_file: data set with the extended offset table and its lengths, as bytes, where the file has them.
+        frames: number of frames expected.
 
     Raises:
         SeriesRejected: `MISSING_PIXELS`, `TRUNCATED_PIXELS`, `UNDECODABLE_PIXELS`, `UNSUPPORTED_PIXELS` or
             `UNSUPPORTED_TRANSFER_SYNTAX`.
         SeriesFailed: `FILE_CHANGED`.
-        OSError: where the file cannot be read.
+        OSError: the file cannot be read.
     """
     native = transfer_syntax(instance.header) in NATIVE_SYNTAXES
     return _locate(instance, frames, _native_bytes(instance) if native else 0, of_file)
@@ -84,13 +84,13 @@ def _locate(instance: Instance, frames: int, native_bytes: int, of_file: Dataset
     if element is None:
         raise rejected(instance, "MISSING_PIXELS", "the file has no pixels: cut off before them, or stripped")
     if element.tag != PIXEL_DATA:
-        raise rejected(instance, "UNSUPPORTED_PIXELS", "found pixels of floating point, expected integers")
+        raise rejected(instance, "UNSUPPORTED_PIXELS", "found floating-point pixels, expected integers")
     if not element.there:
         raise rejected(instance, "TRUNCATED_PIXELS", "the file ends where its pixels begin")
     native = transfer_syntax(instance.header) in NATIVE_SYNTAXES
     if native is (element.stated is None):
         found, expected = ("encapsulated", "native") if native else ("native", "encapsulated")
-        text = f"found {found} pixels, expected {expected} ones, as the transfer syntax says"
+        text = f"found {found} pixels, expected {expected} pixels according to the transfer syntax"
         raise rejected(instance, "UNDECODABLE_PIXELS", text)
     if native:
         spans = _native_spans(instance, element, frames, native_bytes)
@@ -102,17 +102,17 @@ def _locate(instance: Instance, frames: int, native_bytes: int, of_file: Dataset
 
 
 def read_frame(instance: Instance, frame: Frame, buffer: bytearray | None = None) -> memoryview:
-    """Return the bytes of one frame: plain numbers, or its codestream, the fragments joined.
+    """Return the bytes of one frame: native values, or its codestream with the fragments joined.
 
     Args:
-        instance: of the file.
-        frame: its place.
-        buffer: where the bytes of one span are put, if they fit, until it is used again: memory that is asked for anew
-            for each slice costs more than reading it.
+        instance: the file.
+        frame: its position.
+        buffer: memory for the bytes of one span, if they fit, valid until it is used again: allocating new memory for
+            each slice costs more than reading it.
 
     Raises:
-        SeriesFailed: `FILE_CHANGED`, where the file is no longer what it was when its header was read.
-        OSError: where the file cannot be read.
+        SeriesFailed: `FILE_CHANGED`: the file has changed since its header was read.
+        OSError: the file cannot be read.
     """
     if instance.pixels is None:
         raise ValueError("a frame of a file without pixels")
@@ -135,7 +135,7 @@ def read_frame(instance: Instance, frame: Frame, buffer: bytearray | None = None
 
 
 def read_beginning(instance: Instance, frame: Frame, size: int) -> bytes:
-    """Return the first bytes of a frame's first fragment, `size` at most."""
+    """Return up to `size` bytes from the start of a frame's first fragment."""
     offset, length = frame.spans[0]
     with open_plain(instance) as file:
         file.seek(offset)
@@ -150,7 +150,7 @@ def _read(file: PlainFile, length: int, buffer: bytearray | None) -> memoryview:
 
 
 def _native_spans(instance: Instance, element: PixelElement, frames: int, length: int) -> list[list[Span]]:
-    """Return the places of native frames; of several, those of a file that has room for one more are in doubt."""
+    """Return the positions of native frames; several frames are in doubt if the file has room for one more."""
     stated, expected = element.stated or 0, frames * length
     there = min(stated, element.there)
     source = f"{frames} frames of rows × columns" if frames > 1 else "rows × columns"

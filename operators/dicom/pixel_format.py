@@ -1,4 +1,4 @@
-"""What a header says about its stored pixel values, checked: how they are coded, and how they become HU.
+"""What a header states about its stored pixel values, checked: how they are coded, and how they become HU.
 
 Image Pixel module (PS3.3 C.7.6.3), CT Image module (C.8.2.1), padding (C.7.5.1.1.2).
 """
@@ -16,13 +16,13 @@ from operators.dicom.values import numbers_in, text_in
 from operators.errors import SeriesRejected
 
 AIR_HU: Final = -1000
-"""What padding becomes: air, by the definition of the Hounsfield unit."""
+"""HU that padding is set to: air, by the definition of the Hounsfield unit."""
 
 MAX_SIDE: Final = 8192
-"""Rows and columns at the most: CT matrices end at 2048, and 8192² values of 16 bits are 128 MiB."""
+"""Limit for rows and columns: CT matrices end at 2048, and 8192² values of 16 bits are 128 MiB."""
 
 TOP_OF_CT_HU: Final = 3071
-"""The highest HU of the 12 bits of ordinary CT; what is above it can be padding, what is below may be metal."""
+"""Highest HU of the 12 bits of ordinary CT; values above it can be padding, values below may be metal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class PixelFormat:
         rows: height H of the slice.
         columns: width W of the slice.
         bits_allocated: 8, 16 or 32 for each value.
-        bits_stored: how many of these carry the value.
-        high_bit: the highest of them, counted from 0; `bits_stored` - 1 where the value lies in the low bits.
-        signed: two's complement, or unsigned.
-        slope: HU for each step of the stored value, > 0.
+        bits_stored: number of bits that carry the value.
+        high_bit: the highest of these, counted from 0; `bits_stored` - 1 where the value lies in the low bits.
+        signed: two's complement rather than unsigned.
+        slope: HU per step of the stored value, > 0.
         intercept: HU of the stored value 0.
-        padding: lowest and highest stored value that is padding, None where none is declared.
-        transfer_syntax: its UID.
+        padding: lowest and highest stored value that is padding; None where none is declared.
+        transfer_syntax: UID of the transfer syntax.
     """
 
     rows: int
@@ -55,7 +55,7 @@ class PixelFormat:
 
     @property
     def native_bytes(self) -> int:
-        """Length of the pixels where they are not compressed."""
+        """Length of the pixels in bytes where they are not compressed."""
         return self.rows * self.columns * self.bits_allocated // 8
 
     @property
@@ -107,7 +107,7 @@ def _bits(header: Dataset, syntax: str) -> tuple[int, int, int, bool]:
     if representation not in (0, 1):
         raise _unsupported(f"PixelRepresentation {representation}", "0 or 1")
     if NATIVE_SYNTAXES.get(syntax) == ">" and allocated == 8:
-        raise _unsupported("bytes in a big-endian file", "16 or 32 bits: whether bytes are swapped is not known")
+        raise _unsupported("8-bit values in a big-endian file", "16 or 32 bits: whether bytes are swapped is not known")
     return allocated, stored, high, representation == 1
 
 
@@ -128,11 +128,11 @@ def _rescale(header: Dataset) -> tuple[float, float]:
 
 
 def _padding(header: Dataset, allocated: int, signed: bool, slope: float, intercept: float) -> tuple[int, int] | None:
-    """Return the range of stored values that is padding, in the signedness of the pixels.
+    """Return the range of stored values that are padding, in the signedness of the pixels.
 
-    The value often has the other signedness: 63536 for -2000. Native pixels never equal the padding, the standard says;
-    where padding is declared as a value of tissue (0 HU, say), that cannot be relied on, and either reading of it would
-    be wrong somewhere.
+    The value is often stored with the other signedness: 63536 for -2000. According to the standard, native pixels never
+    equal the padding value; but where it is a value of tissue (0 HU, say), that cannot be relied on, and either reading
+    would be wrong somewhere.
     """
     value = _integer(header, "PixelPaddingValue")
     if value is None:
@@ -155,7 +155,7 @@ def _in_representation(value: int, allocated: int, signed: bool) -> int:
 
 
 def _integer(header: Dataset, keyword: str, default: int | None = None) -> int | None:
-    """Return an integer; the default where it is missing, None where it is not one."""
+    """Return an integer; the default where it is missing, None where the value is not an integer."""
     found = numbers_in(header, keyword)
     if len(found) != 1:
         return default

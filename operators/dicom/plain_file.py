@@ -1,4 +1,4 @@
-"""A DICOM file, opened again for its pixels: inflated if it is deflated, and still the one whose header was read."""
+"""A DICOM file reopened for its pixels: inflated if it is deflated, and checked to be the one whose header was read."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def open_plain(instance: Instance) -> PlainFile:
     """Open a file, inflated if it is deflated, so that offsets lead to the pixels.
 
     Raises:
-        SeriesFailed: `FILE_CHANGED`, where it can no longer be inflated.
-        OSError: where the file cannot be read.
+        SeriesFailed: `FILE_CHANGED`: it can no longer be inflated.
+        OSError: the file cannot be read.
     """
     if instance.header.file_meta.TransferSyntaxUID != DeflatedExplicitVRLittleEndian:
         return instance.path.open("rb", buffering=0)
@@ -37,7 +37,7 @@ def open_plain(instance: Instance) -> PlainFile:
         raise changed(instance) from error
 
 
-# Of the last file alone, which its frames share: of more, a folder of small files could fill the memory.
+# Only the last file is kept, which its frames share: more could fill the memory.
 @lru_cache(maxsize=1)
 def _inflated(path: Path, size: int, changed_ns: int) -> bytes:
     with path.open("rb") as file:
@@ -57,7 +57,7 @@ def check_unchanged(instance: Instance, file: PlainFile) -> None:
 
 
 def named(instance: Instance) -> str:
-    """Return what messages call a slice or frame: never its path, which may hold a name."""
+    """Return how messages refer to a slice or frame: never by its path, which may hold a name."""
     uid = instance.sop_instance_uid
     known = is_valid_uid(uid)
     if instance.frame and instance.frame.count > 1:
@@ -66,10 +66,10 @@ def named(instance: Instance) -> str:
 
 
 def changed(instance: Instance) -> SeriesFailed:
-    """Return the error of a file that is not the one whose header was read."""
+    """Return the error for a file that has changed since its header was read."""
     return SeriesFailed("FILE_CHANGED", f"{named(instance)}: the file was changed while it was read; run again")
 
 
 def rejected(instance: Instance, reason: str, found: str) -> SeriesRejected:
-    """Return the error of a file whose pixels cannot be read."""
+    """Return the error for a file whose pixels cannot be read."""
     return SeriesRejected(reason, f"{named(instance)}: {found}; get the file again")

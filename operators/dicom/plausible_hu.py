@@ -1,7 +1,7 @@
 """Whether the values of a DICOM series can be Hounsfield units: a histogram of each slice, and the rule.
 
-The header of a CT says that its values are HU, so only what contradicts it is held against it; a field of view without
-air (spine, skull base) passes. `docs/geometry.md` has the rule in words, and what it lets through.
+The header of a CT says that its values are HU, so only a contradiction counts against it; a field of view without air
+(spine, skull base) passes. `docs/geometry.md` states the rule in words, and what it does not catch.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 BIN_HU: Final = 32
-"""Width of a bin; the first begins at -32768, so that every limit below is the edge of one."""
+"""Width of a bin; the first begins at -32768, so that each limit below is the edge of a bin."""
 
 SAMPLED_SIDE: Final = 128
-"""Of a larger slice, every second, third, … row and column is counted: 128 to 255 of each."""
+"""In a larger slice every second, third, … row and column is counted: 128 to 255 of each."""
 
 BELOW_SCALE_HU: Final = -1504
-"""Below lie what scanners write outside the scan circle, and nothing else: noise in air does not reach it."""
+"""Below it lies only what scanners write outside the scan circle; noise in air does not reach it."""
 
 AIR_BELOW_HU: Final = -416
 SOFT_HU: Final = (-192, 320)
@@ -27,7 +27,7 @@ SOFT_HU: Final = (-192, 320)
 TISSUE_ABOVE_HU: Final = 96
 BONE_ABOVE_HU: Final = 512
 DENSE_ABOVE_HU: Final = 3072
-"""The end of twelve bits with intercept -1024: above is metal."""
+"""The end of twelve bits with intercept -1024; above it is metal."""
 
 LEAST_NEGATIVE: Final = 0.001
 LEAST_SOFT: Final = 0.05
@@ -44,11 +44,11 @@ def histogram_of(hu: NDArray[np.int16], padding: NDArray[np.bool_] | None) -> Hi
     """Count a sample of a slice, without its declared padding.
 
     Args:
-        hu: int16 (H, W), before anything became air.
+        hu: int16 (H, W), before any value was set to air.
         padding: bool (H, W), or None.
 
     Returns:
-        int64 (2048,), bins of 32 HU from -32768 on.
+        int64 (2048,), bins of 32 HU from -32768.
     """
     step = max(1, min(hu.shape) // SAMPLED_SIDE)
     sample = hu[::step, ::step]
@@ -58,10 +58,10 @@ def histogram_of(hu: NDArray[np.int16], padding: NDArray[np.bool_] | None) -> Hi
 
 
 def why_not_hu(counts: Histogram) -> str | None:
-    """Say what contradicts that these are HU; None where nothing does.
+    """Return what contradicts that the values are HU; None where nothing does.
 
     Args:
-        counts: the sum of the histograms of all slices.
+        counts: sum of the histograms of all slices, int64 (2048,).
     """
     scale = int(counts[_bin(-1024) :].sum())
     body = int(counts[_bin(AIR_BELOW_HU) :].sum())
@@ -91,7 +91,7 @@ def _bin(hu: int) -> int:
 
 
 def _beside_one_level(counts: Histogram) -> int:
-    """Count what is farther than 256 HU, to which lossy compression smears it, from the most common value."""
+    """Count values farther than 256 HU, the reach of lossy compression, from the most frequent value."""
     if not counts.any():
         return 0
     most, near = int(counts.argmax()), 256 // BIN_HU

@@ -1,8 +1,8 @@
-"""One file → its header: the tags that ctvae needs, read once, without pixels, and the place where the pixels begin.
+"""One file → its header: the tags that ctvae needs, read once, without pixels, and the offset where the pixels begin.
 
-`scan_elements` finds the elements, or pydicom where a file is not plain. Their values are converted here, without
-pydicom's validation: real headers break the rules (`DS` of more than 16 characters, dashed UUIDs for UIDs), and a
-warning about that would print the value, which may be a name. What a value must be is checked where it is used.
+`scan_elements` finds the elements, or pydicom if a file is not plain. Values are converted here, without pydicom's
+validation: real headers break the rules (`DS` of more than 16 characters, dashed UUIDs for UIDs), and a warning would
+print the value, which may be a name. Values are checked where they are used.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from operators.instance import Instance, PixelElement
 from operators.uids import file_sha256
 
 HEADER_TAGS: Final = (
-    # what it is, and of what (PS3.3 C.12.1, C.7.2, C.7.3)
+    # the kind of image, and its study and series (PS3.3 C.12.1, C.7.2, C.7.3)
     *("SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "Modality", "ImageType", "SeriesDescription", "BodyPartExamined", "ProtocolName"),
     *("StudyID", "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "SeriesNumber", "AccessionNumber"),
     *("StudyDescription", "ReferringPhysicianName", "TimezoneOffsetFromUTC"),
-    # of whom (C.7.1)
+    # patient (C.7.1)
     *("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex", "PatientAge"),
     *("PatientIdentityRemoved", "DeidentificationMethod"),
     # geometry (C.7.6.2)
@@ -63,35 +63,35 @@ HEADER_TAGS: Final = (
     *("BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "LossyImageCompression", "LossyImageCompressionRatio"),
     "LossyImageCompressionMethod",
-    # what tells apart phases and time points at one position (C.7.6.1, C.7.6.16.2.2)
+    # what distinguishes phases and time points at one position (C.7.6.1, C.7.6.16.2.2)
     *("AcquisitionNumber", "InstanceNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime"),
     *("AcquisitionDate", "AcquisitionTime", "ContentDate", "ContentTime", "NominalPercentageOfCardiacPhase"),
-    # how it was made (C.7.5.1, C.8.2.1)
+    # acquisition (C.7.5.1, C.8.2.1)
     *("Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "KVP", "Exposure", "XRayTubeCurrent"),
     *("ExposureTime", "ContrastBolusAgent", "ContrastBolusStartTime"),
 )
-"""Keywords of all elements that are read; every other one is passed over."""
+"""Keywords of all elements to read; all others are skipped."""
 
 _TAGS: Final = [Tag(keyword) for keyword in HEADER_TAGS]
 _STOPS: Final = PIXEL_TAGS | {0x0040A730, 0x30060010, 0x30060020, 0x30060039}
 _WANTED: Final = frozenset(int(tag) for tag in _TAGS)
 _KEYWORDS: Final = {int(tag): keyword for tag, keyword in zip(_TAGS, HEADER_TAGS, strict=True)}
-_META: Final = frozenset({0x00020002, 0x00020010})  # class and transfer syntax; of the others nothing is asked
+_META: Final = frozenset({0x00020002, 0x00020010})  # class and transfer syntax; the others are not needed
 _CHARACTER_SET: Final = 0x00080005
 _CHARACTER_SET_APPLIES: Final = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
-_LATIN: Final = {"DS", "IS", "UI"}  # never text: what is not a number or a UID is known to be none
+_LATIN: Final = {"DS", "IS", "UI"}  # never text: anything else than a number or a UID is invalid
 TEXT_KEYWORDS: Final = tuple(
     keyword for keyword in HEADER_TAGS if dictionary_VR(Tag(keyword)) in TEXT_VRS - {*_LATIN, "UR"}
 )
-"""Those of `HEADER_TAGS` that hold text."""
+"""The tags of `HEADER_TAGS` that hold text."""
 
 T = TypeVar("T")
 Plain = Callable[[Dataset], Iterable[DataElement]]
 
-# Filters of warnings belong to the process: two threads that change and restore them would leave them changed.
+# Warning filters belong to the process: two threads that change and restore them would leave them changed.
 _ONE_AT_A_TIME: Final = threading.Lock()
 
-# What pydicom raises on bytes that are not what they say, nesting that never ends and lengths beyond all memory.
+# What pydicom raises on inconsistent bytes, endless nesting and lengths beyond all memory.
 _BROKEN: Final = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, OverflowError, EOFError),
     *(OSError, LookupError, struct.error, zlib.error, RecursionError, MemoryError),
@@ -104,21 +104,21 @@ def read_instance(path: Path, values: HeaderValues | None = None) -> Instance | 
 
     Args:
         path: a regular file.
-        values: of the reading that it is part of, which its headers share.
+        values: converted values shared by the headers of one reading.
 
     Returns:
-        None where the file is not DICOM, or is a DICOMDIR, which only lists others.
+        The instance; None where the file is not DICOM, or is a DICOMDIR, which only lists others.
 
     Raises:
-        SeriesRejected: `UNREADABLE_FILE`, where it is DICOM but its header is broken; the file is named by its digest.
-        OSError: where the file cannot be opened.
+        SeriesRejected: `UNREADABLE_FILE`: it is DICOM but its header is broken; its digest stands for its name.
+        OSError: the file cannot be opened.
     """
     values = values or HeaderValues()
     with path.open("rb") as file:
         first = file.read(SCANNED_BYTES)
         if not is_dicom(first):
             if was_dicom(path.name, first):
-                raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it is named as DICOM but is not DICOM"))
+                raise SeriesRejected("UNREADABLE_FILE", _broken(path, "the file is named .dcm but is not DICOM"))
             return None
         state = os.fstat(file.fileno())
         try:
@@ -140,7 +140,7 @@ def read_instance(path: Path, values: HeaderValues | None = None) -> Instance | 
                 header, pixels = _read(source, values)
         except _BROKEN as error:
             if isinstance(error, OSError) and error.errno:
-                raise  # the system's, not the file's
+                raise  # an error of the system, not of the file
             raise SeriesRejected("UNREADABLE_FILE", _broken(path, type(error).__name__)) from error
     if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return None
@@ -170,7 +170,7 @@ def _scanned(scanned: Scanned, values: HeaderValues) -> Dataset:
 def _read(source: BinaryIO, values: HeaderValues) -> tuple[Dataset, PixelElement | None]:
     """Return the header with converted values, and the element of the pixels."""
     with _ONE_AT_A_TIME, warnings.catch_warnings():
-        # Of odd encodings and lengths: the first show in the values, the second in a header without what is needed.
+        # Odd encodings and lengths: the former show in the values, the latter as a header without necessary elements.
         warnings.simplefilter("ignore")
         encoded, pieces, _ = in_pieces(source, _TAGS, _STOPS)
         sets = character_sets(pieces[0].get("SpecificCharacterSet"))
@@ -184,7 +184,7 @@ def _read(source: BinaryIO, values: HeaderValues) -> tuple[Dataset, PixelElement
 
 
 def _name_syntax(header: Dataset) -> None:
-    """Where the transfer syntax says how the data set is encoded, it says what was found."""
+    """Correct the transfer syntax to the encoding of the data set that was found."""
     implicit, little = header.original_encoding
     label = str(header.file_meta.get("TransferSyntaxUID") or "")
     found = found_syntax(label, bool(implicit), bool(little))
@@ -193,16 +193,16 @@ def _name_syntax(header: Dataset) -> None:
 
 
 def read_nested(data: bytes, keywords: Sequence[str], take: Callable[[Dataset, Plain], T]) -> T:
-    """Return what `take` makes of sequences and other elements of a file, all of it while pydicom is quiet.
+    """Return what `take` makes of sequences and other elements of a file, with pydicom's warnings silenced.
 
     Args:
         data: the file up to its pixels, inflated where it is deflated.
-        keywords: of the elements that are wanted.
-        take: is given these as they stand in the file, not converted, and a function that gives the elements of a data
-            set or item, sequences apart, with converted values.
+        keywords: keywords of the elements to read.
+        take: receives these elements, not converted, and a function that returns the elements of a data set or item,
+            without sequences, with converted values.
 
     Raises:
-        ValueError: where the bytes are not what they say; with the name of the error, for its text may hold values.
+        ValueError: the bytes are inconsistent; it names only the type of the error, whose text may hold values.
     """
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -222,16 +222,16 @@ _KEPT_VALUES: Final = 8192
 class HeaderValues:
     """The converted values of the headers of one reading, each made once: most are the same in all slices.
 
-    They go with the reading, so that a process that stays up keeps no patient's values. At most 8192 values of 256
-    bytes are kept: 2 MiB.
+    They last as long as the reading, so that a long-running process keeps no patient's values. At most 8192 values of
+    256 bytes are kept: 2 MiB.
     """
 
     def __init__(self) -> None:
-        """Make an empty one."""
+        """Make an empty store."""
         self._made: dict[tuple[int, str, bytes, bool, tuple[str, ...]], DataElement] = {}
 
     def shared(self, tag: int, vr: str, value: bytes, little: bool, sets: tuple[str, ...]) -> DataElement:
-        """Return an element that other headers may have too: nobody changes it, and several values are a tuple."""
+        """Return an element that several headers share: nobody may change it, and several values are a tuple."""
         key = tag, vr, value, little, sets
         made = self._made.get(key)
         if made is None:
@@ -243,26 +243,26 @@ class HeaderValues:
         return made
 
     def own(self, tag: int, vr: str, value: bytes, little: bool, sets: tuple[str, ...]) -> DataElement:
-        """Return an element of a header's own, which may be changed."""
+        """Return an element that belongs to one header, which may be changed."""
         return own_element(self.shared(tag, vr, value, little, sets))
 
 
 def _converted(raw: Dataset, sets: tuple[str, ...], values: HeaderValues) -> Iterator[DataElement]:
     if _CHARACTER_SET in raw:
-        sets = character_sets(raw.get("SpecificCharacterSet"))  # an item may have one of its own (C.12.1.1.2)
+        sets = character_sets(raw.get("SpecificCharacterSet"))  # an item may have its own (C.12.1.1.2)
     for tag in raw.keys():  # noqa: SIM118 — iterating over the data set itself would convert
         element: RawDataElement | DataElement = raw.get_item(tag)
         if isinstance(element, RawDataElement):
             value = element.value if isinstance(element.value, bytes) else b""
             if len(value) < element.length != _UNDEFINED:
-                raise EOFError  # a UID that was cut short is the UID of another series
+                raise EOFError  # a truncated UID would be the UID of another series
             yield values.own(element.tag, element.VR or "UN", value, element.is_little_endian, sets)
         elif element.VR != "SQ":
             yield element
 
 
 def _element(tag: int, vr: str, value: bytes, little_endian: bool, sets: tuple[str, ...]) -> DataElement:
-    """Return an element whose value has the type of its VR; empty where the bytes do not make such a value."""
+    """Return an element whose value has the type of its VR; empty where the bytes are not such a value."""
     tag = BaseTag(tag)
     if vr not in NUMBER_VRS and vr not in TEXT_VRS:
         vr = _known_vr(tag)
@@ -282,7 +282,7 @@ def _text_element(tag: BaseTag, vr: str, value: bytes, sets: tuple[str, ...]) ->
         text = decode_text(value, sets, name=vr == "PN")
     elif vr in _LATIN or value.isascii():
         text = value.decode("latin-1")
-    else:  # of these, each value for itself: an ImageType may say LOCALIZER beside what cannot be decoded
+    else:  # each value on its own: an ImageType may say LOCALIZER beside an undecodable value
         texts = tuple(decode_text(one, (ASCII,)) for one in value.rstrip(b" \0").split(b"\\"))
         return DataElement(tag, vr, texts[0] if len(texts) == 1 else texts, already_converted=True)
     if isinstance(text, Undecodable):
@@ -293,7 +293,7 @@ def _text_element(tag: BaseTag, vr: str, value: bytes, sets: tuple[str, ...]) ->
 
 
 def _known_vr(tag: BaseTag) -> str:
-    """Of the dictionary, for implicit VR and for UN; signed or unsigned is told by Pixel Representation, later."""
+    """Return the VR of the dictionary, for implicit VR and UN; Pixel Representation tells the sign later."""
     try:
         return dictionary_VR(tag).replace("US or SS", "US")
     except KeyError:

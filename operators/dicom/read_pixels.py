@@ -1,8 +1,8 @@
-"""The pixels of one file → its stored values, exactly as they were stored, whatever the transfer syntax.
+"""The pixels of one file → its values exactly as stored, whatever the transfer syntax.
 
-Native pixels are taken from the file as they stand (PS3.5 A.1, A.2, A.3, A.5). Compressed ones are one codestream in
-fragments (A.4); its own header must agree with DICOM's before anything is allocated or decoded, and where the two
-disagree in bits or sign, and it matters, the slice is rejected.
+Native pixels are read from the file as they are (PS3.5 A.1, A.2, A.3, A.5). Compressed ones are one codestream in
+fragments (A.4). Its own header must agree with DICOM's before anything is allocated or decoded; where the two disagree
+in bits or sign so that it matters, the slice is rejected.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ Stored = NDArray[np.integer[Any]]
 
 CODESTREAM_FACTOR: Final = 2
 CODESTREAM_SPARE_BYTES: Final = 1 << 16
-"""A codestream of more than twice the plain bytes, and this, is none: noise grows by a tenth, RLE by a hundredth."""
+"""A codestream longer than twice the plain bytes plus this is invalid: noise grows by a tenth, RLE by a hundredth."""
 
 CODED_HEADER_BYTES: Final = 4096
-"""Of a codestream, to find its header in before anything is decoded."""
+"""Bytes of a codestream searched for its header before anything is decoded."""
 
 RLE_EXPANSION: Final = 64
-"""Two bytes of RLE make 128 at the most: a matrix beyond that is not allocated."""
+"""Two bytes of RLE expand to at most 128: a larger matrix is not allocated."""
 
 
 def read_stored_values(instance: Instance, pixels: PixelFormat, buffer: bytearray | None = None) -> Stored:
     """Return the values of one slice as they are stored: (H, W), signed or unsigned integers in native byte order.
 
     Args:
-        instance: as `read_instance` gives it.
-        pixels: its format.
-        buffer: where native pixels are put, if they fit: the values are then a view of it, until it is used again.
+        instance: the file, as `read_instance` returns it.
+        pixels: its pixel format.
+        buffer: memory for native pixels, if they fit: the values are then a view of it, valid until it is used again.
 
     Raises:
         SeriesRejected: `MISSING_PIXELS`, `TRUNCATED_PIXELS`, `UNDECODABLE_PIXELS`, `UNSUPPORTED_PIXELS` or
             `BITS_MISMATCH`.
-        SeriesFailed: `FILE_CHANGED`, where the file is no longer what it was when its header was read.
-        OSError: where the file cannot be read.
+        SeriesFailed: `FILE_CHANGED`: the file has changed since its header was read.
+        OSError: the file cannot be read.
     """
     frame = locate_frame(instance, pixels)
     if pixels.transfer_syntax in NATIVE_SYNTAXES:
@@ -60,12 +60,12 @@ def read_stored_values(instance: Instance, pixels: PixelFormat, buffer: bytearra
 
 
 def locate_checked(instance: Instance, pixels: PixelFormat) -> Instance:
-    """Return the instance with the place of its pixels, once nothing shows that they cannot be decoded.
+    """Return the instance with the position of its pixels, after checking all that can be checked without decoding.
 
-    That is, neither their length nor the header of a codestream. Nothing is decoded.
+    That is their length and the header of a codestream.
 
     Raises:
-        SeriesRejected, SeriesFailed, OSError: as `read_stored_values` does.
+        SeriesRejected, SeriesFailed, OSError: see `read_stored_values`.
     """
     frame = locate_frame(instance, pixels)
     if pixels.transfer_syntax in COMPRESSED_SYNTAXES:
@@ -75,7 +75,7 @@ def locate_checked(instance: Instance, pixels: PixelFormat) -> Instance:
 
 
 def _check_length(instance: Instance, pixels: PixelFormat, frame: Frame) -> int:
-    """Return the length of a codestream, checked before it is read."""
+    """Return the length of a codestream in bytes, checked before it is read."""
     length = sum(length for _, length in frame.spans)
     limit = CODESTREAM_FACTOR * pixels.native_bytes + CODESTREAM_SPARE_BYTES
     if length > limit:
@@ -93,13 +93,13 @@ def _native(value: memoryview, pixels: PixelFormat) -> Stored:
 
 
 def _coded_frame(instance: Instance, pixels: PixelFormat, first: bytes, length: int) -> CodedFrame | None:
-    """Return what a codestream says of itself, which must agree with DICOM; None of RLE, and where it is further on.
+    """Return a codestream's own header, which must agree with DICOM's; None for RLE, and where it comes later.
 
     Args:
-        instance: for messages.
-        pixels: what DICOM says.
-        first: the codestream, or how it begins.
-        length: of the whole.
+        instance: the slice, for messages.
+        pixels: the pixel format according to DICOM.
+        first: the codestream, or its beginning.
+        length: length of the whole codestream in bytes.
     """
     codec = COMPRESSED_SYNTAXES[pixels.transfer_syntax]
     if codec == "rle":
@@ -124,7 +124,7 @@ def _decoded(instance: Instance, pixels: PixelFormat, codestream: bytes) -> Stor
     frame = _coded_frame(instance, pixels, codestream, len(codestream))
     if frame is None:
         return _decoded_rle(instance, pixels, codestream)
-    # A codestream ends with this marker; what follows is padding. Decoders fill up what is missing, in silence.
+    # A codestream ends with this marker; padding follows. Decoders silently fill up what is missing.
     if b"\xff\xd9" not in codestream[-16:] or (jpeg2k and not has_all_tiles(codestream)):
         raise rejected(instance, "TRUNCATED_PIXELS", "the compressed pixels end too early")
     decoded = _run(instance, _decoder(codec), codestream)
@@ -134,9 +134,10 @@ def _decoded(instance: Instance, pixels: PixelFormat, codestream: bytes) -> Stor
 
 
 def _decoded_rle(instance: Instance, pixels: PixelFormat, codestream: bytes) -> Stored:
-    """RLE Lossless (PS3.5 G): one segment of PackBits for each byte of a value, high byte first.
+    """Decode RLE Lossless (PS3.5 G): one segment of PackBits for each byte of a value, high byte first.
 
-    The segments are cut out here: decoders of the whole trust the offsets, and broken ones ended the process (fuzzing).
+    The segments are cut out here: decoders of the whole trust the offsets, and broken ones killed the process
+        (fuzzing).
     """
     import imagecodecs
 
@@ -144,7 +145,7 @@ def _decoded_rle(instance: Instance, pixels: PixelFormat, codestream: bytes) -> 
     ends = _rle_segments(instance, pixels, codestream, len(codestream))
     values = np.empty((size, count), np.uint8)
     for place, (start, end) in enumerate(pairwise(ends)):
-        plane = np.empty(size, np.uint8)  # as large as it must be: what is more is not unpacked
+        plane = np.empty(size, np.uint8)  # the exact size: anything beyond is not unpacked
         unpack = partial(imagecodecs.packbits_decode, out=plane.data)
         found_values = len(_run(instance, unpack, codestream[start:end])) if start < end else 0
         if found_values != size:
@@ -155,7 +156,7 @@ def _decoded_rle(instance: Instance, pixels: PixelFormat, codestream: bytes) -> 
 
 
 def _rle_segments(instance: Instance, pixels: PixelFormat, first: bytes, length: int) -> list[int]:
-    """Return where the first segment begins, and where each ends."""
+    """Return where the first segment begins and where each one ends."""
     count = pixels.bits_allocated // 8
     table = struct.unpack_from("<16I", first) if len(first) >= 64 else (0,) * 16
     ends = [*table[1 : 1 + count], length]
@@ -166,7 +167,7 @@ def _rle_segments(instance: Instance, pixels: PixelFormat, first: bytes, length:
 
 
 def _decoder(codec: str) -> Callable[[bytes], Any]:
-    """libjpeg-turbo for all JPEG, CharLS for JPEG-LS, OpenJPEG for JPEG 2000 with or without high throughput."""
+    """Return libjpeg-turbo for all JPEG, CharLS for JPEG-LS, OpenJPEG for JPEG 2000 including high throughput."""
     import imagecodecs
 
     if codec == "jpeg":
@@ -185,11 +186,11 @@ def _run(instance: Instance, decode: Callable[[Any], Any], codestream: Any) -> A
 
 
 def _as_declared(instance: Instance, pixels: PixelFormat, frame: CodedFrame, decoded: Stored) -> Stored:
-    """Values with the sign that DICOM declares, where the codestream leaves no doubt about it.
+    """Return values with the sign that DICOM declares, where the codestream leaves no doubt about it.
 
-    JPEG and JPEG-LS know no sign: a negative value is its two's complement in as many bits as the codestream has, or in
-    Bits Stored. Where the codestream has fewer, and for JPEG 2000 that says the other sign, each way of reading a value
-    is tried, and only a slice on which they agree is taken. Where it has more, they are the cells of PS3.5 8.1.1.
+    JPEG and JPEG-LS have no sign: a negative value is stored as two's complement in the bits of the codestream or in
+    Bits Stored. Where the codestream has fewer bits, and for JPEG 2000 with the other sign, every reading of the values
+    is tried, and a slice is accepted only if they agree. Where it has more bits, these are the cells of PS3.5 8.1.1.
     """
     readings: list[Stored] = [decoded]
     if frame.signed and not pixels.signed:
@@ -201,8 +202,8 @@ def _as_declared(instance: Instance, pixels: PixelFormat, frame: CodedFrame, dec
             readings.append(decoded)
     if any(not np.array_equal(readings[0], other) for other in readings[1:]):
         found = f"{'signed' if frame.signed else 'unsigned'} values of {frame.precision} bits in the compressed pixels"
-        declared = f"{'signed' if pixels.signed else 'unsigned'} ones of {pixels.bits_stored} bits in the header"
-        raise rejected(instance, "BITS_MISMATCH", f"found {found} and {declared}, which can be read in several ways")
+        declared = f"{'signed' if pixels.signed else 'unsigned'} values of {pixels.bits_stored} bits in the header"
+        raise rejected(instance, "BITS_MISMATCH", f"found {found} and {declared}, which are ambiguous")
     return readings[0]
 
 

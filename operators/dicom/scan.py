@@ -1,8 +1,8 @@
-"""The first bytes of a plain DICOM file → the elements that are wanted, several times as fast as a general reader.
+"""The first bytes of a plain DICOM file → the elements to read, several times as fast as a general reader.
 
-Plain is what nearly all files are: PS3.10 with preamble and group 0002, then explicit or implicit VR little endian, and
-all of it up to the pixels within the bytes at hand. Where it meets anything else it gives up, and pydicom reads the
-file: nothing is guessed here. `tests/operators/dicom/test_scan.py` compares both on every real file.
+Nearly all files are plain: PS3.10 with preamble and group 0002, then explicit or implicit VR little endian, with
+everything up to the pixels within the bytes at hand. For anything else it gives up, and pydicom reads the file: nothing
+is guessed here. `tests/operators/dicom/test_scan.py` compares both on every real file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from operators.dicom.file_format import found_encoding
 
 SCANNED_BYTES: Final = 32 * 1024
-"""Of a file: headers of CT slices have 2 to 20 KiB."""
+"""Bytes read from a file: headers of CT slices have 2 to 20 KiB."""
 
 _IMPLICIT: Final = "1.2.840.10008.1.2"
 _NOT_PLAIN: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", ""})
@@ -38,9 +38,9 @@ class Scanned:
 
     Attributes:
         meta: all of group 0002.
-        elements: those of the data set that were wanted and have a value of bytes, in order.
+        elements: the requested elements of the data set whose value is bytes, in order.
         implicit: whether the data set is implicit VR.
-        stop: offset of the tag at which it stopped.
+        stop: offset of the tag at which the scan stopped.
         stop_tag: that tag; 0 at the end of the file.
     """
 
@@ -52,17 +52,17 @@ class Scanned:
 
 
 class _NotPlain(Exception):
-    """Something that is left to pydicom."""
+    """The file has something that is left to pydicom."""
 
 
 def scan_elements(data: bytes, wanted: frozenset[int], stops: frozenset[int], *, whole: bool) -> Scanned | None:
-    """Return the wanted elements of a file, up to the first of the stops; None where the file is not plain.
+    """Return the requested elements of a file, up to the first of the stops; None where the file is not plain.
 
     Args:
-        data: its first bytes.
-        wanted: tags, (group << 16) + element.
-        stops: tags that end the scan, those of the pixels among them.
-        whole: whether `data` is all of the file; if not, a scan that does not reach a stop is None.
+        data: the first bytes of the file.
+        wanted: tags to return, (group << 16) + element.
+        stops: tags that end the scan, including those of the pixels.
+        whole: whether `data` is the whole file; if not, the result is None unless the scan reaches a stop.
     """
     try:
         return _scan(data, wanted, stops, whole)
@@ -138,9 +138,9 @@ def _explicit_value(data: bytes, place: int, vr: bytes, length: int) -> tuple[in
 
 
 def _after_sequence(data: bytes, place: int, implicit: bool, vr: bytes, depth: int) -> int:
-    """Return the offset behind a sequence of undefined length (PS3.5 7.5), its items passed over."""
+    """Return the offset after a sequence of undefined length (PS3.5 7.5), skipping its items."""
     if vr not in (b"SQ", b"") or depth > _DEEPEST:
-        raise _NotPlain  # UN of undefined length is implicit inside, an encapsulated value is none that is passed over
+        raise _NotPlain  # UN of undefined length is implicit inside, and an encapsulated value is not skipped
     while True:
         group, element, length = _implicit(data, place)
         tag, place = group << 16 | element, place + 8
@@ -152,7 +152,7 @@ def _after_sequence(data: bytes, place: int, implicit: bool, vr: bytes, depth: i
 
 
 def _after_item(data: bytes, place: int, implicit: bool, depth: int) -> int:
-    """Return the offset behind an item of undefined length."""
+    """Return the offset after an item of undefined length."""
     while True:
         group, element, length = _implicit(data, place)
         if group << 16 | element == _ITEM_END:

@@ -1,7 +1,7 @@
-"""The transfer syntaxes that are read (PS3.5 A): how each stores pixels.
+"""The transfer syntaxes that ctvae reads (PS3.5 A), and how each stores pixels.
 
-To support another compressed one, add its line to `COMPRESSED_SYNTAXES` and, if its codec is new, the decoder to
-`operators.dicom.read_pixels`. A native one would need a byte order only.
+To support another compressed syntax, add its line to `COMPRESSED_SYNTAXES` and, if its codec is new, the decoder to
+`operators.dicom.read_pixels`. A native syntax needs only a byte order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NATIVE_SYNTAXES: Final = {
     "1.2.840.10008.1.2.1.99": "<",  # Deflated Explicit VR Little Endian
     "1.2.840.10008.1.2.2": ">",  # Explicit VR Big Endian
 }
-"""Transfer syntaxes whose pixels are plain numbers, with their byte order."""
+"""Transfer syntaxes with native pixels, and their byte order."""
 
 COMPRESSED_SYNTAXES: Final = {
     "1.2.840.10008.1.2.5": "rle",
@@ -36,7 +36,7 @@ COMPRESSED_SYNTAXES: Final = {
     "1.2.840.10008.1.2.4.202": "htj2k",  # lossless, RPCL
     "1.2.840.10008.1.2.4.203": "htj2k",
 }
-"""Transfer syntaxes whose pixels are one codestream per frame, with the codec that reads it."""
+"""Transfer syntaxes with one codestream per frame, and the codec that reads it."""
 
 LOSSY_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 81))
 MAYBE_LOSSY_SYNTAXES: Final = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (91, 203))

@@ -1,1 +1,1 @@
-"""NIfTI, NRRD and MetaImage files: headers and voxels of the research formats. No DICOM."""
+"""NIfTI, NRRD and MetaImage files: headers and voxels of the research formats. Knows no DICOM."""

@@ -1,7 +1,7 @@
-"""What the header of a NIfTI, NRRD or MetaImage file says: where its voxels lie, in the file and in the patient.
+"""What the header of a NIfTI, NRRD or MetaImage file states: where its voxels lie, in the file and in the patient.
 
-All three store the first index fastest, and give an affine from (i, j, k) to millimetres. A file that does not say
-where its voxels lie is rejected: which side is left cannot be guessed.
+All three store the first index fastest and give an affine from (i, j, k) to millimetres. A file that does not state
+where its voxels lie is rejected: left and right must not be guessed.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from numpy.typing import NDArray
 from operators.errors import SeriesRejected
 
 MAX_HEADER_BYTES: Final = 1 << 18
-"""Of a text header: some lines of geometry, and of notes; a diffusion scan's table of gradients is 100 KiB."""
+"""Limit for a text header: some lines of geometry and notes; a diffusion scan's gradient table has 100 KiB."""
 
 MAX_SKIPPED_BYTES: Final = 1 << 26
-"""Before the voxels, of a header's extensions: they are unpacked to be passed over."""
+"""Limit for header extensions before the voxels, which must be unpacked to be skipped."""
 
 Encoding = Literal["raw", "gzip", "zlib", "bzip2"]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What a header says of its voxels.
+    """What a header states about its voxels.
 
     Attributes:
-        shape: (i, j, k), the first fastest.
-        dtype: of a stored value, with its byte order.
+        shape: (i, j, k), the first index fastest.
+        dtype: type of a stored value, with its byte order.
         affine_lps_mm: float64 (4, 4), from (i, j, k, 1) to LPS mm; not checked.
-        voxels: the file that holds them.
-        start: where in this file they, or the data that are packed, begin; None where they are the file's last bytes.
+        voxels: the file that holds the voxels.
+        start: offset in this file at which they, or the packed data, begin; None where they are the file's last bytes.
         encoding: how they are packed.
         skipped: bytes before the voxels after unpacking.
-        slope: HU for each step of a stored value.
+        slope: HU per step of a stored value.
         intercept: HU of the stored value 0.
     """
 
@@ -53,7 +53,7 @@ class ImageHeader:
 
 
 def image_format(name: str, first: bytes) -> str | None:
-    """`NIfTI`, `NRRD`, `MetaImage` or None, by the file's name or by how it begins."""
+    """Return `NIfTI`, `NRRD`, `MetaImage` or None, judged by the file's name or first bytes."""
     name = name.lower()
     if name.endswith((".nii", ".nii.gz")) or first[344:348] in (b"n+1\0", b"ni1\0") or first[4:8] == b"n+2\0":
         return "NIfTI"
@@ -65,17 +65,17 @@ def image_format(name: str, first: bytes) -> str | None:
 
 
 def beside(path: Path, root: Path, named: str) -> Path:
-    """Return the data file that a header names, relative to it, if it is one inside the input folder.
+    """Return the data file that a header names, relative to it, if it is a file inside the input folder.
 
     Raises:
         SeriesRejected: `DATA_FILE_OUTSIDE` or `UNSUPPORTED_IMAGE`.
     """
     if named.upper().startswith("LIST") or "%" in named:
-        raise SeriesRejected("UNSUPPORTED_IMAGE", "found voxels in several files; expected one file; save it anew")
+        raise SeriesRejected("UNSUPPORTED_IMAGE", "found voxels in several files; expected one file; save it again")
     try:
         found = (path.parent / named).resolve()
         inside = not Path(named).is_absolute() and found.is_relative_to(root.resolve()) and found.is_file()
-    except OSError:  # a name too long, or links without end
+    except OSError:  # too long a name, or endless links
         inside = False
     if not inside:
         raise SeriesRejected(
@@ -102,19 +102,19 @@ def either(fields: Any, name: str, other: str, default: Any) -> Any:
 
 
 def not_3d(sizes: list[int]) -> SeriesRejected:
-    """Return the error of an image that does not have three dimensions."""
+    """Return the error for an image that does not have three dimensions."""
     found = " × ".join(map(str, sizes[:7]))
     return SeriesRejected("NOT_3D", f"found an image of {found}; expected three dimensions; save one volume to a file")
 
 
 def unsupported_type(found: str) -> SeriesRejected:
-    """Return the error of values that are not one number per voxel."""
+    """Return the error for values that are not one number per voxel."""
     return SeriesRejected(
         "UNSUPPORTED_PIXELS", f"found values of type {found[:32]}; expected one integer or real number for each voxel"
     )
 
 
 def no_place(found: str) -> SeriesRejected:
-    """Return the error of a file that does not say where in the patient its voxels lie."""
-    expected = "its place in the patient in mm: which side is left cannot be guessed"
+    """Return the error for a file that does not state where in the patient its voxels lie."""
+    expected = "its place in the patient in mm: left and right must not be guessed"
     return SeriesRejected("MISSING_GEOMETRY", f"found {found}; expected {expected}; save it with its geometry")

@@ -1,4 +1,4 @@
-"""MetaImage headers (itk.org/Wiki/MetaIO/Documentation): `Key = value` lines in LPS, the last names the data."""
+"""MetaImage headers (itk.org/Wiki/MetaIO/Documentation): `Key = value` lines in LPS; the last line names the data."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def read_meta_image_header(path: Path, root: Path) -> ImageHeader:
 
     Args:
         path: the file.
-        root: folder in which its data file has to be, where it names one.
+        root: folder that must contain the data file, where the header names one.
 
     Raises:
-        SeriesRejected: see `read_image_header`; other errors of a broken header as they come.
+        SeriesRejected: see `read_image_header`; other errors of a broken header are passed on.
         SeriesSkipped: `NOT_CT_IMAGE`.
     """
     with path.open("rb") as file:
@@ -66,7 +66,7 @@ def _sizes(fields: dict[str, str]) -> tuple[int, int, int]:
 
 
 def _dtype(fields: dict[str, str]) -> np.dtype[Any]:
-    """Of the values, which must be HU as they stand: readers differ on what a function to intensity means."""
+    """Return the type of the values, which must be HU as stored: readers disagree on functions to intensity."""
     kind, channels = fields["ElementType"], fields.get("ElementNumberOfChannels", "1")
     if kind not in _TYPES or channels != "1" or fields.get("BinaryData", "True").lower() != "true":
         raise unsupported_type(f"{kind} in {channels} channels")
@@ -78,7 +78,7 @@ def _dtype(fields: dict[str, str]) -> np.dtype[Any]:
 
 
 def _affine(fields: dict[str, str]) -> NDArray[np.float64]:
-    """LPS mm; each line of TransformMatrix is the direction of one axis."""
+    """Return the affine to LPS mm; each line of TransformMatrix is the direction of one axis."""
     matrix = either(fields, "TransformMatrix", "Orientation", None)
     offset = either(fields, "Offset", "Position", None)
     spacing = fields.get("ElementSpacing")

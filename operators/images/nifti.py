@@ -1,4 +1,4 @@
-"""NIfTI headers (nifti1.h, nifti2.h): the world is RAS mm, so that x and y change sign to become DICOM's."""
+"""NIfTI headers (nifti1.h, nifti2.h): the world is RAS mm, so x and y change sign to become DICOM's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from operators.errors import SeriesRejected, SeriesSkipped
 from operators.images.header import MAX_SKIPPED_BYTES, Encoding, ImageHeader, no_place, three_dimensions
 
 AFFINE_TOLERANCE: Final = 1e-3
-"""Relative, between the two places that a file may state: over 250 mm it is 0.25 mm."""
+"""Relative tolerance between the two positions that a file may state: over 250 mm it is 0.25 mm."""
 
 _RAS_TO_LPS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 _NIFTI2_SIZES: Final = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, in either byte order
@@ -26,10 +26,10 @@ def read_nifti_header(path: Path, root: Path) -> ImageHeader:
 
     Args:
         path: the file.
-        root: not used: all is in one file.
+        root: not used, for a NIfTI file holds both header and voxels.
 
     Raises:
-        SeriesRejected: see `read_image_header`; other errors of a broken header as they come.
+        SeriesRejected: see `read_image_header`; other errors of a broken header are passed on.
         SeriesSkipped: `LABEL_MAP`.
     """
     import nibabel
@@ -54,7 +54,7 @@ def read_nifti_header(path: Path, root: Path) -> ImageHeader:
     except HeaderDataError as error:
         raise ValueError(str(error)) from error
     if int(header["intent_code"]) == _INTENT_LABEL:
-        raise SeriesSkipped("LABEL_MAP", "the header says that it holds labels; nothing to do for this file")
+        raise SeriesSkipped("LABEL_MAP", "the header says that the file holds labels; nothing to do for this file")
     offset = float(header["vox_offset"])
     if not (offset.is_integer() and kind.sizeof_hdr <= offset <= MAX_SKIPPED_BYTES):
         raise ValueError("no offset of the voxels")
@@ -65,7 +65,7 @@ def read_nifti_header(path: Path, root: Path) -> ImageHeader:
 
 
 def _rescale(header: Any) -> tuple[float, float]:
-    """Slope and intercept; a slope of 0, which means none (nifti1.h), and what is not finite are 1 and 0, as in ITK."""
+    """Return slope and intercept; 1 and 0 for a slope of 0 (nifti1.h: no rescale) or not finite values, as in ITK."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not math.isfinite(slope):
         return 1.0, 0.0
@@ -73,7 +73,7 @@ def _rescale(header: Any) -> tuple[float, float]:
 
 
 def _nifti_affine(header: Any) -> NDArray[np.float64]:
-    """RAS mm: the sform where there is one, else the qform; never the guess that is left where there is neither."""
+    """Return the affine to RAS mm: the sform or else the qform, never the guess used where both are missing."""
     if int(header["xyzt_units"]) & 7 not in (0, 2):
         raise no_place("lengths that are not in mm")
     sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]

@@ -1,4 +1,4 @@
-"""NRRD headers (teem.sourceforge.net/nrrd/format.html): the space is one of three that they name."""
+"""NRRD headers (teem.sourceforge.net/nrrd/format.html): the space must be one of the three named ones."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def read_nrrd_header(path: Path, root: Path) -> ImageHeader:
 
     Args:
         path: the file.
-        root: folder in which its data file has to be, where it names one.
+        root: folder that must contain the data file, where the header names one.
 
     Raises:
-        SeriesRejected: see `read_image_header`; other errors of a broken header as they come.
+        SeriesRejected: see `read_image_header`; other errors of a broken header are passed on.
     """
     import nrrd
 
@@ -76,7 +76,7 @@ def read_nrrd_header(path: Path, root: Path) -> ImageHeader:
     encoding = _ENCODINGS[fields["encoding"]]
     line_skip, byte_skip = (either(fields, f"{unit} skip", f"{unit}skip", 0) for unit in ("line", "byte"))
     if line_skip or byte_skip < -1 or (byte_skip == -1 and encoding != "raw"):
-        raise SeriesRejected("UNSUPPORTED_IMAGE", "found lines to skip in an NRRD file; save it anew")
+        raise SeriesRejected("UNSUPPORTED_IMAGE", "found lines to skip in an NRRD file; save it again")
     named = either(fields, "data file", "datafile", None)
     if (named is None and end is None) or byte_skip > MAX_SKIPPED_BYTES:
         raise ValueError("a header without an end, or no place for the data")
@@ -87,7 +87,7 @@ def read_nrrd_header(path: Path, root: Path) -> ImageHeader:
 
 
 def _shape(fields: Any, spatial: list[bool]) -> tuple[int, int, int]:
-    """Sizes along the axes in space; there may be others of one."""
+    """Return the sizes along the spatial axes; other axes must have size 1."""
     sizes = [int(size) for size in fields["sizes"]]
     if len(sizes) != len(spatial) or sum(spatial) != 3:
         raise not_3d(sizes)
@@ -105,7 +105,7 @@ def _dtype(fields: Any) -> np.dtype[Any]:
 
 
 def _affine(fields: Any) -> tuple[list[bool], NDArray[np.float64]]:
-    """Which axes are in space, and from the index along these to LPS mm."""
+    """Return which axes are spatial, and the affine from the index along these to LPS mm."""
     signs = _SPACES.get(str(fields.get("space", "")).lower())
     if signs is None or fields.get("space directions") is None or fields.get("space origin") is None:
         raise no_place("no space, directions and origin of an NRRD file")

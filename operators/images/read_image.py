@@ -1,7 +1,8 @@
-"""NIfTI, NRRD and MetaImage files as series of their own, for research: found, gated, read slice by slice.
+"""NIfTI, NRRD and MetaImage files as series of their own, for research: found, checked, read slice by slice.
 
-They name no patient, study or scanner: their UIDs come from the SHA-256 of the file, and their features are written as
-JSON alone, for a DICOM SR needs DICOM. Axes stay in the file's order: slices along its slowest, rows, columns.
+They name no patient, study or scanner: their UIDs come from the SHA-256 of the file, and their features are written
+only as JSON, for a DICOM SR needs DICOM. Axes stay in the file's order: slices along its slowest axis, then rows,
+columns.
 """
 
 from __future__ import annotations
@@ -31,25 +32,25 @@ from operators.types import Finding, HuSlice, Series, Shape, Volume
 from operators.uids import file_sha256, uid_from_digest
 
 MAX_VOXELS: Final = 1 << 31
-"""2048 slices of 1024²; in int16 they take 4 GiB of temporary space, which a small packed file may ask for."""
+"""2048 slices of 1024²; as int16 they take 4 GiB of temporary space, which a small packed file may ask for."""
 
 _FIRST_BYTES: Final = 352
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file looks like one of the three formats, by its name or by how it begins."""
+    """Return whether a file looks like one of the three formats, judged by its name or first bytes."""
     return _format(path) is not None
 
 
 def find_image(path: Path, root: Path) -> Instance | None:
-    """Return a file in one of the three formats, digested; None where it is none. Its header is not judged yet.
+    """Return a file in one of the three formats, digested; None for any other file. Its header is not checked yet.
 
     Args:
         path: a regular file.
-        root: the input folder, which a header that names its data file cannot leave.
+        root: the input folder; a data file named by the header must lie inside it.
 
     Raises:
-        OSError: where the file cannot be read.
+        OSError: the file cannot be read.
     """
     found = _format(path)
     if found is None:
@@ -59,9 +60,9 @@ def find_image(path: Path, root: Path) -> Instance | None:
     header.Modality, voxels = "CT", path
     try:
         stated = read_image_header(path, ImageFile(found, root, path, _stamp(path)))
-        voxels, header.NumberOfFrames = stated.voxels, stated.shape[2]  # selection rules ask for the number of slices
+        voxels, header.NumberOfFrames = stated.voxels, stated.shape[2]  # selection rules use the number of slices
     except CtvaeError:
-        pass  # the gate will say why
+        pass  # the gate will give the reason
     digest = file_sha256(path)
     if voxels != path:
         digest = hashlib.sha256(f"{digest} {file_sha256(voxels)}".encode()).hexdigest()
@@ -70,11 +71,11 @@ def find_image(path: Path, root: Path) -> Instance | None:
 
 
 def image_series(instance: Instance, folder: str) -> Series:
-    """Return the series that such a file is: what DICOM says of one, it does not.
+    """Return the file as a series, without the header values that only DICOM has.
 
     Args:
-        instance: as `find_image` gives it.
-        folder: the file itself, relative to the input: one folder holds many such series.
+        instance: the file, as `find_image` returns it.
+        folder: path of the file itself, relative to the input: one folder holds many such series.
     """
     uid = instance.sop_instance_uid
     study = uid_from_digest(hashlib.sha256(f"StudyInstanceUID\n{uid}".encode()).hexdigest())
@@ -85,17 +86,17 @@ def image_series(instance: Instance, folder: str) -> Series:
 
 
 def image_volume(series: Series, min_slices: int = MIN_SLICES) -> Volume:
-    """Return the volume of such a series, judged as strictly as one of DICOM; its voxels are unpacked here, once.
+    """Return the volume of such a series, checked as strictly as DICOM; its voxels are unpacked here, once.
 
     Args:
-        series: as `image_series` gives it.
-        min_slices: fewer are rejected.
+        series: the series, as `image_series` returns it.
+        min_slices: fewer slices are rejected.
 
     Raises:
         SeriesRejected: `TOO_FEW_SLICES`, `UNSUPPORTED_PIXELS`, `MISSING_GEOMETRY`, `SHEARED_AXES`; see
             `read_image_header` for the header, `spool_hu` for the voxels.
         SeriesSkipped: `LABEL_MAP` or `NOT_CT_IMAGE`.
-        OSError: where the file is gone, or there is no room to unpack it.
+        OSError: the file no longer exists, or there is no space to unpack it.
     """
     instance = series.instances[0]
     if instance.image is None:
@@ -124,11 +125,11 @@ def read_image_header(path: Path, image: ImageFile) -> ImageHeader:
         SeriesRejected: `UNREADABLE_FILE`, `UNSUPPORTED_IMAGE`, `UNSUPPORTED_PIXELS`, `NOT_3D`, `MISSING_GEOMETRY`,
             `CONTRADICTORY_GEOMETRY`, `DATA_FILE_OUTSIDE`.
         SeriesSkipped: `LABEL_MAP` or `NOT_CT_IMAGE`, where the header says so.
-        OSError: where the file cannot be read.
+        OSError: the file cannot be read.
     """
     read = {"NIfTI": read_nifti_header, "NRRD": read_nrrd_header, "MetaImage": read_meta_image_header}[image.format]
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # the gate rejects what is not finite
+        with np.errstate(over="ignore", invalid="ignore"):  # the gate rejects values that are not finite
             return read(path, image.root)
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, zlib.error) as error:
         raise SeriesRejected(
@@ -166,16 +167,16 @@ def _check_shape(depth: int, rows: int, columns: int, min_slices: int) -> None:
 
 
 def _checked_spacing(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(i, j, k) lengths in mm of the axes of a finite affine whose axes are at right angles."""
+    """Return lengths in mm of the axes (i, j, k) of a finite affine, whose axes must be at right angles."""
     if not np.isfinite(affine).all():
         raise _bad_place("an affine with NaN or infinity", "finite numbers")
     if np.abs(affine[:3, 3]).max() > POSITION_LIMIT_MM:
         raise _bad_place(f"an origin at {np.abs(affine[:3, 3]).max():g} mm", "a place in a scanner")
     low, high = SPACING_RANGE_MM
-    axes = affine[:3, :3].clip(-2 * high, 2 * high)  # what is beyond is too long, and its square may be infinity
+    axes = affine[:3, :3].clip(-2 * high, 2 * high)  # anything beyond is too long, and its square may be infinite
     lengths: NDArray[np.float64] = np.linalg.norm(axes, axis=0)
     if lengths.min() < low or lengths.max() > high:
-        found = f"voxels of {lengths.min():g} mm" if lengths.min() < low else "voxels that are longer"
+        found = f"voxels of {lengths.min():g} mm" if lengths.min() < low else "longer voxels"
         raise _bad_place(found, f"{low:g} to {high:g} mm")
     directions = affine[:3, :3] / lengths
     cosine = float(np.abs(directions.T @ directions - np.eye(3)).max())
@@ -188,9 +189,9 @@ def _checked_spacing(affine: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _right_handed(affine: NDArray[np.float64], shape: Shape) -> tuple[NDArray[np.float64], bool, bool]:
-    """From (d, h, w, 1) to LPS mm with d along row × column, and whether slices or rows are turned for it.
+    """Return the affine from (d, h, w, 1) to LPS mm with d along row × column, and whether slices or rows are flipped.
 
-    Where one has to be: the slices, if that makes them go to the head (or back, or left), else the rows.
+    If one must be flipped, it is the slices if they then go to the head (or back, or left), else the rows.
     """
     turned = affine[:, [2, 1, 0, 3]].copy()
     if np.linalg.det(affine[:3, :3]) > 0:

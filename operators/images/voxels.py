@@ -1,8 +1,8 @@
-"""The voxels of a NIfTI, NRRD or MetaImage file → int16 HU in a temporary file without a name, and what was met.
+"""The voxels of a NIfTI, NRRD or MetaImage file → int16 HU in an unnamed temporary file, and what was found.
 
-They are unpacked once, a piece at a time, and judged on the way: a packed stream cannot be read from its middle, so
-that slices could not be had on demand from the file itself; and that may change while it is read, this one cannot.
-Memory stays below `PIECE_VOXELS` × some 40 bytes, whatever the file holds or claims.
+They are unpacked once, piece by piece, and checked on the way. A packed stream cannot be read from its middle, so
+slices cannot be read on demand from the file itself; and that file may change meanwhile, the temporary one cannot.
+Memory stays below `PIECE_VOXELS` × about 40 bytes, whatever the file holds or claims.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ PIECE_VOXELS: Final = 1 << 20
 _PIECE_BYTES: Final = 1 << 22
 
 HIGHEST_LABEL: Final = 255
-"""Whole numbers from 0 to this one may be labels: CT in HU is below zero somewhere."""
+"""Whole numbers from 0 to this one may be labels: CT in HU is negative somewhere."""
 
 MOST_CHANGES: Final = 0.5
-"""Of two neighbours that are not zero: labels are mostly the same, grey values mostly not."""
+"""Share of equal pairs among non-zero neighbours: labels are mostly equal, grey values mostly not."""
 
 AIR_BELOW_HU: Final = -400.0
-"""Between here and `LOWEST_HU` lie lung, gas in the bowel, and the air around a body."""
+"""Between this and `LOWEST_HU` lie lung, gas in the bowel, and the air around a body."""
 
 LEAST_AIR: Final = 1e-4
-"""Of all voxels. A CT of a body has more; a picture whose zero is not water, or that is scaled to 0 … 1, has none."""
+"""Share of all voxels. A CT of a body has more air; an image whose zero is not water, or scaled to 0 … 1, has none."""
 
 TISSUE_ABOVE_HU: Final = 100.0
-"""Bone and contrast lie above: CT of a body reaches it, pictures that are scaled to -1 … 1 or to z-scores do not."""
+"""Bone and contrast lie above: CT of a body reaches it; images scaled to -1 … 1 or to z-scores do not."""
 
 DENSE_ABOVE_HU: Final = 4095.0
 MOST_DENSE: Final = 0.05
-"""Of all voxels above `DENSE_ABOVE_HU`, the end of twelve bits: metal is less; bytes in the wrong order are more."""
+"""Share of voxels above `DENSE_ABOVE_HU`, the end of twelve bits: metal is less; swapped bytes give more."""
 
 MAX_EXPANSION: Final = 100
 FREE_BYTES: Final = 1 << 26
-"""Packed voxels may unfold to 64 MiB, or to a hundred times their size. Of what goes beyond, no more than 64 MiB are
-unpacked, to tell labels from what is refused."""
+"""Packed voxels may expand to 64 MiB, or to a hundred times their size. Beyond that, at most 64 MiB are unpacked, to
+tell label maps from files that are rejected."""
 
 _INT16: Final = np.iinfo(np.int16)
 
 
 class Spool:
-    """int16 values in a file that has no name and is gone when this object is; may be read from several threads."""
+    """int16 values in an unnamed file that lasts as long as this object; may be read from several threads."""
 
     __slots__ = ("__weakref__", "_fd")
 
@@ -68,13 +68,13 @@ class Spool:
         weakref.finalize(self, os.close, self._fd)
 
     def append(self, values: NDArray[np.int16]) -> None:
-        """Write values behind those that are there."""
+        """Append values."""
         left = memoryview(values.tobytes())
         while left:
             left = left[os.write(self._fd, left) :]
 
     def read(self, first: int, count: int) -> NDArray[np.int16]:
-        """`count` values from the one numbered `first` on, as an array of one's own."""
+        """Return `count` values starting at number `first`, as a new array."""
         values = np.empty(count, np.int16)
         left, place = values.data.cast("B"), 2 * first
         while left:
@@ -87,7 +87,7 @@ class Spool:
 
 @dataclass(slots=True)
 class _Seen:
-    """What the voxels are, counted while they pass."""
+    """Statistics of the voxels, counted as they pass."""
 
     lowest: float = np.inf
     highest: float = -np.inf
@@ -101,10 +101,10 @@ class _Seen:
     changes: int = 0
 
     def to_hu(self, stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.int16]:
-        """Count a piece, and give it as HU: rounded half to even, clipped to int16, air below the scale of CT."""
+        """Count a piece, and return it as HU: rounded half to even, clipped to int16, air below the CT scale."""
         exact = stored.astype(np.float64)
         if slope != 1 or intercept != 0:
-            with np.errstate(over="ignore", invalid="ignore"):  # an absurd slope ends in infinity, which is rejected
+            with np.errstate(over="ignore", invalid="ignore"):  # an absurd slope gives infinity, which is rejected
                 exact *= slope
                 exact += intercept
         low, high = float(exact.min()), float(exact.max())
@@ -132,7 +132,7 @@ class _Seen:
         return np.clip(hu, _INT16.min, _INT16.max, out=hu).astype(np.int16)
 
     def check_labels(self) -> None:
-        """Check that these are no labels.
+        """Check that the voxels are not labels.
 
         Raises:
             SeriesSkipped: `LABEL_MAP`.
@@ -145,7 +145,7 @@ class _Seen:
             )
 
     def check(self) -> None:
-        """Check that these are HU of a body.
+        """Check that the voxels are HU of a body.
 
         Raises:
             SeriesSkipped: `LABEL_MAP`.
@@ -162,7 +162,7 @@ class _Seen:
             )
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what was changed."""
+        """Yield a finding for each change made to the values."""
         if self.rounded:
             yield Finding("FRACTIONAL_HU", f"{self.rounded} voxels rounded half to even")
         if self.saturated:
@@ -172,23 +172,25 @@ class _Seen:
 
 
 def spool_hu(header: ImageHeader, image: ImageFile) -> tuple[Spool, tuple[Finding, ...]]:
-    """All voxels as int16 HU, in the order of the file.
+    """Return all voxels as int16 HU, in the order of the file.
 
     Args:
-        header: checked: its shape is not beyond what may be unpacked.
+        header: a checked header, whose shape is within the size limit.
         image: the file as it was found.
 
     Raises:
         SeriesRejected: `NOT_HU`, `NON_FINITE_VOXELS`, `UNSAFE_COMPRESSION`, `TRUNCATED_PIXELS`, `UNDECODABLE_PIXELS`.
         SeriesSkipped: `LABEL_MAP`.
         SeriesFailed: `FILE_CHANGED`.
-        OSError: of the system, where the file is gone or there is no room for the temporary one.
+        OSError: the file no longer exists, or there is no space for the temporary file.
     """
     spool, seen = Spool(), _Seen()
     with header.voxels.open("rb") as file:
         status = os.fstat(file.fileno())
         if (status.st_size, status.st_mtime_ns) != image.stamp:
-            raise SeriesFailed("FILE_CHANGED", "the file was changed since it was found; run again when it is at rest")
+            raise SeriesFailed(
+                "FILE_CHANGED", "the file has changed since it was found; run again when it no longer changes"
+            )
         unfolded = _bytes_of(header)
         unsafe = header.encoding != "raw" and unfolded > max(FREE_BYTES, MAX_EXPANSION * status.st_size)
         for number, piece in enumerate(_pieces(header, file, status.st_size), 1):
@@ -196,7 +198,7 @@ def spool_hu(header: ImageHeader, image: ImageFile) -> tuple[Spool, tuple[Findin
             if not unsafe:
                 spool.append(hu)
             elif number * PIECE_VOXELS * header.dtype.itemsize >= FREE_BYTES:
-                seen.check_labels()  # which often unfold as far
+                seen.check_labels()  # label maps often expand as much
                 raise _unsafe(status.st_size, unfolded)
     seen.check()
     return spool, tuple(seen.findings())
@@ -209,7 +211,7 @@ def _bytes_of(header: ImageHeader) -> int:
 def _unsafe(packed: int, unfolded: int) -> SeriesRejected:
     return SeriesRejected(
         "UNSAFE_COMPRESSION",
-        f"the header says that {packed} packed bytes unfold to {unfolded}; expected at most {MAX_EXPANSION} times as "
+        f"the header says that {packed} packed bytes expand to {unfolded}; expected at most {MAX_EXPANSION} times as "
         "many; save the file unpacked",
     )
 
@@ -235,7 +237,7 @@ def _pieces(header: ImageHeader, file: IO[bytes], size: int) -> Iterator[bytes]:
             left -= len(piece)
             yield piece
         if header.encoding != "raw":
-            stream.read(1)  # past the end of the data stands their checksum
+            stream.read(1)  # the checksum follows the data
     except (zlib.error, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
@@ -251,20 +253,20 @@ class _Stream(Protocol):
 
 
 class _Inflated:
-    """A zlib (or gzip) stream, as MetaImage has it, of which no more is unpacked than is asked for."""
+    """A zlib (or gzip) stream, as in MetaImage, that unpacks no more than requested."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._inflate = file, zlib.decompressobj(zlib.MAX_WBITS | 32)
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Return at most `size` bytes; empty at the end."""
         while not self._inflate.eof:
             packed = self._inflate.unconsumed_tail or self._file.read(1 << 16)
             plain = self._inflate.decompress(packed, size)
             if plain:
                 return plain
             if not packed:
-                raise EOFError("a zlib stream without its end")
+                raise EOFError("a zlib stream without an end")
         return b""
 
 
@@ -277,7 +279,7 @@ def _unpacked(header: ImageHeader, file: IO[bytes]) -> _Stream:
 
 
 def _exactly(stream: _Stream, size: int) -> bytes:
-    """`size` bytes, or what there is up to the end."""
+    """Return `size` bytes, or what is left before the end."""
     got: list[bytes] = []
     while size and (more := stream.read(min(size, _PIECE_BYTES))):
         got.append(more)
