@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from app.process import LogLevel, OneLineParser, guarded
 
 if TYPE_CHECKING:
+    from app.settings import RunPaths, Settings
     from operators.types import Outcome
 
 
@@ -62,15 +63,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from app.settings import check_paths, load_settings
+
+    settings = load_settings(arguments.config)
+    return encode_graph(check_paths(arguments.input, arguments.output, arguments.model), settings)
+
+
+def encode_graph(paths: RunPaths, settings: Settings) -> int:
+    """Encode every series of the input in the graph.
+
+    Args:
+        paths: of the run.
+        settings: of the run.
+
+    Returns:
+        The exit code of the contract.
+    """
     from app.console import progress
     from app.exit_codes import exit_code
     from app.ledger import Ledger
     from app.open_pipeline import open_pipeline
     from app.read_input import open_series
-    from app.settings import check_paths, load_settings
 
-    settings = load_settings(arguments.config)
-    paths = check_paths(arguments.input, arguments.output, arguments.model)
     pipeline = open_pipeline(settings, paths.models, paths.output)
 
     from app.application import CtVaeApplication  # the SDK takes seconds to import: first see that the call is right

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Literal
 
 from app.settings_file import FORBID_UNKNOWN_KEYS, SETTINGS_FILE, SettingsFile, read_settings_file
 from operators.errors import StartError
@@ -89,26 +90,35 @@ def starting() -> Iterator[None]:
 
 
 @starting()
-def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
+def load_settings(
+    path: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> Settings:
     """Settings from `path`, else from HOLOSCAN_CONFIG_PATH, else from the app.yaml beside the code, else defaults.
 
     The site's key comes from CTVAE_SITE_KEY alone, never from a file.
+
+    Args:
+        path: of the file.
+        environment: of the process.
+        changes: sections that replace values of the file, such as those a router gives for one job.
 
     Raises:
         StartError: SETTINGS_INVALID, with the key or value that is wrong.
     """
     key = environment.get("CTVAE_SITE_KEY")
-    settings = _settings_file(path, environment.get("HOLOSCAN_CONFIG_PATH"))
+    settings = _settings_file(path, environment.get("HOLOSCAN_CONFIG_PATH"), changes)
     return replace(settings, privacy=replace(settings.privacy, site_key=key.encode() if key else None))
 
 
-def _settings_file(path: Path | None, named: str | None) -> Settings:
+def _settings_file(path: Path | None, named: str | None, changes: Mapping[str, Any]) -> Settings:
     chosen = path or (Path(named) if named else SETTINGS_FILE)
     if not chosen.is_file():
-        if path is None and not named:
+        if path is None and not named and not changes:
             return Settings()
         raise StartError("SETTINGS_INVALID", f"no settings file {chosen}; expected app.yaml or a file like it")
-    return _checked(read_settings_file(chosen))
+    return _checked(read_settings_file(chosen).changed(changes))
 
 
 def _checked(file: SettingsFile) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,14 @@ class SettingsFile:
     path: Path
     sections: dict[str, Any]
     root: yaml.Node
+
+    def changed(self, changes: Mapping[str, Any]) -> SettingsFile:
+        """Return the file with values of its sections replaced by others, section by section and key by key."""
+        merged = dict(self.sections)
+        for name, value in changes.items():
+            old = merged.get(name)
+            merged[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        return replace(self, sections=merged)
 
     def into(self, settings: type[T], sections: dict[str, Any]) -> T:
         """Check sections against a dataclass, strictly: "4" is not a number, an unknown key is an error.

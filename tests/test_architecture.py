@@ -27,7 +27,7 @@ NOT_FOR = {
 ONLY_FOR = {
     "monai.deploy": ("operators/nodes.py", "app/application.py"),
     "holoscan": ("operators/nodes.py", "app/application.py"),
-    "holoscan_cli": ("app/cli/monai_deploy.py",),
+    "holoscan_cli": ("app/cli/monai_deploy.py", "app/packaging/*"),
     "highdicom": ("operators/sr/*", "operators/dicom_out/*"),
     "pynetdicom": ("app/pacs/*",),
 }

@@ -1,0 +1,54 @@
+"""Where things lie in the image, and its environment: the table of paths of the MAP specification 1.0.0."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Final
+
+API_VERSION: Final = "1.0.0"
+APP: Final = PurePosixPath("/opt/holoscan/app")
+MODELS: Final = PurePosixPath("/opt/holoscan/models")
+DOCS: Final = PurePosixPath("/opt/holoscan/docs")
+LIBRARIES: Final = PurePosixPath("/opt/holoscan/lib")
+WORK: Final = PurePosixPath("/var/holoscan")
+INPUT: Final = WORK / "input"
+OUTPUT: Final = WORK / "output"
+LOGS: Final = WORK / "logs"
+CONFIG: Final = WORK / "app.yaml"
+MANIFESTS: Final = PurePosixPath("/etc/holoscan")
+APP_JSON: Final = MANIFESTS / "app.json"
+PKG_JSON: Final = MANIFESTS / "pkg.json"
+SBOM: Final = MANIFESTS / "sbom.json"
+XNAT_COMMAND: Final = MANIFESTS / "command.json"
+EXPORT: Final = PurePosixPath("/var/run/holoscan/export")
+MONAI: Final = PurePosixPath("/etc/monai")  # a link to MANIFESTS: mercure looks there
+PROCESSING_CONTAINER: Final = PurePosixPath("/processing-container.json")  # Kaapana's place
+
+USER: Final = "1000:1000"
+PROGRAM: Final = ("python3", str(APP))
+COMMAND: Final = " ".join(PROGRAM)
+
+# Grand Challenge mounts these; they do not exist in the image, so that their presence is the sign.
+CHALLENGE_INPUT: Final = PurePosixPath("/input")
+CHALLENGE_OUTPUT: Final = PurePosixPath("/output")
+
+# What the specification asks for, then what the programs in the image need: no home to write to, no bytecode written.
+ENVIRONMENT: Final = {
+    "HOLOSCAN_APPLICATION": str(APP),
+    "HOLOSCAN_INPUT_PATH": f"{INPUT}/",
+    "HOLOSCAN_OUTPUT_PATH": f"{OUTPUT}/",
+    "HOLOSCAN_WORKDIR": f"{WORK}/",
+    "HOLOSCAN_MODEL_PATH": f"{MODELS}/",
+    "HOLOSCAN_CONFIG_PATH": str(CONFIG),
+    "HOLOSCAN_APP_MANIFEST_PATH": str(APP_JSON),
+    "HOLOSCAN_PKG_MANIFEST_PATH": str(PKG_JSON),
+    "HOLOSCAN_DOCS": str(DOCS),
+    "HOLOSCAN_LOGS": str(LOGS),
+}
+PROCESS_ENVIRONMENT: Final = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "PYTHONPATH": str(LIBRARIES),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "HOME": "/tmp",  # noqa: S108  any uid may write there, and nothing else
+}
