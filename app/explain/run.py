@@ -13,17 +13,18 @@ from app.explain.data.question import Question
 from app.explain.report.page import Heading
 from app.explain.report.section import Cell, Section, Table
 from app.explain.report.write import write_report
-from app.explain.sections.acquisition import acquisition_section, privacy_section, repeats_section
+from app.explain.sections.acquisition import acquisition_section
 from app.explain.sections.associations import associations_section
 from app.explain.sections.atlas import atlas_section
 from app.explain.sections.dimensions import dimensions_section
 from app.explain.sections.layers import layers_section
 from app.explain.sections.probes import probes_section
 from app.explain.sections.redundancy import redundancy_section
+from app.explain.sections.repeats import privacy_section, repeats_section
 from app.explain.sections.ten_images import Groups, ten_images_section
-from app.explain.statistics.acquisition import repeat_distances
 from app.explain.statistics.associations import associate
 from models.spec import Bundle
+from models.statistics.repeat_scans import repeat_scans
 from operators import __version__
 from operators.results.write_json import NOTICE
 
@@ -86,7 +87,7 @@ def _sections(question: Question, further: Further, on_section: Callable[[str], 
     yield layers_section(question, found, lambda name: on_section(f"layers, {name}"))
     yield acquisition_section(question, lambda name: on_section(f"acquisition, {name}"))
     every = question.every
-    again = repeat_distances(every.taps[question.tap], every.patients, seed=question.seed)
+    again = repeat_scans(every.taps[question.tap], every.patients, seed=question.seed)
     yield repeats_section(again)
     yield dimensions_section(question, found, further.images, further.bundle, on_section)
     on_section("atlas")

@@ -8,7 +8,7 @@ have the same folds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -102,6 +102,21 @@ def probe(
     if label.kind == "number":
         return _number(chosen, known, of, seed, shuffles)
     return _category(chosen, known, of, seed, shuffles)
+
+
+def read_well(
+    features: NDArray[Any],
+    labels: Sequence[Label],
+    patients: NDArray[np.str_],
+    on_label: Callable[[str], None],
+    *,
+    seed: int = 0,
+) -> Iterator[tuple[str, Score]]:
+    """Yield how well features predict each of the labels that has enough patients."""
+    for label in labels:
+        on_label(label.name)
+        if scores := probe({"features": features}, label, patients, seed=seed):
+            yield label.name, scores["features"]
 
 
 def better_by(one: Score, other: Score, seed: int = 0) -> Interval:
