@@ -16,6 +16,7 @@ from models.certified_figures import (
     Number,
     PriorFigures,
     Redundancy,
+    RepeatFigures,
     RivalFigures,
 )
 from models.from_json import from_json
@@ -220,6 +221,7 @@ class Certificate:
         phantom: None where no phantoms were drawn.
         redundancy, prior, draws: of mu and sigma; None in a certificate of an earlier ctvae.
         groups: figures within each kind of crop and each source of two patients or more.
+        repeats: None where no patient has two scans.
         rivals: None where no windows of other patients were there to learn components from.
         summary: the certificate in one line.
     """
@@ -242,6 +244,7 @@ class Certificate:
     draws: DrawFigures | None = None
     groups: Mapping[str, GroupFigures] = field(default_factory=dict)
     rivals: RivalFigures | None = None
+    repeats: RepeatFigures | None = None
     summary: str = ""
 
     def __post_init__(self) -> None:
@@ -274,7 +277,7 @@ class Certificate:
     def as_json(self) -> dict[str, Any]:
         """The document of `docs/certificate.json`, as plain JSON values (tuples for lists)."""
         document = asdict(self)
-        for name in ("redundancy", "prior", "draws", "groups", "rivals"):
+        for name in ("redundancy", "prior", "draws", "groups", "rivals", "repeats"):
             if not document[name]:
                 del document[name]
         for tap in document["taps"].values():

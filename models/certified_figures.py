@@ -122,3 +122,25 @@ class DrawFigures:
     median_icc: float
     found: float
     looked_for: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatFigures:
+    """Scans of patients with two or more of them; the mu of a scan is the mean over its windows.
+
+    Attributes:
+        scans, patients: of which this is measured; distances are to all other scans.
+        patient_share, acquisition_share: of the variance of standardised mu, what lies between patients, and between
+            scans of one patient (`models.statistics.variance_shares`); None for fewer than three patients.
+        nearest: part of the scans whose nearest other scan is of the same patient.
+        mutual: part of the scans of which that is so and which are their nearest one's nearest.
+        chance: what guessing would give for `nearest`.
+    """
+
+    scans: int
+    patients: int
+    patient_share: Estimate | None
+    acquisition_share: Estimate | None
+    nearest: Estimate
+    mutual: Estimate
+    chance: float

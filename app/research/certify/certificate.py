@@ -7,7 +7,13 @@ from textwrap import fill
 import numpy as np
 
 from app.research.certify.text import WIDTH, number, table, within
-from app.research.certify.together_text import draws_section, groups_section, redundancy_section, rivals_section
+from app.research.certify.together_text import (
+    draws_section,
+    groups_section,
+    redundancy_section,
+    repeats_section,
+    rivals_section,
+)
 from models.certificate import Certificate, ProbeScore
 
 FEW_PATIENTS = 30
@@ -25,6 +31,7 @@ def certificate_markdown(certificate: Certificate) -> str:
         _units(certificate),
         redundancy_section(certificate),
         groups_section(certificate.groups),
+        repeats_section(certificate.repeats),
         draws_section(certificate),
         _reconstruction(certificate),
         _phantom(certificate),

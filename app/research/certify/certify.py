@@ -20,7 +20,7 @@ from app.research.certify.measure import Decode, Measured, measure_scans
 from app.research.certify.metrics import figures_of_tap, reconstruction_figures, rounded
 from app.research.certify.phantoms import phantom_figures
 from app.research.certify.rivals import rival_figures, rivals_from
-from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures
+from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures, repeat_figures
 from app.research.data.changed_windows import ORIGINAL
 from app.research.data.scans import Scan, find_scans, join_labels
 from app.research.train.card import model_card, with_section
@@ -160,6 +160,7 @@ def certify_bundle(
         prior=prior_figures(measured, seed),
         draws=draw_figures(measured, seed),
         groups=group_figures(measured, known, seed),
+        repeats=repeat_figures(measured, seed),
         rivals=None if rivals is None else rival_figures(measured, rivals),
         phantom=phantom_figures(bundle, encoder, phantoms, seed, _part(report, 0.9, 1.0)) if phantoms else None,
     )

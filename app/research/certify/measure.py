@@ -49,6 +49,7 @@ class Measured:
             a decoder.
         patients: (n,), as the list or the folder calls them: not to be written anywhere.
         scans: how many were read.
+        of_scan: (n,), the number of each window's scan.
         moved_mm: change → (z, y, x), mean over scans.
     """
 
@@ -65,6 +66,7 @@ class Measured:
     low_mm: Floats
     high_mm: Floats
     scans: int
+    of_scan: NDArray[np.intp]
     moved_mm: Mapping[str, Floats]
 
     def places(self) -> NDArray[np.intp]:
@@ -231,5 +233,6 @@ def _joined(rows: Sequence[Mapping[str, Any]]) -> Measured:
         low_mm=np.concatenate(column("low_mm")),
         high_mm=np.concatenate(column("high_mm")),
         scans=len(rows),
+        of_scan=np.repeat(np.arange(len(rows)), count),
         moved_mm={name: np.mean(column("moved_mm", name), axis=0) for name in first["moved_mm"]},
     )

@@ -9,13 +9,24 @@ from numpy.typing import NDArray
 
 from app.research.certify.measure import Measured, put_together
 from app.research.data.changed_windows import ORIGINAL
-from models.certified_figures import BesideNull, DrawFigures, GroupFigures, PriorFigures, Redundancy
+from models.certified_figures import (
+    BesideNull,
+    DrawFigures,
+    Estimate,
+    GroupFigures,
+    PriorFigures,
+    Redundancy,
+    RepeatFigures,
+)
 from models.statistics.aggregate import aggregate_kl, aggregate_kl_null
 from models.statistics.group_variance import best_split_share, flag_share, split_null
 from models.statistics.identity import found_again
+from models.statistics.patients import sums_by_patient
 from models.statistics.probes import STEADY, Probe, pooled_r2, ridge_probes
 from models.statistics.redundancy import null_redundancy, redundancy, redundancy_by_patient
+from models.statistics.repeat_scans import repeat_scans
 from models.statistics.repeatability import icc_a1
+from models.statistics.variance_shares import variance_shares
 
 Floats = NDArray[np.float64]
 
@@ -67,6 +78,26 @@ def draw_figures(measured: Measured, seed: int) -> DrawFigures:
     places = measured.places()
     found = found_again(first, second, gallery=places)
     return DrawFigures(float(icc.mean()), float(np.median(icc)), float(found.mean()), len(found))
+
+
+def repeat_figures(measured: Measured, seed: int) -> RepeatFigures | None:
+    """Return what scans of one patient have in common; None where no patient has two."""
+    of = measured.of_scan
+    mu = sums_by_patient(measured.features[ORIGINAL]["mu"], of) / np.bincount(of)[:, None]
+    patients = measured.patients[np.unique(of, return_index=True)[1]]
+    found = repeat_scans(mu, patients, seed=seed)
+    if found is None:
+        return None
+    shares = variance_shares(mu, patients)
+    return RepeatFigures(
+        scans=found.scans,
+        patients=found.patients,
+        patient_share=Estimate(*shares.patient) if shares else None,
+        acquisition_share=Estimate(*shares.acquisition) if shares else None,
+        nearest=Estimate(*found.found),
+        mutual=Estimate(*found.mutual),
+        chance=found.chance,
+    )
 
 
 def group_figures(measured: Measured, known: Measured | None, seed: int) -> dict[str, GroupFigures]:

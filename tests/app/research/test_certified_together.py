@@ -9,8 +9,14 @@ import pytest
 
 from app.research.certify.measure import Measured
 from app.research.certify.rivals import rival_figures, rivals_from
-from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures
-from app.research.certify.together_text import draws_section, groups_section, redundancy_section, rivals_section
+from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures, repeat_figures
+from app.research.certify.together_text import (
+    draws_section,
+    groups_section,
+    redundancy_section,
+    repeats_section,
+    rivals_section,
+)
 from app.research.data.changed_windows import ORIGINAL
 from models.networks.registry import build_vae
 from models.statistics.cropped import cropped_tiles
@@ -48,7 +54,8 @@ def measured(seed: int = 0, *, patients: int = PATIENTS, mu: np.ndarray | None =
         patients=np.repeat([f"P{first + number}" for number in range(patients)], EACH),
         low_mm=place,
         high_mm=place + 90.0,
-        scans=patients,
+        scans=2 * patients,
+        of_scan=np.arange(n) // (EACH // 2),
         moved_mm={},
     )
 
@@ -157,3 +164,29 @@ def test_the_card_says_it_and_says_nothing_where_nothing_was_measured():
     assert "whole field of view" in groups_section(group_figures(made, None, seed=0))
     empty = small_certificate()
     assert redundancy_section(empty) == draws_section(empty) == groups_section({}) == rivals_section(None) == ""
+
+
+def test_scans_of_one_patient_that_are_alike_find_each_other_and_the_patient_has_the_variance():
+    rng = np.random.default_rng(3)
+    of_patient = np.repeat(np.arange(PATIENTS), EACH)
+    known = rng.standard_normal((PATIENTS, LATENTS))[of_patient]
+    alike = repeat_figures(measured(mu=known + 0.1 * rng.standard_normal(known.shape)), seed=0)
+    assert (alike.patients, alike.scans) == (PATIENTS, 2 * PATIENTS)
+    assert alike.patient_share.value > 0.95 and alike.patient_share.low > 0.9
+    assert alike.nearest.value == alike.mutual.value == 1.0
+    none = repeat_figures(measured(), seed=0)
+    assert none.patient_share.value < 0.2 and none.nearest.value < 0.4
+    assert none.patient_share.value + none.acquisition_share.value == pytest.approx(1)
+
+
+def test_of_patients_with_one_scan_it_says_nothing():
+    one_each = measured()
+    one_each = replace(one_each, of_scan=np.arange(len(one_each.patients)) // EACH, scans=PATIENTS)
+    assert repeat_figures(one_each, seed=0) is None
+    assert repeats_section(None) == ""
+
+
+def test_the_card_says_what_repeat_scans_have_in_common():
+    text = repeats_section(repeat_figures(measured(), seed=0))
+    assert f"{2 * PATIENTS} scans of {PATIENTS} patients" in text
+    assert "mutual" in text and "| acquisition |" in text
