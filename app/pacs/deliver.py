@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from pathlib import Path
 from typing import Final
 
 from pydicom import dcmread
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.pacs import commitment, deliveries, trail
+from app.pacs.copy_out import copy_out
 from app.pacs.database.engine import Database
 from app.pacs.deliveries import Sending
 from app.pacs.destination import Destination
@@ -78,8 +78,7 @@ class Deliverer:
         return sent is not None
 
     def _send(self, sending: Sending) -> None:
-        path = self._places.results / sending.path
-        answer = self._answer(path)
+        answer = self._answer(sending)
         passing("send.answer.after")
         verdict = answer.verdict
         if verdict is Verdict.FALL_BACK:
@@ -97,14 +96,23 @@ class Deliverer:
         if verdict in (Verdict.DELIVERED, Verdict.FINAL):
             trail.sent(sending, self._to, answer, delivered=verdict is Verdict.DELIVERED)
 
-    def _answer(self, path: Path) -> Answer:
+    def _answer(self, sending: Sending) -> Answer:
+        path = self._places.results / sending.path
         if not path.is_file():
             return _MISSING
         try:
+            if self._to.kind == "folder":
+                return self._copied(sending)
             return stow(self._to, path) if self._to.kind == "stow" else store(self._to, path, self._our_ae)
         except Exception as error:  # one result must not stop the others: it comes after them, and gives up in the end
             logger.debug("sending %s", path.name, exc_info=True)
             return Answer(Verdict.RETRY, None, f"INTERNAL_ERROR ({type(error).__name__})")
+
+    def _copied(self, sending: Sending) -> Answer:
+        """Copy a result; of one whose place another has taken the copy would hide that one."""
+        if deliveries.is_replaced(self._database, sending):
+            return Answer(Verdict.DELIVERED, "REPLACED")
+        return copy_out(self._to, self._places.results / sending.path)
 
     def _ask_about(self, sending: Sending) -> None:
         """Ask for storage commitment; where that was asked and nothing came, ask whether the instance is there."""

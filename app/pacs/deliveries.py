@@ -82,6 +82,13 @@ def _set(connection: Connection, sending: Sending, values: dict[str, Any]) -> bo
     return bool(connection.execute(update(delivery).where(_held(sending)).values(values)).rowcount)
 
 
+def is_replaced(database: Database, sending: Sending) -> bool:
+    """Whether another result names this one as its predecessor."""
+    with database.read() as connection:
+        newer = select(result.c.id).where(result.c.predecessor == sending.sop_uid).limit(1)
+        return connection.execute(newer).first() is not None
+
+
 def mark_sent(database: Database, sending: Sending, answer: Answer) -> bool:
     """Enter that the peer said it has it; False where another sender has the lease now, and will say so itself."""
     values = {"state": "sent", "status": answer.status, "reason": None, "sent_at": now(), "not_before": now()}

@@ -12,15 +12,16 @@ from app.settings_file import FORBID_UNKNOWN_KEYS
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A PACS or archive that results are sent to.
+    """A PACS, an archive or a folder that results go to.
 
     Attributes:
         name: ours for it; in the queue, so that it must not change while something waits for it.
-        kind: `store` by C-STORE; `stow` by STOW-RS.
+        kind: `store` by C-STORE; `stow` by STOW-RS; `folder` for a copy of all files of a result.
         ae_title: of a `store`.
         host: of a `store`.
         port: of a `store`.
         url: of a `stow`, without `/studies`.
+        path: of a `folder`.
         token_file: holds the bearer token of a `stow`.
         from_ae: calling AE titles whose series it gets the results of; empty for all.
         calling_ae: our AE title for it; None for the listener's.
@@ -37,11 +38,12 @@ class Destination:
     __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
 
     name: str
-    kind: Literal["store", "stow"] = "store"
+    kind: Literal["store", "stow", "folder"] = "store"
     ae_title: str | None = None
     host: str = "127.0.0.1"
     port: int = 104
     url: str | None = None
+    path: str | None = None
     token_file: str | None = None
     from_ae: tuple[str, ...] = ()
     calling_ae: str | None = None
@@ -64,7 +66,9 @@ class Destination:
             raise ValueError(f"destination {self.name}: no ae_title; a destination by C-STORE needs one")
         if self.kind == "stow" and not self.url:
             raise ValueError(f"destination {self.name}: no url; a destination by STOW-RS needs one")
-        if self.kind == "stow" and self.commitment:
+        if self.kind == "folder" and not self.path:
+            raise ValueError(f"destination {self.name}: no path; a destination of kind folder needs one")
+        if self.kind != "store" and self.commitment:
             raise ValueError(f"destination {self.name}: commitment goes with kind: store alone")
 
 

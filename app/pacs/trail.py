@@ -130,7 +130,7 @@ def worked(lease: Lease, ended: Ended) -> None:
 
 def sent(sending: Sending, to: Destination, answer: Answer, *, delivered: bool) -> None:
     """Tell that a destination has a result, or that it will not get it."""
-    where = to.url or f"{to.host}:{to.port}"
+    where = to.path or to.url or f"{to.host}:{to.port}"
     who = {"role": "destination", "name": to.name, "ae_title": to.ae_title, "address": where}
     about = {"sop_class_uid": sending.sop_class_uid, "sop_uid": sending.sop_uid, "delivery": sending.delivery_id}
     about |= {"attempts": sending.attempts + 1, "status": answer.status}

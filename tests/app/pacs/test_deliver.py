@@ -16,6 +16,7 @@ from sqlalchemy import select, update
 
 from app.pacs import deliveries
 from app.pacs.backoff import Backoff
+from app.pacs.database import tables
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import commitment, delivery, now
 from app.pacs.deliver import Deliverer
@@ -292,3 +293,37 @@ def test_a_peer_without_commitment_and_query_is_asked_again_later_and_at_last_it
         make_due(sqlite)
         assert deliverer(sqlite, places, pacs.port, commitment=True, give_up_h=0.0).deliver_one()
     assert told(sqlite)[::2] == ("failed", "NOT_CONFIRMED")
+
+
+def test_a_folder_gets_all_files_of_a_result_and_a_disk_that_is_not_ours_is_tried_again(sqlite, places, tmp_path):
+    job_id = make_results(sqlite, places, "1.1", ["OUT"])
+    result = next(places.results.glob(f"{job_id}-*/1.1"))
+    (result / "comprehensive_3d.dcm").rename(result / "features.sr.dcm")
+    (result / "comprehensive.dcm").rename(result / "features.comprehensive.sr.dcm")
+    (result / "features.json").write_text("{}")
+    with sqlite.begin() as connection:
+        named = str((result / "features.sr.dcm").relative_to(places.results))
+        connection.execute(update(tables.result).where(tables.result.c.rank == 0).values(path=named))
+    out = tmp_path / "out"
+    out.write_text("a file is in the way")
+    to = Destination("OUT", kind="folder", path=str(out), backoff=Backoff(first_s=0.0, longest_s=0.0))
+    sender = Deliverer(sqlite, places, to, "CTVAE")
+    assert sender.deliver_one()
+    assert told(sqlite, "OUT") == ("waiting", None, "OUTPUT_UNWRITABLE (Not a directory)")
+    out.unlink()
+    assert sender.deliver_one()
+    assert told(sqlite, "OUT") == ("sent", "COPIED", None)
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [
+        "1.1/features.json",
+        "1.1/features.sr.dcm",
+    ]
+
+
+def test_a_copy_that_was_late_does_not_take_the_place_of_a_newer_one(sqlite, places, tmp_path):
+    make_results(sqlite, places, "1.1", ["OUT"], "2.25.1")
+    with sqlite.begin() as connection:
+        newer = update(tables.result).where(tables.result.c.rank == 1).values(predecessor="2.25.10")
+        connection.execute(newer)
+    to = Destination("OUT", kind="folder", path=str(tmp_path / "out"))
+    assert Deliverer(sqlite, places, to, "CTVAE").deliver_one()
+    assert told(sqlite, "OUT") == ("sent", "REPLACED", None) and not (tmp_path / "out").exists()
