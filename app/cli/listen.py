@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.process import LogLevel, guarded, set_log_form
+
+if TYPE_CHECKING:
+    from app.pacs.settings import ListenerSettings
 
 
 def command(
@@ -18,23 +21,34 @@ def command(
     """Listen for CT until SIGTERM or Ctrl-C, as section listener of the settings says."""
 
     def run() -> int:
-        from app.pacs.listen import listener
-        from app.pacs.page.serve import page
         from app.pacs.settings import load_listener
-        from app.pacs.trail import trailing
-        from app.settings import load_settings
 
-        settings = load_listener(config)
-        set_log_form(settings.log.form)
-        with (
-            trailing(settings.log.audit_file),
-            listener(settings, load_settings(config), config) as running,
-            page(settings.page, running.database, running.places, running.checks, running.wake),
-        ):
-            try:
-                threading.Event().wait()
-            except KeyboardInterrupt:  # how a service is ended: no failure
-                return 0
-        return 0
+        return serve(load_listener(config), config)
 
     return guarded(run, log_level)
+
+
+def serve(settings: ListenerSettings, config: Path | None, *, dicom: bool = True) -> int:
+    """Run the service until the process is told to end.
+
+    Args:
+        settings: of the listener.
+        config: file of the settings; None for the usual one.
+        dicom: whether peers are served.
+    """
+    from app.pacs.listen import listener
+    from app.pacs.page.serve import page
+    from app.pacs.trail import trailing
+    from app.settings import load_settings
+
+    set_log_form(settings.log.form)
+    with (
+        trailing(settings.log.audit_file),
+        listener(settings, load_settings(config), config, dicom=dicom) as running,
+        page(settings.page, running.database, running.places, running.checks, running.wake),
+    ):
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:  # how a service is ended: no failure
+            return 0
+    return 0

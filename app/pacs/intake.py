@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -26,7 +24,9 @@ from app.pacs.arrivals import Identity, Origin, identify, is_known, record
 from app.pacs.database.engine import Database
 from app.pacs.spool import Incoming, Kept, Spool
 from operators.dicom.content_digest import content_digest
+from operators.dicom.read_header import read_instance
 from operators.dicom.transfer_syntaxes import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES
+from operators.errors import SeriesRejected
 from operators.uids import file_sha256
 
 STORED_CLASSES: Final = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -106,7 +106,8 @@ class Intake:
         """
         if not incoming.refused:
             incoming.flush()
-        syntax = transfer_syntax(incoming.path)
+        with self._inflating:
+            syntax = transfer_syntax(incoming.path)
 
         def is_stored(who: Identity) -> None:
             if who.sop_class_uid not in STORED_CLASSES:
@@ -131,9 +132,10 @@ class Intake:
 def transfer_syntax(path: Path) -> str:
     """Return the transfer syntax of a DICOM file; empty where it is none."""
     try:
-        return str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
-    except (InvalidDicomError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError):
+        instance = read_instance(path)
+    except SeriesRejected:
         return ""
+    return "" if instance is None else str(instance.header.file_meta.get("TransferSyntaxUID", ""))
 
 
 def _identified(path: Path) -> Identity:

@@ -30,9 +30,10 @@ from app.pacs.receive import Receiver, accepted_contexts, application_entity, re
 from app.pacs.server import HardenedServer
 from app.pacs.settings import ListenerSettings
 from app.pacs.spool import Spool
+from app.pacs.watch import Watcher
 from app.pacs.work import Work, work_of
 from app.pacs.worker import Worker
-from app.settings import Settings, starting
+from app.settings import Settings, check_apart, starting
 from operators.errors import StartError
 
 logger = logging.getLogger(__name__)
@@ -48,14 +49,14 @@ class Running:
     """A listener that serves.
 
     Attributes:
-        port: of DICOM.
+        port: of DICOM; None where it is not served.
         database: of the queue.
         places: where what is kept.
         checks: name → whether this part works.
         wake: has worker and senders look into the queue now.
     """
 
-    port: int
+    port: int | None
     database: Database
     places: Places
     checks: Mapping[str, Callable[[], bool]]
@@ -63,18 +64,22 @@ class Running:
 
 
 @contextmanager
-def listener(settings: ListenerSettings, run: Settings, settings_file: Path | None = None) -> Iterator[Running]:
+def listener(
+    settings: ListenerSettings, run: Settings, settings_file: Path | None = None, *, dicom: bool = True
+) -> Iterator[Running]:
     """Serve for as long as the block runs; then nobody new is let in, and what is at work ends or is put back.
 
     Args:
         settings: of the listener.
         run: what is done to each series.
         settings_file: that these came from, for the worker's child; None for the usual one.
+        dicom: whether peers are served; False where only a folder is watched.
 
     Raises:
         StartError: what is wrong with settings, bundle, folder, database, certificate or port.
     """
     places = Places(Path(settings.folder).resolve())
+    watched = watched_folder(settings)
     secured, works = tls_context(settings.tls), [work_of(run)]
     if settings.shadow:
         works.append(work_of(run, Path(settings.shadow), "shadow"))
@@ -86,7 +91,8 @@ def listener(settings: ListenerSettings, run: Settings, settings_file: Path | No
         database = open_database(settings.database_url)
         stack.callback(database.close)
         spool = _opened_spool(settings, places, database)
-        receiver = Receiver(Intake(spool, database))
+        intake = Intake(spool, database)
+        receiver = Receiver(intake)
         senders = [Deliverer(database, places, one, settings.ae_title) for one in settings.destinations]
 
         def wake_senders() -> None:
@@ -105,24 +111,47 @@ def listener(settings: ListenerSettings, run: Settings, settings_file: Path | No
             (evt.EVT_N_EVENT_REPORT, report),
             (evt.EVT_REJECTED, trail.Rejections().heard),
         ]
-        server = _bound(settings, handlers, spool, secured)
+        server = _bound(settings, handlers, spool, secured) if dicom else None
+        checks = {"room in the spool": spool.has_room, "worker": lambda: worker.child is not None}
         parts = [(completer.run, completer.stop.set), (worker.run, worker.stop)]
         parts += [(sender.run, sender.stop) for sender in senders]
+        if watched:
+            watcher = Watcher(intake, watched, settings.watch)
+            parts.append((watcher.run, watcher.stop.set))
+            checks["watched folder"] = watcher.folder.is_dir
+            logger.info("watching a folder, every %g s", settings.watch.poll_s)
+        stack.callback(trail.activity, trail.APPLICATION_STOP, settings.ae_title)
         stack.enter_context(_logged_threads())
         stack.enter_context(_threads(parts))
-        stack.callback(server.stop)
-        server.start()
-        logger.info("listening as %s on %s:%d", settings.ae_title, settings.address, server.port)
+        if server:
+            stack.callback(server.stop)
+            server.start()
+            logger.info("listening as %s on %s:%d", settings.ae_title, settings.address, server.port)
         trail.activity(trail.APPLICATION_START, settings.ae_title)
-        stack.callback(trail.activity, trail.APPLICATION_STOP, settings.ae_title)
-        checks = {"room in the spool": spool.has_room, "worker": lambda: worker.child is not None}
 
         def wake() -> None:
             worker.wake.set()
             wake_senders()
 
-        yield Running(server.port, database, places, checks, wake)
+        yield Running(server.port if server else None, database, places, checks, wake)
         logger.info("stopping")
+
+
+def watched_folder(settings: ListenerSettings) -> Path | None:
+    """Return the folder that is watched; it must be there, and apart from what the listener writes. None for none.
+
+    Raises:
+        StartError: `INPUT_MISSING`, `INPUT_NOT_A_FOLDER` or `INPUT_AND_OUTPUT_OVERLAP`.
+    """
+    if settings.watch.folder is None:
+        return None
+    folder = Path(settings.watch.folder).resolve()
+    if not folder.is_dir():
+        text = f"{folder} is no folder; give the one in which another program drops CT"
+        raise StartError("INPUT_NOT_A_FOLDER" if folder.exists() else "INPUT_MISSING", text)
+    for written in (settings.folder, *(one.path for one in settings.destinations if one.path)):
+        check_apart(folder, Path(written))
+    return folder
 
 
 def _opened_spool(settings: ListenerSettings, places: Places, database: Database) -> Spool:

@@ -20,6 +20,7 @@ from app.pacs.destination import Destination
 from app.pacs.log_settings import LogSettings
 from app.pacs.page_settings import PageSettings
 from app.pacs.places import Places
+from app.pacs.watch_settings import WatchSettings
 from app.pacs.worker_settings import WorkerSettings
 from app.settings_file import FORBID_UNKNOWN_KEYS, SETTINGS_FILE, read_settings_file
 from operators.errors import StartError
@@ -124,6 +125,7 @@ class ListenerSettings:
         worker: limits and attempts of the process that encodes.
         shadow: path of a second bundle that is run beside the first; its results stay in the folder.
         page: status page, health and metrics over HTTP.
+        watch: a folder in which another program drops CT.
         log: form of the log, and where the audit trail goes.
         retention_days: instances may be purged from the spool so long after their result has arrived everywhere.
     """
@@ -145,6 +147,7 @@ class ListenerSettings:
     destinations: tuple[Destination, ...] = ()
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     page: PageSettings = field(default_factory=PageSettings)
+    watch: WatchSettings = field(default_factory=WatchSettings)
     log: LogSettings = field(default_factory=LogSettings)
     shadow: str | None = None
     retention_days: float = 7.0

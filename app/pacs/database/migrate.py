@@ -12,15 +12,15 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, Inspector, inspect, text
 
-from app.pacs.database.tables import metadata, schema_version
+from app.pacs.database.tables import metadata, schema_version, watched
 from operators.errors import StartError
 
 logger = logging.getLogger(__name__)
 
-VERSION: Final = 1
+VERSION: Final = 2
 Step = Callable[[Connection], None]
 # From a version → the next: the statements that bring it there.
-STEPS: Final[Mapping[int, Step]] = {}
+STEPS: Final[Mapping[int, Step]] = {1: watched.create}
 _LOCK: Final = 0x63747661  # any number; the same in every ctvae
 
 

@@ -218,6 +218,15 @@ delivery: Final = Table(
     Index("delivery_of_result", "result_id"),
 )
 
+# Files of a watched folder that are done with. Their names may hold a patient's, and are not kept.
+watched: Final = Table(
+    "watched",
+    metadata,
+    Column("name_digest", String, primary_key=True),  # SHA-256 of the path
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("changed_ns", BigInteger, nullable=False),
+)
+
 commitment: Final = Table(
     "commitment",
     metadata,

@@ -1,0 +1,42 @@
+"""`ctvae watch`: encode what another program drops into a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.listen import serve
+from app.process import LogLevel, guarded
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="In which another program drops CT; only read.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for a copy of the results, as encode writes them.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+) -> int:
+    """Encode each CT series that appears in a folder, until SIGTERM or Ctrl-C.
+
+    Section listener of the settings says how. Spool, queue and results lie in listener.folder; results also go to -o
+    and to listener.destinations.
+    """
+
+    def run() -> int:
+        from app.pacs.destination import Destination
+        from app.pacs.settings import load_listener
+        from app.settings import check_output
+
+        settings = load_listener(config)
+        watch = dataclasses.replace(settings.watch, folder=str(folder))
+        if output is not None:
+            check_output(output)
+            to = Destination("output of watch", kind="folder", path=str(output.resolve()))
+            settings = dataclasses.replace(settings, destinations=(*settings.destinations, to))
+        return serve(dataclasses.replace(settings, watch=watch), config, dicom=False)
+
+    return guarded(run, log_level)
