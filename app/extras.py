@@ -8,6 +8,7 @@ _LIBRARIES = {
     "card": ("matplotlib",),
     "explain": ("captum", "combatlearn", "pandas", "threadpoolctl", "umap"),
     "graph": ("holoscan", "holoscan_cli"),
+    "map": ("cyclonedx",),
     "pacs": ("httpx", "jinja2", "prometheus_client", "psycopg", "pynetdicom", "sqlalchemy", "starlette", "uvicorn"),
     "table": ("dicomweb_client", "pyarrow", "requests"),
     "train": ("h5py", "lightning", "monai", "onnx", "onnxscript", "sklearn", "tensorboard", "torch"),

@@ -19,7 +19,7 @@ COMMANDS = {
     "train": "Train a VAE on your own scans and write it as a bundle with its model card.",
     "bundle": "Show, check, certify, export or run a bundle; import a Keras or MONAI checkpoint.",
     "queue": "Look into the listener's queue; retry, replay, purge, audit.",
-    "map": "Build the container image (a MONAI Application Package).",
+    "map": "Build and check the container image (a MONAI Application Package).",
     "doctor": "Check the installation and reproduce the bundle's golden values.",
     "schema": "Print the JSON Schema of features.json.",
 }

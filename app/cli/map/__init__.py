@@ -6,6 +6,9 @@ from app.cli.lazy import LazyGroup
 
 COMMANDS = {
     "stage": "Write the folder that the image is built from.",
+    "check": "Check an image without a daemon: the MAP specification, its hardening, its SBOM.",
 }
 
-group = LazyGroup("map", "app.cli.map", COMMANDS, help="Build the container image (a MONAI Application Package).")
+group = LazyGroup(
+    "map", "app.cli.map", COMMANDS, help="Build and check the container image (a MONAI Application Package)."
+)
