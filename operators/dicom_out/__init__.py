@@ -1,1 +1,1 @@
-"""Results as DICOM objects other than the SR, filed with the study: the card, a layer in the patient's geometry."""
+"""Results as DICOM objects other than the SR, filed with the study: the card, as an image or a PDF."""

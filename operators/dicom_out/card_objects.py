@@ -1,7 +1,7 @@
 """The card as Secondary Capture and as Encapsulated PDF (PS3.3 A.8.1, A.45.1).
 
-Written with pydicom: highdicom's SCImage asks for an orientation in the patient or on a slide, and a page has neither;
-for a PDF it has nothing.
+Written with pydicom: highdicom's SCImage requires an orientation in the patient or on a slide, which a page does not
+have; highdicom has no class for a PDF.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ON_A_WORKSTATION = "WSD"
 
 
 def secondary_capture(record: FeatureRecord, pixels: NDArray[np.uint8]) -> bytes:
-    """Return a page as a Secondary Capture Image in a series of its own.
+    """Return a page as a Secondary Capture Image in its own series.
 
     Args:
-        record: of the series that the page is about.
-        pixels: uint8 (rows, columns, 3), RGB; they name no patient.
+        record: the record of the series that the page describes.
+        pixels: uint8 (rows, columns, 3), RGB, which show no patient's name.
     """
     image = filed_with(record, SecondaryCaptureImageStorage, "OT", SERIES_NUMBERS["sc"], DESCRIPTION)
     image.ConversionType = ON_A_WORKSTATION
@@ -42,7 +42,7 @@ def secondary_capture(record: FeatureRecord, pixels: NDArray[np.uint8]) -> bytes
 
 
 def encapsulated_pdf(record: FeatureRecord, pdf: bytes) -> bytes:
-    """Return a page as an Encapsulated PDF in a series of its own."""
+    """Return a page as an Encapsulated PDF in its own series."""
     document = filed_with(record, EncapsulatedPDFStorage, "DOC", SERIES_NUMBERS["pdf"], DESCRIPTION)
     document.ConversionType = ON_A_WORKSTATION
     document.AcquisitionDateTime = ""

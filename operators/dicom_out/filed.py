@@ -1,7 +1,7 @@
-"""A DICOM object beside the SR as a file, and its name.
+"""A DICOM object other than the SR as a file, and its name.
 
-The same record gives the same bytes: no clock and no host go in, and the SOP Instance UID is a digest of the job key
-and of all else.
+The same record gives the same bytes: neither clock nor host enters, and the SOP Instance UID is a digest of the job key
+and everything else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IMPLEMENTATION_VERSION_NAME = "CTVAE_2"
 def named_file(filed: Dataset, record: FeatureRecord) -> bytes:
     """Return the object as a file (PS3.10), Explicit VR Little Endian, named by its job and its whole content.
 
-    Text keeps the character set of the images where that holds it, else it is UTF-8.
+    Text keeps the character set of the images if that holds it; else it is UTF-8.
     """
     if terms := sr_header.character_set(record.series.first, sr_header.text_of(filed)):
         filed.SpecificCharacterSet = terms

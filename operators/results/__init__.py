@@ -1,1 +1,1 @@
-"""Result files other than the SR: JSON and its schema, long taps, NIfTI."""
+"""Result files other than the SR: JSON and its schema, the card, FHIR, long taps, NIfTI."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and several together or none."""
+"""Files that appear complete or not at all, and groups of files that appear together or not at all."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import IO, Final
 
 from operators.errors import SeriesFailed
 
-_MODE: Final = 0o644  # less what the umask forbids
+_MODE: Final = 0o644  # minus what the umask forbids
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files so that all are there whole, or none of them.
+    """Write files so that either all of them appear, complete, or none.
 
-    They are written under temporary names and renamed when all have room. Where a rename fails or is interrupted, those
-    before it are undone and what stood there before is put back.
+    They are written under temporary names and renamed when all fit on the disk. If a rename fails or is interrupted,
+    the earlier ones are undone and the previous files put back.
 
     Raises:
-        SeriesFailed: `OUTPUT_UNWRITABLE`, when the disk is full or the folder is not ours.
+        SeriesFailed: `OUTPUT_UNWRITABLE`: the disk is full or the folder is not writable.
     """
     staged: list[tuple[Path, Path]] = []
     with _unwritable(next(iter(contents)).name):
@@ -38,10 +38,10 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that gets its name when the block ends well, and is gone when it does not.
+    """Open a file that gets its name if the block succeeds, and is removed if it does not.
 
     Raises:
-        SeriesFailed: `OUTPUT_UNWRITABLE`, when the disk is full or the folder is not ours.
+        SeriesFailed: `OUTPUT_UNWRITABLE`: the disk is full or the folder is not writable.
     """
     temporary = _temporary(path)
     with _unwritable(path.name):
@@ -55,14 +55,14 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_unfinished(folder: Path, names: str) -> None:
-    """Remove what a killed run left of files whose names fit a pattern, below this folder."""
+    """Remove unfinished files of a killed run, with names that fit a pattern, from this folder and those below."""
     for file in folder.glob(names):
         if file.name.startswith(".") and file.name.endswith(".partial"):
             file.unlink(missing_ok=True)
 
 
 def fsync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
+    """Write the names in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -91,7 +91,7 @@ def _rename_together(staged: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _keep(path: Path, before: Path) -> None:
-    """Give what stands at a path a second name, or another one where the file system has no links."""
+    """Give an existing file a second name, or another name where the file system has no links."""
     try:
         os.link(path, before)
     except OSError:
@@ -99,11 +99,11 @@ def _keep(path: Path, before: Path) -> None:
 
 
 def _put_back(path: Path, before: Path | None, *, renamed: bool) -> None:
-    """Undo one rename as far as the file system lets us; the first error is the one that is reported."""
+    """Undo one rename as far as the file system allows; the first error is the one reported."""
     with suppress(OSError):
         if before and before.exists():
             before.replace(path)
-            before.unlink(missing_ok=True)  # two links to one file stay two when one is renamed to the other
+            before.unlink(missing_ok=True)  # renaming one of two links to a file to the other leaves both
         elif renamed and before is None:
             path.unlink(missing_ok=True)
 
@@ -114,7 +114,7 @@ def _temporary(path: Path) -> Path:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file, on the disk when the block ends."""
+    """Open a new file, which is on the disk when the block ends."""
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _MODE), "wb") as file:
         yield file
         file.flush()

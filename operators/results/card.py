@@ -1,6 +1,6 @@
-"""One page about a series that a person sees through at a glance: where, what, and whether to believe it.
+"""One page about a series that a person understands at a glance: where, what, and whether to trust it.
 
-It names no patient and shows no text of the scan's headers.
+It names no patient and shows no text from the scan's headers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from operators.results.card_page import draw_page
 
 
 class Card:
-    """The page of one series; drawn once, written in any format. The same record gives the same bytes."""
+    """The page of one series, drawn once and written in any format. The same record gives the same bytes."""
 
     def __init__(self, record: FeatureRecord, reconstruct: Reconstruct | None = None) -> None:
         self._figure = draw_page(record, reconstruct)
@@ -30,7 +30,7 @@ class Card:
         return buffer.getvalue()
 
     def pdf(self) -> bytes:
-        """Return the page as PDF, its text as text."""
+        """Return the page as PDF, with text as text."""
         buffer = BytesIO()
         nothing = dict.fromkeys(("CreationDate", "Producer", "Creator"))
         self._figure.savefig(buffer, format="pdf", metadata=nothing)

@@ -1,4 +1,4 @@
-"""What a card is made of and written as; nothing here draws."""
+"""The formats and inputs of a card; nothing here draws."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ CardFormat = Literal["png", "sc", "pdf"]
 CARD_FILES: Final[dict[CardFormat, str]] = {"png": "card.png", "sc": "card.sc.dcm", "pdf": "card.pdf.dcm"}
 
 Reconstruct = Callable[[NDArray[np.float32]], Iterable[NDArray[np.float32]]]
-"""mu of windows, float32 (n, length), to what the decoder makes of each, float32 (d, h, w) in [0, 1]."""
+"""From mu of the windows, float32 (n, length), to the decoder's output for each, float32 (d, h, w) in [0, 1]."""

@@ -1,6 +1,6 @@
-"""The layout of the card: verdict, planes with windows, reconstruction, dimensions, and the words beside them.
+"""The layout of the card: verdict, planes with windows, reconstruction, dimensions, and the text beside them.
 
-Colours are those of Okabe and Ito, which colour-blind people tell apart, and never say something alone.
+The colours are those of Okabe and Ito, which colour-blind people can distinguish; colour is never the only signal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TONES = {"good": BLUE, "bad": VERMILION, "unknown": "#5b5b5b"}
 PAGE_IN = (13.5, 9.6)
 DPI = 100
 GREY_HU = (-1000.0, 600.0)
-"""Black and white of the images: air to bone, so that lung and soft tissue can both be seen."""
+"""Black and white of the images, from air to bone, so that both lung and soft tissue are visible."""
 DIFFERENCE_HU = 300.0
 SCALE_MM = 100.0
 _MOST_NUMBERED = 12
@@ -89,7 +89,7 @@ def _planes(figure: Figure, record: FeatureRecord) -> None:
 
 
 def _plane(axes: Axes, view: PlaneView, chosen: int) -> None:
-    """A middle plane with the box of all windows; beside it, where they differ, how far each reaches."""
+    """Draw a middle plane with the box of all windows; beside it, if they differ, how far each reaches."""
     (height, width), boxes = view.size_mm, view.windows_mm
     axes.imshow(view.hu, cmap="gray", vmin=GREY_HU[0], vmax=GREY_HU[1], extent=(0, width, height, 0), aspect="equal")
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
@@ -116,7 +116,7 @@ def _plane(axes: Axes, view: PlaneView, chosen: int) -> None:
 
 
 def _brackets(axes: Axes, boxes: np.ndarray[Any, Any], left: float, chosen: int) -> float:
-    """How far each window reaches down the picture, side by side where they overlap; returns where they end."""
+    """Draw how far each window reaches down the picture, side by side where they overlap; return where they end."""
     step = 16.0
     lanes = 1 + max(int(((boxes[:, 1] <= box[1]) & (boxes[:, 3] > box[1])).sum()) - 1 for box in boxes)
     for number, (_, top, _, bottom) in enumerate(boxes):
@@ -129,7 +129,7 @@ def _brackets(axes: Axes, boxes: np.ndarray[Any, Any], left: float, chosen: int)
 
 
 def _reconstruction(figure: Figure, record: FeatureRecord, reconstruct: Reconstruct | None) -> None:
-    """The middle slice of the middle window: as the encoder got it, as the decoder gives it back, the difference."""
+    """Draw the middle slice of the middle window: the encoder's input, the decoder's output, the difference."""
     windows = record.encoding.windows
     chosen = len(windows.voxels) // 2
     which = "the window" if len(windows.voxels) == 1 else f"window {chosen + 1}"
@@ -161,7 +161,7 @@ def _reconstruction(figure: Figure, record: FeatureRecord, reconstruct: Reconstr
 
 
 def _dimensions(figure: Figure, record: FeatureRecord) -> None:
-    """Each dimension of mu as a dot: its rank among the reference patients, where there are some, else its value."""
+    """Draw each dimension of mu as a dot: its rank among the reference patients if there are any, else its value."""
     mu, found = record.taps["mu"].values, record.reliability
     axes, at = figure.add_axes((0.065, 0.075, 0.915, 0.125)), np.arange(len(mu))
     axes.set_xlim(-0.8, len(mu) - 0.2)

@@ -1,4 +1,4 @@
-"""The middle planes of a volume as a person looks at them, with the windows of the encoder in place."""
+"""The middle planes of a volume as a person views them, with the encoder's windows in place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from operators.types import Volume, Windows
 PlaneName = Literal["axial", "coronal", "sagittal"]
 
 PLANES: dict[PlaneName, tuple[int, int]] = {"axial": (1, 2), "coronal": (0, 2), "sagittal": (0, 1)}
-"""Plane → the patient axes (of z, y, x) that run down and across it."""
+"""Plane → the patient axes (z, y or x) that run down and across it."""
 
 EDGES: dict[PlaneName, tuple[str, str, str, str]] = {
     "axial": ("R", "L", "A", "P"),
@@ -26,7 +26,7 @@ EDGES: dict[PlaneName, tuple[str, str, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class PlaneView:
-    """One middle plane, ready to be drawn; coordinates are in mm from its upper left corner.
+    """One middle plane, ready to draw; coordinates are in mm from its upper left corner.
 
     Attributes:
         hu: int16 (rows, columns).
@@ -41,9 +41,9 @@ class PlaneView:
 
 
 def middle_planes(windows: Windows) -> tuple[PlaneView, ...]:
-    """Return the axial, coronal and sagittal middle plane; the slices are decoded once more, one at a time.
+    """Return the axial, coronal and sagittal middle plane; the slices are decoded again, one at a time.
 
-    Of an oblique volume they are its own planes that come nearest.
+    For an oblique volume these are the nearest of its own planes.
 
     Raises:
         SeriesRejected, SeriesFailed: from reading the slices.
@@ -58,7 +58,7 @@ def middle_planes(windows: Windows) -> tuple[PlaneView, ...]:
         hu = sections[axes[cut][0]]
         if axes[down][0] > axes[across][0]:
             hu = hu.T
-        # From head to feet, where the patient axis goes up; else as the axis goes.
+        # From head to feet where the patient axis points up; else in the direction of the axis.
         turned = [axes[down][1] is not (down == 0), axes[across][1]]
         hu = np.flip(hu, tuple(k for k in (0, 1) if turned[k]))
         at = [axes[down][0], axes[across][0]]
@@ -70,7 +70,7 @@ def middle_planes(windows: Windows) -> tuple[PlaneView, ...]:
 
 
 def _sections(volume: Volume) -> list[NDArray[np.int16]]:
-    """The middle section across each axis of the volume, without ever holding all of its slices."""
+    """Return the middle section across each axis of the volume, without holding all slices at once."""
     depth, height, width = volume.shape
     sections = [np.empty(shape, np.int16) for shape in ((height, width), (depth, width), (depth, height))]
     for d, ready in enumerate(volume.slices()):
@@ -82,7 +82,7 @@ def _sections(volume: Volume) -> list[NDArray[np.int16]]:
 
 
 def _boxes(windows: Windows) -> NDArray[np.float64]:
-    """float64 (n, 3, 2): from where to where each window reaches along each axis of the volume, mm from its corner."""
+    """Return each window's extent along each axis of the volume, float64 (n, 3, 2), in mm from the volume's corner."""
     affine = windows.volume.affine_lps_mm
     step_mm = np.linalg.norm(affine[:3, :3], axis=0)
     ends = np.array([[-0.5] * 3, np.array(windows.voxels.shape[2:]) - 0.5])

@@ -1,4 +1,4 @@
-"""What the card says in words; nothing of it comes from text in the scan's headers."""
+"""The text of the card; none of it comes from text in the scan's headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from operators.codes import Code
 from operators.record import FeatureRecord, Reliability
 
 Line = tuple[str, str]
-"""What is named, and its value; the value is empty for a sentence."""
+"""Name and value; the value is empty for a sentence."""
 
 _QUANTITIES = {
     "mean_hu": ("Mean", "{:.0f} HU", 1.0),
@@ -20,18 +20,18 @@ _QUANTITIES = {
     "soft_tissue_fraction": ("Soft tissue", "{:.1f} %", 100.0),
     "bone_fraction": ("Bone", "{:.1f} %", 100.0),
 }
-"""Quantity → its name for a person, its form, and what it is multiplied by; the others say little to one."""
+"""Quantity → its name for a person, its format, and the factor to multiply by; other quantities are left out."""
 _MOST_FINDINGS = 5
 _MOST_REASONS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether to believe the numbers.
+    """Whether to trust the numbers.
 
     Attributes:
-        tone: how it is coloured.
-        mark: one character that says the same without colour.
+        tone: kind of colour.
+        mark: a character that says the same without colour.
     """
 
     tone: Literal["good", "bad", "unknown"]
@@ -41,7 +41,7 @@ class Verdict:
 
 
 def verdict_of(found: Reliability | None) -> Verdict:
-    """Return what the banner says."""
+    """Return the text of the banner."""
     if found is None:
         return Verdict("unknown", "–", "Reliability not assessed", "this model has no reference patients")
     known = [f"percentile {found.percentiles.combined:.0f} of {found.n_reference} reference patients"]
@@ -58,7 +58,7 @@ def verdict_of(found: Reliability | None) -> Verdict:
 
 
 def reasons_of(found: Reliability | None) -> list[Line]:
-    """Return what led to the verdict."""
+    """Return the reasons for the verdict."""
     return [] if found is None else [(reason, "") for reason in found.reasons[:_MOST_REASONS]]
 
 
@@ -73,7 +73,7 @@ def quantities_of(record: FeatureRecord) -> list[Line]:
 
 
 def scan_of(record: FeatureRecord) -> list[Line]:
-    """Return the size of the scan and how much of the windows it fills."""
+    """Return the size of the scan, and how much of the windows it fills."""
     depth, height, width = record.volume.shape
     between, rows, columns = record.volume.spacing_mm
     windows = record.encoding.windows
@@ -86,7 +86,7 @@ def scan_of(record: FeatureRecord) -> list[Line]:
 
 
 def findings_of(record: FeatureRecord) -> list[Line]:
-    """Return what each finding means, one line each; its detail may hold what a header says, and stays away."""
+    """Return the meaning of each finding, one line each; details are left out, for they may quote a header."""
     codes = list(dict.fromkeys(finding.code for finding in record.findings))
     lines = [(Code[code].line if code in Code.__members__ else code, "") for code in codes[:_MOST_FINDINGS]]
     if len(codes) > _MOST_FINDINGS:
@@ -95,6 +95,6 @@ def findings_of(record: FeatureRecord) -> list[Line]:
 
 
 def model_of(record: FeatureRecord) -> list[Line]:
-    """Return which weights made the numbers."""
+    """Return the weights that produced the numbers."""
     model = record.model
     return [(f"{model.name} {model.version}", f"weights {model.weights_sha256[:12]}…"), (f"Run by {model.runtime}", "")]

@@ -1,7 +1,7 @@
-"""FeatureRecord → FHIR R5, in the shapes of HL7's guide "DICOM SR to FHIR Resource Mapping" (version 1.0.0).
+"""FeatureRecord → FHIR R5, as in HL7's guide "DICOM SR to FHIR Resource Mapping" (version 1.0.0).
 
-The resources follow the content tree of the SR: a measurement group is an Observation that has its numbers as members,
-its algorithm a Device, its outline an ImagingSelection. R4 has no ImagingSelection and names a Device in other fields.
+The resources follow the content tree of the SR: a measurement group is an Observation with its numbers as members, its
+algorithm a Device, its outline an ImagingSelection. R4 has no ImagingSelection and refers to a Device by other fields.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def fhir_json(record: FeatureRecord) -> bytes:
     """Return a Bundle of type `collection`, UTF-8; the same record gives the same bytes.
 
     Raises:
-        SeriesFailed: what the SR cannot hold either.
+        SeriesFailed: a value that the SR cannot hold either.
     """
     return json_bytes(fhir_bundle(record))
 
 
 def fhir_bundle(record: FeatureRecord) -> Resource:
-    """Return the same as plain JSON values; references go to the entries' own URLs."""
+    """Return the Bundle as plain JSON values; references are the entries' own URLs."""
     entries: dict[str, Resource] = {}
     for container in measurement_report(record).children:
         if container.name is None or not isinstance(container.value, Container):
@@ -58,7 +58,7 @@ def fhir_bundle(record: FeatureRecord) -> Resource:
 
 
 def _group(record: FeatureRecord, group: Item, number: int) -> dict[str, Resource]:
-    """The Observation of a group, its members, its Device and, where it has an outline, an ImagingSelection."""
+    """Return the Observation of a group, its members, its Device and, if it has an outline, an ImagingSelection."""
     device, url = _url(record, "device", number), _url(record, "group", number)
     found = {device: _device(group)}
     numbers = [item for item in group.children if isinstance(item.value, Number)]
@@ -83,7 +83,7 @@ def _group(record: FeatureRecord, group: Item, number: int) -> dict[str, Resourc
 
 
 def _observation(record: FeatureRecord, code: Concept, device: str | None) -> Resource:
-    """What every Observation has; the time of the study is masked where dates are."""
+    """Return what every Observation has; the time of the study is masked where dates are."""
     study = {
         "type": _identifier_type("study-instance-uid", "Study Instance UID"),
         **_uid(record.series.study_instance_uid),
@@ -103,10 +103,10 @@ def _observation(record: FeatureRecord, code: Concept, device: str | None) -> Re
 
 
 def _member(record: FeatureRecord, item: Item, device: str) -> Resource:
-    """One number; its value has the digits of the SR."""
+    """Return the Observation of one number; its value has the digits of the SR."""
     value, name = item.value, item.name
     if not isinstance(value, Number) or name is None:
-        raise TypeError("a member is no number")
+        raise TypeError("a member is not a number")
     quantity = {"value": float(value.decimal), "unit": value.unit.meaning, "system": SYSTEMS["UCUM"]}
     found = _observation(record, name, device) | {"valueQuantity": quantity | {"code": value.unit.value}}
     for child in item.children:
@@ -121,7 +121,7 @@ def _evaluation(record: FeatureRecord, item: Item) -> Resource:
 
 
 def _device(group: Item) -> Resource:
-    """TID 4019, Algorithm Identification."""
+    """Return the Device of an algorithm (TID 4019, Algorithm Identification)."""
     said = [(item.name[:2], item.value) for item in group.children if item.name is not None]
     texts = [(name, value.text) for name, value in said if isinstance(value, Text)]
     name, version = (dict(texts)[code] for code in (sr_codes.ALGORITHM_NAME, sr_codes.ALGORITHM_VERSION))
@@ -160,14 +160,14 @@ def _selection(record: FeatureRecord, outline: tuple[Graphic, ImageReference]) -
 
 
 def _outlines(item: Item) -> Iterator[tuple[Graphic, ImageReference]]:
-    """The outlines that a number was inferred from; an anchor of text is a point, and none."""
+    """Yield the outlines that a number was inferred from; a text's anchor is a point, not an outline."""
     for child in item.children:
         if isinstance(child.value, Graphic) and child.value.kind == "POLYLINE":
             yield child.value, next(one.value for one in child.children if isinstance(one.value, ImageReference))
 
 
 def _is_note(item: Item) -> bool:
-    """Whether an item is text for a person: not tracking, not the algorithm."""
+    """Return whether an item is text for a person, rather than tracking or the algorithm."""
     algorithm = (sr_codes.ALGORITHM_NAME, sr_codes.ALGORITHM_VERSION, sr_codes.ALGORITHM_PARAMETERS)
     return item.name is not None and item.name[:2] not in (sr_codes.TRACKING_IDENTIFIER, *algorithm)
 

@@ -1,7 +1,7 @@
 """FeatureRecord → features.json, Outcomes → outcome.json and result.json.
 
-`features.json` is described by `features.schema.json` beside this file. It holds no wall-clock time, host name or path,
-so that the same input gives the same bytes; those stand in `outcome.json` alone.
+`features.schema.json` beside this file describes `features.json`. That file holds no wall-clock time, host name or
+path, so the same input gives the same bytes; these stand only in `outcome.json`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ NOTICE = "Not for diagnosis; computed by software, unverified."
 
 
 def features_json(record: FeatureRecord) -> bytes:
-    """`features.json` of one series, UTF-8; floats read back to the same float32."""
+    """Return `features.json` of one series, UTF-8; floats read back to the same float32."""
     return json_bytes(features_document(record))
 
 
 def features_document(record: FeatureRecord) -> dict[str, Any]:
-    """The same as plain JSON values; `features.schema.json` says what each field is."""
+    """Return the same as plain JSON values; `features.schema.json` describes each field."""
     identity, disclosed = record.identity, record.subject
     series = asdict(identity) | {"instances": {"count": identity.instances, "digest": identity.instances_digest}}
     del series["instances_digest"]
@@ -61,23 +61,23 @@ def features_document(record: FeatureRecord) -> dict[str, Any]:
 
 
 def outcome_document(outcomes: Sequence[Outcome], **about_the_run: Any) -> dict[str, Any]:
-    """`outcome.json`, or what `inspect --json` prints: every series met, and how it ended.
+    """Return `outcome.json`, or what `inspect --json` prints: every series found, and how it ended.
 
     Args:
-        outcomes: in the order in which they ended.
-        about_the_run: further fields, such as the time and the host; they may differ from run to run.
+        outcomes: outcomes in the order in which they ended.
+        about_the_run: further fields, such as time and host; they may differ from run to run.
     """
     return {"schema_version": SCHEMA_VERSION, "series": [_outcome(outcome) for outcome in outcomes], **about_the_run}
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What `outcome.json` says of the run itself; the host's name is added when it is written.
+    """What `outcome.json` states about the run itself; the host's name is added on writing.
 
     Attributes:
-        started: when.
-        reading_seconds: for finding all files and reading their headers.
-        files_not_dicom: files in the input that are no DICOM images.
+        started: start of the run.
+        reading_seconds: time to find all files and read their headers.
+        files_not_dicom: number of input files that are not DICOM images.
     """
 
     started: datetime
@@ -86,7 +86,7 @@ class RunFacts:
 
 
 def outcome_json(outcomes: Sequence[Outcome], run: RunFacts) -> bytes:
-    """`outcome.json` of a run that ends now."""
+    """Return `outcome.json` of a run that ends now."""
     about = {
         "files_not_dicom": run.files_not_dicom,
         "reading_seconds": round(run.reading_seconds, 4),
@@ -99,14 +99,14 @@ def outcome_json(outcomes: Sequence[Outcome], run: RunFacts) -> bytes:
 
 
 def result_json(outcomes: Iterable[Outcome]) -> bytes:
-    """`result.json` of a run, for the router mercure."""
+    """Return `result.json` of a run, for the router mercure."""
     return json_bytes(result_document(outcomes))
 
 
 def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """A summary that names no patient, with mercure's notification.
+    """Return a summary that names no patient, with mercure's notification.
 
-    It is asked for when something was rejected or failed, or is unlike the reference patients.
+    The notification is requested when a series was rejected, failed, or is unlike the reference patients.
     """
     ended = list(outcomes)
     counted, judged = Counter(one.status for one in ended), Counter(one.verdict for one in ended if one.verdict)
@@ -126,17 +126,17 @@ def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
 
 
 def json_bytes(document: Mapping[str, Any]) -> bytes:
-    """Return a document as each JSON file of the results is written: UTF-8; NaN and infinity raise."""
+    """Return a document in the form of every JSON file of the results, UTF-8; NaN and infinity raise."""
     return (json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def features_schema() -> str:
-    """The JSON Schema of `features.json` (draft 2020-12), as text."""
+    """Return the JSON Schema of `features.json` (draft 2020-12) as text."""
     return resources.files("operators.results").joinpath("features.schema.json").read_text(encoding="utf-8")
 
 
 def floats(values: NDArray[np.float32]) -> list[float]:
-    """float32 (n,) → numbers that JSON writes in the fewest digits that read back to the same float32."""
+    """Return float32 (n,) as numbers that JSON writes with the fewest digits that read back to the same float32."""
     return [shortest_double(value) for value in values]
 
 
@@ -172,7 +172,7 @@ def _tap(tap: TapValues) -> dict[str, Any]:
 
 
 def _parts(record: FeatureRecord, name: str) -> dict[str, list[float]]:
-    """What of sigma lies within windows, and what between them."""
+    """Return the parts of sigma within windows and between them."""
     if name != "sigma" or has_file(record.taps[name]):
         return {}
     within, between = record.encoding.sigma_parts
@@ -180,7 +180,7 @@ def _parts(record: FeatureRecord, name: str) -> dict[str, list[float]]:
 
 
 def _reliability(found: Reliability) -> dict[str, Any]:
-    """All numbers are float32 values."""
+    """Return the reliability; all numbers are float32 values."""
     percentiles = found.percentiles
     return {
         "verdict": found.verdict,

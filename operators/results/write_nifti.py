@@ -1,6 +1,6 @@
 """Volume and Windows → NIfTI files for any viewer, written slice by slice; the same volume gives the same bytes.
 
-NIfTI-1 keeps an affine in float32: at 500 mm from the scanner's centre that is exact to 0.00003 mm.
+NIfTI-1 stores an affine in float32: at 500 mm from the scanner's centre it is exact to 0.00003 mm.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from operators.results.atomic import atomic_file
 from operators.types import Finding, Shape, Volume, Windows
 
 COMPRESSION_LEVEL: Final = 3
-"""Of zlib's nine: CT is noise, and higher ones take twice the time for some percent."""
+"""One of zlib's nine levels: CT is noise, and higher levels take twice the time to save some percent."""
 
 MAX_NIFTI1_SIDE: Final = 32767
-"""A NIfTI-1 header counts in int16."""
+"""A NIfTI-1 header stores sizes as int16."""
 
 _SCANNER_ANATOMICAL: Final = 1  # NIFTI_XFORM_SCANNER_ANAT
 _LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -32,7 +32,7 @@ def write_volume_nifti(volume: Volume, path: Path) -> Volume:
     """Write the HU of a volume, int16.
 
     Returns:
-        The volume with the findings of its slices too.
+        The volume with the findings of its slices added.
 
     Raises:
         SeriesRejected, SeriesFailed: from reading the slices; `OUTPUT_UNWRITABLE`.
@@ -52,10 +52,10 @@ def write_windows_nifti(windows: Windows, window_hu: tuple[float, float], folder
     """Write each window in HU, float32, as `<name>.window<n>.nii.gz`, n from 1 on: what the encoder sees.
 
     Args:
-        windows: of one series.
-        window_hu: what 0 and 1 stand for.
-        folder: an existing one.
-        name: of the series.
+        windows: the windows of one series.
+        window_hu: (low, high), the HU of the values 0 and 1.
+        folder: an existing folder.
+        name: the series' name in file names.
 
     Raises:
         SeriesFailed: `OUTPUT_UNWRITABLE`.
@@ -71,7 +71,7 @@ def write_windows_nifti(windows: Windows, window_hu: tuple[float, float], folder
 
 
 def remove_nifti(folder: Path, name: str) -> None:
-    """Remove what an earlier export wrote of a series: its volume and its windows."""
+    """Remove the volume and windows that an earlier export wrote of a series."""
     (folder / f"{name}.nii.gz").unlink(missing_ok=True)
     for file in folder.glob(f"{name}.window*.nii.gz"):
         if file.name.removeprefix(f"{name}.window").removesuffix(".nii.gz").isdigit():
@@ -81,7 +81,7 @@ def remove_nifti(folder: Path, name: str) -> None:
 def _write(
     planes: Iterable[NDArray[Any]], shape: Shape, dtype: np.dtype[Any], affine_lps_mm: NDArray[np.float64], path: Path
 ) -> None:
-    """One gzip member without time or name, whose first index is the column."""
+    """Write one gzip member without time or name; the column is its fastest index."""
     header = _header(shape, dtype, affine_lps_mm)
     with (
         atomic_file(path) as file,
@@ -93,12 +93,14 @@ def _write(
 
 
 def _header(shape: Shape, dtype: np.dtype[Any], affine_lps_mm: NDArray[np.float64]) -> bytes:
-    """348 bytes, and four that say that no extension follows (nifti1.h)."""
+    """Return the 348 bytes of a header and four that say that no extension follows (nifti1.h)."""
     import nibabel
 
     if max(shape) > MAX_NIFTI1_SIDE:
         found = " × ".join(map(str, shape))
-        raise SeriesFailed("OUTPUT_UNWRITABLE", f"a volume of {found} is more than NIfTI-1 counts; split the series")
+        raise SeriesFailed(
+            "OUTPUT_UNWRITABLE", f"a volume of {found} is larger than NIfTI-1 allows (32767 per axis); split the series"
+        )
     header = nibabel.Nifti1Header(endianness="<")
     header.set_data_shape(shape[::-1])
     header.set_data_dtype(dtype)

@@ -1,4 +1,4 @@
-"""Long taps → files of their own beside features.json, which names them; short ones stand in it."""
+"""Long taps → separate files beside features.json, which names them; short ones are listed in features.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from operators.record import FeatureRecord, TapValues
 from operators.uids import values_sha256
 
 LISTED_VALUES = 4096
-"""A longer vector, or a grid that is kept, is not listed in features.json."""
+"""A longer vector, or a grid, is not listed in features.json."""
 
 ALWAYS_LISTED = ("mu", "sigma")
 TAP_FILE = re.compile(r"features\.[a-z0-9_.]+\.npz")
@@ -20,26 +20,26 @@ TAP_FILE = re.compile(r"features\.[a-z0-9_.]+\.npz")
 
 
 def tap_files(record: FeatureRecord) -> dict[str, bytes]:
-    """File name → content of each tap that has one: NumPy's .npz, float32.
+    """Return file name → content for each tap that has a file: NumPy's .npz, float32.
 
-    Its arrays are `values`, of the series, and `windows`, with one more axis in front; a grid that is kept has its
-    shape (channels, d, h, w) in them. The same values give the same bytes.
+    Its arrays are `values`, of the series, and `windows`, with one more axis in front; a grid keeps its shape
+    (channels, d, h, w) in them. The same values give the same bytes.
     """
     return {tap_file_name(tap): _npz(tap) for tap in record.taps.values() if has_file(tap)}
 
 
 def has_file(tap: TapValues) -> bool:
-    """Whether the tap is too long to be listed in features.json."""
+    """Return whether a tap is too long to be listed in features.json."""
     return tap.name not in ALWAYS_LISTED and (tap.shape is not None or tap.length > LISTED_VALUES)
 
 
 def tap_file_name(tap: TapValues) -> str:
-    """The name of its file; that of the tap was checked when the bundle was read."""
+    """Return the name of the tap's file; the tap's name was checked when the bundle was read."""
     return f"features.{tap.name}.npz"
 
 
 def file_entry(tap: TapValues) -> dict[str, Any]:
-    """What features.json says of the file; the digest is that of the series' values, as the SR names it."""
+    """Return the entry of features.json for the file; the digest is that of the series' values, as in the SR."""
     shape = list(tap.shape or (tap.length,))
     return {"name": tap_file_name(tap), "shape": shape, "values_sha256": values_sha256(tap.values)}
 

@@ -1,7 +1,7 @@
-"""What the writer and the reader of the SR agree on: codes, parameters and numbers.
+"""What the writer and the reader of the SR share: codes, parameters and numbers.
 
-Standard codes are those of DICOM PS3.16; what it has no code for is in the private scheme `99CTVAE`
-(PS3.16 8.2: private designators begin with 99). A code value of more than 16 characters goes into Long Code Value.
+Standard codes are those of DICOM PS3.16; the others belong to the private scheme `99CTVAE` (PS3.16 8.2: private
+designators begin with 99). A code value of more than 16 characters goes into Long Code Value.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MANUFACTURER = "ctvae"
 NOT_FOR_DIAGNOSIS = "Not for diagnosis; computed by software, unverified"
 
 SrClass = Literal["comprehensive_3d", "comprehensive"]
-"""Which SOP class is written; `comprehensive` for a PACS that refuses Comprehensive 3D SR."""
+"""SOP class to write; `comprehensive` for a PACS that refuses Comprehensive 3D SR."""
 
 Code = tuple[str, str]
-"""(coding scheme designator, code value): what makes two codes equal."""
+"""(coding scheme designator, code value): two codes are equal if these are."""
 
 IMAGING_MEASUREMENTS: Code = ("DCM", "126010")
 QUALITATIVE_EVALUATIONS: Code = ("UMLS", "C0034375")
@@ -55,19 +55,19 @@ REAL_VOXELS: Code = (SCHEME, "REAL-VOXELS")
 VERDICT: Code = (SCHEME, "VERDICT")
 
 LISTED_DIMENSIONS = 256
-"""A longer vector is not listed number by number: the SR names it by its digest."""
+"""A longer vector is not listed number by number: the SR gives its digest instead."""
 
 POSTERIOR_TAPS = {"mu": MEAN, "sigma": STANDARD_DEVIATION}
-"""How each was derived; up to version 0.1 this alone told them apart, as both had the codes of the group."""
+"""Derivation of each vector; up to version 0.1 only this distinguished them, as both had the codes of the group."""
 
 POSTERIOR_CODES: dict[str, Code] = {"mu": (SCHEME, "VAE-MU"), "sigma": (SCHEME, "VAE-SD")}
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
-"""Of a tap or a quantity: it becomes part of a code."""
+"""Name of a tap or quantity, which becomes part of a code."""
 
 
 def tap_group(tap: str) -> Code:
-    """Return the finding of the measurement group of a tap that is neither mu nor sigma."""
+    """Return the finding of the measurement group of a tap other than mu and sigma."""
     return (SCHEME, f"TAP-{tap}")
 
 
@@ -77,7 +77,7 @@ def dimension_code(vector: Code, dimension: int) -> Code:
 
 
 def unlisted(tap: str, values: NDArray[np.float32]) -> str:
-    """How the SR names a vector that it doesn't list: its SHA-256 is of the values as little-endian float32."""
+    """Return how the SR names a vector that it does not list: by the SHA-256 of its little-endian float32 values."""
     return f"{tap}: {values.size} values, SHA-256 {values_sha256(values)}"
 
 
@@ -85,23 +85,23 @@ UNLISTED = re.compile(r"(?P<tap>[A-Za-z0-9_.-]{1,32}): (?P<length>\d{1,9}) value
 
 
 def decimal(value: np.float32) -> str:
-    """Write a finite float32 as DS (PS3.5 6.2: at most 16 characters) in the fewest digits that read back to it."""
+    """Return a finite float32 as DS (PS3.5 6.2: at most 16 characters) with the fewest digits that read back to it."""
     plain = str(value)
     return plain if len(plain) <= 16 else np.format_float_scientific(value, trim="-")
 
 
 def percent(value: np.float32) -> str:
-    """Write a fraction as DS in percent, exactly: the digits are those of the fraction."""
+    """Return a fraction as DS in percent, exactly: the digits are those of the fraction."""
     shifted = Decimal(decimal(value)).scaleb(2)
     plain = f"{shifted:f}"
     return plain if len(plain) <= 16 else f"{shifted:E}"
 
 
 def from_percent(text: str) -> np.float32:
-    """Read the fraction that `percent` wrote."""
+    """Return the fraction that `percent` wrote."""
     return np.float32(str(Decimal(text).scaleb(-2)))
 
 
 def derived_uid(*parts: str | int | None) -> str:
-    """A UID below 2.25 (PS3.5 B.2) from the SHA-256 of what it stands for: equal parts, equal UID."""
+    """Return a UID below 2.25 (PS3.5 B.2) from the SHA-256 of its parts: equal parts give equal UIDs."""
     return uid_from_digest(hashlib.sha256(json.dumps(parts).encode()).hexdigest())

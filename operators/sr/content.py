@@ -1,4 +1,4 @@
-"""The content items of an SR (PS3.3 C.17.3) as plain values: what `tree.py` makes and `encode_items.py` writes."""
+"""The content items of an SR (PS3.3 C.17.3) as plain values, made by `tree.py` and written by `encode_items.py`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ImageReference:
     """An IMAGE item's value.
 
     Attributes:
-        frame: Referenced Frame Number, from 1; None for an image of a single frame.
+        frame: Referenced Frame Number, from 1; None for a single-frame image.
     """
 
     sop_class_uid: str
@@ -91,15 +91,15 @@ class Container:
 
 
 Value = Text | UidRef | Number | ImageReference | Graphic | Container | Concept
-"""What an item says; a Concept makes it a CODE item."""
+"""The value of an item; a Concept makes it a CODE item."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One content item and what hangs from it.
+    """One content item and its children.
 
     Attributes:
-        relationship: to its parent; empty at the root.
+        relationship: relationship to its parent; empty at the root.
         name: Concept Name; None where the value type needs none.
     """
 
@@ -109,11 +109,11 @@ class Item:
     children: tuple[Item, ...] = ()
 
     def texts(self) -> list[str]:
-        """All text below it that a character set must hold; codes and UIDs are ASCII."""
+        """Return all text below it that a character set must hold; codes and UIDs are ASCII."""
         own = [self.value.text] if isinstance(self.value, Text) else []
         return own + [text for child in self.children for text in child.texts()]
 
 
 def text_value(text: str) -> Text:
-    """TEXT without what UT forbids (PS3.5 6.2): control characters but for line ends, and halves of characters."""
+    """Return a TEXT without what UT forbids (PS3.5 6.2): control characters except line ends, and lone surrogates."""
     return Text(re.sub(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]", " ", text))

@@ -1,8 +1,8 @@
-"""Content items → bytes in Explicit VR Little Endian (PS3.5 7.1.2), sequences and items with their lengths.
+"""Content items → bytes in Explicit VR Little Endian (PS3.5 7.1.2), sequences and items with explicit lengths.
 
-An SR of 64 numbers has some 3,000 elements, nearly all of them code sequences that stand there again and again. Written
-here each is a few bytes joined together; as pydicom elements, made, checked and written one by one, they took most of
-the time that a result takes. The tests read every SR back with pydicom, highdicom, DCMTK and dciodvfy.
+An SR of 64 numbers has some 3,000 elements, nearly all of them repeated code sequences. Here each is a few joined
+bytes; as pydicom elements, made, checked and written one by one, they took most of the time of a result. The tests read
+every SR back with pydicom, highdicom, DCMTK and dciodvfy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import lru_cache
 from operators.sr.content import Concept, Container, Graphic, ImageReference, Item, Number, Text, UidRef, Value
 
 LONG_CODE = 16
-"""A code value of more characters goes into Long Code Value."""
+"""A longer code value goes into Long Code Value."""
 
 _SHORT_HEAD = struct.Struct("<HH2sH")
 _LONG_HEAD = struct.Struct("<HH2sHI")
@@ -36,10 +36,10 @@ Elements = dict[int, tuple[bytes, bytes]]
 
 
 def item_elements(item: Item, encoding: str) -> Elements:
-    """Return the elements of a content item, all that hangs from it included.
+    """Return the elements of a content item, including all its children.
 
     Args:
-        item: any item; the root of a tree for a whole document.
+        item: any item; for a whole document, the root of its tree.
         encoding: Python's name for the character set of the file.
     """
     value = item.value
@@ -64,12 +64,12 @@ def item_elements(item: Item, encoding: str) -> Elements:
 
 
 def join(elements: Elements) -> bytes:
-    """Write elements one after the other; they are in ascending order."""
+    """Join elements, which are in ascending order."""
     return b"".join([element(tag, vr, value) for tag, (vr, value) in elements.items()])
 
 
 def element(tag: int, vr: bytes, value: bytes) -> bytes:
-    """Write one data element; a value of odd length is padded."""
+    """Return one data element as bytes; a value of odd length is padded."""
     length = len(value)
     if length % 2:
         value += b"\0" if vr == b"UI" else b" "
@@ -80,17 +80,17 @@ def element(tag: int, vr: bytes, value: bytes) -> bytes:
 
 
 def sequence(items: Iterable[bytes]) -> bytes:
-    """Write the value of a sequence; each item is given as its elements."""
+    """Return the value of a sequence; each item is given as its elements."""
     return b"".join([_ITEM.pack(0xFFFE, 0xE000, len(item)) + item for item in items])
 
 
 def reference(sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """Write the elements of an item of a Referenced SOP Sequence."""
+    """Return the elements of an item of a Referenced SOP Sequence."""
     return _sop_class(sop_class_uid) + element(0x00081155, b"UI", sop_instance_uid.encode("ascii"))
 
 
 def _value(value: Value, encoding: str) -> Elements:
-    """What stands between Concept Name and Content Sequence."""
+    """Return the elements between Concept Name and Content Sequence."""
     if isinstance(value, Container):
         elements: Elements = {0x0040A050: (b"CS", b"SEPARATE")}
         if value.template:
@@ -113,7 +113,7 @@ def _value(value: Value, encoding: str) -> Elements:
 
 @lru_cache(maxsize=4096)
 def _code(concept: Concept) -> bytes:
-    """The value of a code sequence."""
+    """Return the value of a code sequence."""
     value, long = concept.value.encode("ascii"), len(concept.value) > LONG_CODE
     named = element(0x00080102, b"SH", concept.scheme.encode("ascii"))
     named += element(0x00080104, b"LO", concept.meaning.encode("ascii"))

@@ -1,6 +1,6 @@
-"""The measurement groups of the SR, TID 1501 (PS3.16): one for each kind of number, all of the whole series.
+"""The measurement groups of the SR, TID 1501 (PS3.16): one for each kind of number, each about the whole series.
 
-They have one tracking UID, and each names the series and one image of it. A viewer shows them as one measurement.
+They share a tracking UID, and each refers to the series and to one image of it. Viewers show them as one measurement.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from operators.sr.place import Place, place_of
 from operators.sr.typicality import COMMENT, typicality_content
 
 SHOWN_QUANTITIES = {"mean_hu": "Mean of the body", "lung_fraction": "Lung in the body"}
-"""What viewers draw beside the image, and how they name it."""
+"""Quantities that viewers draw beside the image, and their displayed names."""
 
 FINDING = Concept(*sr_codes.FINDING, "Finding")
 SOURCE = Concept("SCT", "260753009", "Source")
@@ -59,7 +59,7 @@ def measurement_groups(record: FeatureRecord) -> tuple[Item, ...]:
     """Return the groups in the order in which viewers draw their numbers.
 
     Raises:
-        SeriesFailed: NON_FINITE_NUMBER, BAD_VECTOR or BAD_NAME.
+        SeriesFailed: `NON_FINITE_NUMBER`, `BAD_VECTOR` or `BAD_NAME`.
     """
     place = place_of(record.encoding.windows)
     groups = [] if record.reliability is None else [_typicality_group(record, record.reliability, place)]
@@ -69,7 +69,7 @@ def measurement_groups(record: FeatureRecord) -> tuple[Item, ...]:
 
 
 def _typicality_group(record: FeatureRecord, found: Reliability, place: Place | None) -> Item:
-    """How far the scan is like those of the reference patients."""
+    """Return the group on how typical the scan is of the reference patients."""
     content = typicality_content(found)
     about: Parameters = {
         "weights_sha256": record.model.weights_sha256,
@@ -82,9 +82,9 @@ def _typicality_group(record: FeatureRecord, found: Reliability, place: Place | 
 
 
 def _quantities_group(record: FeatureRecord, place: Place | None) -> Item:
-    """What the voxels themselves say; the code of each is its name in `features.json`.
+    """Return the group of the quantities; the code of each is its name in `features.json`.
 
-    The share of real voxels is here even where nothing else could be measured, so that there are always coordinates.
+    The share of real voxels is always included, so that there are coordinates even if nothing could be measured.
     """
     measured = {name: value for name, value in sorted(record.quantities.items()) if value is not None}
     shown = [_quantity(name, measured[name]) for name in SHOWN_QUANTITIES if name in measured]
@@ -109,7 +109,7 @@ def _quantity(name: str, value: float, method: Item | None = None) -> Item:
 
 
 def _posterior_group(record: FeatureRecord, place: Place | None) -> Item:
-    """The vectors mu and sigma of the series, side by side for each dimension."""
+    """Return the group of the series' vectors mu and sigma, which are side by side for each dimension."""
     mu, sigma = (record.taps[name] for name in sr_codes.POSTERIOR_TAPS)
     if mu.length != sigma.length:
         found = f"mu and sigma have {mu.length} and {sigma.length} dimensions"
@@ -129,7 +129,7 @@ def _posterior_group(record: FeatureRecord, place: Place | None) -> Item:
 
 
 def _sigma_parts(record: FeatureRecord) -> Item:
-    """In words, what the SD of the series is made of; `features.json` has both parts for each dimension."""
+    """Describe in words what the SD of the series is made of; `features.json` has both parts for each dimension."""
     count = len(record.encoding.windows.voxels)
     within, between = (
         float(np.sqrt(np.mean(np.square(part, dtype=np.float64)))) for part in record.encoding.sigma_parts
@@ -142,7 +142,7 @@ def _sigma_parts(record: FeatureRecord) -> Item:
 
 
 def _tap_group(record: FeatureRecord, tap: TapValues, place: Place | None) -> Item:
-    """Any other tap."""
+    """Return the group of any other tap."""
     _check_name("tap", tap.name)
     code = sr_codes.tap_group(tap.name)
     method = measured_by("VAE-LAYER", "Activation of a VAE layer")
@@ -158,9 +158,9 @@ def _tap_group(record: FeatureRecord, tap: TapValues, place: Place | None) -> It
 def _group(
     record: FeatureRecord, place: Place | None, finding: Concept, algorithm: Sequence[Item], content: Iterable[Item]
 ) -> Item:
-    """TID 1501 of the whole series: what is tracked, the finding, the algorithm, the series and an image of it.
+    """Return a TID 1501 group on the whole series: tracking, finding, algorithm, the series and an image of it.
 
-    OHIF takes the first UIDREF as the tracking UID, so it stands before that of the series.
+    OHIF takes the first UIDREF as the tracking UID, so it comes before that of the series.
     """
     tracked, series = Concept(*sr_codes.TRACKING_IDENTIFIER, "Tracking Identifier"), record.series
     part = "" if series.part is None else f", part {series.part}"
@@ -184,9 +184,9 @@ def _group(
 
 
 def tracking_uid(record: FeatureRecord) -> str:
-    """Return the UID of what is tracked: this part of this series at this place, under any model and in any revision.
+    """Return the tracking UID: this part of this series at this place, under any model and in any revision.
 
-    The place is the extent of the scan in the patient in whole mm: what a model makes of it does not matter.
+    The place is the extent of the scan in the patient in whole mm, which does not depend on the model.
     """
     volume = record.encoding.windows.volume
     ends = np.array([[-0.5, n - 0.5] for n in volume.shape])
@@ -208,7 +208,7 @@ def _algorithm(name: str, version: str, parameters: Parameters, family: Concept)
 
 
 def _network(record: FeatureRecord, about_the_tap: Parameters) -> list[Item]:
-    """TID 4019 of the encoder."""
+    """Return the encoder's algorithm identification (TID 4019)."""
     model = record.model
     weights: Parameters = {
         "weights_sha256": model.weights_sha256,
@@ -219,7 +219,7 @@ def _network(record: FeatureRecord, about_the_tap: Parameters) -> list[Item]:
 
 
 def _input(record: FeatureRecord) -> Parameters:
-    """What went in and how it was prepared; with the series UID, all that is needed to make the numbers again."""
+    """Return the parameters of input and preprocessing; with the series UID, they suffice to reproduce the numbers."""
     return {
         "preprocessing": json.dumps(dict(record.preprocessing), sort_keys=True, separators=(",", ":")),
         "preprocessing_sha256": record.preprocessing_digest,

@@ -1,9 +1,9 @@
-"""What every DICOM object of ctvae has in common, the SR too: patient, study, a series of its own, and equipment.
+"""What all DICOM objects of ctvae share, including the SR: patient, study, their own series, and equipment.
 
-Each kind has a series of its own for each source series and part. Patient, study and time are taken over from the
+Each kind of object has its own series for each source series and part. Patient, study and time are copied from the
 headers of the source series, so that the object is filed with the study.
-Headers of real scans hold values that DICOM forbids. What is not valid is left empty where the standard allows it; an
-identifier is never shortened, for a shortened one may be that of somebody else. Nothing of this is ever logged.
+Headers of real scans hold values that DICOM forbids. An invalid value is left empty where the standard allows it; an
+identifier is never shortened, for the result may identify somebody else. Nothing of this is ever logged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from operators.sr.predecessor import Predecessor
 from operators.types import Series
 
 NO_DATE = ("19000101", "000000")
-"""Content Date and Time may not be empty (PS3.3 C.17.2), and the clock is not an input."""
+"""Content Date and Time must not be empty (PS3.3 C.17.2), and the clock is not an input."""
 
 IMPLEMENTATION_CLASS_UID = sr_codes.derived_uid("ctvae", "implementation class")
 PLACEHOLDER_UID = "2.25.0"
@@ -46,12 +46,12 @@ def filed_with(
     """Return the modules Patient, General Study, General Series and General Equipment (PS3.3 C.7).
 
     Args:
-        record: of the series that the object is filed with.
-        sop_class: UID.
-        modality: of the new series.
-        series_number: of the new series.
-        description: of the new series.
-        predecessor: an earlier SR whose place this one takes.
+        record: the record of the series that the object is filed with.
+        sop_class: UID of its SOP class.
+        modality: modality of the new series.
+        series_number: number of the new series.
+        description: description of the new series.
+        predecessor: an earlier SR that this one replaces.
     """
     filed = patient_and_study(record.series)
     filed.SOPClassUID, filed.SOPInstanceUID = sop_class, PLACEHOLDER_UID
@@ -75,20 +75,20 @@ def sr_series_uid(record: FeatureRecord, sop_class: str) -> str:
 
 
 def instance_number(record: FeatureRecord, predecessor: Predecessor | None = None) -> int:
-    """Return a number that is unique in the series, and higher where slices came late.
+    """Return a number that is unique in the series, and higher where more slices arrived later.
 
-    It is made of the number of slices and four digits of the job key. Viewers show the last SR of a series.
+    It consists of the number of slices and four digits of the job key. Viewers show the last SR of a series.
     """
     number = record.identity.instances * 10_000 + int(record.job_key[:8], 16) % 10_000
     return number if predecessor is None else max(number, predecessor.instance_number + 1)
 
 
 def file_meta(filed: Dataset, version_name: str) -> FileMetaDataset:
-    """Return the File Meta Information (PS3.10 7.1) of an object that `filed_with` began, Explicit VR Little Endian.
+    """Return the File Meta Information (PS3.10 7.1) for an object from `filed_with`, Explicit VR Little Endian.
 
     Args:
         filed: the object.
-        version_name: Implementation Version Name: of what writes it.
+        version_name: Implementation Version Name of the writer.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = filed.SOPClassUID, filed.SOPInstanceUID
@@ -99,17 +99,17 @@ def file_meta(filed: Dataset, version_name: str) -> FileMetaDataset:
 
 
 def text_of(filed: Dataset) -> str:
-    """Return all text of an object, sequences included, to see which character set holds it."""
+    """Return all text of an object, including sequences, to choose a character set for it."""
     return "".join(str(element.value) for element in filed.iterall() if element.VR in CUSTOMIZABLE_CHARSET_VR)
 
 
 def patient_and_study(series: Series) -> Dataset:
-    """What the Patient and General Study modules require (PS3.3 C.7.1.1, C.7.2.1), and what makes copies consistent."""
+    """Return what the Patient and General Study modules require (PS3.3 C.7.1.1, C.7.2.1), and what copies share."""
     source = series.first
     nobody, headers = Dataset(), [instance.header for instance in series.instances]
 
     def agreed(keyword: str) -> Dataset:
-        """Where slices differ in who it is, the SR says nothing: a wrong name is worse than none."""
+        """Return the value that all slices share, or an empty one: a wrong name is worse than none."""
         return source if len(distinct(headers, keyword)) == 1 else nobody
 
     taken = Dataset()
@@ -135,7 +135,7 @@ def patient_and_study(series: Series) -> Dataset:
 
 
 def content_moment(series: Series) -> tuple[str, str]:
-    """(date, time) that the SR gives as its own: of the study, else of the series, the acquisition or the content."""
+    """Return (date, time) of the SR: those of the study, else of the series, the acquisition or the content."""
     source = series.first
     for of in ("Study", "Series", "Acquisition", "Content"):
         if day := _date(source, f"{of}Date"):
@@ -144,14 +144,14 @@ def content_moment(series: Series) -> tuple[str, str]:
 
 
 def evidence(series: Series) -> list[tuple[str, str]]:
-    """Return the SOP classes and instances that can be referred to, sorted by UID."""
+    """Return the SOP classes and instances that can be referenced, sorted by UID."""
     return sorted(set(_references(series)), key=lambda uids: uids[::-1])
 
 
 def character_set(header: Dataset, written: str) -> str | None:
-    """Specific Character Set for all text that is written: none for ASCII, else the source's own, else UTF-8.
+    """Return the Specific Character Set for all text written: None for ASCII, else the source's own, else UTF-8.
 
-    The source's own is kept where it is a plain one, so that a PACS that compares bytes finds the same name. Text with
+    The source's own is kept if it is a simple one, so that a PACS that compares bytes finds the same name. Text with
     code extensions (ISO 2022) becomes UTF-8, which holds all of it.
     """
     if written.isascii():
@@ -174,11 +174,11 @@ def _references(series: Series) -> Iterator[tuple[str, str]]:
 
 
 def _deidentification(source: Dataset) -> Dataset:
-    """Patient Identity Removed with its method, which is required beside a YES (PS3.3 C.7.1.1)."""
+    """Return Patient Identity Removed with its method, which is required with the value YES (PS3.3 C.7.1.1)."""
     taken = Dataset()
     removed = _text(source, "PatientIdentityRemoved").upper()
     if removed == "YES":
-        methods = [_printable(method)[:64].strip() for method in texts_in(source, "DeidentificationMethod")]
+        methods = [_without_controls(method)[:64].strip() for method in texts_in(source, "DeidentificationMethod")]
         taken.DeidentificationMethod = [method for method in methods if method] or "As said in the source images"
     if removed in ("YES", "NO"):
         taken.PatientIdentityRemoved = removed
@@ -186,13 +186,13 @@ def _deidentification(source: Dataset) -> Dataset:
 
 
 def _text(source: Dataset, keyword: str) -> str:
-    """Its only value, printable and stripped; empty where there is none or there are several."""
+    """Return the only value, printable and stripped; empty where there is none or several."""
     values = texts_in(source, keyword)
-    return _printable(values[0]) if len(values) == 1 else ""
+    return _without_controls(values[0]) if len(values) == 1 else ""
 
 
-def _printable(text: str) -> str:
-    """Without what would end a value (backslash) or cannot stand in one (control characters, halves of characters)."""
+def _without_controls(text: str) -> str:
+    """Replace a backslash, which would end a value, control characters and surrogates by spaces; strip the text."""
     bad = ("Cc", "Cs")
     return "".join(" " if one == "\\" or unicodedata.category(one) in bad else one for one in text).strip()
 
@@ -203,13 +203,13 @@ def _identifier(source: Dataset, keyword: str, length: int) -> str:
 
 
 def _person_name(source: Dataset, keyword: str) -> str:
-    """PN (PS3.5 6.2): at most three groups (alphabetic, ideographic, phonetic) of 64 characters and five components."""
+    """Return a PN (PS3.5 6.2): up to 3 groups (alphabetic, ideographic, phonetic) of 64 characters, 5 components."""
     groups = ["^".join(group.split("^")[:5])[:64].rstrip("^ ") for group in _text(source, keyword).split("=")[:3]]
     return "=".join(groups).rstrip("=")
 
 
 def _date(source: Dataset, keyword: str) -> str:
-    """DA as YYYYMMDD; the form of ACR-NEMA, YYYY.MM.DD, is understood."""
+    """Return a DA as YYYYMMDD; the ACR-NEMA form YYYY.MM.DD is accepted."""
     found = re.fullmatch(r"(\d{4})\.?(\d\d)\.?(\d\d)", _text(source, keyword), re.ASCII)
     if not found:
         return ""
@@ -220,7 +220,7 @@ def _date(source: Dataset, keyword: str) -> str:
 
 
 def _time(source: Dataset, keyword: str) -> str:
-    """TM as HHMMSS.FFFFFF, cut as the source has it; the form of ACR-NEMA, HH:MM:SS, is understood."""
+    """Return a TM as HHMMSS.FFFFFF, as precise as the source; the ACR-NEMA form HH:MM:SS is accepted."""
     text = _text(source, keyword).replace(":", "")
     valid = r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"
     return text if re.fullmatch(valid, text, re.ASCII) else ""

@@ -1,6 +1,6 @@
-"""Access to the content items of an SR (PS3.3 C.17.3) as they stand in a data set, with pydicom alone.
+"""Access to the content items of an SR (PS3.3 C.17.3) in a data set, with pydicom alone.
 
-Missing parts come back empty; what an item must have and hasn't raises AttributeError or IndexError.
+Missing optional parts come back empty; a missing mandatory part raises AttributeError or IndexError.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from operators.sr.codes import Code
 
 
 def value_of(item: Dataset) -> str:
-    """What an item says, by its value type."""
+    """Return the value of an item as text, by its value type."""
     kind = item.get("ValueType")
     if kind == "NUM" and item.get("MeasuredValueSequence"):
         measured = item.MeasuredValueSequence[0]
@@ -31,7 +31,7 @@ def value_of(item: Dataset) -> str:
 
 
 def derivation_of(item: Dataset) -> Code | None:
-    """How the value of a NUM was derived (DCM 121401); None where it doesn't say."""
+    """Return the derivation of a NUM (DCM 121401); None where it has none."""
     for child in children(item):
         if name_of(child) == sr_codes.DERIVATION:
             return code_of(child.ConceptCodeSequence[0])
@@ -39,10 +39,10 @@ def derivation_of(item: Dataset) -> Code | None:
 
 
 def only(parent: Dataset, name: Code) -> Dataset:
-    """The one child of this name.
+    """Return the only child with this name.
 
     Raises:
-        CtvaeError: BROKEN_SR, there is none or there are several.
+        CtvaeError: `BROKEN_SR`: there is no such child, or there are several.
     """
     found = [item for item in children(parent) if name_of(item) == name]
     if len(found) != 1:
@@ -51,14 +51,14 @@ def only(parent: Dataset, name: Code) -> Dataset:
 
 
 def number_of(item: Dataset, unit: Code | None = sr_codes.NO_UNITS) -> np.float32:
-    """Read a NUM, in which decimal and double must be the same finite number; of a percentage, the fraction.
+    """Return a NUM, whose decimal and double must be the same finite number; a percentage as a fraction.
 
     Args:
-        item: of the SR.
-        unit: that it must have; None for any.
+        item: an item of the SR.
+        unit: the unit that it must have; None for any.
 
     Raises:
-        CtvaeError: BROKEN_SR.
+        CtvaeError: `BROKEN_SR`.
     """
     decimal, double, found = _measured(item, unit)
     if found == sr_codes.PERCENT:
@@ -69,21 +69,21 @@ def number_of(item: Dataset, unit: Code | None = sr_codes.NO_UNITS) -> np.float3
 
 
 def percentage_of(item: Dataset) -> np.float32:
-    """Read a NUM in percent as the percentage that it is.
+    """Return a NUM in percent as a percentage.
 
     Raises:
-        CtvaeError: BROKEN_SR.
+        CtvaeError: `BROKEN_SR`.
     """
     decimal, double, _ = _measured(item, sr_codes.PERCENT)
     return _sound(item, *_single(decimal, double))
 
 
 def _measured(item: Dataset, unit: Code | None) -> tuple[str, float, Code]:
-    """Decimal, double and unit of a NUM."""
+    """Return decimal, double and unit of a NUM."""
     measured = item.MeasuredValueSequence[0]
     found = code_of(measured.MeasurementUnitsCodeSequence[0])
     if unit is not None and found != unit:
-        raise CtvaeError("BROKEN_SR", f"{name_of(item)[1]} has another unit than {unit[1]}; encode the series again")
+        raise CtvaeError("BROKEN_SR", f"{name_of(item)[1]} has a unit other than {unit[1]}; encode the series again")
     return str(measured.NumericValue), float(measured.FloatingPointValue), found
 
 
@@ -99,29 +99,29 @@ def _sound(item: Dataset, value: np.float32, same: bool) -> np.float32:
 
 
 def parameters_of(group: Dataset) -> dict[str, str]:
-    """Algorithm parameters (TID 4019) of a measurement group, by name."""
+    """Return the algorithm parameters (TID 4019) of a measurement group, by name."""
     texts = [str(item.TextValue) for item in children(group) if name_of(item) == sr_codes.ALGORITHM_PARAMETERS]
     return dict(text.split("=", 1) for text in texts)
 
 
 def children(item: Dataset) -> list[Dataset]:
-    """Its child items, in order."""
+    """Return the child items, in order."""
     return list(item.get("ContentSequence") or [])
 
 
 def name_of(item: Dataset) -> Code:
-    """The code of its concept name."""
+    """Return the code of an item's concept name."""
     names = item.get("ConceptNameCodeSequence")
     return code_of(names[0]) if names else ("", "")
 
 
 def code_of(item: Dataset) -> Code:
-    """The code of an item of a code sequence, wherever its value stands."""
+    """Return the code of an item of a code sequence, from whichever value element holds it."""
     value = item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue") or ""
     return (str(item.get("CodingSchemeDesignator", "")), str(value))
 
 
 def meaning_of(item: Dataset) -> str:
-    """The meaning of its concept name."""
+    """Return the meaning of an item's concept name."""
     names = item.get("ConceptNameCodeSequence")
     return str(names[0].get("CodeMeaning", "")) if names else ""

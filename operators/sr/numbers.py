@@ -1,6 +1,6 @@
-"""TID 300 (Measurement, PS3.16): numbers with their unit, and what hangs from one.
+"""TID 300 (Measurement, PS3.16): numbers with their unit and children.
 
-Viewers draw a number that has no child or has coordinates; one with a Derivation or a Measurement Method is not drawn.
+Viewers draw a number that has coordinates or no child; they do not draw one with a Derivation or Measurement Method.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HU = QUANTITY_UNITS["hu"]
 
 
 def vector(tap: TapValues, code: Code, meaning: str, child: Item) -> list[Item]:
-    """One NUM per dimension."""
+    """Return one NUM per dimension."""
     return [
         number(
             Concept(*sr_codes.dimension_code(code, dimension), meaning.format(dimension)),
@@ -52,7 +52,7 @@ def vector(tap: TapValues, code: Code, meaning: str, child: Item) -> list[Item]:
 
 
 def number(concept: Concept, value: np.float32, unit: Concept, child: Item | None = None, where: str = "") -> Item:
-    """TID 300: the float32 as the shortest decimal that reads back to it, and beside it as a double."""
+    """Return a NUM (TID 300): the float32 as the shortest decimal that reads back to it, and as a double."""
     if not np.isfinite(value):
         text = f"{where or concept.meaning} is {value}; expected a finite number; check the bundle and the scan"
         raise SeriesFailed("NON_FINITE_NUMBER", text)
@@ -65,7 +65,7 @@ def number(concept: Concept, value: np.float32, unit: Concept, child: Item | Non
 
 
 def with_graphic(bare: Item, purpose: Concept, graphic: Graphic, image: ImageReference) -> Item:
-    """TID 320: the number with coordinates in an image; a number has those of one purpose."""
+    """Return the number with coordinates in an image (TID 320), which serve one purpose."""
     if bare.children:
         return bare
     on = Item(SELECTED_FROM, None, image)
@@ -73,22 +73,22 @@ def with_graphic(bare: Item, purpose: Concept, graphic: Graphic, image: ImageRef
 
 
 def digests(*taps: TapValues) -> list[Item]:
-    """Name vectors that are too long to be listed by the SHA-256 of their values as little-endian float32."""
+    """Return the names of vectors too long to list: the SHA-256 of their values as little-endian float32."""
     concept = Concept(*sr_codes.UNLISTED_VECTOR, "Vector that is not listed, SHA-256 of float32 values")
     return [Item(CONTAINS, concept, Text(sr_codes.unlisted(tap.name, tap.values))) for tap in taps]
 
 
 def derivation(value: Concept) -> Item:
-    """Return the child of a number that says how it was derived."""
+    """Return the child of a number that states its derivation."""
     return Item(HAS_CONCEPT_MOD, Concept(*sr_codes.DERIVATION, "Derivation"), value)
 
 
 def measured_by(code: str, meaning: str) -> Item:
-    """Return the child of a number that names its Measurement Method, in our own scheme."""
+    """Return the child of a number that states its Measurement Method, in the private scheme."""
     named = Concept(*sr_codes.METHOD, "Measurement Method")
     return Item(HAS_CONCEPT_MOD, named, Concept(sr_codes.SCHEME, code, meaning))
 
 
 def unit_of(quantity: str) -> Concept:
-    """The unit that the end of a quantity's name says, the longest first; `1` where it says none."""
+    """Return the unit at the end of a quantity's name, the longest match first; `1` where there is none."""
     return next((unit for end, unit in QUANTITY_UNITS.items() if quantity.endswith(f"_{end}")), NO_UNITS)

@@ -1,6 +1,6 @@
-"""Where in the source images an SR draws: the window's outline on its middle slice, and an anchor for the text.
+"""Where an SR draws in the source images: the windows' outline on the middle slice, and an anchor for the text.
 
-A viewer that lists measurements beside an image needs coordinates; the numbers are of the whole series all the same.
+A viewer that lists measurements beside an image needs coordinates, although the numbers are about the whole series.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from operators.types import Windows
 _Array = NDArray[np.float64]
 
 TEXT_SIZE = (0.5, 0.14)
-"""Width and height that a viewer's text of five lines takes, in parts of the longer side of the image."""
+"""Width and height of a viewer's text of five lines, as fractions of the longer side of the image."""
 
 TEXT_OFFSET = (0.1, 0.05)
-"""From the anchor to the text's upper left corner, in parts of the image's width and height (OHIF 3.13)."""
+"""Offset of the text's upper left corner from the anchor, in fractions of the image's width and height (OHIF 3.13)."""
 
 DECIMALS = 2
-"""Of a coordinate in pixels, so that the rounding of an affine does not change the bytes."""
+"""Rounding of a coordinate in pixels, so that rounding errors of an affine do not change the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is drawn.
+    """What an SR draws.
 
     Attributes:
         image: the middle slice, or the middle frame.
-        outline: closed POLYLINE: the windows' box where it meets the slice, cut to the image.
-        anchor: POINT beside which the text does not cross the outline.
+        outline: closed POLYLINE, the intersection of the windows' box with the slice, clipped to the image.
+        anchor: POINT at which the text does not cross the outline.
     """
 
     image: ImageReference
@@ -45,7 +45,7 @@ class Place:
 
 
 def place_of(windows: Windows) -> Place | None:
-    """The place of the windows in the source images; None where no image can be referred to or meets them."""
+    """Return the place of the windows in the source images; None where no image can be referenced or meets them."""
     volume = windows.volume
     middle = (volume.affine_lps_mm @ [*((n - 1) / 2 for n in volume.shape), 1.0])[:3]
     along = volume.affine_lps_mm[:3, 0] / np.linalg.norm(volume.affine_lps_mm[:3, 0])
@@ -69,12 +69,12 @@ def place_of(windows: Windows) -> Place | None:
 
 @dataclass(frozen=True, slots=True)
 class _Plane:
-    """An image in the patient (PS3.3 C.7.6.2).
+    """The plane of an image in the patient (PS3.3 C.7.6.2).
 
     Attributes:
         position: float64 (3,), LPS mm of the centre of the first pixel.
-        across, down: float64 (3,), LPS mm from one column, one row to the next.
-        size: columns and rows.
+        across, down: float64 (3,), LPS mm from one column or row to the next.
+        size: numbers of columns and rows.
     """
 
     sop_class_uid: str
@@ -85,13 +85,13 @@ class _Plane:
 
     @property
     def centre(self) -> _Array:
-        """Of the image, in LPS mm."""
+        """Centre of the image, float64 (3,), in LPS mm."""
         columns, rows = self.size
         return self.position + self.across * ((columns - 1) / 2) + self.down * ((rows - 1) / 2)
 
 
 def _plane(header: Dataset) -> _Plane | None:
-    """None where the header does not say where its image lies."""
+    """Return the plane of an image; None where the header does not state it."""
     keywords = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Columns", "Rows", "SOPClassUID")
     position, orientation, spacing, columns, rows, sop_class = (header.get(keyword) for keyword in keywords)
     if position is None or orientation is None or spacing is None or not columns or not rows:
@@ -107,14 +107,14 @@ def _referable(instance: Instance) -> bool:
 
 
 def _frame(instance: Instance) -> int | None:
-    """Referenced Frame Number, from 1."""
+    """Return the Referenced Frame Number, from 1; None for a single-frame image."""
     return None if instance.frame is None else instance.frame.index + 1
 
 
 def _outline(windows: Windows, plane: _Plane) -> _Array | None:
-    """float64 (n, 2): the image's rectangle cut by the six faces of the box of all windows; None where nothing stays.
+    """Return the image's rectangle clipped by the six faces of the box of all windows, float64 (n, 2); None if empty.
 
-    The windows lie one after the other along their first axis, so the box reaches from the first to the last.
+    The windows follow one another along their first axis, so the box extends from the first to the last.
     """
     to_index = np.linalg.inv(windows.affines_lps_mm[0])
     depth_offset = (to_index @ windows.affines_lps_mm[-1])[0, 3]
@@ -135,7 +135,7 @@ def _outline(windows: Windows, plane: _Plane) -> _Array | None:
 
 
 def _clipped(polygon: _Array, heights: _Array) -> _Array:
-    """The part of a convex polygon that is not below 0 (Sutherland and Hodgman)."""
+    """Return the part of a convex polygon that is not below 0 (Sutherland and Hodgman)."""
 
     def kept() -> Iterator[_Array]:
         for i, (here, height) in enumerate(zip(polygon, heights, strict=True)):
@@ -149,10 +149,10 @@ def _clipped(polygon: _Array, heights: _Array) -> _Array:
 
 
 def _anchor(outline: _Array, plane: _Plane) -> _Array:
-    """The first place of which the text lies within the image, and wholly inside or outside of the outline.
+    """Return the first place where the text lies within the image, and entirely inside or outside the outline.
 
-    Tried are the outline's upper left corner, its upper right and its lower left (the text lies beside and below it),
-    and the image's own; where nothing fits, the text lies over the outline's corner.
+    It tries the outline's upper left, upper right and lower left corners (with the text beside or below it), then the
+    image's own; where nothing fits, the text covers the outline's corner.
     """
     size = np.array(plane.size, np.float64)
     pixel_mm = np.array([np.linalg.norm(plane.across), np.linalg.norm(plane.down)])

@@ -1,4 +1,4 @@
-"""An earlier SR whose place a new one takes (Predecessor Documents Sequence, PS3.3 C.17.2): an input like any other."""
+"""An earlier SR that a new one replaces (Predecessor Documents Sequence, PS3.3 C.17.2)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from operators.sr.read import open_document, read_sr
 
 @dataclass(frozen=True, slots=True)
 class Predecessor:
-    """What the new SR says of the earlier one.
+    """What the new SR states about the earlier one.
 
     Attributes:
-        of: SeriesInstanceUID and part of the CT that it measured.
-        instance_number: the new one's is higher, for viewers show the last SR of a series.
+        of: SeriesInstanceUID and part of the CT that the earlier SR describes.
+        instance_number: the new SR's number must be higher, for viewers show the last SR of a series.
     """
 
     sop_class_uid: str
@@ -31,7 +31,7 @@ def read_predecessor(source: Path | str | Dataset) -> Predecessor:
     """Read an SR that ctvae wrote.
 
     Raises:
-        CtvaeError: NOT_DICOM, NOT_OUR_SR or BROKEN_SR.
+        CtvaeError: `NOT_DICOM`, `NOT_OUR_SR` or `BROKEN_SR`.
         OSError: the file cannot be opened.
     """
     document = source if isinstance(source, Dataset) else open_document(Path(source))

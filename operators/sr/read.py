@@ -1,7 +1,7 @@
 """DICOM Structured Report → the features it holds, and its text for a person.
 
-Reads what `write.py` writes and has written since version 0.1, from any source and trusting none: numbers are checked
-against each other, dimensions counted, names compared, before anything is given back.
+Reads what `write.py` writes and has written since version 0.1, from any source and without trusting it: numbers are
+checked against each other, dimensions counted and names compared before anything is returned.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ MALFORMED = (
     struct.error,
     zlib.error,
 )
-"""What pydicom raises, early or late, on bytes that are no DICOM: among them OSError without an error number."""
+"""What pydicom raises, early or late, on bytes that are not DICOM; OSError without an error number is one of them."""
 
 DEEPEST = 16
 ABRIDGED_AFTER = 4
@@ -63,7 +63,7 @@ ABRIDGED_AFTER = 4
 
 @dataclass(frozen=True, slots=True)
 class UnlistedVector:
-    """A vector that is too long for the SR: how many values, and the SHA-256 of them as little-endian float32."""
+    """A vector that is too long for the SR: its length, and the SHA-256 of its little-endian float32 values."""
 
     length: int
     sha256: str
@@ -71,18 +71,18 @@ class UnlistedVector:
 
 @dataclass(frozen=True, slots=True)
 class SrFeatures:
-    """What an SR of ctvae holds.
+    """The content of an SR of ctvae.
 
     Attributes:
-        sop_instance_uid: of the SR itself.
-        series_instance_uid: of the CT series that the numbers are of.
+        sop_instance_uid: UID of the SR itself.
+        series_instance_uid: UID of the CT series that the numbers describe.
         part: None for a whole series.
-        taps: name → float32 (length,): `mu`, `sigma` and whatever else was listed.
+        taps: name → float32 (length,): `mu`, `sigma` and the other listed taps.
         unlisted: name → digest, for each vector of more than 256 dimensions.
-        quantities: name → float32 value, those that could be measured.
-        parameters: all parameters of the algorithm as they stand in the SR.
-        typicality: whether to believe the numbers; None where that was not assessed.
-        predecessors: SOP Instance UIDs of the SRs whose place this one takes.
+        quantities: name → float32 value, for those that could be measured.
+        parameters: all parameters of the algorithm, as in the SR.
+        typicality: whether to trust the numbers; None where it was not assessed.
+        predecessors: SOP Instance UIDs of the SRs that this one replaces.
     """
 
     sop_instance_uid: str
@@ -110,13 +110,14 @@ class SrFeatures:
 
 
 def read_sr(source: Path | str | Dataset) -> SrFeatures:
-    """The features of an SR, the same numbers bit for bit that were written.
+    """Return the features of an SR, bit for bit the numbers that were written.
 
     Args:
         source: a DICOM file or its data set.
 
     Raises:
-        CtvaeError: NOT_DICOM; NOT_OUR_SR for any other object; BROKEN_SR for one of ours that contradicts itself.
+        CtvaeError: `NOT_DICOM`; `NOT_OUR_SR` for any other object; `BROKEN_SR` for an SR of ctvae that contradicts
+            itself.
         OSError: the file cannot be opened.
     """
     document = source if isinstance(source, Dataset) else open_document(Path(source))
@@ -130,7 +131,7 @@ def read_sr(source: Path | str | Dataset) -> SrFeatures:
 
 
 def sr_text(document: Dataset) -> str:
-    """The content tree for a person, indented; long vectors and repeated parameters are abridged.
+    """Return the content tree for a person, indented, with long vectors and repeated parameters abridged.
 
     Args:
         document: any SR.
@@ -142,10 +143,10 @@ def sr_text(document: Dataset) -> str:
 
 
 def open_document(path: Path) -> Dataset:
-    """Read a file as DICOM.
+    """Return a file as a DICOM data set.
 
     Raises:
-        CtvaeError: NOT_DICOM.
+        CtvaeError: `NOT_DICOM`.
         OSError: the file cannot be opened.
     """
     try:
@@ -199,14 +200,14 @@ def _features(document: Dataset) -> SrFeatures:
 
 
 def _predecessors(document: Dataset) -> Iterator[str]:
-    """Of the Predecessor Documents Sequence (PS3.3 C.17.2)."""
+    """Yield the UIDs of the Predecessor Documents Sequence (PS3.3 C.17.2)."""
     for study in document.get("PredecessorDocumentsSequence") or []:
         for series in study.ReferencedSeriesSequence:
             yield from (str(one.ReferencedSOPInstanceUID) for one in series.ReferencedSOPSequence)
 
 
 def _groups(document: Dataset) -> dict[Code, Dataset]:
-    """The measurement groups by their finding."""
+    """Return the measurement groups by their finding."""
     groups: dict[Code, Dataset] = {}
     for item in children(only(document, sr_codes.IMAGING_MEASUREMENTS)):
         if name_of(item) == sr_codes.MEASUREMENT_GROUP:
@@ -218,7 +219,7 @@ def _groups(document: Dataset) -> dict[Code, Dataset]:
 
 
 def _length(group: Dataset) -> int:
-    """How many dimensions or quantities a group says it has, so that a lost end does not go unseen."""
+    """Return the number of dimensions or quantities that a group declares, so that a missing end is noticed."""
     length = int(parameters_of(group)["length"])
     if not 0 <= length <= sr_codes.LISTED_DIMENSIONS:
         raise CtvaeError("BROKEN_SR", f"a group says it lists {length} numbers; expected at most 256")
@@ -239,14 +240,14 @@ def _vectors(groups: Mapping[Code, Dataset]) -> tuple[dict[str, NDArray[np.float
         unlisted |= _unlisted(group)
     missing = set(sr_codes.POSTERIOR_TAPS) - set(taps) - set(unlisted)
     if missing or len({taps[tap].size for tap in sr_codes.POSTERIOR_TAPS if tap in taps}) > 1:
-        raise CtvaeError("BROKEN_SR", "mu and sigma are not there in the same number; encode the series again")
+        raise CtvaeError("BROKEN_SR", "mu and sigma differ in their number of dimensions; encode the series again")
     return taps, unlisted
 
 
 def _posterior_names(group: Dataset, tap: str) -> tuple[Code, Code | None]:
-    """The vector's code and the derivation that its numbers must have.
+    """Return the vector's code and the derivation that its numbers must have.
 
-    Up to version 0.1 mu and sigma had the codes of their group, and their derivation alone told them apart.
+    Up to version 0.1 mu and sigma had the codes of their group, and only their derivation distinguished them.
     """
     old = sr_codes.dimension_code(sr_codes.POSTERIOR_GROUP, 0)
     if any(name_of(item) == old for item in children(group)):
@@ -255,14 +256,14 @@ def _posterior_names(group: Dataset, tap: str) -> tuple[Code, Code | None]:
 
 
 def _vector(group: Dataset, code: Code, derivation: Code | None = None) -> NDArray[np.float32]:
-    """float32 (length,): the numbers of a group that have this derivation, dimension 0 first and none missing."""
+    """Return a group's numbers with this derivation, float32 (length,), from dimension 0 with none missing."""
     numbers: dict[Code, np.float32] = {}
     for item in children(group):
         if item.ValueType != "NUM" or derivation_of(item) != derivation:
             continue
         name = name_of(item)
         if name in numbers:
-            raise CtvaeError("BROKEN_SR", f"{name[1]} stands there twice; encode the series again")
+            raise CtvaeError("BROKEN_SR", f"{name[1]} occurs twice; encode the series again")
         numbers[name] = number_of(item)
     length = _length(group) if numbers or not _unlisted(group) else 0
     expected = [sr_codes.dimension_code(code, dimension) for dimension in range(length)]
@@ -277,7 +278,7 @@ def _unlisted(group: Dataset) -> dict[str, UnlistedVector]:
         if name_of(item) == sr_codes.UNLISTED_VECTOR:
             match = sr_codes.UNLISTED.fullmatch(str(item.TextValue))
             if match is None:
-                raise CtvaeError("BROKEN_SR", "a vector that is not listed has no length and digest; encode again")
+                raise CtvaeError("BROKEN_SR", "an unlisted vector has no length and digest; encode the series again")
             found[match["tap"]] = UnlistedVector(int(match["length"]), match["sha256"])
     return found
 
@@ -299,7 +300,7 @@ def _findings(document: Dataset) -> tuple[Finding, ...]:
 
 
 def _lines(items: list[Dataset], depth: int, algorithms: set[str]) -> Iterator[str]:
-    """One line an item, its children below it; items that are left out in a row become one line with their count."""
+    """Yield one line per item, its children below it; a run of items left out becomes one line with their number."""
     indent = "  " * depth
     for reason, run in groupby(items, lambda item: _left_out(item, algorithms)):
         alike = list(run)
@@ -316,7 +317,7 @@ def _lines(items: list[Dataset], depth: int, algorithms: set[str]) -> Iterator[s
 
 
 def _left_out(item: Dataset, algorithms: set[str]) -> str:
-    """Why an item needs no line of its own; empty where it does."""
+    """Return why an item needs no line of its own; empty where it does."""
     scheme, value = name_of(item)
     if (scheme, value) == sr_codes.ALGORITHM_PARAMETERS:
         known = value_of(item) in algorithms

@@ -28,7 +28,7 @@ def measurement_report(record: FeatureRecord) -> Item:
     """Return TID 1500, with the notice before the numbers and the findings after them.
 
     Raises:
-        SeriesFailed: NON_FINITE_NUMBER, BAD_VECTOR or BAD_NAME.
+        SeriesFailed: `NON_FINITE_NUMBER`, `BAD_VECTOR` or `BAD_NAME`.
     """
     language = Concept("RFC5646", "en-US", "English (United States)")
     procedure = Concept("LN", "25045-6", "CT unspecified body region")
@@ -50,7 +50,7 @@ def measurement_report(record: FeatureRecord) -> Item:
 
 
 def algorithms(root: Item) -> Iterator[tuple[str, str]]:
-    """Yield name and version of each algorithm that the groups of a report name."""
+    """Yield name and version of each algorithm named in a report's groups."""
     for measurements in root.children:
         for group in measurements.children:
             said = {item.name[:2]: item.value for item in group.children if item.name is not None}
@@ -60,7 +60,7 @@ def algorithms(root: Item) -> Iterator[tuple[str, str]]:
 
 
 def _observer(record: FeatureRecord) -> Iterator[Item]:
-    """TID 1004: the observer is this software with these weights, wherever it runs: no host name."""
+    """Yield TID 1004: the observer is this software with these weights, on any computer: there is no host name."""
     uid = sr_codes.derived_uid("device", __version__, record.model.weights_sha256)
     values: dict[tuple[str, str], Value] = {
         ("121005", "Observer Type"): Concept("DCM", "121007", "Device"),
@@ -74,6 +74,6 @@ def _observer(record: FeatureRecord) -> Iterator[Item]:
 
 
 def _findings(findings: tuple[Finding, ...]) -> Item:
-    """What the geometry gate and the decoder met, as text under Qualitative Evaluations (TID 1500)."""
+    """Return the findings of the geometry gate and the decoder, as text under Qualitative Evaluations (TID 1500)."""
     lines = tuple(Item(CONTAINS, FINDING, text_value(f"{finding.code}: {finding.detail}")) for finding in findings)
     return Item(CONTAINS, Concept(*sr_codes.QUALITATIVE_EVALUATIONS, "Qualitative Evaluations"), Container(), lines)

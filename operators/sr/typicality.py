@@ -1,4 +1,4 @@
-"""The typicality group: whether to believe the numbers, as it is written and as it is read back."""
+"""The typicality group: whether to trust the numbers; written and read back."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ VERDICTS = {
     "out_of_distribution": "Not for diagnosis. Atypical CT",
     "undetermined": "Not for diagnosis. Reliability undetermined",
 }
-"""What viewers draw beside the image, with percentile and p at most 60 characters."""
+"""Text that viewers draw beside the image; with percentile and p, at most 60 characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Typicality:
-    """What the SR says of the reliability: `operators.record.Reliability` without the percentiles of each dimension.
+    """The reliability in the SR: `operators.record.Reliability` without the percentiles of each dimension.
 
     Attributes:
-        percentile: of the combined score.
+        percentile: percentile of the combined score.
     """
 
     verdict: str
@@ -50,7 +50,7 @@ class Typicality:
 
 
 def typicality_content(found: Reliability) -> list[Item]:
-    """Return the items of the group after its context; numbers without a Measurement Method are drawn by viewers."""
+    """Return the items of the group after its context; viewers draw numbers that have no Measurement Method."""
     texts = [Item(CONTAINS, COMMENT, Text(_comment(found))), Item(CONTAINS, VERDICT, Text(found.verdict))]
     texts += [Item(CONTAINS, REASON, text_value(why)) for why in found.reasons]
     numbers = []
@@ -67,10 +67,10 @@ def typicality_content(found: Reliability) -> list[Item]:
 
 
 def read_typicality(group: Dataset) -> Typicality:
-    """Read the group back, the same numbers bit for bit.
+    """Return the content of the group, bit for bit the numbers that were written.
 
     Raises:
-        CtvaeError: BROKEN_SR: an item is missing, or stands there twice.
+        CtvaeError: `BROKEN_SR`: an item is missing or occurs twice.
     """
     parameters = parameters_of(group)
     numbers = {name_of(item): item for item in children(group) if item.ValueType == "NUM"}
@@ -96,7 +96,7 @@ def _comment(found: Reliability) -> str:
 
 
 def _percentage(concept: Concept, percent: np.float32, method: Item) -> Item:
-    """A NUM whose value is in percent already, and not a fraction that is to be written so."""
+    """Return a NUM whose value is a percentage already, not a fraction to convert."""
     return Item(CONTAINS, concept, Number(sr_codes.decimal(percent), float(percent), PERCENT), (method,))
 
 

@@ -1,8 +1,9 @@
 """FeatureRecord → DICOM Structured Report: the same numbers as in `features.json`, filed with the study.
 
-A Comprehensive 3D SR with the template TID 1500 (Measurement Report, PS3.16); `docs/structured-report.md` has the tree.
-The same record gives the same bytes: no clock, no host and nothing random goes in, and the SOP Instance UID is a digest
-of the job key and of all else.
+A Comprehensive 3D SR with the template TID 1500 (Measurement Report, PS3.16); `docs/structured-report.md` shows the
+tree.
+The same record gives the same bytes: neither clock nor host nor anything random enters, and the SOP Instance UID is a
+digest of the job key and everything else.
 """
 
 from __future__ import annotations
@@ -36,21 +37,22 @@ SERIES_DESCRIPTION = f"CT VAE: {sr_codes.NOT_FOR_DIAGNOSIS}"
 DEVICE_SERIAL_NUMBER = "software"
 IMPLEMENTATION_VERSION_NAME = "CTVAE_SR_2"
 PROCESSING_ALGORITHM = ("Newcode1", "99IHE", "Processing Algorithm")
-"""Purpose of Reference of IHE AI Results; the profile has no final code yet, and the SDK's writer uses this one."""
+"""Purpose of Reference of IHE AI Results, whose profile has no final code yet; the SDK's writer uses this one."""
 
 
 def sr_bytes(
     record: FeatureRecord, sr_class: SrClass = "comprehensive_3d", predecessor: Predecessor | None = None
 ) -> bytes:
-    """The SR of one series as a DICOM file (PS3.10), Explicit VR Little Endian; equal arguments give equal bytes.
+    """Return the SR of one series as a DICOM file (PS3.10), Explicit VR Little Endian; equal arguments, equal bytes.
 
     Args:
-        record: mu, sigma and every other tap of up to 256 dimensions are listed; a longer one is named by its digest.
+        record: mu, sigma and other taps of up to 256 dimensions are listed; for a longer one the SR gives a digest.
         sr_class: `comprehensive` for a PACS that refuses Comprehensive 3D SR; the content is the same.
-        predecessor: an earlier SR whose place this one takes; part of the content.
+        predecessor: an earlier SR that this one replaces; part of the content.
 
     Raises:
-        SeriesFailed: NON_FINITE_NUMBER for NaN or infinity; BAD_NAME for a tap or quantity whose name no code can hold.
+        SeriesFailed: `NON_FINITE_NUMBER` for NaN or infinity; `BAD_NAME` for a tap or quantity whose name does not fit
+            into a code.
     """
     root = measurement_report(record)
     header = _header(record, SOP_CLASSES[sr_class], predecessor)
@@ -64,7 +66,7 @@ def sr_bytes(
 
 
 def _header(record: FeatureRecord, sop_class: UID, predecessor: Predecessor | None) -> Dataset:
-    """All that stands before the content: patient, study, SR series (PS3.3 C.17.1) and equipment."""
+    """Return everything before the content: patient, study, SR series (PS3.3 C.17.1) and equipment."""
     header = sr_header.filed_with(record, sop_class, "SR", SERIES_NUMBER, SERIES_DESCRIPTION, predecessor)
     header.ReferencedPerformedProcedureStepSequence = []
     header.DeviceSerialNumber = DEVICE_SERIAL_NUMBER
@@ -77,7 +79,7 @@ def _header(record: FeatureRecord, sop_class: UID, predecessor: Predecessor | No
 
 
 def _equipment(root: Item) -> list[Dataset]:
-    """Contributing Equipment, an item for each algorithm (IHE AI Results): who made what of the numbers."""
+    """Return Contributing Equipment, one item per algorithm (IHE AI Results)."""
     items = []
     for name, version in dict.fromkeys(algorithms(root)):
         purpose, item = Dataset(), Dataset()
@@ -92,7 +94,7 @@ def _equipment(root: Item) -> list[Dataset]:
 
 
 def _document(record: FeatureRecord, predecessor: Predecessor | None) -> dict[int, tuple[bytes, bytes]]:
-    """The SR Document General module (PS3.3 C.17.2), as tag → VR and value."""
+    """Return the SR Document General module (PS3.3 C.17.2), as tag → VR and value."""
     elements = {
         0x0040A372: (b"SQ", b""),
         0x0040A491: (b"CS", b"COMPLETE"),
@@ -110,7 +112,7 @@ def _document(record: FeatureRecord, predecessor: Predecessor | None) -> dict[in
 
 
 def _hierarchy(study: str, series: str, references: list[tuple[str, str]]) -> bytes:
-    """The items of a sequence of the Hierarchical SOP Instance Reference macro (PS3.3 C.17.2.1)."""
+    """Return the items of a sequence of the Hierarchical SOP Instance Reference macro (PS3.3 C.17.2.1)."""
     of_series = element(0x00081199, b"SQ", sequence(reference(*uids) for uids in references))
     of_series += element(0x0020000E, b"UI", series.encode("ascii"))
     of_study = element(0x00081115, b"SQ", sequence([of_series])) + element(0x0020000D, b"UI", study.encode("ascii"))
@@ -118,14 +120,14 @@ def _hierarchy(study: str, series: str, references: list[tuple[str, str]]) -> by
 
 
 def _named(header: Dataset, body: bytes, job_key: str) -> bytes:
-    """The file, named by its job and its whole content, so that equal UIDs mean equal bytes."""
+    """Return the file, named by its job and whole content, so that equal UIDs mean equal bytes."""
     content = hashlib.sha256(_part10(header, body)).hexdigest()
     header.SOPInstanceUID = sr_codes.derived_uid("sr", job_key, content)
     return _part10(header, body)
 
 
 def _part10(header: Dataset, body: bytes) -> bytes:
-    """All elements of the header have lower tags than those of the body."""
+    """Return header and body as a file; all elements of the header have lower tags than those of the body."""
     buffer = DicomBytesIO(bytes(128) + b"DICM")
     buffer.seek(0, SEEK_END)
     write_file_meta_info(buffer, sr_header.file_meta(header, IMPLEMENTATION_VERSION_NAME))

@@ -1,4 +1,4 @@
-"""How a changed volume is made of a volume: lazily, with a finding that says what was changed."""
+"""How a changed volume is derived from a volume: lazily, with a finding that describes the change."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def of_each_slice(volume: Volume, change: Callable[[int, Plane], Plane], text: s
 
 
 def rounded(hu: NDArray[Any]) -> Plane:
-    """Return HU as int16, rounded to the nearest, clipped to what int16 holds."""
+    """Return HU as int16, rounded to the nearest and clipped to its range."""
     return np.asarray(np.clip(np.rint(hu), -32768, 32767), np.int16)

@@ -1,22 +1,22 @@
-"""Changes of a scan that should not matter to its features: what repeatability and identity are measured under.
+"""Changes of a scan that should not matter to its features, for measuring repeatability and identity.
 
-Each makes a `Volume` of a `Volume`, lazily: slices are decoded and changed on demand, as preprocessing asks for them.
-Equal seeds give equal voxels, in whatever order, or from whatever thread, the slices are asked for.
+Each turns a `Volume` into a `Volume`, lazily: slices are decoded and changed when preprocessing reads them. Equal seeds
+give equal voxels, in whatever order and from whatever thread the slices are read.
 
-The windows of a changed volume come from the ordinary `preprocess`, and window k of it is about the same place in the
+The windows of a changed volume come from the ordinary `preprocess`, and its window k covers about the same place in the
 patient as window k of the original. Preprocessing lays windows by the extent of a scan, so:
 
-- noise, kernels and the codec leave the grid alone;
-- a turn, an offset and a removed table leave it alone too (`operators.synthetic.setup_changes`);
-- thicker slabs divide the same extent into fewer slices, the last one as thick as the first;
-- the smaller field of view keeps the centre in plane, and all slices: its windows have the same place, and air where
-  the new field of view ends within them (with fit `resize` they show less, magnified: what such a network sees);
-- a shift moves the extent against the patient, with no interpolation, which would take noise away: whole voxels leave
-  at one end and the outermost ones are repeated at the other. What is less than a voxel of the scan is made exact by
-  cutting each voxel into equal ones of the same HU, which a mean over areas does not see. Where preprocessing
-  interpolates instead (voxels no smaller than the bundle's) only whole voxels are moved, perhaps none. The affine goes
-  with the voxels: each keeps its place in the patient. It never moves by more than was asked for; the finding says by
-  how much.
+- noise, kernels and the codec do not change the grid;
+- a turn, an offset and a removed table do not change it either (`operators.synthetic.setup_changes`);
+- thicker slabs divide the same extent into fewer slices, all equally thick;
+- the smaller field of view keeps the centre in plane, and all slices: its windows have the same place, with air where
+  the new field of view ends within them (with fit `resize` they show less, magnified, as such a network sees it);
+- a shift moves the extent against the patient, without interpolation, which would remove noise: whole voxels leave at
+  one end and the outermost ones are repeated at the other. Shifts of less than a voxel of the scan are made exact by
+  cutting each voxel into equal ones of the same HU, which does not affect a mean over areas. Where preprocessing
+  interpolates instead (voxels no smaller than the bundle's), only whole voxels are moved, perhaps none. The affine
+  moves with the
+  voxels: each keeps its place in the patient. The shift never exceeds the requested one; the finding states its size.
 
 Lengths are converted to voxels by the volume's own spacing.
 """
@@ -42,7 +42,7 @@ from operators.types import Finding, HuSlice, Volume
 Change = Callable[[Volume, np.random.Generator], Volume]
 
 LOW_NOISE_HU, HIGH_NOISE_HU = 12.0, 36.0
-"""Standard deviation added: a scan with 12 HU of noise at half of its dose, and at a tenth (noise goes as 1/√dose)."""
+"""Added standard deviation: a scan with noise of 12 HU at half its dose, and at a tenth (noise goes as 1/√dose)."""
 
 NOISE_GRAIN_MM = 0.6
 KERNEL_MM = 1.0
@@ -55,7 +55,7 @@ TURN_DEGREES = 3.0
 OFFSET_HU = 15.0
 JPEG_HU = (-1024, 3071)
 
-_CLOSE_ENOUGH = 0.8  # of a shift: cut voxels until at least this much of it is whole ones
+_CLOSE_ENOUGH = 0.8  # fraction of a shift: cut voxels until at least this much is whole voxels
 _FINEST = 8
 
 DESCRIPTIONS: Mapping[str, str] = {
@@ -76,7 +76,7 @@ DESCRIPTIONS: Mapping[str, str] = {
 
 
 def changes_for(settings: Preprocessing) -> Mapping[str, Change]:
-    """Every change by its name; the shifts are in voxels of this bundle's grid."""
+    """Return every change by its name; shifts are in voxels of this bundle's grid."""
 
     def by_voxels(voxels: float) -> Change:
         def change(volume: Volume, rng: np.random.Generator) -> Volume:
@@ -106,15 +106,15 @@ def changes_for(settings: Preprocessing) -> Mapping[str, Change]:
 
 
 CHANGES: Mapping[str, Change] = changes_for(Preprocessing("window", (32, 96, 96), (4.0, 4.0, 4.0), (-1000.0, 1000.0)))
-"""Those for a grid of 4 mm; for the grid of a bundle, `changes_for(bundle.preprocessing)`."""
+"""The changes for a grid of 4 mm; for a bundle's grid use `changes_for(bundle.preprocessing)`."""
 
 
 def add_noise(volume: Volume, rng: np.random.Generator, deviation_hu: float) -> Volume:
-    """Gaussian noise of this standard deviation in each voxel, with the grain of a soft kernel.
+    """Return the volume with Gaussian noise of this standard deviation per voxel, with the grain of a soft kernel.
 
-    White noise through a Gaussian of `NOISE_GRAIN_MM` in plane; none of it is correlated between slices. Unlike that of
-    filtered back-projection its spectrum does not vanish at low frequencies, so more of it survives in large voxels:
-    the harder case. Nothing gets below -1024 HU that was not there already, as in a scanner's unsigned pixels.
+    White noise passes through a Gaussian of `NOISE_GRAIN_MM` in plane; slices are uncorrelated. Unlike the noise of
+    filtered back-projection, its spectrum does not vanish at low frequencies, so more of it survives in large voxels:
+    the harder case. No voxel that was not there already falls below -1024 HU, as in a scanner's unsigned pixels.
     """
     seed = int(rng.integers(2**63))
     sigma = [NOISE_GRAIN_MM / mm for mm in volume.spacing_mm[1:]]
@@ -129,7 +129,7 @@ def add_noise(volume: Volume, rng: np.random.Generator, deviation_hu: float) -> 
 
 
 def sharpen(volume: Volume, amount: float, kernel_mm: float) -> Volume:
-    """Unsharp masking in plane: `amount` of what a Gaussian of `kernel_mm` takes away is added."""
+    """Return the volume after unsharp masking in plane: plus `amount` of what a Gaussian of `kernel_mm` removes."""
     sigma = [kernel_mm / mm for mm in volume.spacing_mm[1:]]
 
     def change(d: int, hu: Plane) -> Plane:
@@ -140,7 +140,7 @@ def sharpen(volume: Volume, amount: float, kernel_mm: float) -> Volume:
 
 
 def smooth(volume: Volume, kernel_mm: float) -> Volume:
-    """A Gaussian of this standard deviation in plane."""
+    """Return the volume after a Gaussian of this standard deviation in plane."""
     sigma = [kernel_mm / mm for mm in volume.spacing_mm[1:]]
 
     def change(d: int, hu: Plane) -> Plane:
@@ -150,7 +150,7 @@ def smooth(volume: Volume, kernel_mm: float) -> Volume:
 
 
 def compress_lossily(volume: Volume, quality: int) -> Volume:
-    """Through JPEG of 12 bits (Extended, process 4) and back; HU beyond `JPEG_HU` are clipped."""
+    """Return the volume after JPEG of 12 bits (Extended, process 4); HU beyond `JPEG_HU` are clipped."""
     import imagecodecs
 
     low, high = JPEG_HU
@@ -164,9 +164,9 @@ def compress_lossily(volume: Volume, quality: int) -> Volume:
 
 
 def thicken(volume: Volume, slab_mm: float) -> Volume:
-    """The same extent in fewer slices: slabs of about `slab_mm`, and of at least two slices where there are two.
+    """Return the same extent in fewer slices: slabs of about `slab_mm`, each of at least two slices if there are two.
 
-    A slab's edge may go through a slice; each is then weighed by the part that is inside.
+    A slab's edge may cut through a slice; the slice is then weighted by the part inside.
     """
     depth = volume.shape[0]
     fewer = max(1, round(depth / max(2.0, slab_mm / volume.spacing_mm[0])))
@@ -188,7 +188,7 @@ def thicken(volume: Volume, slab_mm: float) -> Volume:
 
 
 def crop_field_of_view(volume: Volume, part: float) -> Volume:
-    """The middle `part` of rows and columns, to whole voxels; slices and the size of pixels stay."""
+    """Return the middle `part` of rows and columns, in whole voxels; slices and pixel size stay."""
     margin = [round((1 - part) / 2 * count) for count in volume.shape[1:]]
     rows, columns = (slice(cut, count - cut) for cut, count in zip(margin, volume.shape[1:], strict=True))
 
@@ -201,12 +201,12 @@ def crop_field_of_view(volume: Volume, part: float) -> Volume:
 
 
 def shift(volume: Volume, by: NDArray[np.float64], steps: list[float]) -> Volume:
-    """Move the scan's extent against the patient, at most by as much as was asked for; see the module.
+    """Move the scan's extent against the patient, at most as far as requested; see the module.
 
     Args:
-        volume: stays where it is in the patient.
-        by: (3,), for each axis of the volume, in its voxels: how far the extent moves along it.
-        steps: the bundle's voxel in voxels of the volume, for each of its axes: what is above 1 is averaged over.
+        volume: its place in the patient does not change.
+        by: (3,), shift of the extent along each axis of the volume, in its voxels.
+        steps: the bundle's voxel in voxels of the volume, for each of its axes; above 1, voxels are averaged.
     """
     cuts, moves, sources = [], [], []
     for count, asked, step in zip(volume.shape, by.tolist(), steps, strict=True):
@@ -229,7 +229,7 @@ def shift(volume: Volume, by: NDArray[np.float64], steps: list[float]) -> Volume
 
 
 def _cuts(asked: float) -> int:
-    """Into how many parts a voxel is cut so that whole parts make up most of the shift."""
+    """Return the number of parts to cut a voxel into so that whole parts make up most of the shift."""
     enough = (cut for cut in range(1, _FINEST + 1) if math.floor(asked * cut + 1e-9) >= _CLOSE_ENOUGH * asked * cut)
     return next(enough, _FINEST)
 
@@ -239,14 +239,14 @@ def _by_volume_axis(axes: tuple[Any, ...]) -> list[Any]:
 
 
 def _kept(volume: Volume, count: int) -> Callable[[int], HuSlice]:
-    """Reading that keeps the last few slices, where a new slice needs several or several need the same."""
+    """Return a reader that keeps the last few slices, for new slices that need several or share one."""
     return lru_cache(maxsize=count)(volume.read_slice)
 
 
 def _regridded(
     volume: Volume, shape: tuple[int, int, int], first: Any, step: Any, read: Callable[[int], HuSlice], text: str
 ) -> Volume:
-    """On another grid: index i along an axis of the new one is first + i · step of the old one."""
+    """Return the volume on another grid: index i along an axis of the new one is first + i · step of the old one."""
     affine = volume.affine_lps_mm.copy()
     affine[:3, 3] += affine[:3, :3] @ np.asarray(first, float)
     affine[:3, :3] *= np.asarray(step, float)
@@ -262,7 +262,7 @@ def _regridded(
 
 
 def _energy(deviation: float) -> float:
-    """Sum of squares of a Gaussian's taps: what it leaves of the variance of white noise, along one axis."""
+    """Return the sum of squares of a Gaussian's taps: the variance that it leaves of white noise, along one axis."""
     impulse = np.zeros(2 * math.ceil(4 * deviation + 1) + 1)
     impulse[impulse.size // 2] = 1
     return float(np.sum(ndimage.gaussian_filter1d(impulse, deviation, mode="wrap") ** 2))

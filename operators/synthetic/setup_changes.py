@@ -1,6 +1,6 @@
-"""What differs between two visits of one patient: how they lie, what they lie on, and how the scanner is calibrated.
+"""What differs between two visits of a patient: how they lie, the table, and the calibration of the scanner.
 
-As in `operators.synthetic.perturbations`, each makes a `Volume` of a `Volume` on the same grid, slice by slice.
+As in `operators.synthetic.perturbations`, each turns a `Volume` into a `Volume` on the same grid, slice by slice.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _SKIN_MM = 4.0
 
 
 def rotate(volume: Volume, degrees: float) -> Volume:
-    """Return the scan turned about the axis of its slices, in plane, linear between voxels; air comes in at the edges.
+    """Return the scan turned in plane about its slice axis, linear between voxels; air fills the edges.
 
     Args:
         volume: not changed.
-        degrees: from rows towards columns.
+        degrees: angle from rows towards columns.
     """
     row_mm, column_mm = volume.spacing_mm[1:]
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # A place of the result is at R · place in the original, in mm about the middle of the plane.
+    # A position of the result corresponds to R · position in the original, in mm about the middle of the plane.
     matrix = np.array([[cosine, sine * column_mm / row_mm], [-sine * row_mm / column_mm, cosine]])
     middle = (np.array(volume.shape[1:]) - 1) / 2
     offset = middle - matrix @ middle
@@ -43,7 +43,7 @@ def rotate(volume: Volume, degrees: float) -> Volume:
 
 
 def offset_hu(volume: Volume, hu: float) -> Volume:
-    """Return the scan with `hu` added to all that is not air or padding (-1000 HU and less)."""
+    """Return the scan with `hu` added to everything but air and padding (-1000 HU and less)."""
 
     def change(d: int, before: Plane) -> Plane:
         return rounded(np.where(before > AIR_HU, before + np.float32(hu), before))
@@ -52,10 +52,10 @@ def offset_hu(volume: Volume, hu: float) -> Volume:
 
 
 def remove_table(volume: Volume) -> Volume:
-    """Return the scan with air wherever it is not the body: the largest piece above -300 HU, filled in each slice.
+    """Return the scan with air everywhere outside the body: the largest piece above -300 HU, filled in each slice.
 
     The body is found on a grid of about 2.5 mm, and a rim of 4 mm is kept for the skin. A table that touches the body
-    over a large area stays. Without any body nothing is changed.
+    over a large area stays. Without a body nothing is changed.
     """
 
     @cache
@@ -81,7 +81,7 @@ def _steps(volume: Volume) -> tuple[int, int, int]:
 
 
 def _body(volume: Volume) -> NDArray[np.bool_] | None:
-    """The body on every few slices, rows and columns; None where there is none."""
+    """Return the body, sampled every few slices, rows and columns; None where there is none."""
     z, y, x = _steps(volume)
     above = np.stack([volume.read_slice(d).hu[::y, ::x] > BODY_ABOVE_HU for d in range(0, volume.shape[0], z)])
     pieces, count = ndimage.label(above)

@@ -1,6 +1,7 @@
-"""A volume as a series of CT Image Storage (PS3.3 A.3): phantoms, tests, and whoever needs an array back in a PACS.
+"""A volume as a series of CT Image Storage (PS3.3 A.3), for phantoms, tests, and arrays to send to a PACS.
 
-Every attribute of Type 1 and 2 is there and valid; UIDs are digests of the content and of the options, dates and times
+Every attribute of Type 1 and 2 is present and valid; UIDs are digests of the content and the options, and dates and
+times
 come from the options: the same call writes the same bytes.
 """
 
@@ -37,20 +38,20 @@ IMPLEMENTATION_UID = "2.25.318446287021764920348610543294175820461"
 
 @dataclass(frozen=True, slots=True)
 class CtOptions:
-    """What the series says beside its voxels.
+    """What the series states beside its voxels.
 
-    Two series are of one study when `patient_id`, `study_id` and `study_date` agree, and then they share their frame of
+    Two series belong to one study if `patient_id`, `study_id` and `study_date` agree; they then share their frame of
     reference.
 
     Attributes:
-        transfer_syntax: UID: native, deflated, or compressed without loss: RLE, JPEG Lossless (.57), JPEG-LS (.80),
-            JPEG 2000 (.90), HTJ2K (.201).
+        transfer_syntax: UID: native, deflated, or lossless: RLE, JPEG Lossless (.57), JPEG-LS (.80), JPEG 2000 (.90),
+            HTJ2K (.201).
         signed: PixelRepresentation: True for two's complement, False for unsigned.
         slope: RescaleSlope: stored value × slope + intercept = HU.
-        intercept: RescaleIntercept; None for 0 where signed and -1024 where unsigned.
+        intercept: RescaleIntercept; None means 0 if signed and -1024 if unsigned.
         thickness_mm: SliceThickness; None for the distance between slices.
         patient_position: how the patient lay (PS3.3 C.7.3.1.1.2).
-        study_date: of study, series and instances, as DA; `study_time` likewise, as TM.
+        study_date: date of study, series and instances, as DA; likewise `study_time`, as TM.
     """
 
     transfer_syntax: str = ExplicitVRLittleEndian
@@ -87,12 +88,12 @@ def affine_for(
     spacing_mm: tuple[float, float, float],
     centre_mm: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> NDArray[np.float64]:
-    """Of a plain axial volume: slices to the head, rows to the back, columns to the left.
+    """Return the affine of a plain axial volume: slices to the head, rows to the back, columns to the left.
 
     Args:
         shape: (D, H, W).
         spacing_mm: (z, y, x).
-        centre_mm: where the volume's centre is, (x, y, z) in LPS.
+        centre_mm: centre of the volume, (x, y, z) in LPS.
 
     Returns:
         float64 (4, 4), from the index (d, h, w, 1) to LPS mm (x, y, z, 1).
@@ -106,17 +107,17 @@ def affine_for(
 def write_ct_series(
     hu: NDArray[np.int16], affine_lps_mm: NDArray[np.float64], folder: Path, options: CtOptions | None = None
 ) -> list[Path]:
-    """Write one file a slice, `0001.dcm` and on, in the order of the slices.
+    """Write one file per slice, `0001.dcm` onwards, in the order of the slices.
 
     Args:
-        hu: (D, H, W) Hounsfield units; whatever the axes, the affine says where they go.
+        hu: int16 (D, H, W), Hounsfield units; the affine gives the directions of the axes.
         affine_lps_mm: float64 (4, 4), from the index (d, h, w, 1) to LPS mm (x, y, z, 1). Rows and columns are
-            perpendicular; slices may be sheared against them, as a tilted gantry does it.
-        folder: is made where it is missing.
+            perpendicular; slices may be sheared against them, as with a tilted gantry.
+        folder: is created if missing.
         options: everything else.
 
     Raises:
-        ValueError: rows and columns that are not perpendicular, or HU that cannot be stored under these options.
+        ValueError: rows and columns are not perpendicular, or HU cannot be stored under these options.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -129,9 +130,9 @@ def write_ct_series(
 def ct_datasets(
     hu: NDArray[np.int16], affine_lps_mm: NDArray[np.float64], options: CtOptions | None = None
 ) -> Iterator[FileDataset]:
-    """What `write_ct_series` saves, one data set after the other: for who wants to change something before."""
+    """Yield the data sets that `write_ct_series` saves, one by one, for changing them before."""
     options = options or CtOptions()
-    affine = np.asarray(affine_lps_mm, np.float64) + 0.0  # -0.0 would be another UID
+    affine = np.asarray(affine_lps_mm, np.float64) + 0.0  # -0.0 would give another UID
     _check_range(hu, options)
     study = digest_uid("study", options.patient_id, options.study_id, options.study_date)
     content = np.ascontiguousarray(hu, "<i2")
@@ -152,7 +153,7 @@ def ct_datasets(
 
 
 def _check_range(hu: NDArray[np.int16], options: CtOptions) -> None:
-    """That every HU can be stored."""
+    """Check that every HU can be stored."""
     if hu.ndim != 3 or hu.size == 0 or hu.dtype != np.int16:
         raise ValueError(f"a volume of shape {hu.shape}, {hu.dtype}; expected (D, H, W), none of them zero, int16")
     ends = sorted(np.rint((np.array([hu.min(), hu.max()], float) - _intercept(options)) / options.slope))
@@ -165,7 +166,7 @@ def _check_range(hu: NDArray[np.int16], options: CtOptions) -> None:
 
 
 def _stored(hu: NDArray[np.int16], options: CtOptions) -> NDArray[Any]:
-    """HU as what the file holds: int16 or uint16 (H, W)."""
+    """Return HU as stored in the file: int16 or uint16 (H, W)."""
     return np.rint((hu.astype(np.float64) - _intercept(options)) / options.slope).astype(_dtype(options))
 
 
@@ -180,17 +181,17 @@ def _intercept(options: CtOptions) -> float:
 
 
 def _normal(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Row direction × column direction (PS3.3 C.7.6.2.1.1)."""
+    """Return row direction × column direction (PS3.3 C.7.6.2.1.1)."""
     normal = np.cross(affine[:3, 2], affine[:3, 1])
     return np.asarray(normal / np.linalg.norm(normal))
 
 
 def _image_plane(affine: NDArray[np.float64], options: CtOptions) -> dict[str, Any]:
-    """Image Plane module (PS3.3 C.7.6.2) but for the position, which differs from slice to slice."""
+    """Return the Image Plane module (PS3.3 C.7.6.2) except the position, which differs from slice to slice."""
     row, column = affine[:3, 2], affine[:3, 1]
     columns_mm, rows_mm = float(np.linalg.norm(row)), float(np.linalg.norm(column))
     if min(columns_mm, rows_mm) == 0 or abs(row @ column) > 1e-4 * columns_mm * rows_mm:
-        raise ValueError("rows and columns of the affine are not perpendicular; CT Image Storage cannot say that")
+        raise ValueError("rows and columns of the affine are not perpendicular; CT Image Storage cannot represent that")
     between_mm = float(abs(affine[:3, 0] @ _normal(affine)))
     return {
         "PixelSpacing": _decimals(np.array([rows_mm, columns_mm])),
@@ -200,7 +201,7 @@ def _image_plane(affine: NDArray[np.float64], options: CtOptions) -> dict[str, A
 
 
 def _patient_and_study(options: CtOptions) -> dict[str, Any]:
-    """Patient, General Study and Patient Study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2)."""
+    """Return the Patient, General Study and Patient Study modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2)."""
     return {
         "PatientName": options.patient_name,
         "PatientID": options.patient_id,
@@ -216,7 +217,7 @@ def _patient_and_study(options: CtOptions) -> dict[str, Any]:
 
 
 def _series_and_equipment(options: CtOptions) -> dict[str, Any]:
-    """General Series, Equipment, Acquisition and CT Image (PS3.3 C.7.3.1, C.7.5.1, C.7.10.1, C.8.2.1)."""
+    """Return General Series, Equipment, Acquisition and CT Image (PS3.3 C.7.3.1, C.7.5.1, C.7.10.1, C.8.2.1)."""
     contrast = {"ContrastBolusAgent": options.contrast_agent} if options.contrast_agent else {}
     return contrast | {
         "Modality": "CT",
@@ -259,7 +260,7 @@ def _empty_file(sop_instance_uid: str, options: CtOptions) -> FileDataset:
 
 
 def _add_pixels(dataset: FileDataset, pixels: NDArray[Any], options: CtOptions) -> None:
-    """Image Pixel module (PS3.3 C.7.6.3), and the encoding of its data (PS3.5 8 and A)."""
+    """Add the Image Pixel module (PS3.3 C.7.6.3) with encoded data (PS3.5 8 and A)."""
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
@@ -287,7 +288,7 @@ def _codestream(pixels: NDArray[Any], syntax: UID) -> bytes:
 
 
 def digest_uid(*content: str | bytes | memoryview) -> UID:
-    """`2.25.` and a number of 128 bits from a digest (PS3.5 B.2)."""
+    """Return `2.25.` and a number of 128 bits from a digest (PS3.5 B.2)."""
     digest = hashlib.sha256()
     for piece in content:
         raw = memoryview(piece.encode() if isinstance(piece, str) else piece)
@@ -297,7 +298,7 @@ def digest_uid(*content: str | bytes | memoryview) -> UID:
 
 
 def _decimal(value: float) -> DSfloat:
-    """A DS of at most 16 characters (PS3.5 6.2)."""
+    """Return a DS of at most 16 characters (PS3.5 6.2)."""
     return DSfloat(value + 0.0, auto_format=True)
 
 

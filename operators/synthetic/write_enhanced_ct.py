@@ -1,4 +1,4 @@
-"""A volume as Enhanced CT Image Storage (PS3.3 A.38): the slices of a classic series as frames of one file, or more.
+"""A volume as Enhanced CT Image Storage (PS3.3 A.38): the slices of a classic series as frames of one or more files.
 
 What differs from slice to slice goes into the per-frame functional groups, the rest into the shared ones.
 """
@@ -41,17 +41,17 @@ def write_enhanced_ct(
     *,
     frames_per_file: int | None = None,
 ) -> list[Path]:
-    """Write one file, or as many as `frames_per_file` makes of it, `0001.dcm` and on.
+    """Write one file, or several of `frames_per_file` frames, named `0001.dcm` onwards.
 
     Args:
-        hu: (D, H, W) Hounsfield units.
+        hu: int16 (D, H, W), Hounsfield units.
         affine_lps_mm: float64 (4, 4), from the index (d, h, w, 1) to LPS mm (x, y, z, 1).
-        folder: is made where it is missing.
-        options: as for a classic series; of the same options come the same voxels at the same places.
+        folder: is created if missing.
+        options: as for a classic series; the same options give the same voxels at the same places.
         frames_per_file: None for all frames in one file.
 
     Raises:
-        ValueError: as `write_ct_series` does.
+        ValueError: see `write_ct_series`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     slices = list(ct_datasets(hu, affine_lps_mm, options))
@@ -64,12 +64,12 @@ def write_enhanced_ct(
 
 
 def enhanced_ct(slices: Sequence[Dataset], instance_number: int = 1) -> FileDataset:
-    """One Enhanced CT Image of classic CT Images, which become its frames in the order in which they are given.
+    """Return one Enhanced CT Image whose frames are classic CT Images, in the order given.
 
     Args:
-        slices: of one series, as `ct_datasets` makes them: of one matrix, format and transfer syntax. What differs
+        slices: slices of one series, from `ct_datasets`, of one matrix, format and transfer syntax. Values that differ
             between them may be changed before: position, rescale, AcquisitionNumber, TemporalPositionIndex.
-        instance_number: which of the series' files it is.
+        instance_number: number of the file in the series.
     """
     first = slices[0]
     uid = digest_uid("enhanced", *(str(one.SOPInstanceUID) for one in slices), str(instance_number))
@@ -108,14 +108,14 @@ def _empty_file(first: Dataset, sop_instance_uid: UID) -> FileDataset:
 
 
 def _image_type(first: Dataset) -> list[str]:
-    """Four values (PS3.3 C.8.16.1): AXIAL is VOLUME here, and the fourth is the pixel contrast."""
+    """Return the four values (PS3.3 C.8.16.1): VOLUME instead of AXIAL, and the pixel contrast as the fourth."""
     flavour = str(first.ImageType[2]) if len(first.ImageType) > 2 else "VOLUME"
     contrast = str(first.ImageType[3]) if len(first.ImageType) > 3 else "NONE"
     return [*first.ImageType[:2], "VOLUME" if flavour == "AXIAL" else flavour, contrast]
 
 
 def _add_dimensions(file: Dataset, timed: bool) -> None:
-    """Multi-frame Dimension module (PS3.3 C.7.6.17): the stack, the time point where there is one, the place."""
+    """Add the Multi-frame Dimension module (PS3.3 C.7.6.17): stack, time point where there is one, position."""
     uid = digest_uid("dimensions", str(file.SOPInstanceUID))
     content = 0x00209111
     pointers = [0x00209056, *([0x00209128] if timed else []), 0x00209057]
@@ -127,7 +127,7 @@ def _add_dimensions(file: Dataset, timed: bool) -> None:
 
 
 def _frame_groups(one: Dataset, number: int) -> Dataset:
-    """What a frame has of its own: what it is of, its place, its rescale (PS3.3 C.7.6.16.2.2, .3, C.7.6.16.2.9)."""
+    """Return a frame's own groups: content, position and rescale (PS3.3 C.7.6.16.2.2, .3, C.7.6.16.2.9)."""
     time = [int(one.TemporalPositionIndex)] if _TIME in one else []
     content = _item(
         FrameAcquisitionNumber=int(one.AcquisitionNumber),
@@ -148,7 +148,7 @@ def _frame_groups(one: Dataset, number: int) -> Dataset:
 
 
 def _shared_groups(first: Dataset, uid: UID) -> Dataset:
-    """What all frames have in common, the macros that A.38.1.4 asks for of an original image."""
+    """Return what all frames share: the macros that A.38.1.4 requires of an original image."""
     kernel = str(first.ConvolutionKernel)
     reconstruction = _item(
         ReconstructionAlgorithm="FILTER_BACK_PROJ",
@@ -186,7 +186,7 @@ def _shared_groups(first: Dataset, uid: UID) -> Dataset:
 
 
 def _gantry(first: Dataset) -> dict[str, list[Dataset]]:
-    """How the scanner moved (PS3.3 C.8.15.3): of a phantom, a plain sequenced scan."""
+    """Return the scanner's motion (PS3.3 C.8.15.3): for a phantom, a plain sequenced scan."""
     middle = [float(one) for one in first.ImagePositionPatient]
     return {
         "CTAcquisitionTypeSequence": [
@@ -212,7 +212,7 @@ def _gantry(first: Dataset) -> dict[str, list[Dataset]]:
 
 
 def _anatomy(first: Dataset) -> Dataset:
-    """Frame Anatomy macro (PS3.3 C.7.6.16.2.8)."""
+    """Return the Frame Anatomy macro (PS3.3 C.7.6.16.2.8)."""
     code, meaning = ("43799004", "Chest") if first.BodyPartExamined == "CHEST" else ("38266002", "Entire body")
     region = _item(CodeValue=code, CodingSchemeDesignator="SCT", CodeMeaning=meaning)
     return _item(AnatomicRegionSequence=[region], FrameLaterality="U")
@@ -239,7 +239,7 @@ def _add_pixels(file: Dataset, slices: Sequence[Dataset]) -> None:
 
 
 def _codestream(one: Dataset) -> bytes:
-    """Of a classic slice: its fragments after the offset table, joined."""
+    """Return the codestream of a classic slice: its fragments after the offset table, joined."""
     return b"".join(list(generate_fragments(one.PixelData))[1:])
 
 
