@@ -1,6 +1,6 @@
-"""What is computed: networks, their training, bundles and how they run. Knows arrays, not DICOM."""
+"""What is computed: networks, their training, bundles and how they run. Works on arrays, knows no DICOM."""
 
 import os
 
-# Its official wheels report to their maker, from the import on. A program that sees patients' scans reports to nobody.
+# Its official wheels send telemetry as soon as they are imported. A program that handles patients' scans must not.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

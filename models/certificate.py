@@ -1,6 +1,6 @@
-"""What a bundle's certificate says: frozen values that check themselves; JSON only in `docs/certificate.json`.
+"""The content of a bundle's certificate: frozen values that check themselves; JSON only in `docs/certificate.json`.
 
-`docs/certificate.md` says what each figure means. A figure is None where it could not be measured.
+`docs/certificate.md` explains each figure. A figure is None where it could not be measured.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class MeanError(Estimate):
-    """A mean over windows, and over how many."""
+    """A mean over windows, and their number."""
 
     windows: int
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeScore(Estimate):
-    """R² of a probe, the same on shuffled values, and the windows and patients that it was scored on."""
+    """R² of a probe, the same on shuffled values, and the windows and patients it was scored on."""
 
     shuffled: Number
     windows: int
@@ -70,7 +70,7 @@ class CertifiedBundle:
 
 @dataclass(frozen=True, slots=True)
 class CertifiedData:
-    """How much was measured, and how much only helped; no patient is named."""
+    """How much data was measured, and how much only helped; no patient is named."""
 
     patients: int
     scans: int
@@ -85,7 +85,7 @@ class CertifiedData:
 
 @dataclass(frozen=True, slots=True)
 class CertifySettings:
-    """What random numbers, folds and bootstrap samples were used."""
+    """The seeds, folds and bootstrap samples that were used."""
 
     seed: int
     resamples: int
@@ -96,7 +96,7 @@ class CertifySettings:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is done to a scan, and by how much that moved its windows along (z, y, x), mean over scans."""
+    """A change of the scan, and how far it moved its windows along (z, y, x), mean over scans."""
 
     what: str
     moved_mm: tuple[float, float, float]
@@ -114,7 +114,7 @@ class DimensionRepeatability:
 
 @dataclass(frozen=True, slots=True)
 class RepeatabilityFigures:
-    """Whether a tap stays the same when it should; by dimension for mu alone."""
+    """Whether a tap stays the same when it should; by dimension for mu only."""
 
     mean_icc: Estimate
     median_icc: Number
@@ -134,7 +134,7 @@ class InformationFigures:
 
 @dataclass(frozen=True, slots=True)
 class FoundAgain:
-    """By one distance, the part of windows found again: mean and lowest over changes, and under each change."""
+    """The fraction of windows found again with one distance: mean and lowest over changes, and under each change."""
 
     mean: float
     lowest: float
@@ -156,13 +156,13 @@ class IdentityFigures:
 
     @property
     def best(self) -> str:
-        """The distance that finds most."""
+        """The distance that finds most windows."""
         return max(self.metrics, key=lambda name: self.metrics[name].mean)
 
 
 @dataclass(frozen=True, slots=True)
 class TapFigures:
-    """All that was measured on one tap."""
+    """Everything measured on one tap."""
 
     layer: str
     pooling: str
@@ -175,7 +175,7 @@ class TapFigures:
 
 @dataclass(frozen=True, slots=True)
 class ReconstructionFigures:
-    """Errors of the reconstruction from mu; None for a tissue that no window has."""
+    """Errors of the reconstruction from mu; None for a tissue that no window contains."""
 
     mae_hu: MeanError | None
     mae_by_tissue_hu: Mapping[str, MeanError | None]
@@ -211,18 +211,18 @@ class PhantomFigures:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a bundle's features are worth, measured on patients that it was not trained on.
+    """What a bundle's features are worth, measured on patients it was not trained on.
 
     Attributes:
         changes: what was done to the scans, by name.
-        active_units: dimensions of mu in use, as `models.statistics.units` defines it.
-        taps: figures by tap; mu is always one of them.
+        active_units: number of dimensions of mu in use, as `models.statistics.units` defines it.
+        taps: figures by tap; always including mu.
         reconstruction: None for an encoder without a decoder.
         phantom: None where no phantoms were drawn.
         redundancy, prior, draws: of mu and sigma; None in a certificate of an earlier ctvae.
-        groups: figures within each kind of crop and each source of two patients or more.
+        groups: figures within each kind of crop and each source with at least two patients.
         repeats: None where no patient has two scans.
-        rivals: None where no windows of other patients were there to learn components from.
+        rivals: None where there were no windows of other patients to learn components from.
         summary: the certificate in one line.
     """
 
@@ -275,7 +275,7 @@ class Certificate:
         return self.taps["mu"]
 
     def as_json(self) -> dict[str, Any]:
-        """The document of `docs/certificate.json`, as plain JSON values (tuples for lists)."""
+        """Return the document of `docs/certificate.json` as plain JSON values (with tuples for lists)."""
         document = asdict(self)
         for name in ("redundancy", "prior", "draws", "groups", "rivals", "repeats"):
             if not document[name]:
@@ -287,10 +287,10 @@ class Certificate:
 
 
 def certificate_from_json(document: Mapping[str, object]) -> Certificate:
-    """Read a certificate from its JSON document.
+    """Return a certificate from its JSON document.
 
     Raises:
-        ValueError: it is not one that this ctvae writes; one line that names what is wrong.
+        ValueError: it is not in the form that this ctvae writes; one line that names the error.
     """
     certificate: Certificate = from_json(Certificate, document)
     return certificate

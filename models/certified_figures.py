@@ -23,7 +23,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class BesideNull:
-    """A figure, and what independent draws of N(0, I) give in the mean with as many windows."""
+    """A figure, and the mean that independent draws of N(0, I) give with as many windows."""
 
     value: float
     null: float
@@ -31,15 +31,15 @@ class BesideNull:
 
 @dataclass(frozen=True, slots=True)
 class Redundancy:
-    """Whether the dimensions of mu say different things (`models.statistics.redundancy`, `group_variance`).
+    """Whether the dimensions of mu carry different information (`models.statistics.redundancy`, `group_variance`).
 
     Attributes:
-        windows, patients: that it was measured on.
-        mean_abs_r, participation_ratio: of the correlation matrix over all windows.
+        windows, patients: numbers of windows and patients measured.
+        mean_abs_r, participation_ratio: from the correlation matrix over all windows.
         mean_abs_r_by_patient, participation_ratio_by_patient: with one window per patient, mean of 200 draws.
-        crop_share: of the variance of standardised mu, what lies between cropped tiles and whole fields of view; None
-            where the windows are all of one kind.
-        best_split: the share of the best split in two.
+        crop_share: share of the variance of standardised mu between cropped tiles and whole fields of view; None where
+            all windows are of one kind.
+        best_split: share of the best split in two.
     """
 
     windows: int
@@ -54,11 +54,11 @@ class Redundancy:
 
 @dataclass(frozen=True, slots=True)
 class PriorFigures:
-    """How far mu and sigma are, over windows, from the prior (`models.statistics.aggregate`).
+    """How far mu and sigma, over windows, are from the prior (`models.statistics.aggregate`).
 
     Attributes:
         aggregate_kl_nats: KL(N(mean, covariance of z) ‖ N(0, I)).
-        near_unit_variance: dimensions whose variance of mu is 0.5 to 2.
+        near_unit_variance: number of dimensions whose variance of mu is 0.5 to 2.
     """
 
     aggregate_kl_nats: BesideNull
@@ -67,13 +67,13 @@ class PriorFigures:
 
 @dataclass(frozen=True, slots=True)
 class GroupFigures:
-    """The same measures within one source of scans, or within one kind of crop.
+    """The same measures within one source of scans or one kind of crop.
 
     Attributes:
-        steady_dimensions: whose ICC, mean over changes, is 0.95 or more.
-        median_icc: by change, over dimensions; None where nothing varies.
-        found: by change, how many of `looked_for` windows were found again by Euclidean distance.
-        mean_r2: of the probes to quantities, on this group's windows alone; None where none varies here.
+        steady_dimensions: number of dimensions whose ICC, mean over changes, is at least 0.95.
+        median_icc: median over dimensions, by change; None where nothing varies.
+        found: how many of `looked_for` windows were found again by Euclidean distance, by change.
+        mean_r2: mean R² of the probes to quantities, on this group's windows alone; None where none varies here.
     """
 
     windows: int
@@ -91,13 +91,13 @@ class GroupFigures:
 
 @dataclass(frozen=True, slots=True)
 class RivalFigures:
-    """Probes to quantities that no training target resembles: mu beside what needs no training.
+    """Probes to quantities that resemble no training target: mu compared with methods that need no training.
 
     Attributes:
-        scores: of `mu` and of each rival: max(R², 0), mean over probes and over the seeds of their folds.
-        by_probe: method → probe → the same of one probe.
+        scores: for `mu` and each rival, max(R², 0), mean over probes and over the seeds of their folds.
+        by_probe: method → probe → the same for one probe.
         strongest: the rival with the highest score.
-        over_strongest: how much mu is above it, with its 95 % interval over patients.
+        over_strongest: difference between mu and this rival, with its 95 % interval over patients.
         over_strongest_80: the lower end of the 80 % interval.
     """
 
@@ -110,12 +110,12 @@ class RivalFigures:
 
 @dataclass(frozen=True, slots=True)
 class DrawFigures:
-    """What two random draws of z from one posterior have in common, beside mu, which has no draw.
+    """What two random draws of z from one posterior share, for comparison with mu, which is not drawn.
 
     Attributes:
-        mean_icc, median_icc: over dimensions, of two draws of the same window.
-        found: part of the windows whose second draw is nearest to their own first one, by Euclidean distance.
-        looked_for: how many windows.
+        mean_icc, median_icc: over dimensions, between two draws of the same window.
+        found: fraction of windows whose second draw is nearest to their own first one, by Euclidean distance.
+        looked_for: number of windows.
     """
 
     mean_icc: float

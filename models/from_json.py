@@ -1,6 +1,6 @@
 """Frozen dataclasses from parsed JSON, checked by their types.
 
-Not by pydantic: `encode` loads a bundle too, and importing pydantic takes 0.3 s of processor time.
+pydantic is not used: `encode` loads a bundle too, and importing pydantic takes 0.3 s of processor time.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def from_json(kind: Any, value: object, where: str = "") -> Any:
-    """Make a value of a type from what JSON says: dataclasses of objects, tuples of lists; unknown keys are ignored.
+    """Return a value of a type from JSON: dataclasses from objects, tuples from lists; unknown keys are ignored.
 
     Args:
         kind: a dataclass, `tuple[...]`, `Mapping[str, ...]`, a union, a literal, a plain type; `object` for any JSON.
-        value: as `json` gives it.
+        value: a value as `json` returns it.
         where: the path to it, for the message.
 
     Raises:
-        ValueError: it is not of that type; one line that names the path.
+        ValueError: it does not have that type; one line that names the path.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
@@ -44,7 +44,7 @@ def from_json(kind: Any, value: object, where: str = "") -> Any:
 
 
 def _first_that_fits(kinds: tuple[Any, ...], value: object, where: str) -> Any:
-    """For a union: the reading by the first kind that the value is of; of none, the first kind's message."""
+    """Read a union by the first member type that fits; if none fits, raise the message for the first."""
     if value is None and type(None) in kinds:
         return None
     errors = []

@@ -1,4 +1,4 @@
-"""A bundle's encoder as MONAI's configurations use one: for `configs/inference.json` and `monai.bundle`'s checks."""
+"""A bundle's encoder for MONAI's configurations: `configs/inference.json` and `monai.bundle`'s checks."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ class PosteriorMean(nn.Module):
         self.vae = vae
 
     def forward(self, x: Tensor) -> Tensor:
-        """The posterior mean; no sample is drawn."""
+        """Return the posterior mean; no sample is drawn."""
         return self.vae.taps(x, ("mu",))["mu"]
 
 
 def posterior_mean(bundle_root: str) -> PosteriorMean:
-    """The encoder of the bundle in this folder, with its weights, in eval mode.
+    """Return the encoder of the bundle in this folder, with its weights, in eval mode.
 
     Raises:
-        BundleError: it does not load.
+        BundleError: the bundle does not load.
     """
     return PosteriorMean(load_vae(load_bundle(Path(bundle_root)))).eval()
 
 
 def series_mu(network: nn.Module, image: Tensor, window_voxels: Sequence[int], overlap: float) -> NDArray[np.float32]:
-    """Mean of mu over the windows of a scan that is on the bundle's grid.
+    """Return the mean of mu over the windows of a scan that is on the bundle's grid.
 
     Args:
-        network: gives mu of windows.
-        image: (1, z, y, x) in [0, 1]; cut, or filled up with air, to a window's height and width about its centre;
+        network: computes mu of windows.
+        image: (1, z, y, x) in [0, 1]; cropped, or padded with air, to a window's height and width about its centre;
             along z it is covered by evenly spread windows.
         window_voxels: (d, h, w).
-        overlap: of windows along z, at the least.
+        overlap: minimum overlap of windows along z.
 
     Returns:
         float32 (length,).
@@ -65,7 +65,7 @@ def series_mu(network: nn.Module, image: Tensor, window_voxels: Sequence[int], o
 
 
 def _centred(volume: Tensor, size: Sequence[int]) -> Tensor:
-    """Cut or filled up with 0, air, to (z, y, x) about the centre."""
+    """Return the volume cropped, or padded with 0 (air), to (z, y, x) about its centre."""
     for axis, wanted in enumerate(size, 1):
         extra = volume.shape[axis] - wanted
         if extra > 0:

@@ -1,6 +1,6 @@
-"""An ONNX graph as bytes: whether it keeps tensors in other files, asked without a package that reads ONNX.
+"""An ONNX graph as bytes: whether it keeps tensors in other files, without a package that reads ONNX.
 
-ONNX Runtime would open whatever file such a graph names. Only the fields that lead to a tensor are followed, by their
+ONNX Runtime would open whatever file such a graph names. Only fields that lead to a tensor are followed, by their
 numbers in onnx.proto; the wire format is that of protobuf (protobuf.dev/programming-guides/encoding).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-DATA_LOCATION = 14  # of TensorProto: an enum, 0 inside of the graph, 1 in another file
+DATA_LOCATION = 14  # field of TensorProto: an enum, 0 for inside the graph, 1 for another file
 
 # Message → field number → the message that the field holds.
 _LEADS_TO: Mapping[str, Mapping[int, str]] = {
@@ -25,10 +25,10 @@ _DEEPEST = 64
 
 
 def has_external_data(graph: bytes) -> bool:
-    """Return whether any tensor of the graph has a `data_location` other than in the graph itself.
+    """Return whether any tensor of the graph has a `data_location` outside the graph.
 
     Raises:
-        ValueError: these bytes are not ONNX, or nested more deeply than any real graph.
+        ValueError: the bytes are not ONNX, or are nested more deeply than any real graph.
     """
     return _external(memoryview(graph), "model", 0)
 
@@ -47,7 +47,7 @@ def _external(message: memoryview, kind: str, depth: int) -> bool:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Each field's number with its value: a number for a varint, bytes for what has a length or a fixed size."""
+    """Yield each field's number with its value: a number for a varint, bytes for a length or fixed size."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -69,7 +69,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """The number that begins here, and where the next field begins."""
+    """Return the number that begins here, and where the next field begins."""
     value = 0
     for place in range(10):
         if at >= len(message):
@@ -78,4 +78,4 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         at += 1
         if message[at - 1] < 0x80:
             return value, at
-    raise ValueError("a number of more than ten bytes")
+    raise ValueError("a number longer than ten bytes")

@@ -1,8 +1,8 @@
-"""CT of known factors: a chest in Hounsfield units, drawn from a handful of numbers, in numpy alone.
+"""CT of known factors: a chest in Hounsfield units, drawn from a few numbers, in numpy alone.
 
-It gives the tests and the demo a scan that looks like one, and the disentanglement measures (MIG, DCI) a truth to
-compare with: two phantoms of one seed differ in their `PhantomFactors` and in nothing else. Everything is placed in mm
-about the centre of the grid, so that factors mean the same on any grid. Edges have partial volume in plane.
+It gives tests and the demo a scan that looks real, and the disentanglement measures (MIG, DCI) a truth to compare with:
+two phantoms with the same seed differ only in their `PhantomFactors`. Everything is placed in mm about the centre of
+the grid, so that factors mean the same on any grid. Edges have partial volume in plane.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ ENDLESS_MM = 1e5
 
 @dataclass(frozen=True, slots=True)
 class PhantomFactors:
-    """What one phantom is made of.
+    """The factors of one phantom.
 
     Attributes:
-        body_width_mm: right to left, without the subcutaneous fat; the depth is 0.66 of it.
+        body_width_mm: from right to left, without the subcutaneous fat; the depth is 0.66 of it.
         fat_mm: thickness of the subcutaneous fat.
         lung_scale: size of the lungs in each direction, relative to the body.
-        emphysema_fraction: part of the lungs' parenchyma at about -975 HU, 0 to 1.
-        nodule_diameter_mm: solid, in the left upper lobe; 0 for none.
-        spine_offset_mm: sideways, to the left.
-        contrast_hu: what a contrast medium adds to blood; a quarter of it goes to the liver.
-        noise_hu: standard deviation of the noise in the image, after the kernel.
+        emphysema_fraction: fraction of the lungs' parenchyma at about -975 HU, 0 to 1.
+        nodule_diameter_mm: diameter of a solid nodule in the left upper lobe; 0 for none.
+        spine_offset_mm: lateral offset of the spine, to the left.
+        contrast_hu: HU that contrast medium adds to blood; a quarter of it goes to the liver.
+        noise_hu: standard deviation of the image noise, after the kernel.
         kernel_mm: standard deviation of the Gaussian that smooths in plane; 0 for none.
-        table: a couch below the back.
-        table_gap_mm: between the back and the couch.
-        lung_asymmetry: by this part the left lung is larger than the right one, or smaller where it is below 0.
-        position_mm: how far the patient lies below and to the left of the middle of the field, with the couch.
+        table: whether there is a couch below the back.
+        table_gap_mm: distance between the back and the couch.
+        lung_asymmetry: relative amount by which the left lung is larger than the right; negative if it is smaller.
+        position_mm: how far the patient, with the couch, lies below and to the left of the middle of the field.
     """
 
     body_width_mm: float = 340.0
@@ -72,13 +72,13 @@ FACTOR_RANGES = {
 
 
 def sample_factors(rng: np.random.Generator) -> PhantomFactors:
-    """Factors drawn uniformly from `FACTOR_RANGES`, each independent of the others."""
+    """Return factors drawn uniformly from `FACTOR_RANGES`, independent of each other."""
     drawn: dict[str, Any] = {name: float(rng.uniform(*bounds)) for name, bounds in FACTOR_RANGES.items()}
     return replace(PhantomFactors(), **drawn)
 
 
 def sample_varied_factors(rng: np.random.Generator) -> PhantomFactors:
-    """As `sample_factors`, and how the patient lies and differs from side to side: phantoms to train on."""
+    """Return sampled factors with varied position and asymmetry: phantoms to train on."""
     position_mm = (float(rng.uniform(-30, 30)), float(rng.uniform(-40, 40)))
     return replace(
         sample_factors(rng),
@@ -95,13 +95,13 @@ def make_phantom(
     spacing_mm: Zyx = (5.0, 1.7, 1.7),
     seed: int = 0,
 ) -> NDArray[np.int16]:
-    """A chest, from the liver to the tops of the lungs.
+    """Return a chest, from the liver to the apices of the lungs.
 
     Args:
-        factors: what it is made of; by default an adult with a nodule.
+        factors: by default those of an adult with a nodule.
         shape: (D, H, W).
         spacing_mm: (z, y, x).
-        seed: of the vessels, of where the emphysema is, and of the noise.
+        seed: seed of the vessels, the place of the emphysema, and the noise.
 
     Returns:
         int16 HU (D, H, W); D from feet to head, H from front to back, W from right to left. Equal arguments give equal
@@ -113,13 +113,13 @@ def make_phantom(
 def phantom_slices(
     factors: PhantomFactors, shape: tuple[int, int, int], spacing_mm: Zyx, seed: int = 0
 ) -> Iterator[NDArray[np.int16]]:
-    """The slices of `make_phantom` one after the other: a large one need not be held."""
+    """Yield the slices of `make_phantom` one by one, so that a large phantom need not be held."""
     rng = np.random.default_rng(seed)
     lungs = (_lung(-1, factors, rng), _lung(1, factors, rng))
     z, y, x = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True))
     y, x = (axis - np.float32(moved) for axis, moved in zip((y, x), factors.position_mm, strict=True))
     down, across = _gaussian(factors.kernel_mm / spacing_mm[1]), _gaussian(factors.kernel_mm / spacing_mm[2])
-    # The kernel smooths the noise as well: it starts stronger, to have the stated deviation afterwards.
+    # The kernel smooths the noise as well, so it starts stronger to end with the stated deviation.
     noise_hu = factors.noise_hu / float(np.sqrt(np.sum(down**2) * np.sum(across**2)))
     for height in z:
         canvas = _Canvas(float(height), y, x, np.full((y.size, x.size), AIR_HU, np.float32))
@@ -132,11 +132,11 @@ def phantom_slices(
 def phantom_windows(
     window_voxels: tuple[int, int, int], window_hu: tuple[float, float], spacing_mm: Zyx | None = None
 ) -> Floats:
-    """Return windows of four chests that differ in much, to see on them what a network does.
+    """Return windows of four very different chests, to see what a network makes of them.
 
     Args:
         window_voxels: (d, h, w).
-        window_hu: (low, high), which become 0 and 1.
+        window_hu: (low, high), mapped to 0 and 1.
         spacing_mm: (z, y, x); by default a whole chest fits the window.
 
     Returns:
@@ -159,7 +159,7 @@ _UNLIKE = (
 
 
 class _Canvas(NamedTuple):
-    """One slice being painted at height z: HU at (y, x), mm about the centre."""
+    """One slice being painted at height z: HU at (y, x), in mm about the centre."""
 
     z: float
     y: Floats
@@ -172,7 +172,7 @@ class _Canvas(NamedTuple):
         return max(steps, default=1.0)
 
     def ellipsoid(self, at: Zyx, half: Zyx) -> tuple[Place, Floats]:
-        """The pixels about an ellipsoid, and how much of each lies in it."""
+        """Return the pixels around an ellipsoid, and the fraction of each that lies in it."""
         grown = float(np.sqrt(max(1 - ((self.z - at[0]) / half[0]) ** 2, 0.0)))
         a, b = half[1] * grown, half[2] * grown
         if min(a, b) < self.pixel_mm / 4:
@@ -182,7 +182,7 @@ class _Canvas(NamedTuple):
         return place, np.clip(0.5 + (1 - radius) * (min(a, b) / self.pixel_mm), 0, 1).astype(np.float32)
 
     def blend(self, place: Place, share: Floats, hu: Floats | float) -> None:
-        """Put `hu` over what is there, by its share of each pixel."""
+        """Blend `hu` over the existing values, by its share of each pixel."""
         self.hu[place] += share * (hu - self.hu[place])
 
     def paint(self, at: Zyx, half: Zyx, hu: float) -> None:
@@ -195,7 +195,7 @@ def _between(axis: Floats, middle: float, reach: float) -> slice:
 
 
 class _Lung(NamedTuple):
-    """One lung; vessels and emphysema have their places in its unit ball, and keep them when it grows."""
+    """One lung; vessels and emphysema have their places in its unit ball, and keep them as it grows."""
 
     at: Zyx
     half: Zyx
@@ -204,7 +204,7 @@ class _Lung(NamedTuple):
     threshold: float
 
     def draw(self, canvas: _Canvas, blood_hu: float) -> None:
-        """Parenchyma above the diaphragm, emphysema in it, vessels through it."""
+        """Draw parenchyma above the diaphragm, emphysema in it, and vessels through it."""
         place, share = canvas.ellipsoid(self.at, self.half)
         u = (canvas.z - self.at[0]) / self.half[0]
         v = (canvas.y[place[0], None] - self.at[1]) / self.half[1]
@@ -222,12 +222,12 @@ class _Lung(NamedTuple):
             canvas.paint(self.inside(z, y, x), (a_mm, b_mm, c_mm), blood_hu)
 
     def inside(self, z: float, y: float, x: float) -> Zyx:
-        """Where a point of the unit ball is, in mm."""
+        """Return the position of a point of the unit ball, in mm."""
         return self.at[0] + z * self.half[0], self.at[1] + y * self.half[1], self.at[2] + x * self.half[2]
 
 
 def _lung(side: int, factors: PhantomFactors, rng: np.random.Generator) -> _Lung:
-    """The right (-1) or left (1) one. What is drawn from `rng` doesn't depend on the factors."""
+    """Return the right (-1) or left (1) lung. What is drawn from `rng` does not depend on the factors."""
     width, scale = factors.body_width_mm, factors.lung_scale * (1 + side * factors.lung_asymmetry / 2)
     ball = rng.uniform(-1, 1, (20000, 3))
     ball = ball[(ball**2).sum(1) < 1]
@@ -243,7 +243,7 @@ def _lung(side: int, factors: PhantomFactors, rng: np.random.Generator) -> _Lung
 
 
 def _draw_chest(canvas: _Canvas, factors: PhantomFactors, lungs: tuple[_Lung, _Lung]) -> None:
-    """Every tissue, from the outside to the inside."""
+    """Draw every tissue, from the outside to the inside."""
     width, depth, fat = factors.body_width_mm / 2, factors.body_width_mm * 0.33, factors.fat_mm
     blood, aside = BLOOD_HU + factors.contrast_hu, factors.spine_offset_mm
     if factors.table:
@@ -270,7 +270,7 @@ def _draw_chest(canvas: _Canvas, factors: PhantomFactors, lungs: tuple[_Lung, _L
 
 
 def _draw_ribs(canvas: _Canvas, depth: float, width: float) -> None:
-    """Twelve or so slanting bands in a shell within the chest wall, and the sternum."""
+    """Draw about twelve slanting bands in a shell within the chest wall, and the sternum."""
     a, b = depth - 9, width - 9
     place, _ = canvas.ellipsoid((0, 0, 0), (ENDLESS_MM, depth, width))
     y, x = canvas.y[place[0], None], canvas.x[None, place[1]]
@@ -283,7 +283,7 @@ def _draw_ribs(canvas: _Canvas, depth: float, width: float) -> None:
 
 
 def _draw_spine(canvas: _Canvas, y: float, x: float) -> None:
-    """Vertebra of cortex and marrow, or a disc, every 26 mm; behind it arch, canal and spinous process."""
+    """Draw a vertebra of cortex and marrow, or a disc, every 26 mm; behind it arch, canal and spinous process."""
     turn = canvas.z / 26
     between = abs(turn - np.floor(turn) - 0.5) > 0.38
     canvas.paint((0, y + 8, x), (ENDLESS_MM, 42, 34), SOFT_HU)
@@ -297,7 +297,7 @@ def _draw_spine(canvas: _Canvas, y: float, x: float) -> None:
 
 
 def _gaussian(deviation: float) -> Floats:
-    """Taps of a Gaussian with a sum of one; deviation in pixels."""
+    """Return the taps of a Gaussian with sum 1; the deviation is in pixels."""
     reach = int(np.ceil(3 * deviation))
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(deviation, 1e-6)) ** 2)
     normed: Floats = (taps / taps.sum()).astype(np.float32)
@@ -305,7 +305,7 @@ def _gaussian(deviation: float) -> Floats:
 
 
 def _convolve(image: Floats, taps: Floats) -> Floats:
-    """Along the first axis; the edges are repeated."""
+    """Convolve along the first axis; the edges are repeated."""
     reach = taps.size // 2
     padded = np.pad(image, ((reach, reach), (0, 0)), mode="edge")
     smooth = np.zeros_like(image)

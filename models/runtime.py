@@ -1,9 +1,9 @@
-"""How a bundle's encoder and decoder run: ONNX Runtime on the CPU; the encoder on torch where there is a CUDA GPU.
+"""How a bundle's encoder and decoder run: ONNX Runtime on the CPU; the encoder with torch where there is a CUDA GPU.
 
-An encoder that cannot use the GPU falls back to the CPU. The decoder always runs there.
+An encoder that cannot use the GPU falls back to the CPU. The decoder always runs on the CPU.
 
-The same windows give the same bits, however many are given at once: they are run one at a time, on the CPU with a fixed
-number of threads, on the GPU with deterministic kernels and without TF32. torch is imported only where a GPU is found.
+The same windows give the same bits, however many are passed at once: they run one at a time, on the CPU with a fixed
+number of threads, on the GPU with deterministic kernels and without TF32. torch is imported only if a GPU is found.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Device = Literal["auto", "cpu", "cuda"]
 
 CPU_THREADS = 2
-"""Of ONNX Runtime: fixed, so that sums are made in the same order on a laptop and on a server."""
+"""Threads of ONNX Runtime: fixed, so that sums are made in the same order on a laptop and on a server."""
 
 
 class Encoder(Protocol):
@@ -44,31 +44,31 @@ class Encoder(Protocol):
 
     @property
     def fallback(self) -> str | None:
-        """Why it computes on the CPU though a GPU was meant; None where it computes where it should."""
+        """Why it runs on the CPU although a GPU was meant; None where it runs as intended."""
         ...
 
     def run(self, windows: NDArray[np.float32], taps: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """The named taps, each float32 (n, *tap.shape), of windows float32 (n, 1, d, h, w) in [0, 1]."""
+        """Return the named taps, float32 (n, *tap.shape) each, of windows float32 (n, 1, d, h, w) in [0, 1]."""
         ...
 
 
 def open_encoder(bundle: Bundle, device: Device = "auto") -> Encoder:
-    """The bundle's encoder.
+    """Return the bundle's encoder.
 
     Args:
-        bundle: as loaded, its digests checked.
-        device: `cpu`; `cuda`, or the CPU where there is no usable GPU or not enough memory on it, with a warning in the
-            log and the reason in `Encoder.fallback`; `auto`: the same, but a machine without a GPU is no reason.
+        bundle: a loaded bundle, whose digests have been checked.
+        device: `cpu`; `cuda`, which falls back to the CPU if there is no usable GPU or too little memory on it, with a
+            warning in the log and the reason in `Encoder.fallback`; `auto`: the same, but silent if there is no GPU.
 
     Raises:
-        BundleError: the weights or the ONNX graph are not what the metadata say.
+        BundleError: the weights or the ONNX graph do not match the metadata.
     """
     if device == "cpu":
         return OnnxEncoder(bundle)
     if cuda_devices() == 0:
-        if device == "auto":  # the CPU is then what auto means
+        if device == "auto":  # auto then means the CPU
             return OnnxEncoder(bundle)
-        return OnnxEncoder(bundle, fallback=_on_cpu("device 'cuda' was asked for and there is no usable GPU"))
+        return OnnxEncoder(bundle, fallback=_on_cpu("device 'cuda' was requested but there is no usable GPU"))
     import torch
 
     if not torch.cuda.is_available():
@@ -78,13 +78,13 @@ def open_encoder(bundle: Bundle, device: Device = "auto") -> Encoder:
 
 
 def _on_cpu(reason: str) -> str:
-    """The reason as it stands in the finding; it goes into the log as well."""
+    """Log the reason, and return it as the finding states it."""
     logger.warning("%s; encoding on the CPU", reason)
     return f"{reason}; encoded on the CPU, which agrees with a GPU to 1e-4"
 
 
 def cuda_devices() -> int:
-    """How many GPUs the NVIDIA driver offers; asked of the driver itself, without importing torch."""
+    """Return the number of GPUs that the NVIDIA driver offers, asking the driver itself, without importing torch."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -111,7 +111,7 @@ class OnnxEncoder:
         return {tap: np.concatenate([outputs[at] for outputs in each]) for at, tap in enumerate(taps)}
 
     def _check_graph(self, bundle: Bundle) -> None:
-        """The graph takes and gives what the metadata say."""
+        """Check that the inputs and outputs of the graph match the metadata."""
         inputs = [(put.name, tuple(put.shape), put.type) for put in self._session.get_inputs()]
         if inputs != [("image", self._input_shape, "tensor(float)")]:
             raise BundleError(f"encoder.onnx takes {inputs}; expected 'image', float32, of {self._input_shape}")
@@ -137,7 +137,7 @@ class Decoder:
             raise BundleError(f"decoder.onnx takes and gives {found}; expected {expected}")
 
     def run(self, mu: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """Yield the window that each vector of mu (n, length) stands for, float32 (d, h, w) in [0, 1], clipped."""
+        """Yield the window decoded from each vector of mu (n, length): float32 (d, h, w) in [0, 1], clipped."""
         expected = self._shapes[0][1:]
         if mu.dtype != np.float32 or mu.shape[1:] != expected:
             raise ValueError(f"mu is {mu.dtype} {mu.shape}; expected float32 (n, {expected[0]})")
@@ -151,19 +151,19 @@ OUTPUT = "reconstruction"
 
 
 def open_decoder(bundle: Bundle) -> Decoder | None:
-    """Open the bundle's decoder; None where it has none as ONNX.
+    """Return the bundle's decoder; None where it has none as ONNX.
 
     Raises:
-        BundleError: it is not what the metadata say.
+        BundleError: the decoder does not match the metadata.
     """
     return None if bundle.decoder_sha256 is None else Decoder(bundle)
 
 
 def _open_session(file: Path, threads: int) -> tuple[InferenceSession, str]:
-    """Open an ONNX graph; and name what runs it.
+    """Open an ONNX graph, and name what runs it.
 
     Raises:
-        BundleError: damaged, or ONNX Runtime cannot use it.
+        BundleError: the file is damaged, or ONNX Runtime cannot use it.
     """
     import onnxruntime
 
@@ -188,7 +188,7 @@ def _open_session(file: Path, threads: int) -> tuple[InferenceSession, str]:
 
 
 class GpuEncoder:
-    """torch on the GPU, until it runs out of memory: from then on ONNX Runtime on the CPU."""
+    """torch on the GPU until it runs out of memory, then ONNX Runtime on the CPU."""
 
     def __init__(self, bundle: Bundle) -> None:
         import torch
@@ -212,7 +212,7 @@ class GpuEncoder:
         return self._encoder.fallback
 
     def run(self, windows: NDArray[np.float32], taps: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """See `Encoder`. All windows of a call are computed by one runtime."""
+        """Return taps as `Encoder` does; one runtime computes all windows of a call."""
         try:
             return self._encoder.run(windows, taps)
         except self._out_of_memory:
@@ -222,12 +222,12 @@ class GpuEncoder:
     def _leave_gpu(self) -> None:
         import torch
 
-        self._encoder = OnnxEncoder(self._bundle, fallback=_on_cpu("the GPU has not enough free memory"))
+        self._encoder = OnnxEncoder(self._bundle, fallback=_on_cpu("the GPU does not have enough free memory"))
         torch.cuda.empty_cache()
 
 
 class TorchEncoder:
-    """torch, on a GPU; on the CPU for comparison only."""
+    """torch on a GPU, or on the CPU for comparison."""
 
     fallback: str | None = None
 
@@ -255,17 +255,17 @@ class TorchEncoder:
 
 
 def load_vae(bundle: Bundle) -> Vae:
-    """The bundle's network with its weights, encoder and decoder, in eval mode. Imports torch.
+    """Return the bundle's network with its weights, encoder and decoder, in eval mode. Imports torch.
 
     Raises:
-        BundleError: the weights are not those of the architecture.
+        BundleError: the weights do not fit the architecture.
     """
     import torch
 
     from models.networks.registry import build_vae
 
     weights = read_weights(bundle.weights_path.read_bytes())
-    with torch.device("meta"):  # nothing is allocated for what turns out not to fit the weights
+    with torch.device("meta"):  # nothing is allocated before the weights are known to fit
         vae = build_vae(bundle.architecture, bundle.architecture_parameters)
     try:
         vae.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()}, assign=True)

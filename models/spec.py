@@ -1,7 +1,8 @@
-"""What a bundle says of itself: its nouns, and their JSON in `configs/metadata.json`.
+"""What a bundle states about itself: its nouns, and their JSON in `configs/metadata.json`.
 
-The metadata are MONAI's (docs.monai.io, "MONAI Bundle Specification") with a section `ctvae` of our own. Nothing in
-them is trusted: each name, type and length is checked.
+The metadata are MONAI's (docs.monai.io, "MONAI Bundle Specification") with an additional section `ctvae`. Nothing in
+them
+is trusted: each name, type and length is checked.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _TAP_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 65536
 LARGEST_VALUES = 1 << 27
-"""That a window or a tap may have; as float32 512 MiB. A bundle that says more would take all memory when it runs."""
+"""Limit for the values of a window or tap; as float32 512 MiB. A bundle with more would use up all memory."""
 SPACING_MM = (0.01, 1000.0)
-"""Least and largest spacing of a window's voxels, mm: of micro-CT, and of a body in one voxel."""
+"""Least and largest spacing of a window's voxels, in mm: that of micro-CT, and a body in one voxel."""
 _MONAI_SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
@@ -48,18 +49,18 @@ class InTheWayError(BundleError):
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """From HU on the scanner's grid to what the network was trained on. The same for training and inference.
+    """How HU on the scanner's grid become what the network was trained on; the same for training and inference.
 
-    A network whose preprocessing nobody recorded has fit `array` (`arrays_only(window_voxels)` makes it): it is given
-    arrays that are windows already, by `ctvae bundle run`, and `encode` refuses it.
+    A network whose preprocessing nobody recorded has fit `array` (made by `arrays_only(window_voxels)`): `ctvae bundle
+    run` gives it arrays that are windows already, and `encode` refuses it.
 
     Attributes:
         fit: `window`: the scan is resampled to `spacing_mm` and covered by overlapping windows along z, centred in
             plane; `resize`: the whole scan is resized to one window, whatever its extent; `array`: not known.
         window_voxels: (d, h, w) of a window; axes (z, y, x) towards head, back and left.
-        spacing_mm: (z, y, x) of a window's voxels; None but with `window`.
-        window_hu: (low, high): mapped to 0 and 1, clipped outside; with `array` it says nothing.
-        overlap: part of a window that the next one along z covers too, 0 ≤ overlap < 1, at the least.
+        spacing_mm: (z, y, x) of a window's voxels; None except with `window`.
+        window_hu: (low, high): mapped to 0 and 1, clipped outside; meaningless with `array`.
+        overlap: minimum fraction of a window that the next one along z covers too, 0 ≤ overlap < 1.
     """
 
     fit: Literal["window", "resize", "array"]
@@ -92,16 +93,16 @@ class Preprocessing:
             raise BundleError(f"preprocessing overlap is {self.overlap}; expected 0 <= overlap < 1")
 
     def parameters(self) -> dict[str, Any]:
-        """All parameters as plain JSON values."""
+        """Return all parameters as plain JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def digest(self) -> str:
-        """SHA-256 of the parameters, in hex."""
+        """Return the SHA-256 of the parameters, in hex."""
         return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
 
 
 def arrays_only(window_voxels: tuple[int, int, int]) -> Preprocessing:
-    """The preprocessing of a network of which just the size of its input is known."""
+    """Return the preprocessing of a network of which only the input size is known."""
     return Preprocessing(ARRAYS_ONLY, window_voxels, None, (0.0, 1.0), 0.0)
 
 
@@ -111,10 +112,10 @@ class TapSpec:
 
     Attributes:
         name: `mu`, `sigma` or a layer; also the name of the ONNX output.
-        shape: of its output for one window: (length,) or (channels, d, h, w).
-        pooling: how it becomes a vector, where nothing else is asked for: `none` for a vector; for a grid `mean`, `max`
-            or `std` of each channel, `flatten` (all values, channels first), or `none`, which keeps the grid.
-        receptive_field_mm: (z, y, x) that one value of it sees through the convolutions; None where that is the whole
+        shape: shape of its output for one window: (length,) or (channels, d, h, w).
+        pooling: how it becomes a vector by default: `none` for a vector; for a grid `mean`, `max` or `std` of each
+            channel, `flatten` (all values, channels first), or `none`, which keeps the grid.
+        receptive_field_mm: (z, y, x) that one of its values sees through the convolutions; None where that is the whole
             window, or where the bundle fixes no spacing.
     """
 
@@ -125,7 +126,7 @@ class TapSpec:
 
     @property
     def length(self) -> int:
-        """How many values it has when it is pooled."""
+        """Number of values after pooling."""
         return math.prod(self.shape) if self.pooling in ("none", "flatten") else self.shape[0]
 
 
@@ -134,11 +135,11 @@ class Bundle:
     """A bundle that was found, read and checked against its digests; no weights are loaded yet.
 
     Attributes:
-        weights_sha256: of `model.safetensors`: the identity of the model.
-        onnx_sha256: of `encoder.onnx`.
+        weights_sha256: digest of `model.safetensors`: the identity of the model.
+        onnx_sha256: digest of `encoder.onnx`.
         training: what is on record about how it was made.
-        decoder_sha256: of `decoder.onnx`; None for a bundle that has none.
-        reference_sha256: of `configs/reference.json`; None for a bundle without reference patients.
+        decoder_sha256: digest of `decoder.onnx`; None for a bundle without one.
+        reference_sha256: digest of `configs/reference.json`; None for a bundle without reference patients.
     """
 
     path: Path
@@ -156,7 +157,7 @@ class Bundle:
 
     @property
     def arrays_only(self) -> bool:
-        """Nobody recorded how a scan becomes a window for it: it takes arrays, and no scans."""
+        """Whether nobody recorded how a scan becomes a window: the bundle accepts arrays, not scans."""
         return self.preprocessing.fit == ARRAYS_ONLY
 
     @property
@@ -166,30 +167,30 @@ class Bundle:
 
     @property
     def weights_path(self) -> Path:
-        """Encoder and decoder, safetensors; of an encoder that came alone, that."""
+        """File of encoder and decoder, safetensors; of the encoder alone where there is no decoder."""
         return self.path / "models" / "model.safetensors"
 
     @property
     def onnx_path(self) -> Path:
-        """The encoder, every tap an output."""
+        """File of the encoder, with every tap as an output."""
         return self.path / "models" / "encoder.onnx"
 
     @property
     def decoder_path(self) -> Path:
-        """The decoder, from mu to a window."""
+        """File of the decoder, from mu to a window."""
         return self.path / "models" / "decoder.onnx"
 
     @property
     def reference_path(self) -> Path:
-        """The reference population."""
+        """File of the reference population."""
         return self.path / "configs" / "reference.json"
 
 
 def parse_metadata(path: Path, metadata: Any) -> Bundle:
-    """The bundle at `path` that these metadata describe.
+    """Return the bundle at `path` that these metadata describe.
 
     Raises:
-        BundleError: another format version, or a field that is missing or not as expected.
+        BundleError: the format version differs, or a field is missing or not as expected.
     """
     if not isinstance(metadata, dict) or not isinstance(metadata.get("ctvae"), dict):
         raise BundleError("metadata.json has no section 'ctvae'; expected a bundle that ctvae wrote")
@@ -220,7 +221,7 @@ def parse_metadata(path: Path, metadata: Any) -> Bundle:
 
 
 def _digest(own: Mapping[str, Any], key: str) -> str | None:
-    """The digest of a file that a bundle need not have."""
+    """Return the digest of an optional file of a bundle."""
     return None if own.get(key) is None else _matching(own, key, _SHA256)
 
 
@@ -266,11 +267,11 @@ def _millimetres(own: Mapping[str, Any], key: str) -> tuple[float, float, float]
 
 
 def compose_metadata(bundle: Bundle, monai: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata that describe a bundle.
+    """Return the metadata that describe a bundle.
 
     Args:
-        bundle: what is described.
-        monai: MONAI's descriptive keys (`description`, `data_source`, versions, …), written as they are.
+        bundle: the bundle to describe.
+        monai: MONAI's descriptive keys (`description`, `data_source`, versions, …), written unchanged.
     """
     inputs = {
         "type": "image",
@@ -304,7 +305,7 @@ def compose_metadata(bundle: Bundle, monai: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _outputs(taps: tuple[TapSpec, ...]) -> dict[str, Any]:
-    """Each tap, and `pred`, which is what MONAI calls the output of a network: mu."""
+    """Return each tap, and `pred`, MONAI's name for the output of a network: mu."""
     named = {tap.name: _output(tap) for tap in taps}
     return {"pred": named["mu"], **named}
 

@@ -1,4 +1,4 @@
-"""What a bundle has on record about how it was made: frozen values that check themselves; JSON only in the file."""
+"""The record of how a bundle was made: frozen values that check themselves; JSON only in the file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Ended = Literal["", "finished", "early"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A scan that a network learned from, or was measured on.
+    """A scan that a network was trained or measured on.
 
     Attributes:
-        patient: as the list or the folder calls them.
+        patient: the patient's name in the list or folder.
         scan: the scan's key, a digest.
         split: `train`, `calibration`, `reference` or `test`.
-        source: where it comes from and under which licence.
-        windows: how many it gave.
+        source: where the scan comes from and under which licence.
+        windows: number of windows from it.
     """
 
     patient: str
@@ -42,7 +42,7 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """The file that a bundle was imported from: `torch` or `keras`, and its SHA-256."""
+    """The file a bundle was imported from: `torch` or `keras`, and its SHA-256."""
 
     format: str
     sha256: str
@@ -53,10 +53,10 @@ class Figures:
     """What was measured on windows that training did not see.
 
     Attributes:
-        windows: how many.
-        mae_hu: mean absolute error of the reconstruction from mu, over all voxels, the padding's air too.
+        windows: number of windows.
+        mae_hu: mean absolute error of the reconstruction from mu, over all voxels including padding.
         mae_body_hu: the same over the voxels above -500 HU.
-        active: dimensions whose mu varies by more than 0.01 over these windows.
+        active: number of dimensions whose mu varies by more than 0.01 over these windows.
         kl: mean KL by dimension, nats.
         mu_variance: variance of mu by dimension.
     """
@@ -75,7 +75,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Where a training stood at one of its reports; see `models.training.progress.Progress`."""
+    """State of a training at one of its reports; see `models.training.progress.Progress`."""
 
     step: int
     fraction: float
@@ -89,25 +89,25 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """How a network was made. Of an imported one most is empty: its maker knows.
+    """How a network was made. For an imported network most is empty, for only its maker knows.
 
     Attributes:
-        command: as the card gives it: names, no places.
+        command: the command as the model card shows it: names instead of paths.
         notes: limits in the words of whoever trained it, a Markdown list.
-        torch: its version.
+        torch: version of torch.
         init: the bundle that was fine-tuned.
-        learned_before: whom that bundle, and those before it, learned from.
-        splits: how patients were drawn into splits.
-        labels: label → how many scans have it.
+        learned_before: the scans that bundle, and those before it, were trained on.
+        splits: how patients were assigned to splits.
+        labels: label → number of scans that have it.
         data: the scans.
-        settings: of the training (`TrainingSettings`), as JSON has them; another version may know more or fewer.
-        steps: of the optimiser.
-        ended: `early` where the calibration windows got no better.
-        history: some thirty reports of the training.
+        settings: settings of the training (`TrainingSettings`), as in JSON; another version may have more or fewer.
+        steps: number of optimiser steps.
+        ended: `early` where the calibration windows stopped improving.
+        history: about thirty reports of the training.
         figures: measured on the test patients.
         imported: the file that the weights came from.
-        encoder_parameters: how many an imported encoder has.
-        warnings: what whoever uses an imported encoder must know, a sentence each.
+        encoder_parameters: number of parameters of an imported encoder.
+        warnings: what a user of an imported encoder must know, one sentence each.
     """
 
     command: str = ""
@@ -134,33 +134,33 @@ class TrainingRecord:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where the scans come from, each once."""
+        """Where the scans come from, each source once."""
         return tuple(sorted({case.source for case in self.data if case.source}))
 
     @property
     def learned(self) -> tuple[Case, ...]:
-        """Whom this bundle, or any that it was fine-tuned from, has learned from; each scan once.
+        """The scans that this bundle, or any it was fine-tuned from, has learned from; each once.
 
-        Calibration patients too: an early stop chose the weights by them.
+        They include calibration patients, for an early stop chose the weights by them.
         """
         own = (case for case in self.data if case.split in ("train", "calibration"))
         return tuple({(case.patient, case.scan): case for case in (*self.learned_before, *own)}.values())
 
     @property
     def learned_names(self) -> frozenset[str]:
-        """By what a scan of theirs is known: patients' names and scans' keys."""
+        """Names of these patients, and keys of their scans."""
         return frozenset(name for case in self.learned for name in (case.patient, case.scan) if name)
 
     def as_json(self) -> dict[str, object]:
-        """Everything that is known, as plain JSON values."""
+        """Return everything that is known, as plain JSON values."""
         return {key: value for key, value in asdict(self).items() if value not in (None, "", (), {}, 0, 0.0)}
 
 
 def read_record(document: Mapping[str, object]) -> TrainingRecord:
-    """Read the record that stands in a bundle's metadata, of this version of ctvae or an earlier one.
+    """Return the record in a bundle's metadata, written by this version of ctvae or an earlier one.
 
     Raises:
-        ValueError: a value is not of the expected type.
+        ValueError: a value does not have the expected type.
     """
     given = dict(document)
     for old, name in (("imported_from", "format"), ("imported", "from")):  # as ctvae 0.1 wrote them

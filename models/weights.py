@@ -17,17 +17,17 @@ from models.spec import BundleError
 LARGEST_BYTES = 4 << 30
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
-"""Of a ZIP archive, which `torch.save` writes, and of a bare pickle of protocol 2 or later."""
+"""First bytes of a ZIP archive, which `torch.save` writes, and of a bare pickle of protocol 2 or later."""
 
 
 def is_pickle(start: bytes, size: int) -> bool:
-    """Return whether a file begins as a pickle does and does not have the form of safetensors.
+    """Return whether a file begins like a pickle and does not have the form of safetensors.
 
     A safetensors file may begin with the same bytes: 0x80 is a header whose length is 128 modulo 256.
 
     Args:
-        start: the first nine bytes of the file, or more.
-        size: of the file.
+        start: at least the first nine bytes of the file.
+        size: size of the file in bytes.
     """
     length = int.from_bytes(start[:8], "little")
     safetensors = 2 <= length <= size - 8 and start[8:9] == b"{"
@@ -35,7 +35,7 @@ def is_pickle(start: bytes, size: int) -> bool:
 
 
 def check_weights(file: Path) -> None:
-    """Check that a file is safetensors of finite float32; holds one tensor in memory at a time.
+    """Check that a file is safetensors of finite float32; only one tensor is in memory at a time.
 
     Raises:
         BundleError: it is not.
@@ -54,10 +54,10 @@ def check_weights(file: Path) -> None:
 
 
 def read_weights(weights: bytes) -> dict[str, NDArray[np.float32]]:
-    """Read name → float32 tensor from the bytes of a safetensors file.
+    """Return name → float32 tensor from the bytes of a safetensors file.
 
     Raises:
-        BundleError: not safetensors, or not float32.
+        BundleError: the file is not safetensors, or not float32.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load

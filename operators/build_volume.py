@@ -149,7 +149,7 @@ def _pixel_findings(instances: Sequence[Instance], formats: Sequence[PixelFormat
         slopes = sorted({pixels.slope for pixels in formats})
         detail = f"rescale slopes from {slopes[0]:g} to {slopes[-1]:g}: HU are rounded half to even"
         findings.append(Finding("FRACTIONAL_RESCALE", detail))
-    invalid = sum(not is_valid_uid(one.sop_instance_uid) for one in instances)
+    invalid = sum(not is_valid_uid(instance.sop_instance_uid) for instance in instances)
     if invalid:
         detail = f"SOPInstanceUID is missing or invalid in {invalid} of {len(instances)} files"
         findings.append(Finding("INVALID_INSTANCE_UID", detail))

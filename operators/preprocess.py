@@ -172,7 +172,7 @@ def _mean(slab: _Slab) -> NDArray[np.float32]:
 
     What is returned is the thread's own array, until it calls again: new memory for each costs as much as the sum.
     """
-    (first, before), *others = sorted(zip(slab.planes, slab.weights, strict=True), key=lambda one: one[1])
+    (first, before), *others = sorted(zip(slab.planes, slab.weights, strict=True), key=lambda pair: pair[1])
     total: NDArray[np.float32] = getattr(_OF_THREAD, "total", _NOTHING)
     if total.shape != first.shape:
         total = _OF_THREAD.total = np.empty(first.shape, np.float32)

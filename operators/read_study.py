@@ -247,7 +247,7 @@ def _unique(found: Iterable[Series], shared: Mapping[str, int]) -> list[Series]:
     """
     every = sorted(found, key=lambda series: (series.study_instance_uid, series.series_instance_uid, series.folder))
     counts = Counter(series.series_instance_uid for series in every)
-    counts.update({uid: of - counts[uid] for uid, of in shared.items() if of > counts[uid] > 0})
+    counts.update({uid: total - counts[uid] for uid, total in shared.items() if total > counts[uid] > 0})
     unique: list[Series] = []
     taken: set[str] = set()
     for series in every:

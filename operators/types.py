@@ -69,8 +69,10 @@ class Series:
     @property
     def files(self) -> tuple[Instance, ...]:
         """One instance per file, however many frames the file has: for statements that are made once per file."""
-        first = {one.path: one for one in reversed(self.instances) if one.frame}
-        return tuple(one for one in self.instances if one.frame is None or one is first[one.path])
+        first = {instance.path: instance for instance in reversed(self.instances) if instance.frame}
+        return tuple(
+            instance for instance in self.instances if instance.frame is None or instance is first[instance.path]
+        )
 
     @property
     def first(self) -> Dataset:

@@ -1,1 +1,1 @@
-"""A model bundle as files: stored, checked, exported, held to its golden values, readable by MONAI's tools."""
+"""A model bundle as files: stored, checked, exported, compared with golden values, readable by MONAI's tools."""

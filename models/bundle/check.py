@@ -1,4 +1,4 @@
-"""Is a bundle what it should be, on this machine: one verdict a question. torch is asked where it is installed."""
+"""Whether a bundle is as it should be, on this machine: one verdict per question; with torch if it is installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CERTIFICATE = Path("docs", "certificate.json")
 
 ACTIVE_UNITS, RECONSTRUCTION = "active units", "reconstruction"
-"""The questions about what was learned, not about whether the bundle is whole."""
+"""The questions about what was learned, rather than whether the bundle is intact."""
 
 LEAST_AGREEMENT = 0.1
 
@@ -38,8 +38,8 @@ class Verdict:
     """The answer to one question.
 
     Attributes:
-        question: what was asked, two or three words.
-        good: None where it cannot be told.
+        question: the question in two or three words.
+        good: None where there is no answer.
         detail: what was found, one line.
     """
 
@@ -49,7 +49,7 @@ class Verdict:
 
 
 def check_bundle(bundle: Bundle) -> Iterator[Verdict]:
-    """All verdicts on a bundle that was loaded, so whose digests fit and whose weights are finite.
+    """Yield all verdicts on a loaded bundle, whose digests match and whose weights are finite.
 
     Raises:
         BundleError: it cannot be run at all.
@@ -58,7 +58,7 @@ def check_bundle(bundle: Bundle) -> Iterator[Verdict]:
 
     yield Verdict("files", True, "digests of weights and ONNX are those of the metadata; no NaN, no infinity")
     encoder = OnnxEncoder(bundle)
-    yield Verdict("encoder", True, f"encoder.onnx gives its {len(bundle.taps)} taps in the shapes that are named")
+    yield Verdict("encoder", True, f"encoder.onnx gives its {len(bundle.taps)} taps in the shapes of the metadata")
     yield check_golden(bundle, encoder)
     yield check_golden_decoder(bundle)
     yield from check_torch(bundle, encoder)
@@ -69,7 +69,7 @@ def check_bundle(bundle: Bundle) -> Iterator[Verdict]:
 
 
 def check_golden(bundle: Bundle, encoder: Encoder) -> Verdict:
-    """Does this machine reproduce mu and sigma of the self-test input?"""
+    """Check whether this machine reproduces mu and sigma of the self-test input."""
     try:
         golden = read_golden(bundle)
     except BundleError as error:
@@ -84,7 +84,7 @@ def check_golden(bundle: Bundle, encoder: Encoder) -> Verdict:
 
 
 def check_golden_decoder(bundle: Bundle) -> Verdict:
-    """Does this machine reproduce the window that the decoder made of the golden mu?"""
+    """Check whether this machine reproduces the window that the decoder made of the golden mu."""
     from models.runtime import open_decoder
 
     question = "golden decoder"
@@ -104,7 +104,7 @@ def check_golden_decoder(bundle: Bundle) -> Verdict:
 
 
 def check_torch(bundle: Bundle, encoder: Encoder) -> Iterator[Verdict]:
-    """Do torch and this encoder agree in every tap, and does the decoder give windows?"""
+    """Check whether torch and this encoder agree in every tap, and whether the decoder gives windows."""
     if importlib.util.find_spec("torch") is None:
         yield Verdict("torch", None, "torch is not installed; ONNX Runtime was not compared with it")
         return
@@ -129,19 +129,19 @@ def check_torch(bundle: Bundle, encoder: Encoder) -> Iterator[Verdict]:
     detail = f"largest difference from ONNX Runtime in {len(names)} taps {furthest:.2g} (in {worst})"
     yield Verdict("torch", furthest <= TOLERANCE, f"{detail}, tolerated {TOLERANCE:g} of the largest value above 1")
     if decoded is None:
-        yield Verdict("decoder", None, "there is none: the encoder came alone")
+        yield Verdict("decoder", None, "the bundle has an encoder only")
         return
     good = decoded.shape == windows.shape and bool(np.isfinite(decoded).all())
     yield Verdict("decoder", good, f"gives {decoded.shape[1:]} for a window of {windows.shape[1:]}, all finite: {good}")
 
 
 def check_reconstruction(bundle: Bundle) -> Iterator[Verdict]:
-    """Check that reconstructions from mu differ as what they are made of does: that they are not one blob.
+    """Check that reconstructions from mu differ as their originals do, rather than being one blob.
 
-    Four chest phantoms are shown to the network. How each differs from their mean is correlated with how each
-    reconstruction differs from the mean of those: the shipped bundle has 0.74, weights from a seed 0.003, and 0 stands
-    for one blob whatever is shown. No verdict without torch, a decoder or weights that fit: `check_torch`
-    says so.
+    Four chest phantoms are passed through the network. The differences of the phantoms from their mean are correlated
+    with those of the reconstructions from theirs: the shipped bundle has 0.74, random weights 0.003, and 0 means one
+    blob whatever the input. There is no verdict without torch, a decoder or weights that fit: `check_torch` reports
+    that.
     """
     if importlib.util.find_spec("torch") is None:
         return
@@ -171,14 +171,14 @@ def check_reconstruction(bundle: Bundle) -> Iterator[Verdict]:
 
 
 def _agreement(shown: NDArray[np.float32], made: NDArray[np.float32]) -> float:
-    """Correlation of what makes each window differ from the mean of all, there and in what was made of them."""
+    """Correlate the windows' differences from their mean with those of what was made of them."""
     there, here = (windows.astype(np.float64) - windows.mean(axis=0, dtype=np.float64) for windows in (shown, made))
     size = float(np.sqrt(np.square(there).sum() * np.square(here).sum()))
     return float((there * here).sum()) / size if size > 0 else 0.0
 
 
 def check_decoder(bundle: Bundle, onnx: bytes) -> Verdict:
-    """Do torch and a decoder that was exported agree on the latents of the self-test input?"""
+    """Check whether torch and an exported decoder agree on the latents of the self-test input."""
     import onnxruntime
     import torch
 
@@ -195,7 +195,7 @@ def check_decoder(bundle: Bundle, onnx: bytes) -> Verdict:
 
 
 def _check_certificate(bundle: Bundle) -> Iterator[Verdict]:
-    """Say why the certificate cannot be read; nothing where it can, or where there is none."""
+    """Yield why the certificate cannot be read; nothing where it can be, or where there is none."""
     try:
         read_certificate(bundle)
     except BundleError as error:
@@ -203,9 +203,9 @@ def _check_certificate(bundle: Bundle) -> Iterator[Verdict]:
 
 
 def check_active(bundle: Bundle) -> Verdict:
-    """Are at least half of the units active as `models.statistics.units` defines it?
+    """Check whether at least half of the units are active, as `models.statistics.units` defines it.
 
-    Training's own figures tell it only where they are of enough windows and patients; see `models.statistics.collapse`.
+    Training's own figures count only with enough windows and patients; see `models.statistics.collapse`.
     """
     figures = bundle.training.figures
     try:
@@ -221,7 +221,7 @@ def check_active(bundle: Bundle) -> Verdict:
     ):
         if counted is not None:
             active, units = counted
-            detail = f"{active} of {units} units are active, says its {source}"
+            detail = f"{active} of {units} units are active according to its {source}"
             measured = _collapse(bundle.training) if source == "training" else None
             if measured is not None and measured.collapsed is None:
                 few = f"{measured.windows} windows of {measured.patients} test patients"
@@ -233,7 +233,7 @@ def check_active(bundle: Bundle) -> Verdict:
 
 
 def _collapse(training: TrainingRecord) -> Collapse | None:
-    """What training measured of it on the test patients; None where the record does not say enough."""
+    """Return what training measured on the test patients; None where the record does not say enough."""
     figures, free_bits = training.figures, training.settings.get("free_bits_nats")
     if figures is None or len(figures.mu_variance) != len(figures.kl) or not isinstance(free_bits, (int, float)):
         return None
@@ -248,10 +248,10 @@ def _collapse(training: TrainingRecord) -> Collapse | None:
 
 
 def read_certificate(bundle: Bundle) -> Certificate | None:
-    """Read `docs/certificate.json`; None where there is none.
+    """Return `docs/certificate.json`; None where there is none.
 
     Raises:
-        BundleError: it is not JSON, or not a certificate as this ctvae writes it.
+        BundleError: it is not JSON, or not a certificate in the form that this ctvae writes.
     """
     file = bundle.path / CERTIFICATE
     if not file.is_file():
@@ -279,7 +279,7 @@ def _check_metadata(bundle: Bundle) -> Verdict:
 
 
 def _relative(given: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Largest difference, over the largest absolute value where that is above 1; infinite for what is not finite."""
+    """Return the largest difference, relative to the largest absolute value above 1; infinite for non-finite values."""
     if not (np.isfinite(given).all() and np.isfinite(expected).all()):
         return float("inf")
     return float(np.abs(given - expected).max() / max(1.0, float(np.abs(expected).max())))

@@ -1,4 +1,4 @@
-"""A network as others see it: its taps described, its encoder as ONNX."""
+"""A network in the form others use: its taps described, its encoder as ONNX."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from models.spec import TapSpec
 ONNX_OPSET = 18
 
 _OUTPUT = "output/"
-"""Before the name of an output while it is exported: no value that the exporter makes is called so."""
+"""Prefix of an output's name during export: the exporter gives no value such a name."""
 
 
 def tap_specs(vae: Vae, spacing_mm: tuple[float, float, float] | None) -> tuple[TapSpec, ...]:
-    """What a bundle says of the network's taps; without a spacing no receptive field in mm is known."""
+    """Return the network's taps as a bundle describes them; without a spacing, receptive fields in mm are not known."""
     fields = receptive_fields(vae.layers)
     with torch.no_grad():
         values = vae.eval().taps(torch.zeros(1, 1, *vae.window_voxels), vae.tap_names)
@@ -36,7 +36,7 @@ def tap_specs(vae: Vae, spacing_mm: tuple[float, float, float] | None) -> tuple[
 
 
 class _AllTaps(nn.Module):
-    """What is exported: window → every tap, in order."""
+    """The module to export: from a window to every tap, in order."""
 
     def __init__(self, vae: Vae) -> None:
         super().__init__()
@@ -47,15 +47,15 @@ class _AllTaps(nn.Module):
 
 
 def encoder_onnx(vae: Vae) -> bytes:
-    """The encoder as ONNX: input `image` (1, 1, d, h, w), every tap an output by its name, weights inside.
+    """Return the encoder as ONNX: input `image` (1, 1, d, h, w), each tap a named output, weights inside.
 
-    One window a call: the same window then gives the same bits, whatever it is batched with.
+    It takes one window per call: the same window then gives the same bits, whatever it would be batched with.
     """
     return _onnx(_AllTaps(vae), torch.zeros(1, 1, *vae.window_voxels), "image", vae.tap_names)
 
 
 def decoder_onnx(vae: Vae) -> bytes:
-    """The decoder as ONNX: input `z` (1, latents), output `reconstruction` (1, 1, d, h, w), not clipped.
+    """Return the decoder as ONNX: input `z` (1, latents), output `reconstruction` (1, 1, d, h, w), not clipped.
 
     Raises:
         BundleError: there is no decoder.
@@ -67,7 +67,7 @@ def decoder_onnx(vae: Vae) -> bytes:
 
 
 def mu_decoder_onnx(vae: Vae) -> bytes | None:
-    """The decoder as ONNX where it decodes the vector mu; None where there is none, or it needs a grid of latents."""
+    """Return the decoder as ONNX if it decodes the vector mu; None if there is none, or it needs a grid of latents."""
     if vae.decoder is None:
         return None
     window = torch.zeros(1, 1, *vae.window_voxels)
@@ -77,7 +77,7 @@ def mu_decoder_onnx(vae: Vae) -> bytes | None:
 
 
 class _Decoder(nn.Module):
-    """What is exported: latents → window."""
+    """The module to export: from latents to a window."""
 
     def __init__(self, vae: Vae) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def _onnx(module: nn.Module, example: Tensor, given: str, outputs: Sequence[str]
     assert program is not None
     proto = program.model_proto
     for described in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info):
-        del described.metadata_props[:]  # stack traces, with the paths of this machine
+        del described.metadata_props[:]  # stack traces with paths of this machine
     for function in proto.functions:
         del function.metadata_props[:]
     _name_outputs(proto.graph, outputs)
@@ -112,9 +112,9 @@ def _onnx(module: nn.Module, example: Tensor, given: str, outputs: Sequence[str]
 
 
 def _name_outputs(graph: Any, outputs: Sequence[str]) -> None:
-    """Give the outputs their names, and any other value that is called like one of them another name.
+    """Give the outputs their names, and rename any other value that has one of these names.
 
-    The exporter names values after what computes them, and taps may be called the same: `conv3d`, `relu`, `linear`.
+    The exporter names values after what computes them, and taps may have the same names: `conv3d`, `relu`, `linear`.
     """
     names = {name: f"{name}/value" for name in outputs} | {f"{_OUTPUT}{name}": name for name in outputs}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""A bundle's folder is changed as a whole or not at all."""
+"""A bundle's folder, changed as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from models.spec import BundleError
 
 @contextmanager
 def fresh_copy(path: Path, *, without: Sequence[str]) -> Iterator[Path]:
-    """A copy of a folder, but for the named files, to be changed in the block; it then takes the folder's place.
+    """Yield a copy of a folder, without the named files, to change in the block; it then replaces the folder.
 
-    Should the block or the renaming end early, the folder stays as it was. Even of a process that is killed between the
-    two renames the former folder is left: as `old` in a hidden folder beside it.
+    If the block or the renaming ends early, the folder stays as it was. Even if the process is killed between the two
+    renames, the former folder survives: as `old` in a hidden folder beside it.
     """
     workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     fresh, old = workspace / "new", workspace / "old"
@@ -34,12 +34,12 @@ def fresh_copy(path: Path, *, without: Sequence[str]) -> Iterator[Path]:
 
 
 def _named(folder: Path, names: Sequence[str]) -> Callable[[str, list[str]], list[str]]:
-    """For `copytree`: what to leave out, by paths inside of the folder."""
+    """Return for `copytree` what to leave out, by paths inside the folder."""
     return lambda inside, found: [one for one in found if (Path(inside) / one).relative_to(folder).as_posix() in names]
 
 
 def put(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files by their paths inside of the folder; no link is followed.
+    """Write files by their paths inside the folder, without following links.
 
     Raises:
         BundleError: a folder in it is a link that leads elsewhere.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GOLDEN = "configs/golden.json"
 TOLERANCE = 1e-4
-"""Of mu, times the largest absolute value of mu where that is more than 1."""
+"""Tolerance of mu, times the largest absolute value of mu where that exceeds 1."""
 
 _LARGEST_FILE = 4 << 20
 _VOXELS = 64
@@ -30,10 +30,10 @@ _VOXELS = 64
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """What a bundle's encoder gives for `golden_input`, and its decoder for that mu.
+    """The output of a bundle's encoder for `golden_input`, and of its decoder for that mu.
 
     Attributes:
-        input_sha256: of the input's little-endian float32.
+        input_sha256: digest of the input as little-endian float32.
         mu, sigma: float32 (length,).
         runtime: what computed them.
         reconstruction: float32 (n,), some voxels of the decoder's window, see `some_voxels`; None without a decoder.
@@ -47,11 +47,11 @@ class Golden:
 
     @property
     def tolerance(self) -> float:
-        """How far from `mu` and `sigma` another machine may be."""
+        """Largest difference from `mu` and `sigma` allowed on another machine."""
         return TOLERANCE * max(1.0, float(np.abs(self.mu).max()))
 
     def difference(self, mu: NDArray[np.float32], sigma: NDArray[np.float32]) -> float:
-        """The largest absolute difference of any value; infinite where a length differs or a value is not finite."""
+        """Return the largest absolute difference; infinite where a length differs or a value is not finite."""
         if mu.shape != self.mu.shape or sigma.shape != self.sigma.shape:
             return math.inf
         largest = max(float(np.abs(mu - self.mu).max()), float(np.abs(sigma - self.sigma).max()))
@@ -59,9 +59,9 @@ class Golden:
 
 
 def golden_input(window_voxels: tuple[int, int, int]) -> NDArray[np.float32]:
-    """The self-test input, (1, 1, d, h, w) in [0, 1]: cosines of the voxel's indices, no random numbers.
+    """Return the self-test input, (1, 1, d, h, w) in [0, 1]: cosines of the voxel's indices, no random numbers.
 
-    Rounded to multiples of 1/4096, so that the last bit of a machine's cosine does not matter.
+    It is rounded to multiples of 1/4096, so that the last bit of a machine's cosine does not matter.
     """
     z, y, x = (np.arange(size, dtype=np.float64) for size in window_voxels)
     coarse = np.cos(0.21 * z)[:, None, None] * np.cos(0.09 * y + 1.0)[:, None] * np.cos(0.11 * x + 2.0)
@@ -71,12 +71,12 @@ def golden_input(window_voxels: tuple[int, int, int]) -> NDArray[np.float32]:
 
 
 def input_sha256(windows: NDArray[np.float32]) -> str:
-    """SHA-256 of the values as little-endian float32, in hex."""
+    """Return the SHA-256 of the values as little-endian float32, in hex."""
     return hashlib.sha256(windows.astype("<f4").tobytes()).hexdigest()
 
 
 def make_golden(bundle: Bundle) -> bytes:
-    """`golden.json` of a bundle, made with ONNX Runtime on this machine's CPU.
+    """Return `golden.json` of a bundle, made with ONNX Runtime on this machine's CPU.
 
     Raises:
         BundleError: the ONNX graph cannot be run, or gives numbers that are not finite.
@@ -101,7 +101,7 @@ def make_golden(bundle: Bundle) -> bytes:
 
 
 def with_decoder(bundle: Bundle) -> bytes:
-    """Return `golden.json` of a bundle with the values of its decoder, made here; what the encoder gave stays.
+    """Return `golden.json` of a bundle with the values of its decoder, made here; the encoder's values stay.
 
     Raises:
         BundleError: there are no golden values, or the decoder cannot be run.
@@ -110,7 +110,7 @@ def with_decoder(bundle: Bundle) -> bytes:
 
     golden = read_golden(bundle)
     if golden is None:
-        raise BundleError("the bundle has no golden values to put the decoder's beside; write it again")
+        raise BundleError("the bundle has no golden values to add the decoder's to; write the bundle again")
     document = json.loads((bundle.path / GOLDEN).read_bytes())
     return _dump(document | _of_decoder(Decoder(bundle), golden.mu))
 
@@ -133,7 +133,7 @@ def _dump(document: dict[str, Any]) -> bytes:
 
 
 def read_golden(bundle: Bundle) -> Golden | None:
-    """The golden values that the bundle carries; None for one that was written before there were any.
+    """Return the golden values of the bundle; None for one written before golden values existed.
 
     Raises:
         BundleError: the file is damaged, or was made for another input or another length of mu.

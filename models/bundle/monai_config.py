@@ -1,4 +1,4 @@
-"""What makes a bundle one of MONAI's for others: descriptive keys of the metadata, and `configs/inference.json`."""
+"""What makes a bundle a MONAI bundle for others: descriptive keys of the metadata, and `configs/inference.json`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _INSTALLED = {"monai_version": "monai", "pytorch_version": "torch", "numpy_versi
 
 
 def monai_defaults(bundle: Bundle) -> dict[str, Any]:
-    """MONAI's mandatory keys ("MONAI Bundle Specification"), for whoever writes a bundle and says nothing else."""
+    """Return defaults for MONAI's mandatory keys ("MONAI Bundle Specification")."""
     return {
         **{key: _version(package) for key, package in _INSTALLED.items()},
         "required_packages_version": {"safetensors": _version("safetensors")},
@@ -55,7 +55,7 @@ def monai_defaults(bundle: Bundle) -> dict[str, Any]:
 
 
 def missing_keys(metadata: Mapping[str, Any]) -> list[str]:
-    """What the metadata lack of what MONAI's specification makes mandatory, each by its path."""
+    """Return the keys that MONAI's specification makes mandatory and the metadata lack, each by its path."""
     missing = [key for key in MANDATORY if key not in metadata]
     data_format = metadata.get("network_data_format")
     for direction, least in (("inputs", "image"), ("outputs", "pred")):
@@ -67,14 +67,14 @@ def missing_keys(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def inference_config(bundle: Bundle) -> bytes:
-    """`configs/inference.json` for `python -m monai.bundle run`: a NIfTI file in, mu of the series out.
+    """Return `configs/inference.json` for `python -m monai.bundle run`: from a NIfTI file to mu of the series.
 
     It needs monai, torch, nibabel, the bundle and this package `models`. Its transforms are MONAI's, which resample by
     linear interpolation; ctvae takes the mean over the new voxel where voxels get larger, and centres to half a voxel.
-    On a scan that has the bundle's spacing and differs from a window by an even number of voxels the two agree. A
-    bundle that runs on arrays alone is given a window as a .npy file.
+    On a scan with the bundle's spacing whose size differs from a window by an even number of voxels, the two agree. A
+    bundle that accepts only arrays gets a window as a .npy file.
 
-    Options are overridden as MONAI does it: `--image scan.nii.gz --output mu.npy --bundle_root BUNDLE`.
+    Options are overridden in MONAI's way: `--image scan.nii.gz --output mu.npy --bundle_root BUNDLE`.
     """
     settings = bundle.preprocessing
     arrays = bundle.arrays_only
@@ -102,7 +102,7 @@ def inference_config(bundle: Bundle) -> bytes:
 
 
 def _transforms(bundle: Bundle) -> list[dict[str, Any]]:
-    """MONAI's transforms from a file to (1, z, y, x) in [0, 1], axes towards head, back and left."""
+    """Return MONAI's transforms from a file to (1, z, y, x) in [0, 1], axes towards head, back and left."""
     settings = bundle.preprocessing
     low, high = settings.window_hu
     to_grid: dict[str, Any] = {
@@ -117,7 +117,7 @@ def _transforms(bundle: Bundle) -> list[dict[str, Any]]:
             "mode": "bilinear",
             "padding_mode": "border",
         }
-    sides = [["L", "R"], ["P", "A"], ["I", "S"]]  # what MONAI's letters stand for in its own RAS
+    sides = [["L", "R"], ["P", "A"], ["I", "S"]]  # the meaning of MONAI's letters in its own RAS
     return [
         {"_target_": "LoadImage", "image_only": True, "ensure_channel_first": True},
         {"_target_": "Orientation", "axcodes": "SPL", "labels": sides},

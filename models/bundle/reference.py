@@ -1,4 +1,4 @@
-"""The reference population of a bundle: `configs/reference.json`, made of patients that nothing else is done with."""
+"""The reference population of a bundle: `configs/reference.json`, made of patients used for nothing else."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WHAT = (
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """All that it takes to say whether a series is like the reference patients.
+    """All that is needed to compare a series with the reference patients.
 
     Attributes:
-        sha256: of the file that holds the population.
-        decoder: of the same bundle; None where there is none.
+        sha256: digest of the file that holds the population.
+        decoder: decoder of the same bundle; None where there is none.
     """
 
     population: Population
@@ -36,10 +36,10 @@ class Reference:
 
 
 def open_reference(bundle: Bundle) -> Reference | None:
-    """Open the reference population and the decoder; None for a bundle without reference patients.
+    """Return the reference population and the open decoder; None for a bundle without reference patients.
 
     Raises:
-        BundleError: damaged, or of other weights; or ONNX Runtime cannot use the decoder.
+        BundleError: the file is damaged or belongs to other weights, or ONNX Runtime cannot use the decoder.
     """
     population = read_reference(bundle)
     if population is None or bundle.reference_sha256 is None:
@@ -48,13 +48,13 @@ def open_reference(bundle: Bundle) -> Reference | None:
 
 
 def reference_json(bundle: Bundle, population: Population, cases: Sequence[Case], runtime: str) -> bytes:
-    """Write the population, its numbers as float32.
+    """Return the file of the population, with numbers as float32.
 
     Args:
-        bundle: that encoded the patients.
-        population: of them.
-        cases: the series that it was made of.
-        runtime: what computed it.
+        bundle: the bundle that encoded the patients.
+        population: the reference patients.
+        cases: the series they consist of.
+        runtime: what computed them.
     """
     order = np.lexsort(population.mu.T[::-1])
     errors = population.errors_hu
@@ -72,10 +72,10 @@ def reference_json(bundle: Bundle, population: Population, cases: Sequence[Case]
 
 
 def read_reference(bundle: Bundle) -> Population | None:
-    """Read the population; None for a bundle without reference patients.
+    """Return the population; None for a bundle without reference patients.
 
     Raises:
-        BundleError: damaged, or of other weights.
+        BundleError: the file is damaged or belongs to other weights.
     """
     if bundle.reference_sha256 is None:
         return None
@@ -91,7 +91,7 @@ def read_reference(bundle: Bundle) -> Population | None:
     except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
         raise BundleError(f"{name} is damaged ({error}); make it again with `ctvae bundle reference`") from error
     if weights != bundle.weights_sha256:
-        found = f"{name} is of weights {str(weights)[:12]}…, the bundle has {bundle.weights_sha256[:12]}…"
+        found = f"{name} belongs to weights {str(weights)[:12]}…, the bundle has {bundle.weights_sha256[:12]}…"
         raise BundleError(f"{found}; make it again with `ctvae bundle reference`")
     length = bundle.latents
     if population.mu.shape[1] != length:
@@ -101,12 +101,12 @@ def read_reference(bundle: Bundle) -> Population | None:
 
 
 def _numbers(values: NDArray[np.float64]) -> Any:
-    """Nested lists of the shortest decimals that read back to the same float32."""
+    """Return nested lists of the shortest decimals that read back to the same float32."""
     if values.ndim > 1:
         return [_numbers(row) for row in values]
     return [float(str(value)) for value in values.astype(np.float32)]
 
 
 def _array(values: Any) -> NDArray[np.float64]:
-    """The float32 that were written, as float64."""
+    """Return the float32 values that were written, as float64."""
     return np.array(values, np.float32).astype(np.float64)

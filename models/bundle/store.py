@@ -1,4 +1,4 @@
-"""A model bundle: weights, and all that is needed to use them in the same way twice.
+"""A model bundle: weights, and everything needed to use them in the same way again.
 
 The layout is MONAI's (docs.monai.io, "MONAI Bundle Specification"):
 
@@ -13,8 +13,8 @@ The layout is MONAI's (docs.monai.io, "MONAI Bundle Specification"):
       docs/README.md             the model card
       LICENSE                    of the weights, and of the data that they were trained on
 
-Nothing in it is trusted and nothing is executed: names, types and sizes are checked, digests compared. Neither torch
-nor MONAI is imported to load one.
+Nothing in it is trusted and nothing is executed: names, types and sizes are checked and digests compared. Loading
+imports neither torch nor MONAI.
 """
 
 from __future__ import annotations
@@ -56,22 +56,23 @@ OWN_FILES = (
     "models/encoder.onnx",
     "models/model.safetensors",
 )
-"""What ctvae writes into a bundle. Anything else in its folder belongs to the user and stays."""
+"""The files that ctvae writes into a bundle. Anything else in its folder belongs to the user and stays."""
 
 
 _DIGESTED = ("configs/metadata.json", "configs/reference.json")
-"""Beside those below `models/`: the metadata, and what they hold the digest of."""
+"""Beside the files in `models/`: the metadata, and the files whose digests they hold."""
 
 
 def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
-    """The folder of the bundle that is meant.
+    """Return the folder of the requested bundle.
 
     Args:
         models: a bundle's folder, or a folder of bundles; by default the folder of the shipped ones.
-        name: of one in a folder of bundles; needed where there are several. Among the shipped, `ct_vae` by default.
+        name: name of a bundle in a folder of bundles; needed if there are several. Of the shipped ones, `ct_vae` is the
+            default.
 
     Raises:
-        BundleError: no such folder, no bundle in it, none of that name, or several and no name.
+        BundleError: there is no such folder, no bundle in it, none of that name, or there are several and no name.
     """
     folder = models if models is not None else Path(__file__).parents[1]
     if not folder.is_dir():
@@ -94,10 +95,10 @@ def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Read a bundle's metadata and compare its files with the digests that stand there.
+    """Return the bundle in a folder, after comparing its files with the digests in its metadata.
 
     Raises:
-        BundleError: what is missing, damaged, of another format version, or not finite.
+        BundleError: something is missing, damaged, of another format version, or not finite.
     """
     if not path.is_dir():
         raise BundleError(f"no bundle folder {path}; give the folder that holds {_METADATA.as_posix()}")
@@ -114,10 +115,10 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that a bundle can be written to a folder and nothing is lost that ctvae did not write.
+    """Check that a bundle can be written to a folder without losing anything that ctvae did not write.
 
     Raises:
-        InTheWayError: there is something else than a bundle that ctvae wrote.
+        InTheWayError: the folder holds something other than a bundle that ctvae wrote.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -142,20 +143,20 @@ def save_bundle(
     monai: Mapping[str, Any],
     decoder: bytes | None = None,
 ) -> Bundle:
-    """Write a bundle to `bundle.path`, all of it or nothing, and read it back.
+    """Write a bundle to `bundle.path`, completely or not at all, and read it back.
 
     Args:
-        bundle: what to say of it; the digests are filled in here. Of a bundle that is there already `OWN_FILES` are
-            replaced; other files in its folder stay.
+        bundle: its description; the digests are filled in here. In an existing bundle, `OWN_FILES` are replaced; other
+            files in its folder stay.
         weights: encoder and decoder, by parameter name.
-        onnx: the encoder, every tap an output.
-        card: `docs/README.md`.
-        licence: `LICENSE`.
-        monai: MONAI's descriptive keys, for the metadata; defaults stand for those that are not given.
-        decoder: as ONNX; None for none. `add_reference` adds a reference population, once the bundle is there.
+        onnx: the encoder, with every tap as an output.
+        card: text of `docs/README.md`.
+        licence: text of `LICENSE`.
+        monai: MONAI's descriptive keys for the metadata; missing ones get defaults.
+        decoder: the decoder as ONNX; None for none. `add_reference` adds a reference population to the finished bundle.
 
     Raises:
-        InTheWayError: something else than a bundle that ctvae wrote is there.
+        InTheWayError: there is something other than a bundle that ctvae wrote.
         BundleError: what was written does not load.
     """
     from safetensors.numpy import save
@@ -189,9 +190,9 @@ def save_bundle(
 
 
 def add_decoder(path: Path, decoder: bytes) -> Bundle:
-    """Put the decoder as ONNX into a bundle, with its golden values; weights, encoder and their golden values stay.
+    """Add the decoder as ONNX to a bundle, with its golden values; weights, encoder and their golden values stay.
 
-    A reference population is removed, for its reconstruction errors were another decoder's, or nobody's.
+    A reference population is removed, for its reconstruction errors are those of another decoder, or of none.
 
     Raises:
         BundleError: the bundle does not load, or ONNX Runtime cannot use the decoder.
@@ -206,11 +207,11 @@ def add_decoder(path: Path, decoder: bytes) -> Bundle:
 
 
 def add_reference(path: Path, reference: bytes) -> Bundle:
-    """Put a reference population into a bundle, or another one in its place; everything else stays.
+    """Add a reference population to a bundle, or replace it; everything else stays.
 
     Args:
-        path: of the bundle.
-        reference: as `models.bundle.reference.reference_json` writes it.
+        path: folder of the bundle.
+        reference: content that `models.bundle.reference.reference_json` returned.
 
     Raises:
         BundleError: the bundle does not load, or not with this reference population.
@@ -224,22 +225,22 @@ def add_reference(path: Path, reference: bytes) -> Bundle:
 
 
 def _set_digests(path: Path, **digests: str | None) -> None:
-    """Replace digests in the metadata of a bundle; all else that stands there stays as it is."""
+    """Replace digests in the metadata of a bundle; everything else in them stays."""
     metadata = _read_metadata(path)
     metadata["ctvae"] |= digests
     put(path, {_METADATA.as_posix(): (json.dumps(metadata, indent=2, allow_nan=False) + "\n").encode()})
 
 
 def amend_bundle(path: Path, files: Mapping[str, bytes]) -> Bundle:
-    """Add files beside those of a bundle that have digests, or replace them: all of them, or none.
+    """Add or replace files of a bundle that have no digests: all of them, or none.
 
     Args:
-        path: of the bundle.
-        files: content by the path inside of the bundle, such as `docs/certificate.json`. The metadata and what they
-            hold digests of, below `models/`, stay as they are.
+        path: folder of the bundle.
+        files: content by path inside the bundle, such as `docs/certificate.json`. The metadata, and the files in
+            `models/` whose digests they hold, cannot be changed.
 
     Raises:
-        BundleError: the bundle does not load, or one of the files may not be there.
+        BundleError: the bundle does not load, or one of the files is not allowed there.
     """
     load_bundle(path)
     for name in files:
@@ -270,7 +271,7 @@ def _no_constant(constant: str) -> None:
 
 
 def _check_file(path: Path, file: Path, expected: str) -> None:
-    """Check that a file inside the bundle is there, not too large, and has the digest that the metadata say."""
+    """Check that a file inside the bundle exists, is not too large, and has the digest in the metadata."""
     inside = file.relative_to(path).as_posix()
     if not file.is_file():
         pickles = sorted(p.name for p in (path / "models").glob("*") if p.suffix in _PICKLES)

@@ -1,8 +1,8 @@
-"""How far the aggregate posterior is from the prior: may one draw z from N(0, I), and does a percentile mean anything?
+"""How far the aggregate posterior is from the prior: whether z may be drawn from N(0, I) and percentiles mean anything.
 
 The aggregate posterior q(z) = E[q(z|x)] has mean E[mu] and covariance cov(mu) + diag(E[σ²]). The divergence of the
 Gaussian g with these moments has a closed form. It is a lower bound: KL(q ‖ N(0, I)) = KL(q ‖ g) + KL(g ‖ N(0, I)).
-With few windows the sample's own error counts: the null is what draws of N(0, I) give.
+With few windows the sampling error matters: the null is the value for draws of N(0, I).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def aggregate_kl(mu: NDArray[Any], sigma: NDArray[Any]) -> float:
     """Return KL(N(mean, cov) ‖ N(0, I)) in nats of the aggregate posterior of windows, (n, k) each.
 
     Raises:
-        ValueError: the covariance is singular: fewer windows than dimensions, and no sigma.
+        ValueError: the covariance is singular: there are fewer windows than dimensions, and no sigma.
     """
     mu, sigma = np.asarray(mu, np.float64), np.asarray(sigma, np.float64)
     covariance = np.cov(mu, rowvar=False, bias=True).reshape(mu.shape[1], mu.shape[1])
@@ -31,14 +31,14 @@ def aggregate_kl(mu: NDArray[Any], sigma: NDArray[Any]) -> float:
 def aggregate_kl_null(
     windows: int, dimensions: int, *, variance: ArrayLike = 0.0, draws: int = DRAWS, seed: int = 0
 ) -> float:
-    """Return the mean aggregate KL of a code that is N(0, I), from so many windows.
+    """Return the mean aggregate KL of a code that is N(0, I), for this number of windows.
 
     Args:
         windows: n.
         dimensions: k.
-        variance: of the posteriors, a number or (k,), 0 to 1: mu is drawn with what that leaves of 1.
-        draws: how many.
-        seed: of the draws.
+        variance: variance of the posteriors, a number or (k,), 0 to 1: mu is drawn with what that leaves of 1.
+        draws: number of draws.
+        seed: seed of the draws.
     """
     rng = np.random.default_rng(seed)
     within = np.clip(np.broadcast_to(np.asarray(variance, np.float64), dimensions), 0.0, 1.0)

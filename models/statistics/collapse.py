@@ -1,4 +1,4 @@
-"""Whether the posterior has collapsed: the decoder has learned to do without some dimensions of z."""
+"""Whether the posterior has collapsed: the decoder has learned to ignore some dimensions of z."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from models.statistics.units import ACTIVE_VARIANCE
 
 LEAST_WINDOWS, LEAST_PATIENTS = 32, 5
-"""Fewer windows, or of fewer patients, hardly differ: their variance of mu says nothing of a dimension."""
+"""With fewer windows or patients, which hardly differ, the variance of mu says nothing about a dimension."""
 
 UNUSED_NATS = 0.1
-"""Above the free bits: a dimension whose KL is below this tells the decoder next to nothing."""
+"""Margin above the free bits: a dimension whose KL is smaller tells the decoder next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collapse:
-    """What was measured of it.
+    """The measurement of a collapse.
 
     Attributes:
-        unused: dimensions of low variance of mu and of low KL.
-        units: all.
-        windows: how many were looked at.
-        patients: how many patients they are of.
+        unused: number of dimensions with both low variance of mu and low KL.
+        units: number of all dimensions.
+        windows: number of windows measured.
+        patients: number of their patients.
     """
 
     unused: int
@@ -32,7 +32,7 @@ class Collapse:
 
     @property
     def collapsed(self) -> bool | None:
-        """More than half of the dimensions are unused; None where windows or patients are too few to tell."""
+        """Whether more than half of the dimensions are unused; None with too few windows or patients to tell."""
         if self.windows < LEAST_WINDOWS or self.patients < LEAST_PATIENTS:
             return None
         return 2 * self.unused > self.units
@@ -43,15 +43,15 @@ def measure_collapse(
 ) -> Collapse:
     """Count the unused dimensions.
 
-    Low variance of mu alone does not say it: where sigma is small, a mu of little variance still tells much, and its KL
-    is high.
+    Low variance of mu alone is not enough: where sigma is small, a mu of little variance is still informative, and its
+    KL is high.
 
     Args:
-        kl: mean over windows, nats, by dimension.
-        mu_variance: over windows, by dimension.
-        windows: how many were measured.
-        patients: how many patients they are of.
-        free_bits_nats: below which training did not push a dimension's KL.
+        kl: mean over windows, in nats, by dimension.
+        mu_variance: variance over windows, by dimension.
+        windows: number of windows measured.
+        patients: number of their patients.
+        free_bits_nats: KL below which training did not push a dimension.
     """
     low = free_bits_nats + UNUSED_NATS
     pairs = zip(kl, mu_variance, strict=True)

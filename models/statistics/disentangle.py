@@ -1,17 +1,17 @@
 """Disentanglement measured against truth: latents of phantoms whose factors are known. Arrays only.
 
-Four answers to whether one latent stands for one factor, since no one of them is the answer (Locatello et al. 2019,
+Four measures of whether one latent stands for one factor, since no single measure settles it (Locatello et al. 2019,
 arXiv:1811.12359):
 
-- MIG, mutual information gap (Chen et al. 2018, arXiv:1802.04942): for each factor, by how much the latent that knows
-  most about it knows more than the second, over the factor's entropy. Mutual information is Ross' nearest-neighbour
-  estimate (2014, doi 10.1371/journal.pone.0087357) between a latent as it is and a factor in bins of equal counts: the
-  usual 20 × 20 histogram would be mostly bias with some hundred phantoms.
-- DCI (Eastwood and Williams 2018, ICLR): from the importances of a random forest for each factor. Disentanglement: does
-  a latent serve one factor; completeness: is a factor served by one latent; informativeness: R² out of bag.
+- MIG, mutual information gap (Chen et al. 2018, arXiv:1802.04942): for each factor, the difference in mutual
+  information between the two most informative latents, over the factor's entropy. Mutual information is Ross'
+  nearest-neighbour estimate (2014, doi 10.1371/journal.pone.0087357) between a latent and a factor in bins of equal
+  counts: the usual 20 × 20 histogram would be mostly bias with some hundred phantoms.
+- DCI (Eastwood and Williams 2018, ICLR): from the importances of a random forest for each factor. Disentanglement:
+  whether a latent serves one factor; completeness: whether one latent serves a factor; informativeness: out-of-bag R².
 - SAP, separated attribute predictability (Kumar et al. 2018, arXiv:1711.00848): for each factor the gap between the two
   highest squared correlations with a single latent.
-- Factor R²: a ridge probe from all latents together, cross-validated; high with entangled latents too.
+- Factor R²: a cross-validated ridge probe from all latents together; high with entangled latents too.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ TREES = 100
 
 @dataclass(frozen=True, slots=True)
 class Disentanglement:
-    """What each measure says; each mapping is by factor, each figure its mean over factors.
+    """The measures; each mapping is by factor, each figure its mean over factors.
 
     Attributes:
-        mig: 0 to 1, nearly.
-        disentanglement: DCI's, over latents, each weighing as much as it is used.
-        completeness: DCI's.
-        informativeness: DCI's: R² of a random forest, out of bag.
+        mig: nearly 0 to 1.
+        disentanglement: of DCI, over latents weighted by their use.
+        completeness: of DCI.
+        informativeness: of DCI: out-of-bag R² of a random forest.
         sap: 0 to 1.
-        factor_r2: of the ridge probe, each phantom left out in turn with a tenth of the others.
+        factor_r2: of the ridge probe, in tenfold cross-validation over phantoms.
     """
 
     mig: Mapping[str, float]
@@ -54,13 +54,13 @@ class Disentanglement:
 def disentanglement(
     latents: NDArray[Any], factors: Mapping[str, ArrayLike], *, bins: int | None = None, seed: int = 0
 ) -> Disentanglement:
-    """All measures.
+    """Return all measures.
 
     Args:
         latents: (n, k), of n phantoms.
-        factors: name → (n,), drawn independently of each other; at least two, and none constant.
-        bins: of a factor, for MIG; by default one for thirty phantoms, between 2 and 20.
-        seed: of the forests, the folds and MIG's tie breaking.
+        factors: name → (n,), drawn independently; at least two, none of them constant.
+        bins: number of bins of a factor, for MIG; by default one per thirty phantoms, between 2 and 20.
+        seed: seed of the forests, the folds and MIG's tie breaking.
     """
     z = np.asarray(latents, np.float64)
     v = {name: np.asarray(values, np.float64) for name, values in factors.items()}
@@ -79,7 +79,7 @@ def disentanglement(
 def mutual_information_gap(
     latents: Floats, factors: Mapping[str, Floats], *, bins: int | None = None, seed: int = 0
 ) -> dict[str, float]:
-    """MIG by factor; see the module."""
+    """Return MIG by factor; see the module."""
     from sklearn.feature_selection import mutual_info_classif
 
     count = bins or int(np.clip(len(latents) // 30, 2, 20))
@@ -95,7 +95,7 @@ def mutual_information_gap(
 
 
 def separated_attribute_predictability(latents: Floats, factors: Mapping[str, Floats]) -> dict[str, float]:
-    """SAP by factor: of each latent alone the R² of a linear regression, best less second best."""
+    """Return SAP by factor: R² of a linear regression on each latent alone, best minus second best."""
     gaps = {}
     for name, values in factors.items():
         covariance = ((latents - latents.mean(axis=0)) * (values - values.mean())[:, None]).mean(axis=0)
@@ -107,10 +107,10 @@ def separated_attribute_predictability(latents: Floats, factors: Mapping[str, Fl
 
 
 def forest_importance(latents: Floats, factors: Mapping[str, Floats], seed: int = 0) -> tuple[Floats, dict[str, float]]:
-    """Importance of each latent for each factor, (k, factors), with columns that sum to 1; and each R² out of bag.
+    """Return importances of each latent for each factor, (k, factors), columns summing to 1, and each out-of-bag R².
 
-    Importances are the mean decrease of impurity. A tree may choose from all latents at each split: from a part of them
-    it would have to take useless ones, and an ideal code would not get what it deserves.
+    Importances are the mean decrease in impurity. A tree may choose from all latents at each split: with a subset it
+    would have to take useless ones, and an ideal code would score too low.
     """
     from sklearn.ensemble import RandomForestRegressor
 
@@ -124,18 +124,18 @@ def forest_importance(latents: Floats, factors: Mapping[str, Floats], seed: int 
 
 
 def _disentanglement(importance: Floats) -> float:
-    """Σ ρ_i (1 - H(P_i)): P_i how latent i's importance is spread over factors, ρ_i its part of all importance."""
+    """Return Σ ρ_i (1 - H(P_i)): P_i is the distribution of latent i's importance over factors, ρ_i its total share."""
     used = importance.sum(axis=1)
     return float(np.sum(used / used.sum() * (1 - _relative_entropy(importance))))
 
 
 def _completeness(importance: Floats) -> Floats:
-    """1 - H(P_j) by factor: P_j how its importance is spread over latents."""
+    """Return 1 - H(P_j) by factor: P_j is the distribution of its importance over latents."""
     return 1 - _relative_entropy(importance.T)
 
 
 def _relative_entropy(rows: Floats) -> Floats:
-    """Of each row made a distribution, entropy over its maximum; 1 for a row of nothing."""
+    """Return the entropy of each row, made a distribution, over its maximum; 1 for a row of zeros."""
     total = rows.sum(axis=1, keepdims=True)
     share = np.divide(rows, total, out=np.full_like(rows, 1 / rows.shape[1]), where=total > 0)
     entropy = -np.sum(share * np.log(np.where(share > 0, share, 1)), axis=1)

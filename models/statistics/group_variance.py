@@ -1,9 +1,9 @@
-"""How much of what features vary by is a flag, such as tile or whole field of view. Arrays only.
+"""How much of the variance of features a flag explains, such as tile versus whole field of view. Arrays only.
 
-The features are standardised, so that each dimension has an equal part in the total variance. The share of a flag is
-that of the variance between its groups (η², mean over dimensions). Which flag might be the one is not always known: the
-best split in two, by 2-means, says how much any flag can take. A Gaussian without clusters has such a split too; its
-share is the null.
+The features are standardised, so that each dimension has an equal share of the total variance. The share of a flag is
+the variance between its groups (η², mean over dimensions). The relevant flag is not always known: the best split in
+two, by 2-means, shows how much any flag can explain. A Gaussian without clusters has such a split too; its share is the
+null.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ STARTS, DRAWS = 10, 20
 
 
 def flag_share(features: NDArray[Any], flag: ArrayLike) -> float:
-    """Return the part of the variance of standardised features (n, k) that lies between the groups of a flag (n,).
+    """Return the fraction of the variance of standardised features (n, k) between the groups of a flag (n,).
 
-    A dimension that does not vary is left out; 0 where none varies.
+    Dimensions that do not vary are left out; the result is 0 if none varies.
     """
     x, of = standardised(features), numbered(flag)
     if not x.shape[1]:
@@ -35,7 +35,7 @@ def flag_share(features: NDArray[Any], flag: ArrayLike) -> float:
 
 
 def best_split_share(features: NDArray[Any], *, starts: int = STARTS, seed: int = 0) -> float:
-    """Return the share of the best flag of two groups that 2-means finds in standardised features (n, k)."""
+    """Return the share of the best flag with two groups that 2-means finds in standardised features (n, k)."""
     from sklearn.cluster import KMeans
 
     x = standardised(features)
@@ -47,15 +47,15 @@ def best_split_share(features: NDArray[Any], *, starts: int = STARTS, seed: int 
 def split_null(
     windows: int, dimensions: int, *, covariance: Floats | None = None, draws: int = DRAWS, seed: int = 0
 ) -> float:
-    """Return the mean share of the best split of so many windows drawn from a Gaussian.
+    """Return the mean share of the best split of this number of windows drawn from a Gaussian.
 
     Args:
         windows: n.
         dimensions: k.
-        covariance: (k, k), of the Gaussian; by default the identity. That of the features themselves tells two clusters
-            from one long axis.
-        draws: how many.
-        seed: of draws and starts.
+        covariance: (k, k), of the Gaussian; by default the identity. That of the features themselves distinguishes two
+            clusters from one long axis.
+        draws: number of draws.
+        seed: seed of draws and starts.
     """
     rng = np.random.default_rng(seed)
     spread = np.eye(dimensions) if covariance is None else covariance

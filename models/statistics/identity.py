@@ -1,4 +1,4 @@
-"""Whether features tell windows apart: how often the nearest window of a gallery is the same one. Arrays only."""
+"""Whether features identify windows: how often the nearest window of a gallery is the same one. Arrays only."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ METRICS: tuple[Metric, ...] = ("euclidean", "cosine", "whitened")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """How often the nearest window of a gallery is the same window, before it was changed.
+    """How often the nearest window of a gallery is the same window before the change.
 
     Attributes:
-        top1: part of the windows, changed, whose nearest one in the gallery (and no other as near) is itself.
-        gallery: how many windows, distractors included.
+        top1: fraction of the changed windows whose unique nearest window in the gallery is themselves.
+        gallery: number of windows, including distractors.
     """
 
     top1: Interval
@@ -31,19 +31,19 @@ class Identity:
 
     @property
     def chance(self) -> float:
-        """What guessing would give."""
+        """The value that guessing would give."""
         return 1 / self.gallery
 
 
 @dataclass(frozen=True, slots=True)
 class Whitening:
-    """A linear map after which the features that it was learned on have unit covariance (nearly: it is shrunk)."""
+    """A linear map after which the features it was learned on have (nearly, for it is shrunk) unit covariance."""
 
     centre: Floats
     matrix: Floats
 
     def __call__(self, features: NDArray[Any]) -> Floats:
-        """Whitened features, (n, k)."""
+        """Return whitened features, (n, k)."""
         return np.asarray((np.asarray(features, np.float64) - self.centre) @ self.matrix, np.float64)
 
 
@@ -59,18 +59,18 @@ def identity(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Identity:
-    """How often a changed window finds itself among the gallery's windows.
+    """Return how often a changed window finds itself among the gallery's windows.
 
     Args:
-        reference: (n, k), of the windows as they are.
+        reference: (n, k), of the unchanged windows.
         changed: (n, k), of the same windows, changed.
         patients: (n,), for the interval.
         gallery: indices of windows that do not overlap (`non_overlapping`); by default all.
-        distractors: (m, k), of windows of other patients, which are in the gallery and are not looked for.
-        metric: `whitened` needs a
+        distractors: (m, k), of windows of other patients, which are in the gallery but are not looked for.
+        metric: distance; `whitened` needs `whitening`.
         whitening: learned on the features of other patients.
-        resamples: bootstrap samples of patients; the gallery stays whole in each.
-        seed: of the samples.
+        resamples: number of bootstrap samples of patients; the gallery is complete in each.
+        seed: seed of the samples.
     """
     hits = found_again(reference, changed, gallery=gallery, distractors=distractors, metric=metric, whitening=whitening)
     chosen = np.asarray(patients) if gallery is None else np.asarray(patients)[gallery]
@@ -87,7 +87,7 @@ def found_again(
     metric: Metric = "euclidean",
     whitening: Whitening | None = None,
 ) -> NDArray[np.bool_]:
-    """For each window of the gallery, bool (g,): changed, it is nearer to itself than to any other; see `identity`."""
+    """Return whether each window of the gallery, changed, is nearest to itself, bool (g,); see `identity`."""
     move = _space(metric, whitening)
     chosen = slice(None) if gallery is None else gallery
     here, there = move(np.asarray(reference)[chosen]), move(np.asarray(changed)[chosen])
@@ -100,9 +100,9 @@ def found_again(
 
 
 def whiten(features: NDArray[Any]) -> Whitening:
-    """Learn a whitening of features (n, k): standardised, then the inverse root of their shrunk covariance.
+    """Return a whitening learned on features (n, k): standardise, then the inverse root of their shrunk covariance.
 
-    Shrunk as Ledoit and Wolf do it (2004, doi 10.1016/S0047-259X(03)00096-4), for n may be small against k.
+    The shrinkage is that of Ledoit and Wolf (2004, doi 10.1016/S0047-259X(03)00096-4), for n may be small against k.
     """
     from sklearn.covariance import ledoit_wolf
 
@@ -116,17 +116,17 @@ def whiten(features: NDArray[Any]) -> Whitening:
 
 
 def non_overlapping(low_mm: ArrayLike, high_mm: ArrayLike, patients: ArrayLike) -> NDArray[np.intp]:
-    """Indices of windows of which no two of one patient share a part of their extent along z; as many as there can be.
+    """Return indices of as many windows as possible of which no two of one patient overlap along z.
 
     Args:
         low_mm: (n,), where each window begins along the body.
         high_mm: (n,), where it ends.
-        patients: (n,). Scans of one patient are taken to be of the same place where their coordinates are.
+        patients: (n,). Scans of one patient are assumed to share their coordinates.
     """
     low, high, of = np.asarray(low_mm, float), np.asarray(high_mm, float), numbered(patients)
     reached: dict[int, float] = {}
     chosen = []
-    for at in np.lexsort((np.arange(len(low)), low, high)).tolist():  # the one that ends first leaves most room
+    for at in np.lexsort((np.arange(len(low)), low, high)).tolist():  # the window that ends first leaves most room
         if low[at] >= reached.get(int(of[at]), -np.inf) - 1e-6:
             chosen.append(at)
             reached[int(of[at])] = float(high[at])
@@ -134,7 +134,7 @@ def non_overlapping(low_mm: ArrayLike, high_mm: ArrayLike, patients: ArrayLike) 
 
 
 def _space(metric: Metric, whitening: Whitening | None) -> Callable[[NDArray[Any]], Floats]:
-    """To where the Euclidean distance is the metric's."""
+    """Return the map to the space in which the Euclidean distance is this metric."""
     if metric == "whitened":
         if whitening is None:
             raise ValueError("the whitened distance needs a whitening, learned on other patients' features")

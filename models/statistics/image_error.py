@@ -1,4 +1,4 @@
-"""How far a reconstruction is from what it was made of: in HU by tissue, PSNR, SSIM."""
+"""How far a reconstruction is from its original: in HU by tissue, PSNR, SSIM."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SSIM_VOXELS = 7
 
 
 def absolute_errors(original_hu: NDArray[Any], made_hu: NDArray[Any]) -> dict[str, Floats]:
-    """For each window its mean absolute error in HU: over `all` voxels, and over those of each tissue.
+    """Return each window's mean absolute error in HU, over `all` voxels and over those of each tissue.
 
     Args:
         original_hu: (n, d, h, w).
-        made_hu: likewise.
+        made_hu: likewise, reconstructed.
 
     Returns:
-        name → float64 (n,); NaN where a window has none of that tissue.
+            name → float64 (n,); NaN where a window has no voxel of that tissue.
     """
     error = np.abs(made_hu.astype(np.float64) - original_hu)
     found = {"all": error.mean(axis=(1, 2, 3))}
@@ -36,17 +36,17 @@ def absolute_errors(original_hu: NDArray[Any], made_hu: NDArray[Any]) -> dict[st
 
 
 def psnr(original: NDArray[Any], made: NDArray[Any], data_range: float) -> Floats:
-    """Peak signal-to-noise ratio of each window in dB, 20·log10(range / RMSE): float64 (n,) of (n, d, h, w)."""
+    """Return each window's peak signal-to-noise ratio in dB, 20·log10(range / RMSE): float64 (n,) of (n, d, h, w)."""
     rmse = np.sqrt(np.square(made.astype(np.float64) - original).mean(axis=(1, 2, 3)))
     with np.errstate(divide="ignore"):
         return np.asarray(20 * np.log10(data_range / rmse), np.float64)
 
 
 def ssim(original: NDArray[Any], made: NDArray[Any], data_range: float) -> Floats:
-    """Structural similarity of each window (Wang et al. 2004, doi 10.1109/TIP.2003.819861), in three dimensions.
+    """Return the structural similarity of each window (Wang et al. 2004, doi 10.1109/TIP.2003.819861), in 3D.
 
-    Means, variances and covariance over cubes of 7 voxels, all weighing the same; K1 = 0.01, K2 = 0.03; the mean over
-    all cubes that lie inside of the window. Where a window has fewer than 7 voxels along an axis, so has the cube.
+    Means, variances and covariance are over cubes of 7 voxels with equal weights; K1 = 0.01, K2 = 0.03; the result is
+    the mean over all cubes inside the window. Where a window has fewer than 7 voxels along an axis, so has the cube.
     `monai.metrics` gives the same to 3e-6, takes five times as long, and raises on such a window.
 
     Returns:

@@ -1,6 +1,7 @@
-"""Whether features know a label of two classes, such as sex; by patient.
+"""Whether features contain a label of two classes, such as sex; by patient.
 
-As in `probes.py`: ridge on standardised features, its penalty chosen inside of the training part.
+As in `probes.py`, a probe is ridge regression on standardised features, with the penalty chosen within the training
+part.
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ def label_probe(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Probe | None:
-    """A probe to a label of two classes, such as sex: area under the ROC curve, by patient.
+    """Return a probe to a label of two classes, such as sex: area under the ROC curve, by patient.
 
-    Ridge regression to ±1 with both classes given the same weight. One patient of each class is left out at a time, and
-    it is asked which of the two has the higher mean score: leave-pair-out cross-validation (Airola et al. 2011, doi
-    10.1016/j.csda.2010.11.018). Scores that come from different folds must not be compared: of a class with one patient
-    less the classifier is a little more sure, and chance would be far below 0.5.
+    It is a ridge regression to ±1 with both classes weighted equally. One patient of each class is left out at a time,
+    and the two mean scores are compared: leave-pair-out cross-validation (Airola et al. 2011, doi
+    10.1016/j.csda.2010.11.018). Scores from different folds must not be compared: leaving out a patient of one class
+    biases the classifier against that class, and chance would be far below 0.5.
 
     Args:
         features: (n, k).
         labels: (n,), empty where there is none.
         patients: (n,).
-        scored: bool (n,), windows of the patients to be told apart; those of the others only help to learn.
-        pairs: of patients, at most; drawn where there are more.
-        shuffles: how many times labels are shuffled between patients, for the control.
-        resamples: bootstrap samples of patients.
-        seed: of all that is drawn.
+        scored: bool (n,), windows of the patients to classify; those of the others only help to learn.
+        pairs: maximum number of pairs of patients; drawn at random where there are more.
+        shuffles: number of times labels are shuffled between patients, for the control.
+        resamples: number of bootstrap samples of patients.
+        seed: seed of all draws.
 
     Returns:
-        None where there are not two classes, with at least two patients to be told apart each.
+        The probe; None unless there are two classes with at least two patients to classify in each.
     """
     named, everyone = np.asarray(labels), numbered(patients)
     there = named != ""
@@ -65,7 +66,7 @@ def label_probe(
         control.append(_leave_pairs_out(x, mixed, of, judged, CONTROL_PAIRS, rng)[1].mean())
     who = np.unique(drawn)
     weight = sample_counts(len(who), resamples, seed)[:, np.searchsorted(who, drawn)].prod(axis=2)
-    with np.errstate(invalid="ignore"):  # a sample without any of the pairs is NaN, and left out
+    with np.errstate(invalid="ignore"):  # a sample without any pair is NaN and left out
         sampled = (weight @ right) / weight.sum(axis=1)
     return Probe(
         score=interval(float(right.mean()), sampled),
@@ -79,7 +80,7 @@ def label_probe(
 
 
 def _shuffled(y: Floats, of: NDArray[np.intp], judged: NDArray[np.bool_], rng: np.random.Generator) -> Floats:
-    """Labels given to other patients, among those to be told apart and among the others: so both classes remain."""
+    """Return labels shuffled among patients to classify and among the others, so that both classes remain."""
     by_patient = np.array([y[of == one][0] for one in range(int(of.max()) + 1)])
     told_apart = np.isin(np.arange(len(by_patient)), of[judged])
     for group in (told_apart, ~told_apart):
@@ -90,7 +91,7 @@ def _shuffled(y: Floats, of: NDArray[np.intp], judged: NDArray[np.bool_], rng: n
 def _leave_pairs_out(
     x: Floats, y: Floats, of: NDArray[np.intp], judged: NDArray[np.bool_], most: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], Floats, Floats]:
-    """Pairs of patients (p, 2), the last class's first; 1 where it scored higher, 0.5 for a tie; mean scores (n,)."""
+    """Return pairs of patients (p, 2), last class first; 1 where it scored higher, 0.5 for ties; mean scores (n,)."""
     lasts, firsts = np.unique(of[judged & (y > 0)]), np.unique(of[judged & (y < 0)])
     pairs = np.array([(a, b) for a in lasts for b in firsts if a != b], np.intp)
     pairs = pairs[np.sort(rng.permutation(len(pairs))[:most])]

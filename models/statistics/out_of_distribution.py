@@ -1,17 +1,18 @@
 """Whether a series is like those of the reference patients: two distances, one rank, one conformal p-value.
 
-Full conformal prediction (Vovk, Gammerman, Shafer, 2005), used to find anomalies (Laxhammar and Falkman, 2010; Bates et
+Full conformal prediction (Vovk, Gammerman, Shafer, 2005), applied to anomalies (Laxhammar and Falkman, 2010; Bates et
 al., Annals of Statistics 2023): the new patient joins the reference patients in one bag, in which every patient is
-measured against the others in the same way. Where the new patient is exchangeable with the reference patients, a
-p-value of at most alpha has at most the chance alpha, however many there are and however they are distributed. Each
-patient counts once, with one series.
+measured against the others in the same way. If the new patient is exchangeable with the reference patients, the chance
+of a p-value of at most alpha is at most alpha, whatever their number and distribution. Each patient counts once, with
+one series.
 
 - Latent: the Mahalanobis distance of mu from the mean of the others, in their covariance after Ledoit and Wolf (2004),
   for there are often fewer patients than dimensions.
-- Reconstruction: how far the logarithm of the error is from the median, up or down: what is simpler than any patient,
-  such as air, is reconstructed better than any (Nalisnick et al., 2019, test likelihoods for typicality in this way).
-- Combined: the larger of the two ranks. In ranks alone two patients would often share the first place, so beyond the
-  others a rank goes on by an exponential tail that is fitted to their upper half.
+- Reconstruction: the distance of the logarithm of the error from the median, up or down: anything simpler than a
+  patient, such as air, is reconstructed better than any patient (Nalisnick et al., 2019, test likelihoods for
+  typicality this way).
+- Combined: the larger of the two ranks. With ranks alone two patients would often share the first place, so beyond the
+  others a rank continues along an exponential tail fitted to their upper half.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ from numpy.typing import NDArray
 
 ALPHA = 0.1
 LEAST_PATIENTS = 9
-"""With fewer, no p-value can be as small as `ALPHA`: the smallest is 1 / (n + 1)."""
+"""With fewer patients no p-value can be as small as `ALPHA`: the smallest is 1 / (n + 1)."""
 
 MOST_PATIENTS = 100
-"""A bag is as much work as the square of its size; with so many the smallest p-value is 0.0099."""
+"""The work for a bag grows with the square of its size; with this many the smallest p-value is 0.0099."""
 
 _LEAST_ERROR_HU = 0.01
-"""Less is rounding, and its logarithm would say more."""
+"""Anything smaller is rounding, which its logarithm would exaggerate."""
 _FARTHEST = 1e6
-"""Of the combined score; finite, so that all of it can be compared."""
+"""Largest combined score; finite, so that scores can always be compared."""
 _LEAST_VARIANCE = 1e-9
-"""Of a dimension, as a part of the mean variance of the bag: without it a covariance may be singular."""
+"""Added to each variance, as a fraction of the mean variance of the bag: without it a covariance may be singular."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """The reference patients, one series of each, in an order that does not tell whose is which.
+    """The reference patients, one series each, in an order that does not reveal whose it is.
 
     Attributes:
         mu: float64 (n, length), of the series.
         sigma: likewise.
-        errors_hu: float64 (n,), of the reconstruction; None for a bundle without a decoder.
+        errors_hu: float64 (n,), reconstruction errors; None for a bundle without a decoder.
     """
 
     mu: Floats
@@ -68,36 +69,36 @@ class Population:
 
     @property
     def patients(self) -> int:
-        """How many there are."""
+        """Number of patients."""
         return len(self.mu)
 
     @property
     def smallest_p(self) -> float:
-        """Return the smallest p-value that so many patients allow."""
+        """Smallest p-value possible with this number of patients."""
         return 1 / (self.patients + 1)
 
     @property
     def mean(self) -> Floats:
-        """Return the mean of mu, (length,)."""
+        """Mean of mu, float64 (length,)."""
         return np.asarray(self.mu.mean(axis=0))
 
     @property
     def covariance(self) -> Floats:
-        """Return Ledoit and Wolf's covariance of mu, (length, length)."""
+        """Ledoit and Wolf's covariance of mu, float64 (length, length)."""
         return ledoit_wolf(self.mu - self.mean, self.mu.shape[1])
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where one series stands in a population.
+    """The position of one series in a population.
 
     Attributes:
         distance: Mahalanobis distance of its mu from the reference patients.
-        p: conformal, whatever the number of patients; only from `LEAST_PATIENTS` on can it be `ALPHA` or less.
-        latent, reconstruction: -ln of the part of patients that is expected beyond it; 0 of a reconstruction that there
-            is not. The larger one is the combined score.
-        combined_below, latent_below, reconstruction_below: percent of the reference patients with a smaller value.
-        mu_below, sigma_below: float64 (length,), likewise of each dimension.
+        p: conformal p-value, for any number of patients; it can be `ALPHA` or less only from `LEAST_PATIENTS` on.
+        latent, reconstruction: -ln of the fraction of patients expected beyond it; 0 for a missing reconstruction. The
+            larger one is the combined score.
+        combined_below, latent_below, reconstruction_below: percentage of the reference patients with a smaller value.
+        mu_below, sigma_below: float64 (length,), likewise for each dimension.
     """
 
     distance: float
@@ -112,10 +113,10 @@ class Standing:
 
 
 def stand(population: Population, mu: Floats, sigma: Floats, error_hu: float | None) -> Standing:
-    """Place a series in a population.
+    """Return the position of a series in a population.
 
     Args:
-        population: of the bundle that encoded it.
+        population: population of the bundle that encoded the series.
         mu: float64 (length,), of the series.
         sigma: likewise.
         error_hu: its reconstruction error; None where the population has none.
@@ -141,9 +142,9 @@ def stand(population: Population, mu: Floats, sigma: Floats, error_hu: float | N
 
 
 def distances_from_others(bag: Floats) -> Floats:
-    """Return the Mahalanobis distance of each vector of a bag from the others, (m + 1,).
+    """Return the Mahalanobis distance of each vector of a bag from the others, float64 (m + 1,).
 
-    All vectors lie in as many dimensions as there are vectors at most, and are turned into those first.
+    The vectors span at most as many dimensions as there are vectors, and are rotated into these first.
 
     Args:
         bag: float64 (m + 1, length).
@@ -165,11 +166,11 @@ def distances_from_others(bag: Floats) -> Floats:
 def ledoit_wolf(centred: Floats, length: int) -> Floats:
     """Return the covariance after Ledoit and Wolf, J. Multivariate Analysis 88 (2004): shrunk towards a multiple of I.
 
-    scikit-learn's `ledoit_wolf` gives the same, but only of vectors that were not turned into fewer dimensions.
+    scikit-learn's `ledoit_wolf` gives the same, but only for vectors that were not reduced to fewer dimensions.
 
     Args:
-        centred: float64 (m, k), less their mean.
-        length: dimensions that the vectors had before they were turned into k.
+        centred: float64 (m, k), with their mean subtracted.
+        length: number of dimensions before the reduction to k.
     """
     m, k = centred.shape
     sample = centred.T @ centred / m
@@ -181,19 +182,20 @@ def ledoit_wolf(centred: Floats, length: int) -> Floats:
 
 
 def deviation(errors_hu: Floats) -> Floats:
-    """Return how far the logarithm of each error of a bag is from their median, (m,)."""
+    """Return how far the logarithm of each error of a bag is from their median, float64 (m,)."""
     logs = np.log(np.maximum(errors_hu, _LEAST_ERROR_HU))
     return np.asarray(np.abs(logs - np.median(logs)))
 
 
 def surprise(values: Floats) -> Floats:
-    """Return -ln of the part of the others that is expected beyond each value of a bag, (m + 1,).
+    """Return -ln of the fraction of the others expected beyond each value of a bag, float64 (m + 1,).
 
-    Of m others the k-th in ascending order leaves 1 - k / (m + 1) beyond it, linear between them and from 0 on. Beyond
-    the largest the part falls exponentially: by e over the mean excess of the others above their median.
+    Of m others, the k-th in ascending order leaves 1 - k / (m + 1) beyond it, linear between them and from 0. Beyond
+    the
+    largest, the fraction falls exponentially: by e per mean excess of the others above their median.
 
     Args:
-        values: float64 (m + 1,), m ≥ 2, none of them negative.
+        values: float64 (m + 1,), m ≥ 2, not negative.
     """
     order = np.argsort(values, kind="stable")
     ascending, others = values[order], len(values) - 1
@@ -211,5 +213,5 @@ def surprise(values: Floats) -> Floats:
 
 
 def _below(bag: Floats) -> float:
-    """Return the percentage of the bag before its last value that is smaller than that."""
+    """Return the percentage of the bag before its last value that is smaller than that value."""
     return float(100 * np.count_nonzero(bag[:-1] < bag[-1]) / (len(bag) - 1))

@@ -1,6 +1,6 @@
 """Patients as the unit of chance: folds and bootstrap samples by patient, never by window.
 
-Windows of one patient overlap and resemble each other; a fold or an interval that takes them for independent is too
+Windows of one patient overlap and resemble each other; a fold or an interval that treats them as independent is too
 good to be true.
 """
 
@@ -25,23 +25,23 @@ class Interval(NamedTuple):
 
 
 def numbered(patients: ArrayLike) -> NDArray[np.intp]:
-    """Each window's patient as a number from 0, in the order of the patients' names: intp (n,)."""
+    """Return each window's patient as a number from 0, in the order of the patients' names: intp (n,)."""
     return np.unique(np.asarray(patients), return_inverse=True)[1].reshape(-1)
 
 
 def patient_folds(
     patients: ArrayLike, folds: int, seed: int, among: NDArray[np.bool_] | None = None
 ) -> list[NDArray[np.bool_]]:
-    """Masks of the windows to test on, bool (n,): each patient in one of them, at most `folds`, drawn by the seed.
+    """Return masks of the windows to test on, bool (n,), at most `folds`: each patient is in one of them.
 
     Args:
         patients: (n,).
-        folds: at most.
-        seed: of the draw.
+        folds: maximum number of folds.
+        seed: seed of the draw.
         among: bool (n,): windows of the patients to test on; by default all.
 
     Raises:
-        ValueError: fewer than two patients.
+        ValueError: there are fewer than two patients.
     """
     of = numbered(patients)
     count = int(of.max()) + 1 if of.size else 0
@@ -53,13 +53,13 @@ def patient_folds(
 
 
 def sample_counts(patients: int, resamples: int, seed: int) -> Floats:
-    """How often each patient is drawn in each bootstrap sample: (resamples, patients), each row with their number."""
+    """Return how often each bootstrap sample draws each patient: (resamples, patients)."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64)
 
 
 def sums_by_patient(values: NDArray[Any], patients: ArrayLike) -> Floats:
-    """Sums over each patient's windows: (patients, …) of (n, …)."""
+    """Return sums over each patient's windows: (patients, …) of (n, …)."""
     of = numbered(patients)
     sums = np.zeros((int(of.max()) + 1, *values.shape[1:]))
     np.add.at(sums, of, values)
@@ -67,7 +67,7 @@ def sums_by_patient(values: NDArray[Any], patients: ArrayLike) -> Floats:
 
 
 def interval(value: float, resampled: NDArray[Any]) -> Interval:
-    """With the percentiles of what bootstrap samples gave; those that could not be computed (NaN) are left out."""
+    """Return a value with the percentiles of its bootstrap samples; samples that are NaN are left out."""
     finite = resampled[np.isfinite(resampled)]
     if not finite.size:
         return Interval(float(value), float("nan"), float("nan"))
@@ -76,7 +76,7 @@ def interval(value: float, resampled: NDArray[Any]) -> Interval:
 
 
 def mean_interval(values: NDArray[Any], patients: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean over windows, (n,), and its interval."""
+    """Return the mean over windows, (n,), and its interval."""
     values = np.asarray(values, np.float64)
     sums = sums_by_patient(np.stack([values, np.ones_like(values)], axis=1), patients)
     total = sample_counts(len(sums), resamples, seed) @ sums

@@ -1,9 +1,9 @@
-"""A change of axes of a latent space after which mu is uncorrelated and the aggregate posterior has unit variance.
+"""A change of axes of a latent space that makes mu uncorrelated and the variance of the aggregate posterior 1.
 
-z' = A (z - centre), with the principal axes of mu over the windows that it is learned on. On these windows the
-aggregate posterior, cov(mu') + diag(E[σ'²]), is exactly the identity where nothing is shrunk. The posterior of a window
-stays a diagonal Gaussian: σ'ᵢ² = Σⱼ Aᵢⱼ² σⱼ² is the exact marginal of each new dimension. What is lost is the
-correlation that the rotated posterior has between dimensions.
+z' = A (z - centre), with the principal axes of mu over the windows it is learned on. On these windows the aggregate
+posterior, cov(mu') + diag(E[σ'²]), is exactly the identity if nothing is shrunk. The posterior of a window stays a
+diagonal Gaussian: σ'ᵢ² = Σⱼ Aᵢⱼ² σⱼ² is the exact marginal of each new dimension. The correlation of the rotated
+posterior between dimensions is lost.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class LatentAxes:
         return np.asarray(np.sqrt(squared), np.float64)
 
     def ordered(self, score: ArrayLike) -> LatentAxes:
-        """Return the same axes, those of the highest score (k,) first; ties keep their order."""
+        """Return the same axes, ordered by falling score (k,); ties keep their order."""
         return LatentAxes(self.centre, self.matrix[np.argsort(-np.asarray(score, np.float64), kind="stable")])
 
 
 def learn_axes(mu: NDArray[Any], sigma: NDArray[Any], *, shrinkage: float | None = None) -> LatentAxes:
-    """Learn the axes from windows, (n, k) each; of the principal axes the longest first, with a positive largest entry.
+    """Return axes learned from windows, (n, k) each: principal axes, longest first, with a positive largest entry.
 
     Args:
         mu: posterior means.
-        sigma: posterior deviations.
-        shrinkage: of the correlation of mu towards the identity, 0 to 1; None takes Ledoit and Wolf's (2004, doi
-            10.1016/S0047-259X(03)00096-4): from few windows the shortest axes look shorter than they are, and would be
+        sigma: posterior standard deviations.
+        shrinkage: of the correlation of mu towards the identity, 0 to 1; None takes that of Ledoit and Wolf (2004, doi
+            10.1016/S0047-259X(03)00096-4): with few windows the shortest axes look shorter than they are, and would be
             stretched too far.
 
     Raises:

@@ -1,7 +1,7 @@
-"""One number for what features know, and how much it is above that of other features of the same windows. Arrays only.
+"""One number for the information in features, and its difference from other features of the same windows. Arrays only.
 
-The score of a probe is max(R², 0): a probe that does not carry over to other patients says nothing, however badly it
-fails. The score of features is the mean over probes, and over the seeds of the folds, for the folds are drawn. Each
+The score of a probe is max(R², 0): a probe that does not carry over to other patients carries no information, however
+badly it fails. The score of features is the mean over probes, and over the seeds of the randomly drawn folds. Each
 bootstrap sample of patients is the same for all probes, seeds and features, so that differences are paired.
 """
 
@@ -25,7 +25,7 @@ class FeatureScore:
 
     Attributes:
         value: mean over probes and seeds of max(R², 0).
-        sampled: float64 (resamples,), the same of each bootstrap sample of patients.
+        sampled: float64 (resamples,), the same for each bootstrap sample of patients.
         by_probe: name → mean over seeds.
     """
 
@@ -39,7 +39,7 @@ class FeatureScore:
         return interval(self.value, self.sampled)
 
     def above(self, other: FeatureScore) -> tuple[Interval, float]:
-        """How much higher it is: with the 95 % interval; and the lower end of the 80 % interval."""
+        """Return the difference from another score with its 95 % interval, and the lower end of the 80 % interval."""
         apart = self.sampled - other.sampled
         finite = apart[np.isfinite(apart)]
         low = float(np.percentile(finite, 10)) if finite.size else float("nan")
@@ -49,7 +49,7 @@ class FeatureScore:
 def feature_score(
     by_seed: Sequence[Mapping[str, Probe]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> FeatureScore | None:
-    """Return the score of features from their probes with each seed of the folds; None where nothing could be probed.
+    """Return the score of features from their probes for each seed of the folds; None if nothing could be probed.
 
     Raises:
         ValueError: the seeds have different probes.
@@ -70,6 +70,6 @@ def feature_score(
             probe = probes[name]
             value, drawn = r2_of_samples(r2_sums(probe.target, probe.predicted, of)[np.unique(of[judged])], counts)
             values.append(max(value, 0.0))
-            sampled.append(np.maximum(drawn, 0.0))  # NaN stays: a sample without a window that has the target
+            sampled.append(np.maximum(drawn, 0.0))  # NaN stays: the sample has no window with the target
         by_probe[name] = float(np.mean(values))
     return FeatureScore(float(np.mean(list(by_probe.values()))), np.nanmean(sampled, axis=0), by_probe)

@@ -1,16 +1,17 @@
 """What features know: ridge probes to quantities, cross-validated by patient. `label_probes.py` has those to labels.
 
 A probe is a ridge regression (Hoerl and Kennard 1970, doi 10.1080/00401706.1970.10488634) on standardised features. Its
-penalty is chosen inside of each training fold, by patient again, so that no test patient has a say in it; means and
+penalty is chosen within each training fold, again by patient, so that test patients have no influence; means and
 deviations are those of the training fold. R² is pooled over all out-of-fold predictions,
 
     R² = 1 - Σ(y - ŷ)² / Σ(y - ȳ)²,
 
-and is below 0 where a probe is worse than the mean of y. Beside each stands the same probe on shuffled targets, and an
-interval over bootstrap samples of patients: of the mean squared error, over the variance of y in all windows. The
-yardstick stays the same in each sample: where one happens to have hardly any variance R² would else be anything. All
-targets that the same windows have share one singular value decomposition a fold; eleven targets on a hundred windows
-take well below a second.
+and is below 0 where a probe is worse than the mean of y. It comes with the same probe on shuffled targets and an
+interval
+over bootstrap samples of patients: of the mean squared error over the variance of y in all windows. That denominator is
+the same in each sample: a sample with hardly any variance could otherwise give any R². All targets that the same
+windows have share one singular value decomposition per fold; eleven targets on a hundred windows take well below a
+second.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from models.statistics.patients import (
 Floats = NDArray[np.float64]
 
 PENALTIES = np.logspace(-4, 4, 17)
-"""Times the number of training windows: the ridge's alpha."""
+"""Candidates for the ridge's alpha, per training window: alpha is this times their number."""
 
 FOLDS, INNER_FOLDS, SHUFFLES = 10, 5, 10
 
 STEADY = 0.05
-"""Of a quantity's standard deviation over all windows: where the scored ones vary by less, there is nothing to predict,
-and an R² would divide by next to nothing. It is left out."""
+"""Minimum variation of the scored windows, as a fraction of the standard deviation over all windows: below it there is
+nothing to predict, R² would divide by next to nothing, and the quantity is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,10 @@ class Probe:
     """One target, predicted from features.
 
     Attributes:
-        score: R² of a quantity; area under the ROC curve of a label.
-        shuffled: the mean score of the same probe on targets shuffled over windows.
-        windows, patients: that have the target.
-        target, predicted: float64 (n,), NaN where there is no target; of a label, of its class that comes last.
+        score: R² for a quantity; area under the ROC curve for a label.
+        shuffled: mean score of the same probe on targets shuffled over windows.
+        windows, patients: numbers of those that have the target.
+        target, predicted: float64 (n,), NaN where there is no target; for a label, of its last class.
         of: intp (n,), each window's patient.
     """
 
@@ -76,19 +77,20 @@ def ridge_probes(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Probe]:
-    """A probe to each target.
+    """Return a probe to each target.
 
     Args:
         features: (n, k), finite.
-        targets: name → (n,), NaN where a window has none. One without any variance, or that a single patient has, is
+        targets: name → (n,), NaN where a window has none. A target without variance, or that only one patient has, is
             left out of the result.
-        patients: (n,), whatever tells them apart.
-        scored: bool (n,), windows of the patients to be predicted; those of the others only help to learn. By default
-            all. With a dozen test patients a probe that learns from eleven says more of the dozen than of the features.
-        folds: of the outer cross-validation, at most; of the inner one there are `INNER_FOLDS`.
-        shuffles: how many shuffled copies of each target are probed.
-        resamples: bootstrap samples of patients.
-        seed: of folds, shuffles and samples.
+        patients: (n,), anything that identifies them.
+        scored: bool (n,), windows of the patients to predict; those of the others only help to learn. By default all.
+            With a dozen test patients, a probe that learns from eleven says more about the dozen than about the
+            features.
+        folds: maximum number of folds of the outer cross-validation; the inner one has `INNER_FOLDS`.
+        shuffles: number of shuffled copies of each target to probe.
+        resamples: number of bootstrap samples of patients.
+        seed: seed of folds, shuffles and samples.
     """
     x, of = np.asarray(features, np.float64), numbered(patients)
     asked = np.ones(len(x), bool) if scored is None else np.asarray(scored, bool)
@@ -120,19 +122,19 @@ def ridge_probes(
 
 
 def mean_score(probes: Mapping[str, Probe], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean R² over targets; each bootstrap sample of patients is the same for all of them."""
+    """Return the mean R² over targets; each bootstrap sample of patients is the same for all of them."""
     return _mean_difference(probes, None, resamples, seed)
 
 
 def score_difference(
     probes: Mapping[str, Probe], others: Mapping[str, Probe], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """How much the mean R² over the targets of both is above that of other features of the same windows.
+    """Return the difference in mean R², over the targets of both, from other features of the same windows.
 
-    Paired: each bootstrap sample of patients is the same for both.
+    It is paired: each bootstrap sample of patients is the same for both.
 
     Raises:
-        ValueError: other windows, or no target in common.
+        ValueError: the windows differ, or no target is common.
     """
     return _mean_difference(probes, others, resamples, seed)
 
@@ -146,12 +148,12 @@ def out_of_fold(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> Floats:
-    """Predictions of (n, m) targets, each by a ridge that saw no window of its patient; the penalty chosen by patient.
+    """Return predictions of (n, m) targets, each by a ridge that saw no window of its patient.
 
-    NaN where `scored` is false: windows that only help to learn.
+    They are NaN where `scored` is false: such windows only help to learn.
 
     Raises:
-        ValueError: fewer than two patients.
+        ValueError: there are fewer than two patients.
     """
     of = numbered(patients)
     weight = np.ones(len(x))
@@ -165,12 +167,12 @@ def out_of_fold(
 
 
 def pooled_r2(y: Floats, predicted: Floats) -> Floats:
-    """R² of each column, (m,), of (n, m)."""
+    """Return R² of each column, (m,), of (n, m)."""
     return np.asarray(1 - np.square(y - predicted).sum(axis=0) / np.square(y - y.mean(axis=0)).sum(axis=0), np.float64)
 
 
 def best_penalty(x: Floats, y: Floats, of: NDArray[np.intp], weight: Floats, seed: int) -> NDArray[np.intp]:
-    """Which of `PENALTIES` is best for each target, (m,); a single patient to learn from leaves no choice."""
+    """Return the index of the best of `PENALTIES` for each target, (m,); with one patient there is no choice."""
     if len(np.unique(of)) < 2:
         return np.full(y.shape[1], len(PENALTIES) // 2)
     errors = np.zeros((len(PENALTIES), y.shape[1]))
@@ -181,11 +183,11 @@ def best_penalty(x: Floats, y: Floats, of: NDArray[np.intp], weight: Floats, see
 
 
 def ridge_path(x: Floats, y: Floats, weight: Floats, at: Floats) -> Floats:
-    """Predictions at (t, k) for every penalty: (penalties, t, m); features standardised as in the training part."""
+    """Return predictions at (t, k) for every penalty, (penalties, t, m); features as standardised in training."""
     share = (weight / weight.sum())[:, None]
     centre, middle = (share * x).sum(axis=0), (share * y).sum(axis=0)
     deviation = np.sqrt((share * np.square(x - centre)).sum(axis=0))
-    deviation[deviation < 1e-12 * (1 + np.abs(centre))] = np.inf  # a constant says nothing
+    deviation[deviation < 1e-12 * (1 + np.abs(centre))] = np.inf  # a constant carries no information
     root = np.sqrt(share)
     known, asked = root * (x - centre) / deviation, (at - centre) / deviation
     if x.shape[1] <= len(x):
@@ -202,7 +204,7 @@ def ridge_path(x: Floats, y: Floats, weight: Floats, at: Floats) -> Floats:
 def _by_presence(
     targets: Mapping[str, Floats], of: NDArray[np.intp], scored: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.bool_], list[str]]]:
-    """Targets that the same windows have, together; without those that cannot be probed."""
+    """Yield targets that the same windows have, together, without those that cannot be probed."""
     groups: dict[bytes, tuple[NDArray[np.bool_], list[str]]] = {}
     for name, y in targets.items():
         there = np.isfinite(y)
@@ -213,14 +215,14 @@ def _by_presence(
 
 
 def spread(values: Floats, there: NDArray[np.bool_]) -> Floats:
-    """At the windows that have them; NaN at the others."""
+    """Return the values at the windows that have them; NaN at the others."""
     whole = np.full(len(there), np.nan)
     whole[there] = values
     return whole
 
 
 def r2_sums(y: Floats, predicted: Floats, of: NDArray[np.intp]) -> Floats:
-    """By patient: Σ(y - ŷ)², how many, Σy, Σy²; y less its mean, for the sake of digits."""
+    """Return by patient: Σ(y - ŷ)², count, Σy, Σy²; y has its mean subtracted, for numerical precision."""
     centred = y - np.nanmean(y)
     there = np.isfinite(y)
     columns = np.stack([np.square(y - predicted), np.ones_like(y), centred, np.square(centred)], axis=1)
@@ -228,7 +230,7 @@ def r2_sums(y: Floats, predicted: Floats, of: NDArray[np.intp]) -> Floats:
 
 
 def r2_of_samples(sums: Floats, counts: Floats) -> tuple[float, Floats]:
-    """Of all windows, and of each sample of patients; NaN where a sample has no window with the target."""
+    """Return R² of all windows, and of each sample of patients; NaN where a sample has no window with the target."""
     error, count, total, squares = sums.sum(axis=0)
     variance = (squares - total**2 / count) / count
     drawn = counts @ sums[:, :2]

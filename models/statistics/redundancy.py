@@ -1,9 +1,9 @@
-"""Whether the dimensions of features say different things. Arrays only.
+"""Whether the dimensions of features carry different information. Arrays only.
 
 Two figures of the correlation matrix: the mean absolute correlation of two dimensions, and the participation ratio
-(Σλ)² / Σλ² of its eigenvalues, which is k for k uncorrelated dimensions and 1 for one dimension k times. With n
-windows, independent dimensions correlate too: each figure stands beside what N(0, I) gives with the same n. Windows of
-one patient are not independent; so there is also the mean over draws of one window per patient.
+(Σλ)² / Σλ² of its eigenvalues, which is k for k uncorrelated dimensions and 1 for one dimension repeated k times. With
+n windows, independent dimensions correlate too, so each figure is compared with that of N(0, I) for the same n. Windows
+of one patient are not independent, so there is also the mean over draws of one window per patient.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def redundancy(features: NDArray[Any]) -> Redundancy:
     """Return both figures of features (n, k).
 
     Raises:
-        ValueError: fewer than two windows, or fewer than two dimensions.
+        ValueError: there are fewer than two windows or fewer than two dimensions.
     """
     features = np.asarray(features, np.float64)
     if min(features.shape) < 2:
@@ -49,8 +49,8 @@ def redundancy_by_patient(
     Args:
         features: (n, k).
         patients: (n,).
-        draws: how many.
-        seed: of the draws.
+        draws: number of draws.
+        seed: seed of the draws.
     """
     of, rng = numbered(patients), np.random.default_rng(seed)
     windows = [np.flatnonzero(of == one) for one in range(int(of.max()) + 1)]
@@ -59,7 +59,7 @@ def redundancy_by_patient(
 
 
 def null_redundancy(windows: int, dimensions: int, *, draws: int = DRAWS, seed: int = 0) -> Redundancy:
-    """Return the mean of both figures over draws of so many windows from N(0, I)."""
+    """Return the mean of both figures over draws of this number of windows from N(0, I)."""
     rng = np.random.default_rng(seed)
     return _mean([redundancy(rng.standard_normal((windows, dimensions))) for _ in range(draws)])
 

@@ -1,7 +1,7 @@
 """Whether features repeat when they should. Arrays only.
 
-Repeatability is that of McGraw and Wong (1996, doi 10.1037/1082-989X.1.1.30), ICC(A,1): two-way, absolute agreement,
-one measurement. Windows are the subjects; the scan as it is and the scan changed are the raters.
+Repeatability is ICC(A,1) of McGraw and Wong (1996, doi 10.1037/1082-989X.1.1.30): two-way, absolute agreement, one
+measurement. Windows are the subjects; the original scan and the changed scan are the raters.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Repeatability:
     """How well each dimension repeats under changes that should not matter.
 
     Attributes:
-        icc: change → ICC(A,1) by dimension, float64 (k,), of the window as it is and changed; 0 for a dead dimension.
-        mean_icc: change → the mean over dimensions.
-        mean: over changes and dimensions.
-        median: over dimensions, of each one's mean over changes.
-        within_sd: float64 (k,): deviation of one window's values over all changes and the original; bias included.
-        between_sd: float64 (k,): deviation between windows, that within them taken off.
-        minimal_detectable_change: float64 (k,): 1.96 · √2 · within_sd. A smaller difference may be the changes' work.
-        dead: bool (k,).
+        icc: change → ICC(A,1) by dimension, float64 (k,), of the original and changed window; 0 for a dead dimension.
+        mean_icc: change → mean over dimensions.
+        mean: mean over changes and dimensions.
+        median: median over dimensions of each one's mean over changes.
+        within_sd: float64 (k,): deviation of a window's values over all changes and the original, bias included.
+        between_sd: float64 (k,): deviation between windows, with that within them removed.
+        minimal_detectable_change: float64 (k,): 1.96 · √2 · within_sd. A smaller difference may be due to the changes.
+        dead: bool (k,), dimensions that do not vary.
     """
 
     icc: Mapping[str, Floats]
@@ -45,18 +45,18 @@ class Repeatability:
 
 
 def icc_a1(ratings: ArrayLike) -> Any:
-    """ICC(A,1): the part of the variance that is the subjects' own, systematic differences between raters counted.
+    """Return ICC(A,1): the fraction of variance due to subjects; systematic differences of raters count against it.
 
         (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n)
 
     Args:
-        ratings: (n, k, …): n ≥ 2 subjects, k ≥ 2 raters; whatever comes after is computed for each.
+        ratings: (n, k, …): n ≥ 2 subjects, k ≥ 2 raters; computed for each position of the remaining axes.
 
     Returns:
         float64 (…); NaN where nothing varies at all. Below 0 where raters differ more than subjects.
 
     Raises:
-        ValueError: fewer subjects or raters.
+        ValueError: there are fewer subjects or raters.
     """
     ratings = np.asarray(ratings, np.float64)
     n, k = ratings.shape[:2]
@@ -81,16 +81,16 @@ def repeatability(
     resamples: int = _ICC_RESAMPLES,
     seed: int = 0,
 ) -> Repeatability:
-    """Repeatability of features under changes.
+    """Return the repeatability of features under changes.
 
     Args:
-        reference: (n, k), of the windows as they are.
+        reference: (n, k), of the unchanged windows.
         changed: change → (n, k), of the same windows, changed.
         patients: (n,).
-        dead_variance: a dimension whose variance over windows is no larger is dead: its ICC counts as 0.
+        dead_variance: a dimension whose variance over windows is not larger is dead: its ICC counts as 0. Use
             `units.ACTIVE_VARIANCE` for a posterior mean, whose prior has variance 1.
-        resamples: bootstrap samples of patients, for the intervals.
-        seed: of the samples.
+        resamples: number of bootstrap samples of patients, for the intervals.
+        seed: seed of the samples.
     """
     reference = np.asarray(reference, np.float64)
     dead = reference.var(axis=0) <= np.maximum(dead_variance, 1e-12 * np.square(reference).mean(axis=0))
@@ -118,7 +118,7 @@ def repeatability(
 
 
 def _patient_samples(patients: ArrayLike, resamples: int, seed: int) -> list[NDArray[np.intp]]:
-    """Windows of each bootstrap sample of patients; without intervals where there is one patient only."""
+    """Return the windows of each bootstrap sample of patients; a single patient gives no intervals."""
     of = numbered(patients)
     count = int(of.max()) + 1
     if count < 2:

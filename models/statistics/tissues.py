@@ -1,4 +1,4 @@
-"""What tissue a HU is: one definition for quantities, certificate and reconstruction errors."""
+"""Which HU belong to which tissue: one definition for quantities, certificate and reconstruction errors."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ TISSUES_HU: Mapping[str, tuple[float, float]] = {
     "soft": (-30.0, 150.0),
     "bone": (150.0, math.inf),
 }
-"""low ≤ HU < high, so that every HU is in exactly one. Inside of lung, `air` is emphysema; `mixed` are mostly voxels
-that hold the edge of something. Contrast agent counts as bone where it is as dense."""
+"""low ≤ HU < high, so that every HU is in exactly one range. Within a lung, `air` is emphysema; `mixed` are mostly
+voxels that hold an edge. Contrast agent counts as bone where it is as dense."""

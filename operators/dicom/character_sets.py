@@ -113,7 +113,7 @@ def undecodable_finding(headers: Iterable[Dataset], keywords: Sequence[str]) -> 
 def is_undecodable(value: object) -> bool:
     """Return whether a value, or one of several values, is text that its character set cannot decode."""
     if isinstance(value, list | tuple):
-        return any(isinstance(one, Undecodable) for one in value)
+        return any(isinstance(item, Undecodable) for item in value)
     return isinstance(value, Undecodable)
 
 

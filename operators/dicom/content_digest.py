@@ -113,5 +113,5 @@ def _little(value: bytes, vr: str, little: bool) -> bytes:
 
 def _pixels(instance: Instance) -> Iterator[bytes]:
     """Yield the stored values of each frame, however they were compressed."""
-    for one in frames(instance) if sop_class(instance.header) in ENHANCED_CT else (instance,):
-        yield read_stored_values(one, pixel_format(one.header)).astype("<i4").tobytes()
+    for frame in frames(instance) if sop_class(instance.header) in ENHANCED_CT else (instance,):
+        yield read_stored_values(frame, pixel_format(frame.header)).astype("<i4").tobytes()

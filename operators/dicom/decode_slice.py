@@ -129,10 +129,10 @@ def _value_bits(stored: Stored, pixels: PixelFormat) -> tuple[Stored, bool]:
     return values.astype(stored.dtype), bool((values << shift != cells).any())
 
 
-def _either(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one | other
+def _either(first: NDArray[np.bool_] | None, second: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first | second
 
 
 def _rescaled(stored: Stored, low: int, high: int, pixels: PixelFormat) -> tuple[NDArray[np.int16], bool]:

@@ -157,7 +157,7 @@ def _macros(groups: Dataset, plain: _Plain) -> dict[str, _Elements]:
             raise _invalid(f"{len(items)} items of {macro} in a frame", "one")
         if items:
             found[macro] = _renamed(plain(items[0]), keywords)
-    if region := [_value(one, "CodeMeaning", plain) for one in _regions(groups)]:
+    if region := [_value(item, "CodeMeaning", plain) for item in _regions(groups)]:
         _put(found.setdefault("FrameAnatomySequence", {}), "BodyPartExamined", str(region[0] or "").upper())
     return found
 

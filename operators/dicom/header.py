@@ -95,7 +95,7 @@ class Header(Dataset):
 def own_element(element: DataElement) -> DataElement:
     """Return a copy of a shared element that may be changed; several values become a list again."""
     value = element.value
-    own = MultiValue(lambda one: one, value) if isinstance(value, tuple) else value
+    own = MultiValue(lambda item: item, value) if isinstance(value, tuple) else value
     return DataElement(element.tag, str(element.VR), own, already_converted=True)
 
 

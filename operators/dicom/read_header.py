@@ -175,7 +175,7 @@ def _read(source: BinaryIO, values: HeaderValues) -> tuple[Dataset, PixelElement
         encoded, pieces, _ = in_pieces(source, _TAGS, _STOPS)
         sets = character_sets(pieces[0].get("SpecificCharacterSet"))
         header = Dataset({element.tag: element for piece in pieces for element in _converted(piece, sets, values)})
-        header.file_meta = FileMetaDataset({one.tag: one for one in _converted(encoded.meta, sets, values)})
+        header.file_meta = FileMetaDataset({element.tag: element for element in _converted(encoded.meta, sets, values)})
     header.set_original_encoding(encoded.implicit, encoded.little, pieces[0].get("SpecificCharacterSet", ""))
     _name_syntax(header)
     offset = source.tell()
@@ -207,7 +207,7 @@ def read_nested(data: bytes, keywords: Sequence[str], take: Callable[[Dataset, P
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            raw = read_whole(data, [Tag(one) for one in (*keywords, "SpecificCharacterSet")], _STOPS)
+            raw = read_whole(data, [Tag(keyword) for keyword in (*keywords, "SpecificCharacterSet")], _STOPS)
             sets, values = character_sets(raw.get("SpecificCharacterSet")), HeaderValues()
             return take(raw, lambda dataset: _converted(dataset, sets, values))
         except _BROKEN as error:
@@ -283,7 +283,7 @@ def _text_element(tag: BaseTag, vr: str, value: bytes, sets: tuple[str, ...]) ->
     elif vr in _LATIN or value.isascii():
         text = value.decode("latin-1")
     else:  # each value on its own: an ImageType may say LOCALIZER beside an undecodable value
-        texts = tuple(decode_text(one, (ASCII,)) for one in value.rstrip(b" \0").split(b"\\"))
+        texts = tuple(decode_text(part, (ASCII,)) for part in value.rstrip(b" \0").split(b"\\"))
         return DataElement(tag, vr, texts[0] if len(texts) == 1 else texts, already_converted=True)
     if isinstance(text, Undecodable):
         return DataElement(tag, vr, text, already_converted=True)

@@ -169,7 +169,7 @@ def _upright(grid: Grid, sources: Sources, positions: _Array, degrees: float) ->
     pixels = (positions - positions[0]) @ steps_mm / (steps_mm**2).sum(axis=0)  # (slices, 2): rows, columns
     first = pixels.min(axis=0)
     offsets = np.rint((pixels - first) * OFFSET_PARTS) / OFFSET_PARTS
-    rows, columns = (int(one) for one in matrix + np.ceil(offsets.max(axis=0)))
+    rows, columns = (int(size) for size in matrix + np.ceil(offsets.max(axis=0)))
     if max(rows, columns) > MAX_SIDE:
         raise SeriesRejected("GANTRY_TILT", f"slices straightened are {rows} × {columns}; expected at most {MAX_SIDE}")
     affine = grid.affine_lps_mm.copy()

@@ -43,19 +43,19 @@ def resample_slice(read_stored: Callable[[int], HuSlice], resampling: Resampling
     """
     parts = resampling.sources[d]
     stored = [read_stored(index) for index, _ in parts]
-    findings = tuple(dict.fromkeys(finding for one in stored for finding in one.findings))
+    findings = tuple(dict.fromkeys(finding for part in stored for finding in part.findings))
     offsets = [resampling.offsets[index] for index, _ in parts]
     if len(parts) == 1 and not any(offsets[0]) and stored[0].hu.shape == resampling.shape:
         return HuSlice(stored[0].hu, findings, stored[0].histogram)
     total = np.zeros(resampling.shape, np.float32)
-    for one, offset, (_, weight) in zip(stored, offsets, parts, strict=True):
-        total += np.float32(weight) * shifted(one.hu, offset, resampling.shape)
+    for part, offset, (_, weight) in zip(stored, offsets, parts, strict=True):
+        total += np.float32(weight) * shifted(part.hu, offset, resampling.shape)
     return HuSlice(np.rint(total, out=total).astype(np.int16), findings, stored[0].histogram)
 
 
 def shifted(hu: NDArray[np.int16], offset: tuple[float, float], shape: tuple[int, int]) -> NDArray[np.float32]:
     """Return a slice, (H, W), shifted by `offset` (rows, columns) ≥ 0 into a plane of air of this shape: float32 HU."""
-    rows, columns = (divmod(one, 1.0) for one in offset)
+    rows, columns = (divmod(distance, 1.0) for distance in offset)
     moved = _between(hu.astype(np.float32), rows[1])
     moved = _between(moved.T, columns[1]).T
     plane = np.full(shape, AIR_HU, np.float32)

@@ -74,7 +74,7 @@ def _what_splits(groups: NDArray[Any], counts: NDArray[Any], headers: Sequence[D
         volumes: dict[str, list[int]] = {}
         for group, header in zip(groups, headers, strict=True):
             volumes.setdefault(str(header.get(keyword)), []).append(int(group))
-        if len(volumes) == counts.max() and all(len(set(one)) == len(one) for one in volumes.values()):
+        if len(volumes) == counts.max() and all(len(set(volume)) == len(volume) for volume in volumes.values()):
             by.append(keyword)
     return by
 

@@ -138,8 +138,8 @@ def _unpack(path: Path, folder: Path, left: int) -> int:
                 _unpack_entry(archive, entry, folder)
             return size
     except _BROKEN as error:
-        what = f"the ZIP archive cannot be unpacked ({type(error).__name__}); get it again"
-        raise SeriesRejected("UNREADABLE_FILE", what) from error
+        message = f"the ZIP archive cannot be unpacked ({type(error).__name__}); get it again"
+        raise SeriesRejected("UNREADABLE_FILE", message) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
         if error.errno in (None, errno.EINVAL):  # an offset before the start of the file: the archive is wrong

@@ -32,12 +32,15 @@ class InputRoots:
 
     def root_of(self, path: Path) -> Path:
         """Return the folder that references in this file must not leave."""
-        return next((one.folder for one in self.archives if one.folder and path.is_relative_to(one.folder)), self.root)
+        return next(
+            (archive.folder for archive in self.archives if archive.folder and path.is_relative_to(archive.folder)),
+            self.root,
+        )
 
     def relative(self, path: Path) -> Path:
         """Return a path relative to the input; an archive counts as a folder."""
         root = self.root_of(path)
-        name = next((one.name for one in self.archives if one.folder == root), "")
+        name = next((archive.name for archive in self.archives if archive.folder == root), "")
         return Path(name) / path.relative_to(root)
 
     def folder(self, path: Path) -> str:

@@ -33,12 +33,12 @@ def measure_reliability(encoding: Encoding, reference: Reference, preprocessing:
     error_hu = None if decoder is None else reconstruction_mae_hu(encoding, decoder, preprocessing)
     mu, sigma = (encoding.taps[name].values.astype(np.float64) for name in ("mu", "sigma"))
     standing = stand(population, mu, sigma, error_hu)
-    told = population.patients >= LEAST_PATIENTS
+    enough = population.patients >= LEAST_PATIENTS
     return Reliability(
-        verdict=_verdict(standing, told),
-        reasons=tuple(_reasons(standing, population, error_hu)) if told else (_too_few(population),),
+        verdict=_verdict(standing, enough),
+        reasons=tuple(_reasons(standing, population, error_hu)) if enough else (_too_few(population),),
         n_reference=population.patients,
-        p_conformal=shortest_double(standing.p) if told else None,
+        p_conformal=shortest_double(standing.p) if enough else None,
         mahalanobis=shortest_double(standing.distance),
         reconstruction_mae_hu=None if error_hu is None else shortest_double(error_hu),
         real_fraction=shortest_double(float(np.mean(encoding.windows.real_fraction, dtype=np.float64))),
@@ -78,8 +78,8 @@ def _inside(windows: Windows, preprocessing: Preprocessing) -> Iterator[tuple[ND
         yield z[start : start + depth], y, x
 
 
-def _verdict(standing: Standing, told: bool) -> Verdict:
-    if not told:
+def _verdict(standing: Standing, enough: bool) -> Verdict:
+    if not enough:
         return "undetermined"
     return "out_of_distribution" if standing.p <= ALPHA else "in_distribution"
 
@@ -98,8 +98,8 @@ def _reasons(standing: Standing, population: Population, error_hu: float | None)
         return
     beyond = min(-math.log(ALPHA), max(standing.latent, standing.reconstruction))
     if standing.latent >= beyond:
-        told = f"farther from the reference patients than {standing.latent_below:.0f} % of them from each other"
-        yield f"mu is {told}: Mahalanobis distance {standing.distance:.3g}"
+        comparison = f"farther from the reference patients than {standing.latent_below:.0f} % of them from each other"
+        yield f"mu is {comparison}: Mahalanobis distance {standing.distance:.3g}"
     if population.errors_hu is not None and standing.reconstruction >= beyond:
         low, high = population.errors_hu.min(), population.errors_hu.max()
         yield f"reconstruction error {error_hu:.3g} HU; of the reference patients {low:.3g} to {high:.3g} HU"

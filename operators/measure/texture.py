@@ -67,8 +67,8 @@ def glcm_contrast(hu: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     return 2 * squared / twice_pairs if twice_pairs else float("nan")
 
 
-def _dot(one: NDArray[Any], other: NDArray[Any]) -> int:
-    return int(np.einsum("i,i", one.ravel(), other.ravel(), dtype=np.int64))
+def _dot(first: NDArray[Any], second: NDArray[Any]) -> int:
+    return int(np.einsum("i,i", first.ravel(), second.ravel(), dtype=np.int64))
 
 
 def box_sum(values: NDArray[_Number], beyond: Literal["zero", "edge"]) -> NDArray[_Number]:

@@ -138,15 +138,15 @@ def _reconstruction(figure: Figure, record: FeatureRecord, reconstruct: Reconstr
     given = low + (high - low) * windows.voxels[chosen, 0].astype(np.float64)
     middle, proportion = len(given) // 2, windows.spacing_mm[1] / windows.spacing_mm[2]
     axes = [figure.add_axes((0.02 + column * 0.225, 0.262, 0.215, 0.228)) for column in range(3)]
-    for one in axes:
-        one.set(xticks=(), yticks=(), anchor="NW")
-        one.spines[:].set_visible(False)
+    for panel in axes:
+        panel.set(xticks=(), yticks=(), anchor="NW")
+        panel.spines[:].set_visible(False)
     grey: dict[str, Any] = {"cmap": "gray", "vmin": GREY_HU[0], "vmax": GREY_HU[1], "aspect": proportion}
     axes[0].imshow(given[middle], **grey)
     axes[0].set_title("what the encoder got")
     if reconstruct is None:
-        told = "This model came without a decoder,\nso nothing can be reconstructed."
-        axes[1].text(0.1, 0.5, told, va="center", color="#5b5b5b", fontsize=11, transform=axes[1].transAxes)
+        message = "This model came without a decoder,\nso nothing can be reconstructed."
+        axes[1].text(0.1, 0.5, message, va="center", color="#5b5b5b", fontsize=11, transform=axes[1].transAxes)
         return
     (window,) = reconstruct(record.taps["mu"].windows[chosen : chosen + 1])
     decoded = low + (high - low) * window

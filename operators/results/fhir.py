@@ -63,7 +63,7 @@ def _group(record: FeatureRecord, group: Item, number: int) -> dict[str, Resourc
     found = {device: _device(group)}
     numbers = [item for item in group.children if isinstance(item.value, Number)]
     outlines = [outline for item in numbers for outline in _outlines(item)]
-    regions = {_url(record, "region", number, k): _selection(record, one) for k, one in enumerate(outlines)}
+    regions = {_url(record, "region", number, k): _selection(record, outline) for k, outline in enumerate(outlines)}
     members = {_url(record, "number", number, k): _member(record, item, device) for k, item in enumerate(numbers)}
     finding = next(item.value for item in group.children if item.name == _FINDING and isinstance(item.value, Concept))
     notes = [
@@ -122,17 +122,17 @@ def _evaluation(record: FeatureRecord, item: Item) -> Resource:
 
 def _device(group: Item) -> Resource:
     """Return the Device of an algorithm (TID 4019, Algorithm Identification)."""
-    said = [(item.name[:2], item.value) for item in group.children if item.name is not None]
-    texts = [(name, value.text) for name, value in said if isinstance(value, Text)]
+    values = [(item.name[:2], item.value) for item in group.children if item.name is not None]
+    texts = [(name, value.text) for name, value in values if isinstance(value, Text)]
     name, version = (dict(texts)[code] for code in (sr_codes.ALGORITHM_NAME, sr_codes.ALGORITHM_VERSION))
-    family = [value for code, value in said if code == sr_codes.ALGORITHM_FAMILY and isinstance(value, Concept)]
+    family = [value for code, value in values if code == sr_codes.ALGORITHM_FAMILY and isinstance(value, Concept)]
     parameters = [text.partition("=") for code, text in texts if code == sr_codes.ALGORITHM_PARAMETERS]
     return {
         "resourceType": "Device",
         "identifier": [_uid(sr_codes.derived_uid("algorithm", name, version))],
         "displayName": name,
         "manufacturer": sr_codes.MANUFACTURER,
-        "type": [_concept(one) for one in family],
+        "type": [_concept(concept) for concept in family],
         "version": [{"value": version}],
         "property": [{"type": {"text": key}, "valueString": value} for key, _, value in parameters],
     }
@@ -163,7 +163,7 @@ def _outlines(item: Item) -> Iterator[tuple[Graphic, ImageReference]]:
     """Yield the outlines that a number was inferred from; a text's anchor is a point, not an outline."""
     for child in item.children:
         if isinstance(child.value, Graphic) and child.value.kind == "POLYLINE":
-            yield child.value, next(one.value for one in child.children if isinstance(one.value, ImageReference))
+            yield child.value, next(leaf.value for leaf in child.children if isinstance(leaf.value, ImageReference))
 
 
 def _is_note(item: Item) -> bool:

@@ -109,7 +109,10 @@ def result_document(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     The notification is requested when a series was rejected, failed, or is unlike the reference patients.
     """
     ended = list(outcomes)
-    counted, judged = Counter(one.status for one in ended), Counter(one.verdict for one in ended if one.verdict)
+    counted, judged = (
+        Counter(outcome.status for outcome in ended),
+        Counter(outcome.verdict for outcome in ended if outcome.verdict),
+    )
     counts = {status: counted.get(status, 0) for status in ("written", "rejected", "skipped", "failed")}
     verdicts = {verdict: judged.get(verdict, 0) for verdict in get_args(Verdict)}
     text = "ctvae: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + ". "

@@ -37,15 +37,15 @@ def write_volume_nifti(volume: Volume, path: Path) -> Volume:
     Raises:
         SeriesRejected, SeriesFailed: from reading the slices; `OUTPUT_UNWRITABLE`.
     """
-    met: list[tuple[Finding, ...]] = []
+    found: list[tuple[Finding, ...]] = []
 
     def slices() -> Iterable[NDArray[np.int16]]:
         for ready in volume.slices():
-            met.append(ready.findings)
+            found.append(ready.findings)
             yield ready.hu
 
     _write(slices(), volume.shape, np.dtype("<i2"), volume.affine_lps_mm, path)
-    return replace(volume, findings=volume.findings_with(met))
+    return replace(volume, findings=volume.findings_with(found))
 
 
 def write_windows_nifti(windows: Windows, window_hu: tuple[float, float], folder: Path, name: str) -> list[Path]:

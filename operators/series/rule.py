@@ -113,7 +113,9 @@ class Rule:
 
 def count_slices(series: Series) -> int:
     """Return the number of instances or, for a multi-frame file not yet separated, of the frames it declares."""
-    frames = (1 if one.frame else number_in(one.header, "NumberOfFrames") or 1 for one in series.instances)
+    frames = (
+        1 if instance.frame else number_in(instance.header, "NumberOfFrames") or 1 for instance in series.instances
+    )
     return sum(max(1, int(number)) for number in frames)
 
 

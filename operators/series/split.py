@@ -127,7 +127,7 @@ def _kinds(planes: Planes) -> tuple[list[_Group], list[str]]:
             "ImageOrientationPatient": _near(direction, rest, np.full(6, DIRECTION_TOLERANCE)),
         }
         same = np.logical_and.reduce(list(near.values()))
-        differ |= {keyword for keyword, one in near.items() if not one.all()}
+        differ |= {keyword for keyword, same in near.items() if not same.all()}
         kinds.append(tuple(rest[same].tolist()))
         rest = rest[~same]
     if rest.size:

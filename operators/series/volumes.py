@@ -132,7 +132,7 @@ def _by_order(slices: _Slices) -> Iterator[Division]:
         if not moments:
             continue
         blocks = _blocks(moments, slices.spots)
-        rising = all(moments[one[-1]] < moments[other[0]] for one, other in pairwise(blocks))
+        rising = all(moments[earlier[-1]] < moments[later[0]] for earlier, later in pairwise(blocks))
         if (
             rising
             and len(blocks) == slices.at_most
@@ -191,7 +191,7 @@ def _are_stacks(slices: _Slices, groups: _Groups) -> bool:
     """Return whether most groups are regular stacks and the others are too short: passes that were broken off."""
     short = [group for group in groups if len(group) < MIN_SLICES]
     long = tuple(group for group in groups if len(group) >= MIN_SLICES)
-    return len(short) < len(long) and all(_once(slices.spots, one) for one in short) and slices.all_regular(long)
+    return len(short) < len(long) and all(_once(slices.spots, group) for group in short) and slices.all_regular(long)
 
 
 def _is_one_volume(slices: _Slices, groups: _Groups) -> bool:

@@ -68,9 +68,9 @@ def filed_with(
 def sr_series_uid(record: FeatureRecord, sop_class: str) -> str:
     """Return the UID of the SR series of a source series and part, under one model, configuration and version."""
     series = record.series
-    of = (series.study_instance_uid, series.series_instance_uid, series.part)
+    source = (series.study_instance_uid, series.series_instance_uid, series.part)
     return sr_codes.derived_uid(
-        "sr series", *of, record.model.weights_sha256, record.config_digest, __version__, str(sop_class)
+        "sr series", *source, record.model.weights_sha256, record.config_digest, __version__, str(sop_class)
     )
 
 
@@ -137,9 +137,9 @@ def patient_and_study(series: Series) -> Dataset:
 def content_moment(series: Series) -> tuple[str, str]:
     """Return (date, time) of the SR: those of the study, else of the series, the acquisition or the content."""
     source = series.first
-    for of in ("Study", "Series", "Acquisition", "Content"):
-        if day := _date(source, f"{of}Date"):
-            return day, _time(source, f"{of}Time") or NO_DATE[1]
+    for event in ("Study", "Series", "Acquisition", "Content"):
+        if day := _date(source, f"{event}Date"):
+            return day, _time(source, f"{event}Time") or NO_DATE[1]
     return NO_DATE
 
 
@@ -194,7 +194,9 @@ def _text(source: Dataset, keyword: str) -> str:
 def _without_controls(text: str) -> str:
     """Replace a backslash, which would end a value, control characters and surrogates by spaces; strip the text."""
     bad = ("Cc", "Cs")
-    return "".join(" " if one == "\\" or unicodedata.category(one) in bad else one for one in text).strip()
+    return "".join(
+        " " if character == "\\" or unicodedata.category(character) in bad else character for character in text
+    ).strip()
 
 
 def _identifier(source: Dataset, keyword: str, length: int) -> str:

@@ -57,7 +57,7 @@ def place_of(windows: Windows) -> Place | None:
     ]
     if not planes:
         return None
-    _, uid, frame, plane = min(planes, key=lambda one: (round(one[0], 6), *one[1:3]))
+    _, uid, frame, plane = min(planes, key=lambda candidate: (round(candidate[0], 6), *candidate[1:3]))
     outline = _outline(windows, plane)
     if outline is None:
         return None
@@ -138,12 +138,12 @@ def _clipped(polygon: _Array, heights: _Array) -> _Array:
     """Return the part of a convex polygon that is not below 0 (Sutherland and Hodgman)."""
 
     def kept() -> Iterator[_Array]:
-        for i, (here, height) in enumerate(zip(polygon, heights, strict=True)):
+        for i, (point, height) in enumerate(zip(polygon, heights, strict=True)):
             before, lower = polygon[i - 1], heights[i - 1]
             if (height >= 0) != (lower >= 0):
-                yield before + (here - before) * (lower / (lower - height))
+                yield before + (point - before) * (lower / (lower - height))
             if height >= 0:
-                yield here
+                yield point
 
     return np.array(list(kept()), np.float64).reshape(-1, 2)
 

@@ -203,7 +203,7 @@ def _predecessors(document: Dataset) -> Iterator[str]:
     """Yield the UIDs of the Predecessor Documents Sequence (PS3.3 C.17.2)."""
     for study in document.get("PredecessorDocumentsSequence") or []:
         for series in study.ReferencedSeriesSequence:
-            yield from (str(one.ReferencedSOPInstanceUID) for one in series.ReferencedSOPSequence)
+            yield from (str(reference.ReferencedSOPInstanceUID) for reference in series.ReferencedSOPSequence)
 
 
 def _groups(document: Dataset) -> dict[Code, Dataset]:

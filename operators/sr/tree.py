@@ -53,8 +53,8 @@ def algorithms(root: Item) -> Iterator[tuple[str, str]]:
     """Yield name and version of each algorithm named in a report's groups."""
     for measurements in root.children:
         for group in measurements.children:
-            said = {item.name[:2]: item.value for item in group.children if item.name is not None}
-            name, version = said.get(sr_codes.ALGORITHM_NAME), said.get(sr_codes.ALGORITHM_VERSION)
+            values = {item.name[:2]: item.value for item in group.children if item.name is not None}
+            name, version = values.get(sr_codes.ALGORITHM_NAME), values.get(sr_codes.ALGORITHM_VERSION)
             if isinstance(name, Text) and isinstance(version, Text):
                 yield name.text, version.text
 

@@ -106,8 +106,8 @@ def _document(record: FeatureRecord, predecessor: Predecessor | None) -> dict[in
         elements[0x0040A375] = (b"SQ", _hierarchy(study, series, references))
     if predecessor is not None:
         replaced = [(predecessor.sop_class_uid, predecessor.sop_instance_uid)]
-        of = predecessor.study_instance_uid, predecessor.series_instance_uid
-        elements[0x0040A360] = (b"SQ", _hierarchy(*of, replaced))
+        ct_series = predecessor.study_instance_uid, predecessor.series_instance_uid
+        elements[0x0040A360] = (b"SQ", _hierarchy(*ct_series, replaced))
     return elements
 
 

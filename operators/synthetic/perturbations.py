@@ -81,10 +81,10 @@ def changes_for(settings: Preprocessing) -> Mapping[str, Change]:
     def by_voxels(voxels: float) -> Change:
         def change(volume: Volume, rng: np.random.Generator) -> Volume:
             axes = target_axes(volume, settings)
-            asked = np.zeros(3)
+            requested = np.zeros(3)
             for axis in axes:
-                asked[axis.volume_axis] = voxels * axis.step
-            return shift(volume, asked * rng.choice((-1.0, 1.0), 3), [axis.step for axis in _by_volume_axis(axes)])
+                requested[axis.volume_axis] = voxels * axis.step
+            return shift(volume, requested * rng.choice((-1.0, 1.0), 3), [axis.step for axis in _by_volume_axis(axes)])
 
         return change
 
@@ -209,9 +209,9 @@ def shift(volume: Volume, by: NDArray[np.float64], steps: list[float]) -> Volume
         steps: the bundle's voxel in voxels of the volume, for each of its axes; above 1, voxels are averaged.
     """
     cuts, moves, sources = [], [], []
-    for count, asked, step in zip(volume.shape, by.tolist(), steps, strict=True):
-        cut = _cuts(abs(asked)) if step > 1 else 1
-        move = int(math.copysign(math.floor(abs(asked) * cut + 1e-9), asked))
+    for count, requested, step in zip(volume.shape, by.tolist(), steps, strict=True):
+        cut = _cuts(abs(requested)) if step > 1 else 1
+        move = int(math.copysign(math.floor(abs(requested) * cut + 1e-9), requested))
         cuts.append(cut)
         moves.append(move)
         sources.append(np.clip(np.arange(count * cut) + move, 0, count * cut - 1) // cut)
@@ -228,9 +228,11 @@ def shift(volume: Volume, by: NDArray[np.float64], steps: list[float]) -> Volume
     return _regridded(volume, shape, first, [1 / cut for cut in cuts], read_moved, text)
 
 
-def _cuts(asked: float) -> int:
+def _cuts(requested: float) -> int:
     """Return the number of parts to cut a voxel into so that whole parts make up most of the shift."""
-    enough = (cut for cut in range(1, _FINEST + 1) if math.floor(asked * cut + 1e-9) >= _CLOSE_ENOUGH * asked * cut)
+    enough = (
+        cut for cut in range(1, _FINEST + 1) if math.floor(requested * cut + 1e-9) >= _CLOSE_ENOUGH * requested * cut
+    )
     return next(enough, _FINEST)
 
 

@@ -72,7 +72,7 @@ def enhanced_ct(slices: Sequence[Dataset], instance_number: int = 1) -> FileData
         instance_number: number of the file in the series.
     """
     first = slices[0]
-    uid = digest_uid("enhanced", *(str(one.SOPInstanceUID) for one in slices), str(instance_number))
+    uid = digest_uid("enhanced", *(str(source.SOPInstanceUID) for source in slices), str(instance_number))
     file = _empty_file(first, uid)
     for keyword in _COPIED:
         if keyword in first:
@@ -90,7 +90,9 @@ def enhanced_ct(slices: Sequence[Dataset], instance_number: int = 1) -> FileData
         setattr(file, keyword, value)
     _add_dimensions(file, timed=_TIME in first)
     file.SharedFunctionalGroupsSequence = [_shared_groups(first, uid)]
-    file.PerFrameFunctionalGroupsSequence = [_frame_groups(one, number) for number, one in enumerate(slices, start=1)]
+    file.PerFrameFunctionalGroupsSequence = [
+        _frame_groups(source, number) for number, source in enumerate(slices, start=1)
+    ]
     _add_pixels(file, slices)
     return file
 
@@ -126,13 +128,13 @@ def _add_dimensions(file: Dataset, timed: bool) -> None:
     ]
 
 
-def _frame_groups(one: Dataset, number: int) -> Dataset:
+def _frame_groups(source: Dataset, number: int) -> Dataset:
     """Return a frame's own groups: content, position and rescale (PS3.3 C.7.6.16.2.2, .3, C.7.6.16.2.9)."""
-    time = [int(one.TemporalPositionIndex)] if _TIME in one else []
+    time = [int(source.TemporalPositionIndex)] if _TIME in source else []
     content = _item(
-        FrameAcquisitionNumber=int(one.AcquisitionNumber),
-        FrameAcquisitionDateTime=one.AcquisitionDate + one.AcquisitionTime,
-        FrameReferenceDateTime=one.AcquisitionDate + one.AcquisitionTime,
+        FrameAcquisitionNumber=int(source.AcquisitionNumber),
+        FrameAcquisitionDateTime=source.AcquisitionDate + source.AcquisitionTime,
+        FrameReferenceDateTime=source.AcquisitionDate + source.AcquisitionTime,
         FrameAcquisitionDuration=1000.0,
         StackID="1",
         InStackPositionNumber=number,
@@ -142,8 +144,8 @@ def _frame_groups(one: Dataset, number: int) -> Dataset:
         content.TemporalPositionIndex = time[0]
     return _item(
         FrameContentSequence=[content],
-        PlanePositionSequence=[_copied(one, "ImagePositionPatient")],
-        PixelValueTransformationSequence=[_copied(one, "RescaleIntercept", "RescaleSlope", "RescaleType")],
+        PlanePositionSequence=[_copied(source, "ImagePositionPatient")],
+        PixelValueTransformationSequence=[_copied(source, "RescaleIntercept", "RescaleSlope", "RescaleType")],
     )
 
 
@@ -155,7 +157,7 @@ def _shared_groups(first: Dataset, uid: UID) -> Dataset:
         ConvolutionKernel=kernel,
         ConvolutionKernelGroup="STANDARD",
         ReconstructionDiameter=float(first.PixelSpacing[1]) * int(first.Columns),
-        ReconstructionPixelSpacing=[float(one) for one in first.PixelSpacing],
+        ReconstructionPixelSpacing=[float(number) for number in first.PixelSpacing],
         ReconstructionAngle=360.0,
         ImageFilter="NONE",
     )
@@ -187,7 +189,7 @@ def _shared_groups(first: Dataset, uid: UID) -> Dataset:
 
 def _gantry(first: Dataset) -> dict[str, list[Dataset]]:
     """Return the scanner's motion (PS3.3 C.8.15.3): for a phantom, a plain sequenced scan."""
-    middle = [float(one) for one in first.ImagePositionPatient]
+    middle = [float(number) for number in first.ImagePositionPatient]
     return {
         "CTAcquisitionTypeSequence": [
             _item(AcquisitionType="SEQUENCED", ConstantVolumeFlag="NO", FluoroscopyFlag="NO")
@@ -230,17 +232,19 @@ def _contrast_agent(first: Dataset) -> Dataset:
 
 def _add_pixels(file: Dataset, slices: Sequence[Dataset]) -> None:
     if file.file_meta.TransferSyntaxUID.is_encapsulated:
-        file.PixelData = encapsulate([_codestream(one) for one in slices])
+        file.PixelData = encapsulate([_codestream(source) for source in slices])
         file["PixelData"].VR, file["PixelData"].is_undefined_length = "OB", True
     else:
-        joined = b"".join(one.PixelData[: one.Rows * one.Columns * one.BitsAllocated // 8] for one in slices)
+        joined = b"".join(
+            source.PixelData[: source.Rows * source.Columns * source.BitsAllocated // 8] for source in slices
+        )
         file.PixelData = joined + b"\0" * (len(joined) % 2)
         file["PixelData"].VR = "OW"
 
 
-def _codestream(one: Dataset) -> bytes:
+def _codestream(source: Dataset) -> bytes:
     """Return the codestream of a classic slice: its fragments after the offset table, joined."""
-    return b"".join(list(generate_fragments(one.PixelData))[1:])
+    return b"".join(list(generate_fragments(source.PixelData))[1:])
 
 
 def _item(**values: Any) -> Dataset:
@@ -250,5 +254,5 @@ def _item(**values: Any) -> Dataset:
     return item
 
 
-def _copied(one: Dataset, *keywords: str) -> Dataset:
-    return _item(**{keyword: one[keyword].value for keyword in keywords})
+def _copied(source: Dataset, *keywords: str) -> Dataset:
+    return _item(**{keyword: source[keyword].value for keyword in keywords})

@@ -113,7 +113,7 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_is_said(bundle, monkeypatch, 
     monkeypatch.setattr(runtime, "cuda_devices", lambda: 0)
     encoder = open_encoder(bundle, "cuda")
     assert isinstance(encoder, OnnxEncoder)
-    assert "'cuda' was asked for and there is no usable GPU; encoded on the CPU" in encoder.fallback
+    assert "'cuda' was requested but there is no usable GPU; encoded on the CPU" in encoder.fallback
     assert "encoding on the CPU" in caplog.text
 
 

@@ -128,7 +128,7 @@ def test_a_pooling_that_cannot_be_is_one_line(asked, says):
 def test_an_encoder_that_left_the_gpu_is_a_finding():
     given = Given(mu=[[0, 0]], sigma=[[1, 1]])
     assert encode(windows_of(1), given, BUNDLE).windows.findings == ()
-    given.fallback = "the GPU has not enough free memory; encoded on the CPU"
+    given.fallback = "the GPU does not have enough free memory; encoded on the CPU"
     findings = encode(windows_of(1), given, BUNDLE).windows.findings
     assert findings == (Finding("ENCODED_ON_CPU", given.fallback),)
 

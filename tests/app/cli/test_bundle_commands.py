@@ -361,7 +361,7 @@ def test_a_gpu_without_enough_memory_is_a_finding_in_what_is_written(made, phant
     assert ctvae("encode", phantom_ct, "-o", tmp_path, "-m", made.path) == 0
     features = json.loads(next(tmp_path.glob("*/features.json")).read_text())
     (finding,) = [one for one in features["findings"] if one["code"] == "ENCODED_ON_CPU"]
-    assert finding["detail"].startswith("the GPU has not enough free memory; encoded on the CPU")
+    assert finding["detail"].startswith("the GPU does not have enough free memory; encoded on the CPU")
     assert features["model"]["runtime"].startswith("onnxruntime")
 
 

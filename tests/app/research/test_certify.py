@@ -246,7 +246,7 @@ def test_the_bundle_carries_it_and_stays_the_same_model(bundle, certificate, tmp
     assert (written.weights_sha256, written.onnx_sha256) == before
     assert read_certificate(own) == certificate
     assert "### From which layer?" in (own.path / "docs" / "README.md").read_text()
-    assert "says its certificate" in check_active(load_bundle(own.path)).detail
+    assert "according to its certificate" in check_active(load_bundle(own.path)).detail
 
 
 def test_a_damaged_certificate_is_replaced(certificate, tmp_path, caplog):

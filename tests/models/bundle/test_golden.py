@@ -136,7 +136,7 @@ def test_fewer_than_half_of_the_units_active_is_a_collapse(made, active, good):
     trained = replace(made, training=measured(active, 4))
     verdict = check_active(trained)
     assert verdict.good is good
-    assert f"{active} of 4 units are active, says its training" in verdict.detail
+    assert f"{active} of 4 units are active according to its training" in verdict.detail
 
 
 @pytest.mark.parametrize(
