@@ -32,7 +32,7 @@ def from_json(kind: Any, value: object, where: str = "") -> Any:
         kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) != len(value):
             raise ValueError(f"{where} has {len(value)} values; expected {len(kinds)}")
-        return tuple(from_json(one, part, f"{where}[{at}]") for at, (one, part) in enumerate(zip(kinds, value)))  # noqa: B905
+        return tuple(from_json(kind, part, f"{where}[{at}]") for at, (kind, part) in enumerate(zip(kinds, value)))  # noqa: B905
     if origin is Mapping and isinstance(value, Mapping):
         return {str(key): from_json(arguments[1], part, f"{where}.{key}") for key, part in value.items()}
     if kind in (object, Any) or (origin is Literal and value in arguments) or type(value) is kind:

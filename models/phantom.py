@@ -144,7 +144,7 @@ def phantom_windows(
     """
     z, y, x = (mm / voxels for mm, voxels in zip(_WHOLE_CHEST_MM, window_voxels, strict=True))
     low, high = window_hu
-    chests = [np.stack(list(phantom_slices(one, window_voxels, spacing_mm or (z, y, x)))) for one in _UNLIKE]
+    chests = [np.stack(list(phantom_slices(factors, window_voxels, spacing_mm or (z, y, x)))) for factors in _UNLIKE]
     windows: Floats = np.clip((np.stack(chests)[:, None] - low) / (high - low), 0.0, 1.0).astype(np.float32)
     return windows
 

@@ -172,9 +172,11 @@ def check_reconstruction(bundle: Bundle) -> Iterator[Verdict]:
 
 def _agreement(shown: NDArray[np.float32], made: NDArray[np.float32]) -> float:
     """Correlate the windows' differences from their mean with those of what was made of them."""
-    there, here = (windows.astype(np.float64) - windows.mean(axis=0, dtype=np.float64) for windows in (shown, made))
-    size = float(np.sqrt(np.square(there).sum() * np.square(here).sum()))
-    return float((there * here).sum()) / size if size > 0 else 0.0
+    shown_away, made_away = (
+        windows.astype(np.float64) - windows.mean(axis=0, dtype=np.float64) for windows in (shown, made)
+    )
+    size = float(np.sqrt(np.square(shown_away).sum() * np.square(made_away).sum()))
+    return float((shown_away * made_away).sum()) / size if size > 0 else 0.0
 
 
 def check_decoder(bundle: Bundle, onnx: bytes) -> Verdict:

@@ -35,7 +35,9 @@ def fresh_copy(path: Path, *, without: Sequence[str]) -> Iterator[Path]:
 
 def _named(folder: Path, names: Sequence[str]) -> Callable[[str, list[str]], list[str]]:
     """Return for `copytree` what to leave out, by paths inside the folder."""
-    return lambda inside, found: [one for one in found if (Path(inside) / one).relative_to(folder).as_posix() in names]
+    return lambda inside, found: [
+        name for name in found if (Path(inside) / name).relative_to(folder).as_posix() in names
+    ]
 
 
 def put(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -1,1 +1,1 @@
-"""Checkpoints of other frameworks to bundles; nothing in a checkpoint is executed."""
+"""From checkpoints of other frameworks to bundles; nothing in a checkpoint is executed."""

@@ -20,12 +20,12 @@ from models.weights import read_weights
 ARCHITECTURES = ("autoencoder_kl", "autoencoder_kl_maisi", "var_autoencoder")
 
 _ANCHORS = ("quant_conv_mu.conv.weight", "decodeL.weight")
-"""One tensor that a network of ours has: it shows below which prefix its tensors lie."""
+"""A tensor that each network has; its name shows the prefix of the network's tensors."""
 
 _STATES = ("state_dict", "unet_state_dict", "autoencoder_state_dict", "model_state_dict", "model", "net")
 _PARAMETERS_BYTES = 1 << 20
 
-# Of how and where it runs, and not of what it computes; or what we say ourselves.
+# Arguments on how and where the network runs rather than what it computes, or that ctvae sets itself.
 _NOT_NEEDED = {
     "_target_",
     "spatial_dims",
@@ -45,15 +45,15 @@ _NOT_NEEDED = {
 
 
 def read_parameters(file: Path, architecture: str, axes: str = NATIVE_AXES) -> dict[str, Any]:
-    """The network's parameters as MONAI names them, of a JSON object; `in_shape` becomes `window_voxels`.
+    """Return the network's parameters under MONAI's names, from a JSON object; `in_shape` becomes `window_voxels`.
 
     Args:
-        file: JSON.
+        file: a JSON file.
         architecture: one of `ARCHITECTURES`.
-        axes: of the arrays that it was trained on, in which `in_shape` is.
+        axes: axes of the arrays it was trained on, which `in_shape` refers to.
 
     Raises:
-        BundleError: no JSON object, another number of dimensions or channels, or a parameter that is not known.
+        BundleError: it is not a JSON object, has other dimensions or channels, or an unknown parameter.
     """
     try:
         if file.stat().st_size > _PARAMETERS_BYTES:
@@ -64,7 +64,7 @@ def read_parameters(file: Path, architecture: str, axes: str = NATIVE_AXES) -> d
     except (ValueError, RecursionError) as error:
         raise BundleError("the parameters are not JSON; expected an object of the network's arguments") from error
     if not isinstance(given, dict):
-        raise BundleError("the parameters are no JSON object; expected the network's arguments by their names")
+        raise BundleError("the parameters are not a JSON object; expected the network's arguments by their names")
     for name, expected in (("spatial_dims", 3), ("in_channels", 1), ("out_channels", 1)):
         if given.get(name, expected) != expected:
             raise BundleError(f"{name} is {given[name]!r}; expected {expected}: a window of CT is 3D with one channel")
@@ -82,7 +82,7 @@ def read_parameters(file: Path, architecture: str, axes: str = NATIVE_AXES) -> d
 
 
 def _window(in_shape: Any, axes: str) -> list[int]:
-    """(z, y, x) of MONAI's (channel, …), whose axes are the network's."""
+    """Return (z, y, x) from MONAI's (channel, …), in the axes of the network."""
     good = isinstance(in_shape, list) and len(in_shape) == 4 and all(type(length) is int for length in in_shape)
     if not good or in_shape[0] != 1:
         raise BundleError(
@@ -94,10 +94,10 @@ def _window(in_shape: Any, axes: str) -> list[int]:
 def import_checkpoint(
     file: Path, architecture: str, parameters: Mapping[str, Any]
 ) -> tuple[DenseVae | VarAutoEncoderVae, str]:
-    """The network with the checkpoint's weights in float32 and eval mode, and the checkpoint's SHA-256.
+    """Return the network with the checkpoint's weights in float32 and eval mode, and the checkpoint's SHA-256.
 
     Raises:
-        BundleError: the file holds something else than tensors, or they do not fit the architecture.
+        BundleError: the file holds something other than tensors, or they do not fit the architecture.
     """
     if architecture not in ARCHITECTURES:
         raise BundleError(f"architecture is {architecture!r}; expected one of {', '.join(ARCHITECTURES)}")
@@ -125,10 +125,10 @@ def _loaded(file: Path) -> Any:
 
 
 def _state(loaded: Any) -> dict[str, Tensor]:
-    """The network's tensors by MONAI's names: out of what training scripts wrap them in, and without what is beside.
+    """Return the network's tensors by MONAI's names, without the wrapping and additions of training scripts.
 
     Raises:
-        BundleError: something else than tensors, two networks, or a tensor that is not finite.
+        BundleError: there is something other than tensors, two networks, or a tensor that is not finite.
     """
     for key in _STATES:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
@@ -136,7 +136,7 @@ def _state(loaded: Any) -> dict[str, Tensor]:
             break
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         kind = type(loaded).__name__
-        raise BundleError(f"the checkpoint holds a {kind} with other things than tensors; expected a state_dict")
+        raise BundleError(f"the checkpoint holds a {kind} with more than tensors; expected a state_dict")
     prefix = _prefix([str(key) for key in loaded])
     state: dict[str, Tensor] = {}
     for key, tensor in loaded.items():
@@ -149,12 +149,10 @@ def _state(loaded: Any) -> dict[str, Tensor]:
 
 
 def _prefix(keys: list[str]) -> str:
-    """What stands before the names of the network's tensors: `module.`, or `autoencoder.` beside a `discriminator.`."""
+    """Return the prefix of the network's tensors: `module.`, or `autoencoder.` beside a `discriminator.`."""
     found = sorted({key.removesuffix(anchor) for anchor in _ANCHORS for key in keys if key.endswith(anchor)})
     usable = [prefix for prefix in found if not prefix or prefix.endswith(".")]
     if len(usable) > 1:
         named = ", ".join(repr(prefix) for prefix in usable[:4])
-        raise BundleError(
-            f"the checkpoint holds {len(usable)} networks, below {named}; save the one that is meant alone"
-        )
+        raise BundleError(f"the checkpoint holds {len(usable)} networks, below {named}; save only the one to import")
     return usable[0] if usable else ""

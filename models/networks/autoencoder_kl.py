@@ -1,12 +1,13 @@
 """MONAI's AutoencoderKL and MAISI's autoencoder as architectures, read at their posterior mean.
 
-Autoencoders of latent diffusion (Rombach et al. 2022, arXiv:2112.10752; Pinaya et al. 2022, arXiv:2209.07162; MAISI:
-Guo et al. 2024, arXiv:2409.11169). Their latent is dense: a grid of a few channels. To train, it is flattened, and each
-of its values is a latent. To be read:
+They are autoencoders of latent diffusion (Rombach et al. 2022, arXiv:2112.10752; Pinaya et al. 2022, arXiv:2209.07162;
+MAISI: Guo et al. 2024, arXiv:2409.11169). Their latent is dense: a grid of a few channels. For training it is
+    flattened,
+and each of its values is a latent. For reading:
 
 - `latent` and `latent_sigma` are the grid's posterior mean and standard deviation, MONAI's `encode()`;
-- `mu` is the mean of `latent` over the grid, one number a channel, and `sigma` the standard deviation of the equal
-  mixture of the grid's posteriors, √(mean(sigma²) + variance(mu)): as windows become a series, places become a window.
+- `mu` is the mean of `latent` over the grid, one number per channel, and `sigma` the standard deviation of the equal
+  mixture of the grid's posteriors, √(mean(sigma²) + variance(mu)): positions form a window as windows form a series.
 
 MONAI's own `forward` and `encode_stage_2_inputs` draw a sample; neither is used here.
 """
@@ -27,7 +28,7 @@ from models.spec import BundleError
 logger = logging.getLogger(__name__)
 
 NATIVE_AXES = "SPL"
-"""Of this project's windows: (z, y, x) towards the head (superior), the back (posterior) and the left."""
+"""Axes of ctvae's windows: (z, y, x) towards the head (superior), the back (posterior) and the left."""
 
 _SIDES = {"S": (0, False), "I": (0, True), "P": (1, False), "A": (1, True), "L": (2, False), "R": (2, True)}
 
@@ -48,10 +49,10 @@ def autoencoder_kl(
     use_combined_linear: bool = False,
     axes: str = NATIVE_AXES,
 ) -> DenseVae:
-    """`monai.networks.nets.AutoencoderKL` in 3D with one channel; parameters and defaults are MONAI's.
+    """Return `monai.networks.nets.AutoencoderKL` in 3D with one channel; parameters and defaults are MONAI's.
 
-    Our own is `axes`: the axes of the arrays that it was trained on, in MONAI's letters. `SPL` are this project's,
-    `RAS` those that `Orientationd(axcodes="RAS")` makes.
+    Only `axes` is added: the axes of the arrays it was trained on, in MONAI's letters. `SPL` are those of ctvae's
+    windows, `RAS` those that `Orientationd(axcodes="RAS")` produces.
     """
     from monai.networks.nets.autoencoderkl import AutoencoderKL
 
@@ -91,10 +92,10 @@ def autoencoder_kl_maisi(
     use_combined_linear: bool = False,
     axes: str = NATIVE_AXES,
 ) -> DenseVae:
-    """`AutoencoderKlMaisi` of `monai.apps.generation.maisi`, one channel; defaults are those of MAISI's CT model.
+    """Return `AutoencoderKlMaisi` of `monai.apps.generation.maisi`, one channel; defaults of MAISI's CT model.
 
-    It is not cut into pieces to save memory (`num_splits`), and its norms are not rounded to half precision
-    (`norm_float16`): both are about where it runs, and the latter changes its numbers.
+    It is not split to save memory (`num_splits`), and its norms are not rounded to half precision (`norm_float16`):
+    both concern where it runs, and the latter changes its numbers.
     """
     from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 
@@ -122,7 +123,7 @@ def autoencoder_kl_maisi(
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """Axes of the arrays that a network was trained on, in MONAI's letters: `SPL`, `RAS` …; checked when made."""
+    """Axes of the arrays a network was trained on, in MONAI's letters: `SPL`, `RAS` …; checked when made."""
 
     letters: str
 
@@ -132,33 +133,33 @@ class Axes:
             raise BundleError(f"axes are {self.letters!r}; expected three of R/L, A/P and S/I, such as SPL or RAS")
 
     def of_network(self, zyx: Size) -> Size:
-        """Sizes along (z, y, x) in the network's order."""
+        """Return sizes along (z, y, x) in the network's order."""
         first, second, third = (zyx[axis] for axis in self._order())
         return first, second, third
 
     def of_window(self, sizes: Size) -> Size:
-        """Sizes in the network's order along (z, y, x)."""
+        """Return sizes in the network's order along (z, y, x)."""
         order = self._order()
         z, y, x = (sizes[order.index(axis)] for axis in range(3))
         return z, y, x
 
     def to_network(self, windows: Tensor) -> Tensor:
-        """Windows (n, 1, z, y, x) as the network takes them."""
+        """Return windows (n, 1, z, y, x) in the network's axes."""
         turned = windows.permute(0, 1, *(axis + 2 for axis in self._order()))
         flipped = self._flipped()
         return turned.flip(flipped) if flipped else turned
 
     def from_network(self, decoded: Tensor) -> Tensor:
-        """What the network gives, as windows (n, 1, z, y, x)."""
+        """Return the network's output as windows (n, 1, z, y, x)."""
         order = self._order()
         return decoded.flip(self._flipped()).permute(0, 1, *(order.index(axis) + 2 for axis in range(3)))
 
     def _order(self) -> list[int]:
-        """Which of (z, y, x) each axis of the network is."""
+        """Return which of (z, y, x) each axis of the network is."""
         return [_SIDES[letter][0] for letter in self.letters]
 
     def _flipped(self) -> list[int]:
-        """The network's dimensions that go the other way."""
+        """Return the network's dimensions that run in the opposite direction."""
         return [at for at, letter in enumerate(self.letters, 2) if _SIDES[letter][1]]
 
 
@@ -167,7 +168,7 @@ class DenseVae(Vae):
 
     Attributes:
         latent_shape: (channels, d, h, w), in the order of the network's own axes.
-        axes: of the arrays that the network takes; windows are turned to them and back.
+        axes: axes of the arrays that the network takes; windows are rearranged to them and back.
     """
 
     def __init__(
@@ -191,14 +192,14 @@ class DenseVae(Vae):
         return ("mu", "sigma", "latent", "latent_sigma", *self.stages)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log-variance) of the dense latent, flattened: each (n, channels × d × h × w)."""
+        """Return (mu, log-variance) of the dense latent, flattened: (n, channels × d × h × w) each."""
         x = self.axes.to_network(x)
         for stage in self.stages.values():
             x = stage(x)
         return self.mu(x).flatten(1), self.logvar(x).flatten(1)
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """The named taps, all from one forward pass; see the module for what they are."""
+        """Return the named taps, all from one forward pass; the module describes them."""
         found: dict[str, Tensor] = {}
         x = self.axes.to_network(x)
         for name, stage in self.stages.items():
@@ -211,11 +212,11 @@ class DenseVae(Vae):
         return {name: found[name] for name in names}
 
     def decode(self, z: Tensor) -> Tensor:
-        """Windows (n, 1, d, h, w), not clipped, of latents that are flattened as `encode` does it."""
+        """Return windows (n, 1, d, h, w), not clipped, from latents flattened as in `encode`."""
         return self.axes.from_network(super().decode(z.reshape(len(z), *self.latent_shape)))
 
     def monai_names(self) -> dict[str, str]:
-        """MONAI's name of each tensor → its name here."""
+        """Return MONAI's name of each tensor → its name here."""
         found: dict[str, str] = {}
         block = 0
         for stage, modules in self.stages.items():
@@ -236,14 +237,14 @@ class DenseVae(Vae):
 
 
 def of_monai_generative(net_state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state of monai-generative's AutoencoderKL by the names that MONAI's has for its tensors; others as they are.
+    """Return the state of monai-generative's AutoencoderKL under MONAI's names; other states stay as they are.
 
-    As MONAI's own `AutoencoderKL.load_old_state_dict` does it: attention blocks became a module `attn` with `out_proj`
-    for `proj_attn`, the convolutions behind an upsampling `postconv`.
+    It does what MONAI's own `AutoencoderKL.load_old_state_dict` does: attention blocks became a module `attn` with
+    `out_proj` for `proj_attn`, and convolutions after an upsampling became `postconv`.
 
     Args:
-        net_state: of either.
-        expected: what MONAI's network has, by its names.
+        net_state: a state of either kind.
+        expected: the tensors of MONAI's network, by its names.
     """
     state = dict(net_state)
     for block in [key.removesuffix(".attn.to_q.weight") for key in expected if key.endswith(".attn.to_q.weight")]:
@@ -268,15 +269,15 @@ def of_monai_generative(net_state: Mapping[str, Tensor], expected: Mapping[str, 
 
 
 def monai_state(net_state: Mapping[str, Tensor], vae: Vae, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """A state of MONAI's network by the names that the same weights have in the `Vae` that was made of one.
+    """Return the state of a MONAI network under the names that its weights have in the corresponding `Vae`.
 
     Args:
-        net_state: by MONAI's names.
-        vae: what is to be loaded.
-        names: MONAI's name → its name in `vae`.
+        net_state: tensors by MONAI's names.
+        vae: the network to load.
+        names: MONAI's name → name in `vae`.
 
     Raises:
-        BundleError: keys are missing or left over, or a tensor has another shape.
+        BundleError: keys are missing or superfluous, or a tensor has another shape.
     """
     own = vae.state_dict()
     net_state = of_monai_generative(net_state, {key: own[name] for key, name in names.items()})
@@ -303,7 +304,7 @@ def _dense_vae(
     attention_levels: tuple[bool, ...],
     axes: str,
 ) -> DenseVae:
-    """MONAI's network, its encoder cut into stages: a level each (`block1` …), what follows the last is the `neck`."""
+    """Return MONAI's network with its encoder cut into stages: one per level (`block1` …), and the rest as `neck`."""
     blocks = list(net.encoder.blocks)
     stages: dict[str, nn.Module] = {}
     layers = [Layer((3, 3, 3), (1, 1, 1))]
@@ -314,7 +315,7 @@ def _dense_vae(
         stages[f"block{level}"] = nn.Sequential(*blocks[at:end])
         at, local = end, local and not attention
         seen = [Layer((3, 3, 3), (1, 1, 1))] * (2 * count) + [Layer((3, 3, 3), (2, 2, 2))] * (not last)
-        if local:  # from an attention on, each value sees the whole window
+        if local:  # from an attention layer on, each value sees the whole window
             layers += [*seen[:-1], Layer(seen[-1].kernel, seen[-1].stride, f"block{level}")]
     stages["neck"] = nn.Sequential(*blocks[at:])
     turned = Axes(axes)
@@ -337,11 +338,11 @@ def _check_levels(
     if not len(channels) == len(num_res_blocks) == len(attention):
         raise BundleError(
             f"channels {channels}, num_res_blocks {num_res_blocks} and attention_levels {attention} have different "
-            "lengths; expected one of each a level"
+            "lengths; expected one of each per level"
         )
     step = 2 ** (len(channels) - 1)
     if any(size % step for size in window_voxels):
-        raise BundleError(f"a window of {window_voxels} is no multiple of {step}, which {len(channels)} levels need")
+        raise BundleError(f"a window of {window_voxels} is not a multiple of {step}, as {len(channels)} levels require")
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -22,8 +22,8 @@ from models.networks.vae import Layer, Size, halved
 from models.spec import BundleError
 
 LEVELS = (0.025, 0.075, 0.2, 0.375, 0.45, 0.485, 0.525, 0.575, 0.7)
-"""Between what a patch's voxels are counted, of the range -1000 to 1000 HU: -950, -850, -600, -250, -100, -30, 50, 150
-and 400. Edges of air, lung, fat, soft tissue, contrast and bone, as they lie on the way; 0 and 1 come to them."""
+"""Thresholds between which a patch's voxels are counted, in the range -1000 to 1000 HU: -950, -850, -600, -250, -100,
+-30, 50, 150 and 400: edges of air, lung, fat, soft tissue, contrast and bone. 0 and 1 are added to them."""
 
 
 def ct_vae(
@@ -37,20 +37,20 @@ def ct_vae(
     levels: tuple[float, ...] = LEVELS,
     whitened: bool = False,
 ) -> PooledVae:
-    """Patches of voxels folded into channels beside their statistics, then residual blocks at ever coarser grids.
+    """Return a VAE of patches folded into channels beside their statistics, then residual blocks on ever coarser grids.
 
-    Where things are comes to the heads from the last grid, flattened; how much there is of them, from what is pooled
-    over the window, which a shift hardly moves and few patients are enough to learn.
+    The heads learn where things are from the last grid, flattened, and how much of them there is from values pooled
+    over the window, which a shift hardly changes and which few patients suffice to learn.
 
-    `whitened` makes room in the head of the log-variance for the change of axes that ends a training
+    `whitened` gives the log-variance's head room for the change of axes at the end of a training
     (`models.training.whitening`); without it sigma cannot follow mu.
 
-    Channels in multiples of 16 and a folding stem are what makes 3D convolutions fast on a CPU.
+    Channels in multiples of 16 and a folding stem make 3D convolutions fast on a CPU.
     """
     if any(width % 8 for width in channels):
         raise BundleError(f"ct_vae channels are {channels}; expected multiples of 8 (of 16 for speed)")
     if any(size % patch for size, patch in zip(window_voxels, fold, strict=True)):
-        raise BundleError(f"ct_vae window {window_voxels} is no multiple of its fold {fold}; choose another of them")
+        raise BundleError(f"ct_vae window {window_voxels} is not a multiple of its fold {fold}; change one of them")
     if not all(low < high for low, high in pairwise((0.0, *levels, 1.0))):
         raise BundleError(f"ct_vae levels are {levels}; expected ascending numbers between 0 and 1")
     statistics = PatchStatistics(fold, (0.0, *levels, 1.0))
@@ -74,7 +74,7 @@ def ct_vae(
     seen = dense + pooled
     mixed = (MixVariance(latents),) if whitened else ()
     mu, logvar = nn.Linear(seen, latents), nn.Sequential(nn.Linear(seen, latents), SoftBound(16.0), *mixed)
-    # mu begins as projections of the composition, of about the prior's variance; the rest is learned beside that.
+    # mu begins as projections of the composition, with about the prior's variance; the rest is learned in addition.
     nn.init.normal_(mu.weight[:, dense : dense + composed(statistics.channels)], std=0.3)
     return PooledVae(
         stages,

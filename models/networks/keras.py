@@ -1,8 +1,8 @@
-"""The architecture `keras`: an encoder that came from Keras, layer by layer, as the bridge wrote it into the bundle.
+"""The architecture `keras`: an encoder from Keras, layer by layer, as the importer wrote it into the bundle.
 
-Its parameters are the window's size and the steps, each a JSON object: `name`, `kind`, `inputs` (names of steps before
-it, or `image`) and what the kind needs. The steps named `mu` and `logvar` are the heads. All of it is checked here, for
-a bundle comes from a file. Shapes are Keras', without the batch: (d, h, w, channels) for a grid.
+Its parameters are the window's size and the steps, each a JSON object: `name`, `kind`, `inputs` (names of earlier
+steps, or `image`) and what the kind needs. The steps named `mu` and `logvar` are the heads. All of it is checked here,
+for a bundle comes from a file. Shapes are Keras', without the batch: (d, h, w, channels) for a grid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IMAGE, MU, LOGVAR = "image", "mu", "logvar"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _STEPS = 500
 VALUES = 1 << 27
-"""That one layer may give, or have as weights."""
+"""Limit for the values of one layer's output or weights."""
 _OPTIONS: Mapping[str, frozenset[str]] = {
     "conv": frozenset({"channels", "kernel", "stride", "dilation", "groups", "padding", "bias", "activation"}),
     "dense": frozenset({"units", "bias", "activation"}),
@@ -49,7 +49,7 @@ _GRID_ONLY = frozenset({"conv", "max_pool", "mean_pool", "global_max_pool", "glo
 
 
 class KerasEncoder(Vae):
-    """A graph of Keras' layers with two heads; every step that gives a vector or a grid is a tap. No decoder."""
+    """A graph of Keras' layers with two heads; every step that gives a vector or a grid is a tap. It has no decoder."""
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class KerasEncoder(Vae):
 
 
 def keras_encoder(*, window_voxels: Sequence[int], steps: Sequence[Any]) -> Vae:
-    """The encoder that these steps describe; its weights are still to be loaded.
+    """Return the encoder that these steps describe; its weights are not loaded yet.
 
     Raises:
-        BundleError: a step that is not known, does not fit those before it, or is too large.
+        BundleError: a step is not known, does not fit those before it, or is too large.
     """
     window = _three(window_voxels, "window_voxels")
     if not isinstance(steps, (list, tuple)) or not 0 < len(steps) <= _STEPS:
@@ -125,22 +125,24 @@ def keras_encoder(*, window_voxels: Sequence[int], steps: Sequence[Any]) -> Vae:
 
 
 def _checked(step: Any, shapes: Mapping[str, Shape]) -> tuple[str, str, tuple[str, ...], Mapping[str, Any]]:
-    """A step's name, kind, inputs and options."""
+    """Return a step's name, kind, inputs and options."""
     if not isinstance(step, dict):
         raise BundleError(f"a keras step is {_short(step)}; expected an object with name, kind and inputs")
     name, kind, inputs = step.get("name"), step.get("kind"), step.get("inputs")
     usable = isinstance(name, str) and _NAME.fullmatch(name) and not hasattr(nn.ModuleDict(), name)
     if not usable or name in shapes or name == "sigma":
-        raise BundleError(f"a keras step is called {_short(name)}; expected a name of its own of {_NAME.pattern}")
+        raise BundleError(f"a keras step is named {_short(name)}; expected a unique name of the form {_NAME.pattern}")
     if not isinstance(kind, str) or kind not in _OPTIONS:
         raise BundleError(f"layer {name} is of kind {_short(kind)}; known are {', '.join(sorted(_OPTIONS))}")
     options = {key: value for key, value in step.items() if key not in ("name", "kind", "inputs")}
     if set(options) != _OPTIONS[kind]:
         raise BundleError(f"layer {name} has {sorted(options)[:9]}; a {kind} needs {sorted(_OPTIONS[kind])}")
-    one = kind not in ("add", "concatenate")
+    single = kind not in ("add", "concatenate")
     known = isinstance(inputs, list) and all(isinstance(source, str) and source in shapes for source in inputs)
-    if not known or not inputs or (one and len(inputs) != 1) or len(inputs) > 64:
-        raise BundleError(f"layer {name} takes {_short(inputs)}; expected {'one step' if one else 'steps'} before it")
+    if not known or not inputs or (single and len(inputs) != 1) or len(inputs) > 64:
+        raise BundleError(
+            f"layer {name} takes {_short(inputs)}; expected {'one step' if single else 'steps'} before it"
+        )
     return str(name), kind, tuple(inputs), options
 
 
@@ -219,22 +221,22 @@ def _placed(options: Mapping[str, Any], shape: Shape, kernel: Size, stride: Size
     return pads, (size[0], size[1], size[2])
 
 
-def _reshape(wanted: Any, shape: Shape) -> tuple[nn.Module, Shape]:
+def _reshape(sizes: Any, shape: Shape) -> tuple[nn.Module, Shape]:
     values = math.prod(shape)
-    good = isinstance(wanted, (list, tuple)) and 0 < len(wanted) <= 8
-    if not good or not all(type(length) is int and 1 <= length <= values for length in wanted):
-        raise BundleError(f"reshape to {_short(wanted)}; expected a list of positive integers")
-    if math.prod(wanted) != values:
-        raise BundleError(f"{shape} has {values} values and cannot become {tuple(wanted)}")
-    return layers.Reshape(wanted), tuple(wanted)
+    good = isinstance(sizes, (list, tuple)) and 0 < len(sizes) <= 8
+    if not good or not all(type(length) is int and 1 <= length <= values for length in sizes):
+        raise BundleError(f"reshape to {_short(sizes)}; expected a list of positive integers")
+    if math.prod(sizes) != values:
+        raise BundleError(f"{shape} has {values} values and cannot become {tuple(sizes)}")
+    return layers.Reshape(sizes), tuple(sizes)
 
 
-def _pad(wanted: Any, shape: Shape) -> tuple[nn.Module, Shape]:
-    good = isinstance(wanted, list) and len(wanted) == 3 and all(isinstance(p, list) and len(p) == 2 for p in wanted)
-    if not good or not all(type(side) is int and 0 <= side <= 4096 for pair in wanted for side in pair):
-        raise BundleError(f"pads are {_short(wanted)}; expected (before, after) of each axis")
-    size = tuple(length + sum(pair) for length, pair in zip(shape[:3], wanted, strict=True))
-    return layers.Pad(tuple((before, after) for before, after in wanted)), (*size, shape[3])
+def _pad(pads: Any, shape: Shape) -> tuple[nn.Module, Shape]:
+    good = isinstance(pads, list) and len(pads) == 3 and all(isinstance(p, list) and len(p) == 2 for p in pads)
+    if not good or not all(type(side) is int and 0 <= side <= 4096 for pair in pads for side in pair):
+        raise BundleError(f"pads are {_short(pads)}; expected (before, after) of each axis")
+    size = tuple(length + sum(pair) for length, pair in zip(shape[:3], pads, strict=True))
+    return layers.Pad(tuple((before, after) for before, after in pads)), (*size, shape[3])
 
 
 def _merged(kind: str, options: Mapping[str, Any], given: Sequence[Shape]) -> tuple[nn.Module, Shape]:
@@ -253,14 +255,16 @@ def _merged(kind: str, options: Mapping[str, Any], given: Sequence[Shape]) -> tu
 
 
 def _activation(options: Mapping[str, Any]) -> Activation:
-    wanted = options["activation"]
-    name = wanted.get("name") if isinstance(wanted, dict) else None
+    activation = options["activation"]
+    name = activation.get("name") if isinstance(activation, dict) else None
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise BundleError(f"activation is {_short(wanted)}; known are {', '.join(sorted(ACTIVATIONS))}")
-    numbers = {key: value for key, value in wanted.items() if key != "name"}
+        raise BundleError(f"activation is {_short(activation)}; known are {', '.join(sorted(ACTIVATIONS))}")
+    numbers = {key: value for key, value in activation.items() if key != "name"}
     finite = all(v is None or (isinstance(v, (int, float)) and math.isfinite(v)) for v in numbers.values())
     if not set(numbers) <= set(ACTIVATIONS[name]) or not finite:
-        raise BundleError(f"activation is {_short(wanted)}; {name} may have {list(ACTIVATIONS[name])}, finite numbers")
+        raise BundleError(
+            f"activation is {_short(activation)}; {name} may have {list(ACTIVATIONS[name])}, finite numbers"
+        )
     return Activation(name, numbers)
 
 

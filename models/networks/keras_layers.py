@@ -1,6 +1,6 @@
-"""Keras' layers in torch, as TensorFlow computes them in inference. Each class says what its `forward` gives.
+"""Keras' layers in torch, computed as TensorFlow does in inference. Each class describes the result of its `forward`.
 
-A grid is (n, c, d, h, w) here and (n, d, h, w, c) in Keras; everything else has the order of Keras.
+A grid is (n, c, d, h, w) here and (n, d, h, w, c) in Keras; everything else is in Keras' order.
 """
 
 # ruff: noqa: D102
@@ -21,7 +21,7 @@ NO_PADS: Pads = ((0, 0), (0, 0), (0, 0))
 
 
 def same_pads(size: Size, kernel: Size, stride: Size) -> Pads:
-    """TensorFlow's `same`: (before, after) of each axis; the output has ceil(size / stride), the odd voxel goes after.
+    """Return TensorFlow's `same` padding, (before, after) per axis: the output has ceil(size / stride); odd goes after.
 
     https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
     """
@@ -33,14 +33,14 @@ def same_pads(size: Size, kernel: Size, stride: Size) -> Pads:
 
 
 def pad_grid(x: Tensor, pads: Pads, value: float = 0.0) -> Tensor:
-    """A grid with voxels of one value around it."""
+    """Return a grid surrounded by voxels of one value."""
     if not any(side for pair in pads for side in pair):
         return x
     return functional.pad(x, [side for pair in reversed(pads) for side in pair], value=value)
 
 
 class Activation(nn.Module):
-    """An activation, by Keras' name for it, with its numbers; `affine` is Rescaling."""
+    """An activation under Keras' name, with its numbers; `affine` is Rescaling."""
 
     def __init__(self, name: str, numbers: Mapping[str, float | None]) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
     "affine": ("scale", "offset"),
     **dict.fromkeys(_PLAIN, ()),
 }
-"""Activations and the numbers that each may have."""
+"""Activations, and the numbers that each may have."""
 
 
 class Convolution(nn.Module):
@@ -101,7 +101,7 @@ class Convolution(nn.Module):
 
 
 class Linear(nn.Module):
-    """Dense and its activation; on a grid, of the channels of each voxel."""
+    """Dense and its activation; on a grid, applied to the channels of each voxel."""
 
     def __init__(self, linear: nn.Linear, activation: Activation) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Pool(nn.Module):
 
 
 class GlobalPool(nn.Module):
-    """The mean or the largest value of each channel."""
+    """The mean or maximum of each channel."""
 
     def __init__(self, mean: bool, keepdims: bool) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class GlobalPool(nn.Module):
 
 
 class Scale(nn.Module):
-    """BatchNormalization in inference: (x - mean) · scale + shift, of each channel."""
+    """BatchNormalization in inference: (x - mean) · scale + shift, per channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Scale(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """LayerNormalization over axes of Keras' order (the batch is 0), then scale and shift of each place in them."""
+    """LayerNormalization over axes in Keras' order (the batch is 0), then scale and shift for each position."""
 
     def __init__(self, shape: Sequence[int], axes: Sequence[int], epsilon: float) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class LayerNorm(nn.Module):
 
 
 class Prelu(nn.Module):
-    """PReLU: a slope below 0 for each place, the same along shared axes (Keras' order, the batch is 0)."""
+    """PReLU: a slope below 0 for each position, shared along some axes (Keras' order, the batch is 0)."""
 
     def __init__(self, shape: Sequence[int], shared_axes: Sequence[int]) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class Prelu(nn.Module):
 
 
 class Constant(nn.Module):
-    """One value, in the form of what it is given."""
+    """A constant value in the shape of the input."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Constant(nn.Module):
 
 
 class Reshape(nn.Module):
-    """Flatten and Reshape: the values in Keras' order, channels last, in another form."""
+    """Flatten and Reshape: the values in Keras' order, channels last, in a new shape."""
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()

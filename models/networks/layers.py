@@ -1,4 +1,4 @@
-"""The pieces of the networks that torch does not bring; each class says what its `forward` gives."""
+"""The parts of the networks that torch lacks; each class describes the result of its `forward`."""
 
 # ruff: noqa: D102
 
@@ -15,10 +15,10 @@ Size = tuple[int, int, int]
 
 
 class SamePadConv3d(nn.Module):
-    """A convolution padded as TensorFlow's `same` does at stride 1: the odd voxel goes to the end of each axis.
+    """A convolution padded like TensorFlow's `same` at stride 1: the odd voxel goes to the end of each axis.
 
-    Total padding is kernel - 1; TensorFlow puts half of it, rounded down, before (a kernel of 2: none) and the rest
-    after. torch's own `padding="same"` does likewise; written out here, since the features depend on it.
+    Total padding is kernel - 1; TensorFlow puts half of it, rounded down, before (none for a kernel of 2) and the rest
+    after. torch's own `padding="same"` does the same; it is written out here because the features depend on it.
     """
 
     def __init__(self, before: int, after: int, kernel: int) -> None:
@@ -77,12 +77,12 @@ class Unfold(nn.Module):
 
 
 class PatchStatistics(nn.Module):
-    """(n, patch voxels, d, h, w), folded windows in [0, 1] → (n, levels + 1, d, h, w): what a patch holds, wherever.
+    """(n, patch voxels, d, h, w), folded windows in [0, 1] → (n, levels + 1, d, h, w): the content of a patch.
 
-    The first channels are how much of each range between two levels the voxels of a patch fill, as a mean over them: a
-    cumulative histogram with soft edges, whose differences are the parts of the patch in each range. Then the mean
-    length of the gradient a voxel, by differences within the patch, and the patch's standard deviation, both times 10
-    to be of the size of the others. Nothing here is learned.
+    The first channels are how far the voxels of a patch fill each range between two levels, averaged over them: a
+    cumulative histogram with soft edges, whose differences are the fractions of the patch in each range. Then follow
+    the mean gradient length per voxel, from differences within the patch, and the patch's standard deviation, both
+    times 10 to match the size of the others. Nothing here is learned.
     """
 
     def __init__(self, patch: Size, levels: Sequence[float]) -> None:
@@ -91,7 +91,7 @@ class PatchStatistics(nn.Module):
         self.channels = len(self.levels) + 1
 
     def forward(self, folded: Tensor) -> Tensor:
-        # The order matters for what follows, which looks at small differences: means of 0 and 1 are exact everywhere.
+        # The order matters for later steps, which use small differences: means of 0 and 1 are exact everywhere.
         filled = [((folded - low) / (high - low)).clamp(0.0, 1.0).mean(1) for low, high in pairwise(self.levels)]
         spread = ((folded - folded.mean(1, keepdim=True)).square().mean(1) + 1e-6).sqrt()
         return torch.stack([*filled, 10 * self._gradient(folded), 10 * spread], 1)
@@ -132,7 +132,7 @@ class ResidualBlock(nn.Module):
 
 
 class SoftBound(nn.Module):
-    """limit · tanh(x / limit): keeps a log-variance within ±limit, and near 0 changes nothing."""
+    """limit · tanh(x / limit): keeps a log-variance within ±limit, and changes nothing near 0."""
 
     def __init__(self, limit: float) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class SoftBound(nn.Module):
 class MixVariance(nn.Module):
     """(n, k) log-variances of a diagonal Gaussian → those of the marginals after a linear map A: log Σⱼ Aᵢⱼ² exp(lⱼ).
 
-    It begins as the identity, and is set, not learned: `squares` (k, k) holds Aᵢⱼ².
+    It begins as the identity, and is set rather than learned: `squares` (k, k) holds Aᵢⱼ².
     """
 
     def __init__(self, latents: int) -> None:

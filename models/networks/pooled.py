@@ -14,13 +14,13 @@ from models.networks.vae import Layer, Size, Vae
 
 
 class EncoderParts(NamedTuple):
-    """What an encoder has beside its stages and heads.
+    """The parts of an encoder beside its stages and heads.
 
     Attributes:
         fold: patches of voxels → channels, for the first stage.
-        statistics: of the folded patches, beside them in the first stage.
-        squeeze: the last stage → (n, values), with its places.
-        dense: those and what was pooled → (n, dense).
+        statistics: statistics of the folded patches, added to them in the first stage.
+        squeeze: the last stage → (n, values), with positions.
+        dense: these and the pooled values → (n, dense).
     """
 
     fold: Fold
@@ -30,12 +30,12 @@ class EncoderParts(NamedTuple):
 
 
 class PooledVae(Vae):
-    """Stages as in `Vae`, the first on folded patches and their statistics; then two taps more.
+    """Stages as in `Vae`, the first on folded patches and their statistics; then two more taps.
 
-    `pooled` is the window's `composition`, and mean and standard deviation over it of each stage but the first; `dense`
-    is made of the last stage's grid and of `pooled`. The heads are linear in both.
+    `pooled` is the window's `composition`, with the mean and standard deviation over it of each stage but the first;
+    `dense` is made of the last stage's grid and of `pooled`. The heads are linear in both.
 
-    A decoder reconstructs the window. A second one, linear and used in training alone, describes it: from z it predicts
+    A decoder reconstructs the window. A second, linear one, used only in training, describes it: from z it predicts
     `composition`. Both are likelihoods of one generative model, p(x | z) · p(composition of x | z).
     """
 
@@ -60,25 +60,25 @@ class PooledVae(Vae):
         return (*super().tap_names, "pooled", "dense")
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log-variance), each (n, latents), of windows (n, 1, d, h, w) in [0, 1]."""
+        """Return (mu, log-variance), (n, latents) each, of windows (n, 1, d, h, w) in [0, 1]."""
         seen = self._seen(x)
         both = torch.cat([seen["dense"], seen["pooled"]], 1)
         return self.mu(both), self.logvar(both)
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """The named taps, all from one forward pass; sigma = exp(log-variance / 2)."""
+        """Return the named taps, all from one forward pass; sigma = exp(log-variance / 2)."""
         found = self._seen(x)
         both = torch.cat([found["dense"], found["pooled"]], 1)
         found |= {"mu": self.mu(both), "sigma": torch.exp(0.5 * self.logvar(both))}
         return {name: found[name] for name in names}
 
     def describe(self, z: Tensor) -> Tensor:
-        """The composition that z stands for, (n, values)."""
+        """Return the composition predicted from z, (n, values)."""
         described: Tensor = self.describer(z)
         return described
 
     def describable(self, x: Tensor) -> Tensor:
-        """What `describe` is to predict of windows (n, 1, d, h, w): their composition, (n, values)."""
+        """Return the target of `describe` for windows (n, 1, d, h, w): their composition, (n, values)."""
         return composition(self.patches(self.fold(x)))
 
     def _seen(self, x: Tensor) -> dict[str, Tensor]:
@@ -96,19 +96,19 @@ class PooledVae(Vae):
 
 
 def composition(statistics: Tensor) -> Tensor:
-    """What a window holds, (n, composed(c)), from its patches' `PatchStatistics` (n, c, d, h, w).
+    """Return the content of a window, (n, composed(c)), from its patches' `PatchStatistics` (n, c, d, h, w).
 
-    First the square root of the part of the window around each level (the triangular bins of a soft histogram, which
-    add up to 1): distances between square roots of parts are Hellinger's, for which a little bone among much air counts
-    as it should. Then mean and standard deviation over the patches of gradient and standard deviation. All are scaled
-    to vary between windows by about as much as a latent.
+    It begins with square roots of the fractions of the window around each level (triangular bins of a soft histogram,
+    which add up to 1): distances between square roots of fractions are Hellinger's, in which a little bone among much
+    air counts properly. Then come mean and standard deviation over the patches of gradient and standard deviation. All
+    are scaled to vary between windows by about as much as a latent.
     """
     filled, texture = statistics[:, :-2], statistics[:, -2:]
-    one, none = torch.ones_like(filled[:, :1]), torch.zeros_like(filled[:, :1])
-    parts = (torch.cat([one, filled], 1) - torch.cat([filled, none], 1)).mean((2, 3, 4))
+    ones, zeros = torch.ones_like(filled[:, :1]), torch.zeros_like(filled[:, :1])
+    parts = (torch.cat([ones, filled], 1) - torch.cat([filled, zeros], 1)).mean((2, 3, 4))
     return torch.cat([10 * (parts.clamp_min(0.0) + 1e-3).sqrt(), 4 * mean_and_spread(texture)], 1)
 
 
 def composed(channels: int) -> int:
-    """How many values a composition has, from the channels of the statistics."""
+    """Return the number of values of a composition, from the channels of the statistics."""
     return channels - 1 + 4

@@ -20,11 +20,11 @@ def question(
     heads: str = "linear",
     decoder: bool = True,
 ) -> Vae:
-    """The network of the question that started this project; 320,096 parameters in its encoder as it stands.
+    """Return the network of the question that started this project; its encoder has 320,096 parameters by default.
 
     Conv3D 2×2×2 `same` ReLU, each followed by a MaxPool of 2; flattened channels last; Dense ReLU; two heads, linear or
-    with a ReLU. That is a common mistake, kept for weights that were trained with it: mu cannot be below 0 then, and
-    sigma not below 1. Without a decoder it is an encoder that came alone, from Keras.
+    with a ReLU. The latter is a common mistake, kept for weights trained with it: mu cannot be below 0, nor sigma below
+    1. Without a decoder it is an encoder imported from Keras.
     """
     if heads not in ("linear", "relu"):
         raise BundleError(f"question heads are {heads!r}; expected 'linear' or 'relu'")

@@ -1,4 +1,4 @@
-"""The networks, each by its name, as a bundle names them."""
+"""The networks, each under the name that bundles use."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 
 
 def all_parameters(architecture: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """An architecture's parameters, its defaults where none are given: what a bundle records.
+    """Return an architecture's parameters, with defaults where none are given: what a bundle records.
 
     Raises:
-        BundleError: no such architecture, or a parameter is missing that has no default.
+        BundleError: there is no such architecture, or a parameter without a default is missing.
     """
     if architecture not in ARCHITECTURES:
         raise BundleError(f"architecture is {architecture!r}; known are {', '.join(sorted(ARCHITECTURES))}")
@@ -40,18 +40,19 @@ def all_parameters(architecture: str, given: Mapping[str, Any]) -> dict[str, Any
     merged = {name: parameter.default for name, parameter in defaults.items()} | dict(given)
     missing = [name for name, value in merged.items() if value is inspect.Parameter.empty]
     if missing:
-        raise BundleError(f"{architecture} needs {', '.join(missing)}, and the bundle does not say them")
+        raise BundleError(f"{architecture} needs {', '.join(missing)}, which the bundle does not state")
     return {name: list(value) if isinstance(value, tuple) else value for name, value in merged.items()}
 
 
 def build_vae(architecture: str, parameters: Mapping[str, Any]) -> Vae:
-    """The network by its name and parameters, both of which may come from a file.
+    """Return the network with this name and these parameters, both of which may come from a file.
 
-    Each value is checked to be of the kind of its default: whole numbers from 1 to 4096, a positive number, true or
-    false, a word, or a list of up to 16 of these. What has no default, or an empty one, the architecture checks itself.
+    Each value must be of the same kind as its default: whole numbers from 1 to 4096, a positive number, true or false,
+    a word, or a list of up to 16 of these. The architecture itself checks a value without a default or with an empty
+    one.
 
     Raises:
-        BundleError: a name, a parameter or a value that is not known or makes no network.
+        BundleError: a name, a parameter or a value is not known or makes no network.
     """
     parameters = all_parameters(architecture, parameters)
     expected = inspect.signature(ARCHITECTURES[architecture]).parameters
@@ -66,20 +67,22 @@ def build_vae(architecture: str, parameters: Mapping[str, Any]) -> Vae:
     try:
         return ARCHITECTURES[architecture](**checked)
     except ImportError as error:
-        said = " ".join(str(error).split())[:120]
-        raise BundleError(f"{architecture} with these parameters needs a package that is not here: {said}") from error
+        reason = " ".join(str(error).split())[:120]
+        raise BundleError(
+            f"{architecture} with these parameters needs a package that is not installed: {reason}"
+        ) from error
     except (TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise BundleError(f"{architecture} cannot be built from {dict(parameters)}: {said}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{architecture} cannot be built from {dict(parameters)}: {reason}") from error
 
 
 def _check(what: str, value: Any, default: Any) -> None:
-    """The value is of the kind of the default."""
+    """Check that the value is of the same kind as the default."""
     if isinstance(default, tuple):
         if not isinstance(value, (list, tuple)) or not 0 < len(value) <= 16:
             raise BundleError(f"{what} is {value!r}; expected a list of 1 to 16 values")
-        for one in value:
-            _check(what, one, default[0])
+        for item in value:
+            _check(what, item, default[0])
         return
     if isinstance(default, bool):
         good, expected = isinstance(value, bool), "true or false"

@@ -1,6 +1,6 @@
-"""What every network here is: named stages, two heads, a decoder; and what one value of a stage sees.
+"""What all networks share: named stages, two heads, a decoder; and the receptive fields of stages.
 
-An encoder is a row of named stages, each a tap, and two heads, mu and log-variance of the posterior q(z|x)
+An encoder is a sequence of named stages, each a tap, and two heads, mu and log-variance of the posterior q(z|x)
 (Kingma and Welling 2014, arXiv:1312.6114). Tensors are (n, channels, d, h, w), axes (z, y, x).
 """
 
@@ -19,7 +19,7 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What a receptive field needs to know of a layer: its kernel and stride (z, y, x), and the tap that it ends."""
+    """The part of a layer that a receptive field depends on: kernel and stride (z, y, x), and the tap that it ends."""
 
     kernel: Size
     stride: Size
@@ -30,10 +30,10 @@ class Vae(nn.Module):
     """Encoder with named taps, and decoder.
 
     Attributes:
-        decoder: None for an encoder that came alone.
+        decoder: None for an encoder without one.
         stages: name → module, one after the other; each name is a tap.
-        layers: of the convolutional part, for the receptive fields.
-        window_voxels: (d, h, w) that it takes.
+        layers: layers of the convolutional part, for the receptive fields.
+        window_voxels: (d, h, w) of its input.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Vae(nn.Module):
         return ("mu", "sigma", *self.stages)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log-variance), each (n, latents), of windows (n, 1, d, h, w) in [0, 1]."""
+        """Return (mu, log-variance), (n, latents) each, of windows (n, 1, d, h, w) in [0, 1]."""
         for stage in self.stages.values():
             x = stage(x)
         return self.mu(x), self.logvar(x)
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """The named taps, all from one forward pass; sigma = exp(log-variance / 2)."""
+        """Return the named taps, all from one forward pass; sigma = exp(log-variance / 2)."""
         found: dict[str, Tensor] = {}
         for name, stage in self.stages.items():
             found[name] = x = stage(x)
@@ -73,21 +73,21 @@ class Vae(nn.Module):
         return {name: found[name] for name in names}
 
     def decode(self, z: Tensor) -> Tensor:
-        """Windows (n, 1, d, h, w), not clipped, of latents (n, latents).
+        """Return windows (n, 1, d, h, w), not clipped, from latents (n, latents).
 
         Raises:
             BundleError: there is no decoder.
         """
         if self.decoder is None:
-            raise BundleError("this network is an encoder that came without its decoder; it cannot reconstruct")
+            raise BundleError("this network is an encoder without a decoder; it cannot reconstruct")
         decoded: Tensor = self.decoder(z)
         return decoded
 
 
 def receptive_fields(layers: Sequence[Layer]) -> dict[str, Size]:
-    """Tap → how many input voxels (z, y, x) one of its values sees through the convolutions.
+    """Return tap → number of input voxels (z, y, x) that one of its values sees through the convolutions.
 
-    By the recursion r ← r + (k - 1)·j, j ← j·s. Normalisation is left out of it: GroupNorm's mean and variance are
+    It follows the recursion r ← r + (k - 1)·j, j ← j·s. Normalisation is ignored: GroupNorm's mean and variance are
     taken over the whole window.
     """
     field, jump, found = [1, 1, 1], [1, 1, 1], {}
@@ -100,10 +100,10 @@ def receptive_fields(layers: Sequence[Layer]) -> dict[str, Size]:
 
 
 def halved(size: Size, times: int) -> Size:
-    """Return the grid after so many halvings.
+    """Return the size of a grid after this number of halvings.
 
     Raises:
-        BundleError: a length that cannot be halved so often.
+        BundleError: a length cannot be halved so often.
     """
     step = 2**times
     if any(length % step for length in size):

@@ -33,7 +33,7 @@ def var_autoencoder(
     use_sigmoid: bool = True,
     axes: str = NATIVE_AXES,
 ) -> VarAutoEncoderVae:
-    """`monai.networks.nets.VarAutoEncoder` in 3D with one channel; parameters are MONAI's, and `axes` as in MAISI's."""
+    """Return `monai.networks.nets.VarAutoEncoder` in 3D, one channel; parameters are MONAI's, `axes` as for MAISI."""
     from monai.networks.nets import VarAutoEncoder
 
     turned = Axes(axes)
@@ -74,7 +74,7 @@ def var_autoencoder(
 
 
 class VarAutoEncoderVae(Vae):
-    """A VAE that takes windows in axes of its own."""
+    """A VAE that takes windows in its own axes."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class VarAutoEncoderVae(Vae):
         return self._axes.from_network(super().decode(z))
 
     def monai_names(self) -> dict[str, str]:
-        """MONAI's name of each tensor → its name here."""
+        """Return MONAI's name of each tensor → its name here."""
         theirs = {f"stages.{stage}": f"encode.encode_{number}" for number, stage in enumerate(self.stages)}
         theirs |= {"stages.inter": "intermediate", "mu.1": "mu", "logvar.1": "logvar"}
         theirs |= {"decoder.0": "decodeL", "decoder.3": "decode"}
@@ -114,7 +114,7 @@ class VarAutoEncoderVae(Vae):
 
 
 def _seen(kernel: int, stride: int, dilation: int, convolutions: int, tap: str | None) -> list[Layer]:
-    """What convolutions one after the other, of which the first strides, add to the receptive field."""
+    """Return the layers of consecutive convolutions, the first of them strided, for the receptive field."""
     wide = (kernel - 1) * dilation + 1
     rows = [(wide, stride)] + [(wide, 1)] * (convolutions - 1)
     layers = [Layer((k, k, k), (s, s, s)) for k, s in rows]

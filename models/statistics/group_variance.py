@@ -25,12 +25,12 @@ def flag_share(features: NDArray[Any], flag: ArrayLike) -> float:
 
     Dimensions that do not vary are left out; the result is 0 if none varies.
     """
-    x, of = standardised(features), numbered(flag)
+    x, group = standardised(features), numbered(flag)
     if not x.shape[1]:
         return 0.0
-    count = np.bincount(of)
+    count = np.bincount(group)
     sums = np.zeros((len(count), x.shape[1]))
-    np.add.at(sums, of, x)
+    np.add.at(sums, group, x)
     return float((np.square(sums) / count[:, None]).sum() / x.size)
 
 
@@ -62,7 +62,7 @@ def split_null(
     values, vectors = np.linalg.eigh(spread)
     root = vectors * np.sqrt(np.maximum(values, 0))
     drawn = (rng.standard_normal((windows, dimensions)) @ root.T for _ in range(draws))
-    return float(np.mean([best_split_share(one, starts=3, seed=seed) for one in drawn]))
+    return float(np.mean([best_split_share(sample, starts=3, seed=seed) for sample in drawn]))
 
 
 def standardised(features: NDArray[Any]) -> Floats:

@@ -90,10 +90,10 @@ def found_again(
     """Return whether each window of the gallery, changed, is nearest to itself, bool (g,); see `identity`."""
     move = _space(metric, whitening)
     chosen = slice(None) if gallery is None else gallery
-    here, there = move(np.asarray(reference)[chosen]), move(np.asarray(changed)[chosen])
+    gallery_points, queries = move(np.asarray(reference)[chosen]), move(np.asarray(changed)[chosen])
     if distractors is not None:
-        here = np.concatenate([here, move(np.asarray(distractors))])
-    distance = np.stack([np.square(here - one).sum(axis=1) for one in there])
+        gallery_points = np.concatenate([gallery_points, move(np.asarray(distractors))])
+    distance = np.stack([np.square(gallery_points - query).sum(axis=1) for query in queries])
     own = distance.diagonal().copy()
     np.fill_diagonal(distance, np.inf)
     return np.asarray(own < distance.min(axis=1), bool)
@@ -123,13 +123,13 @@ def non_overlapping(low_mm: ArrayLike, high_mm: ArrayLike, patients: ArrayLike) 
         high_mm: (n,), where it ends.
         patients: (n,). Scans of one patient are assumed to share their coordinates.
     """
-    low, high, of = np.asarray(low_mm, float), np.asarray(high_mm, float), numbered(patients)
+    low, high, patient = np.asarray(low_mm, float), np.asarray(high_mm, float), numbered(patients)
     reached: dict[int, float] = {}
     chosen = []
     for at in np.lexsort((np.arange(len(low)), low, high)).tolist():  # the window that ends first leaves most room
-        if low[at] >= reached.get(int(of[at]), -np.inf) - 1e-6:
+        if low[at] >= reached.get(int(patient[at]), -np.inf) - 1e-6:
             chosen.append(at)
-            reached[int(of[at])] = float(high[at])
+            reached[int(patient[at])] = float(high[at])
     return np.array(sorted(chosen), np.intp)
 
 

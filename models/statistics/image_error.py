@@ -54,8 +54,8 @@ def ssim(original: NDArray[Any], made: NDArray[Any], data_range: float) -> Float
     """
     return np.array(
         [
-            _ssim(one.astype(np.float64), two.astype(np.float64), data_range)
-            for one, two in zip(original, made, strict=True)
+            _ssim(window.astype(np.float64), rebuilt.astype(np.float64), data_range)
+            for window, rebuilt in zip(original, made, strict=True)
         ]
     )
 

@@ -50,20 +50,20 @@ def label_probe(
         The probe; None unless there are two classes with at least two patients to classify in each.
     """
     named, everyone = np.asarray(labels), numbered(patients)
-    there = named != ""
-    asked = np.ones(len(named), bool) if scored is None else np.asarray(scored, bool)
-    classes = np.unique(named[there])
-    if len(classes) != 2 or min(len(np.unique(everyone[asked & (named == one)])) for one in classes) < 2:
+    labelled = named != ""
+    to_score = np.ones(len(named), bool) if scored is None else np.asarray(scored, bool)
+    classes = np.unique(named[labelled])
+    if len(classes) != 2 or min(len(np.unique(everyone[to_score & (named == value)])) for value in classes) < 2:
         return None
-    x, of = np.asarray(features, np.float64)[there], numbered(everyone[there])
-    y = np.where(named[there] == classes[1], 1.0, -1.0)
+    x, patient = np.asarray(features, np.float64)[labelled], numbered(everyone[labelled])
+    y = np.where(named[labelled] == classes[1], 1.0, -1.0)
     rng = np.random.default_rng(seed)
-    judged = asked[there]
-    drawn, right, score = _leave_pairs_out(x, y, of, judged, pairs, rng)
+    judged = to_score[labelled]
+    drawn, right, score = _leave_pairs_out(x, y, patient, judged, pairs, rng)
     control = []
     for _ in range(shuffles):
-        mixed = _shuffled(y, of, judged, rng)
-        control.append(_leave_pairs_out(x, mixed, of, judged, CONTROL_PAIRS, rng)[1].mean())
+        mixed = _shuffled(y, patient, judged, rng)
+        control.append(_leave_pairs_out(x, mixed, patient, judged, CONTROL_PAIRS, rng)[1].mean())
     who = np.unique(drawn)
     weight = sample_counts(len(who), resamples, seed)[:, np.searchsorted(who, drawn)].prod(axis=2)
     with np.errstate(invalid="ignore"):  # a sample without any pair is NaN and left out
@@ -72,37 +72,40 @@ def label_probe(
         score=interval(float(right.mean()), sampled),
         shuffled=float(np.mean(control)) if control else float("nan"),
         windows=int(judged.sum()),
-        patients=len(np.unique(of[judged])),
-        target=spread(np.where(judged, y, np.nan), there),
-        predicted=spread(score, there),
-        of=everyone,
+        patients=len(np.unique(patient[judged])),
+        target=spread(np.where(judged, y, np.nan), labelled),
+        predicted=spread(score, labelled),
+        patient=everyone,
     )
 
 
-def _shuffled(y: Floats, of: NDArray[np.intp], judged: NDArray[np.bool_], rng: np.random.Generator) -> Floats:
+def _shuffled(y: Floats, patient: NDArray[np.intp], judged: NDArray[np.bool_], rng: np.random.Generator) -> Floats:
     """Return labels shuffled among patients to classify and among the others, so that both classes remain."""
-    by_patient = np.array([y[of == one][0] for one in range(int(of.max()) + 1)])
-    told_apart = np.isin(np.arange(len(by_patient)), of[judged])
-    for group in (told_apart, ~told_apart):
+    by_patient = np.array([y[patient == number][0] for number in range(int(patient.max()) + 1)])
+    classified = np.isin(np.arange(len(by_patient)), patient[judged])
+    for group in (classified, ~classified):
         by_patient[group] = rng.permutation(by_patient[group])
-    return np.asarray(by_patient[of], np.float64)
+    return np.asarray(by_patient[patient], np.float64)
 
 
 def _leave_pairs_out(
-    x: Floats, y: Floats, of: NDArray[np.intp], judged: NDArray[np.bool_], most: int, rng: np.random.Generator
+    x: Floats, y: Floats, patient: NDArray[np.intp], judged: NDArray[np.bool_], most: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], Floats, Floats]:
     """Return pairs of patients (p, 2), last class first; 1 where it scored higher, 0.5 for ties; mean scores (n,)."""
-    lasts, firsts = np.unique(of[judged & (y > 0)]), np.unique(of[judged & (y < 0)])
+    lasts, firsts = np.unique(patient[judged & (y > 0)]), np.unique(patient[judged & (y < 0)])
     pairs = np.array([(a, b) for a in lasts for b in firsts if a != b], np.intp)
     pairs = pairs[np.sort(rng.permutation(len(pairs))[:most])]
     right, total, times = np.empty(len(pairs)), np.zeros(len(x)), np.zeros(len(x))
     for at, (last, first) in enumerate(pairs):
-        test = (of == last) | (of == first)
+        test = (patient == last) | (patient == first)
         train = ~test
         weight = _balanced(y[train])
-        best = best_penalty(x[train], y[train, None], of[train], weight, 0)[0]
+        best = best_penalty(x[train], y[train, None], patient[train], weight, 0)[0]
         score = ridge_path(x[train], y[train, None], weight, x[test])[best, :, 0]
-        gap = score[(of[test] == last) & (y[test] > 0)].mean() - score[(of[test] == first) & (y[test] < 0)].mean()
+        gap = (
+            score[(patient[test] == last) & (y[test] > 0)].mean()
+            - score[(patient[test] == first) & (y[test] < 0)].mean()
+        )
         right[at] = 0.5 + 0.5 * np.sign(gap)
         total[test] += score
         times[test] += 1

@@ -43,13 +43,13 @@ def patient_folds(
     Raises:
         ValueError: there are fewer than two patients.
     """
-    of = numbered(patients)
-    count = int(of.max()) + 1 if of.size else 0
+    patient = numbered(patients)
+    count = int(patient.max()) + 1 if patient.size else 0
     if count < 2:
         raise ValueError(f"{count} patients; cross-validation by patient needs at least two")
-    tested = np.arange(count) if among is None else np.unique(of[among])
+    tested = np.arange(count) if among is None else np.unique(patient[among])
     order = np.random.default_rng(seed).permutation(tested)
-    return [np.isin(of, part) for part in np.array_split(order, min(folds, len(tested)))]
+    return [np.isin(patient, part) for part in np.array_split(order, min(folds, len(tested)))]
 
 
 def sample_counts(patients: int, resamples: int, seed: int) -> Floats:
@@ -60,9 +60,9 @@ def sample_counts(patients: int, resamples: int, seed: int) -> Floats:
 
 def sums_by_patient(values: NDArray[Any], patients: ArrayLike) -> Floats:
     """Return sums over each patient's windows: (patients, …) of (n, …)."""
-    of = numbered(patients)
-    sums = np.zeros((int(of.max()) + 1, *values.shape[1:]))
-    np.add.at(sums, of, values)
+    patient = numbered(patients)
+    sums = np.zeros((int(patient.max()) + 1, *values.shape[1:]))
+    np.add.at(sums, patient, values)
     return sums
 
 

@@ -59,16 +59,18 @@ def feature_score(
         raise ValueError("the seeds have different probes; give the same targets to each")
     if not names:
         return None
-    of = by_seed[0][names[0]].of
+    patient = by_seed[0][names[0]].patient
     judged = np.isfinite([by_seed[0][name].target for name in names]).any(axis=0)
-    counts = sample_counts(len(np.unique(of[judged])), resamples, seed)
+    counts = sample_counts(len(np.unique(patient[judged])), resamples, seed)
     by_probe: dict[str, float] = {}
     sampled = []
     for name in names:
         values = []
         for probes in by_seed:
             probe = probes[name]
-            value, drawn = r2_of_samples(r2_sums(probe.target, probe.predicted, of)[np.unique(of[judged])], counts)
+            value, drawn = r2_of_samples(
+                r2_sums(probe.target, probe.predicted, patient)[np.unique(patient[judged])], counts
+            )
             values.append(max(value, 0.0))
             sampled.append(np.maximum(drawn, 0.0))  # NaN stays: the sample has no window with the target
         by_probe[name] = float(np.mean(values))

@@ -54,7 +54,7 @@ class Probe:
         shuffled: mean score of the same probe on targets shuffled over windows.
         windows, patients: numbers of those that have the target.
         target, predicted: float64 (n,), NaN where there is no target; for a label, of its last class.
-        of: intp (n,), each window's patient.
+        patient: intp (n,), each window's patient.
     """
 
     score: Interval
@@ -63,7 +63,7 @@ class Probe:
     patients: int
     target: Floats
     predicted: Floats
-    of: NDArray[np.intp]
+    patient: NDArray[np.intp]
 
 
 def ridge_probes(
@@ -92,31 +92,33 @@ def ridge_probes(
         resamples: number of bootstrap samples of patients.
         seed: seed of folds, shuffles and samples.
     """
-    x, of = np.asarray(features, np.float64), numbered(patients)
-    asked = np.ones(len(x), bool) if scored is None else np.asarray(scored, bool)
+    x, patient = np.asarray(features, np.float64), numbered(patients)
+    to_score = np.ones(len(x), bool) if scored is None else np.asarray(scored, bool)
     found: dict[str, Probe] = {}
-    for there, names in _by_presence({name: np.asarray(y, np.float64) for name, y in targets.items()}, of, asked):
-        y = np.stack([np.asarray(targets[name], np.float64)[there] for name in names], axis=1)
-        judged = asked[there]
+    for present, names in _by_presence(
+        {name: np.asarray(y, np.float64) for name, y in targets.items()}, patient, to_score
+    ):
+        y = np.stack([np.asarray(targets[name], np.float64)[present] for name in names], axis=1)
+        judged = to_score[present]
         rng = np.random.default_rng(seed)
         mixed = [y[rng.permutation(len(y))] for _ in range(shuffles)]
         stacked = np.concatenate([y, *mixed], axis=1)
-        predicted = out_of_fold(x[there], stacked, of[there], scored=judged, folds=folds, seed=seed)
+        predicted = out_of_fold(x[present], stacked, patient[present], scored=judged, folds=folds, seed=seed)
         rest = slice(len(names), None)
         control = pooled_r2(stacked[judged, rest], predicted[judged, rest]).reshape(shuffles, len(names))
         for column, name in enumerate(names):
-            target = spread(np.where(judged, y[:, column], np.nan), there)
-            guess = spread(predicted[:, column], there)
-            sums = r2_sums(target, guess, of)
+            target = spread(np.where(judged, y[:, column], np.nan), present)
+            guess = spread(predicted[:, column], present)
+            sums = r2_sums(target, guess, patient)
             sums = sums[sums[:, 1] > 0]
             found[name] = Probe(
                 score=interval(*r2_of_samples(sums, sample_counts(len(sums), resamples, seed))),
                 shuffled=float(control[:, column].mean()) if shuffles else float("nan"),
                 windows=int(judged.sum()),
-                patients=len(np.unique(of[there][judged])),
+                patients=len(np.unique(patient[present][judged])),
                 target=target,
                 predicted=guess,
-                of=of,
+                patient=patient,
             )
     return {name: found[name] for name in targets if name in found}
 
@@ -155,12 +157,12 @@ def out_of_fold(
     Raises:
         ValueError: there are fewer than two patients.
     """
-    of = numbered(patients)
+    patient = numbered(patients)
     weight = np.ones(len(x))
     predicted = np.full_like(y, np.nan)
-    for test in patient_folds(of, folds, seed, scored):
+    for test in patient_folds(patient, folds, seed, scored):
         train = ~test
-        best = best_penalty(x[train], y[train], of[train], weight[train], seed)
+        best = best_penalty(x[train], y[train], patient[train], weight[train], seed)
         path = ridge_path(x[train], y[train], weight[train], x[test])
         predicted[test] = np.take_along_axis(path, best[None, None, :], axis=0)[0]
     return predicted
@@ -171,12 +173,12 @@ def pooled_r2(y: Floats, predicted: Floats) -> Floats:
     return np.asarray(1 - np.square(y - predicted).sum(axis=0) / np.square(y - y.mean(axis=0)).sum(axis=0), np.float64)
 
 
-def best_penalty(x: Floats, y: Floats, of: NDArray[np.intp], weight: Floats, seed: int) -> NDArray[np.intp]:
+def best_penalty(x: Floats, y: Floats, patient: NDArray[np.intp], weight: Floats, seed: int) -> NDArray[np.intp]:
     """Return the index of the best of `PENALTIES` for each target, (m,); with one patient there is no choice."""
-    if len(np.unique(of)) < 2:
+    if len(np.unique(patient)) < 2:
         return np.full(y.shape[1], len(PENALTIES) // 2)
     errors = np.zeros((len(PENALTIES), y.shape[1]))
-    for test in patient_folds(of, INNER_FOLDS, seed + 1):
+    for test in patient_folds(patient, INNER_FOLDS, seed + 1):
         path = ridge_path(x[~test], y[~test], weight[~test], x[test])
         errors += (weight[test, None] * np.square(path - y[test])).sum(axis=1)
     return np.asarray(errors.argmin(axis=0), np.intp)
@@ -189,44 +191,44 @@ def ridge_path(x: Floats, y: Floats, weight: Floats, at: Floats) -> Floats:
     deviation = np.sqrt((share * np.square(x - centre)).sum(axis=0))
     deviation[deviation < 1e-12 * (1 + np.abs(centre))] = np.inf  # a constant carries no information
     root = np.sqrt(share)
-    known, asked = root * (x - centre) / deviation, (at - centre) / deviation
+    train, query = root * (x - centre) / deviation, (at - centre) / deviation
     if x.shape[1] <= len(x):
-        u, s, vt = np.linalg.svd(known, full_matrices=False)
-        along, eigenvalues = (asked @ vt.T) * s, np.square(s)
+        u, s, vt = np.linalg.svd(train, full_matrices=False)
+        along, eigenvalues = (query @ vt.T) * s, np.square(s)
     else:  # wide features: the same through their products, n × n
-        eigenvalues, u = np.linalg.eigh(known @ known.T)
-        along = (asked @ known.T) @ u
+        eigenvalues, u = np.linalg.eigh(train @ train.T)
+        along = (query @ train.T) @ u
     shrunk = 1 / (np.maximum(eigenvalues, 0) + PENALTIES[:, None])
     loadings = u.T @ (root * (y - middle))
     return np.asarray((along * shrunk[:, None, :]) @ loadings + middle, np.float64)
 
 
 def _by_presence(
-    targets: Mapping[str, Floats], of: NDArray[np.intp], scored: NDArray[np.bool_]
+    targets: Mapping[str, Floats], patient: NDArray[np.intp], scored: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.bool_], list[str]]]:
     """Yield targets that the same windows have, together, without those that cannot be probed."""
     groups: dict[bytes, tuple[NDArray[np.bool_], list[str]]] = {}
     for name, y in targets.items():
-        there = np.isfinite(y)
-        judged = there & scored
-        if len(np.unique(of[there])) >= 2 and judged.any() and y[judged].std() > STEADY * y[there].std():
-            groups.setdefault(there.tobytes(), (there, []))[1].append(name)
+        present = np.isfinite(y)
+        judged = present & scored
+        if len(np.unique(patient[present])) >= 2 and judged.any() and y[judged].std() > STEADY * y[present].std():
+            groups.setdefault(present.tobytes(), (present, []))[1].append(name)
     yield from groups.values()
 
 
-def spread(values: Floats, there: NDArray[np.bool_]) -> Floats:
+def spread(values: Floats, present: NDArray[np.bool_]) -> Floats:
     """Return the values at the windows that have them; NaN at the others."""
-    whole = np.full(len(there), np.nan)
-    whole[there] = values
+    whole = np.full(len(present), np.nan)
+    whole[present] = values
     return whole
 
 
-def r2_sums(y: Floats, predicted: Floats, of: NDArray[np.intp]) -> Floats:
+def r2_sums(y: Floats, predicted: Floats, patient: NDArray[np.intp]) -> Floats:
     """Return by patient: Σ(y - ŷ)², count, Σy, Σy²; y has its mean subtracted, for numerical precision."""
     centred = y - np.nanmean(y)
-    there = np.isfinite(y)
+    present = np.isfinite(y)
     columns = np.stack([np.square(y - predicted), np.ones_like(y), centred, np.square(centred)], axis=1)
-    return sums_by_patient(np.where(there[:, None], columns, 0), of)
+    return sums_by_patient(np.where(present[:, None], columns, 0), patient)
 
 
 def r2_of_samples(sums: Floats, counts: Floats) -> tuple[float, Floats]:
@@ -244,15 +246,15 @@ def _mean_difference(
     names = [name for name in probes if others is None or name in others]
     if not names:
         raise ValueError("no target has a probe on both sides")
-    of = probes[names[0]].of
-    if others is not None and not np.array_equal(of, others[names[0]].of):
+    patient = probes[names[0]].patient
+    if others is not None and not np.array_equal(patient, others[names[0]].patient):
         raise ValueError("the probes are of different windows; compare features of the same ones")
-    known = np.unique(of[np.isfinite([probes[name].target for name in names]).any(axis=0)])
+    known = np.unique(patient[np.isfinite([probes[name].target for name in names]).any(axis=0)])
     counts = sample_counts(len(known), resamples, seed)
     whole, sampled = 0.0, np.zeros(resamples)
     for sign, side in ((1, probes), (-1, others or {})):
         for name in names if side else ():
-            sums = r2_sums(side[name].target, side[name].predicted, of)[known]
+            sums = r2_sums(side[name].target, side[name].predicted, patient)[known]
             value, drawn = r2_of_samples(sums, counts)
             whole, sampled = whole + sign * value / len(names), sampled + sign * drawn / len(names)
     return interval(whole, sampled)

@@ -52,8 +52,8 @@ def redundancy_by_patient(
         draws: number of draws.
         seed: seed of the draws.
     """
-    of, rng = numbered(patients), np.random.default_rng(seed)
-    windows = [np.flatnonzero(of == one) for one in range(int(of.max()) + 1)]
+    patient, rng = numbered(patients), np.random.default_rng(seed)
+    windows = [np.flatnonzero(patient == number) for number in range(int(patient.max()) + 1)]
     drawn = ([rng.choice(those) for those in windows] for _ in range(draws))
     return _mean([redundancy(np.asarray(features)[rows]) for rows in drawn])
 

@@ -94,7 +94,9 @@ def repeatability(
     """
     reference = np.asarray(reference, np.float64)
     dead = reference.var(axis=0) <= np.maximum(dead_variance, 1e-12 * np.square(reference).mean(axis=0))
-    pairs = np.stack([np.stack([reference, np.asarray(one, np.float64)], axis=1) for one in changed.values()], axis=2)
+    pairs = np.stack(
+        [np.stack([reference, np.asarray(features, np.float64)], axis=1) for features in changed.values()], axis=2
+    )
 
     def by_change(chosen: NDArray[Any]) -> Floats:
         return np.where(dead, 0.0, np.nan_to_num(icc_a1(chosen)))
@@ -102,7 +104,7 @@ def repeatability(
     icc = by_change(pairs)
     samples = [by_change(pairs[rows]) for rows in _patient_samples(patients, resamples, seed)]
     sampled = np.stack(samples) if samples else np.zeros((0, *icc.shape))
-    everything = np.stack([reference, *(np.asarray(one, np.float64) for one in changed.values())], axis=1)
+    everything = np.stack([reference, *(np.asarray(features, np.float64) for features in changed.values())], axis=1)
     within = np.sqrt(everything.var(axis=1, ddof=1).mean(axis=0))
     between = np.maximum(everything.mean(axis=1).var(axis=0, ddof=1) - within**2 / everything.shape[1], 0)
     return Repeatability(
@@ -119,11 +121,11 @@ def repeatability(
 
 def _patient_samples(patients: ArrayLike, resamples: int, seed: int) -> list[NDArray[np.intp]]:
     """Return the windows of each bootstrap sample of patients; a single patient gives no intervals."""
-    of = numbered(patients)
-    count = int(of.max()) + 1
+    patient = numbered(patients)
+    count = int(patient.max()) + 1
     if count < 2:
         return []
-    windows = [np.flatnonzero(of == one) for one in range(count)]
+    windows = [np.flatnonzero(patient == number) for number in range(count)]
     drawn = sample_counts(count, resamples, seed).astype(int)
     rows = (np.concatenate([np.tile(windows[at], times) for at, times in enumerate(each)]) for each in drawn)
     return [chosen for chosen in rows if len(chosen) >= 2]

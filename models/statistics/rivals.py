@@ -20,7 +20,7 @@ def hu_histogram(windows: NDArray[Any], bins: int = HISTOGRAM_BINS) -> Floats:
     """
     levels = np.clip(np.floor(np.asarray(windows, np.float32) * bins), 0, bins - 1).astype(np.intp)
     flat = levels.reshape(len(levels), -1)
-    return np.stack([np.bincount(one, minlength=bins) for one in flat]) / flat.shape[1]
+    return np.stack([np.bincount(window, minlength=bins) for window in flat]) / flat.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def composition_and_components(composition: NDArray[Any], components: NDArray[An
     Raises:
         ValueError: there are too few of them.
     """
-    wanted = length - np.shape(composition)[1]
-    if not 0 <= wanted <= np.shape(components)[1]:
+    missing = length - np.shape(composition)[1]
+    if not 0 <= missing <= np.shape(components)[1]:
         raise ValueError(f"{np.shape(composition)[1]} values and {np.shape(components)[1]} components make no {length}")
-    return np.concatenate([composition, np.asarray(components)[:, :wanted]], axis=1).astype(np.float64)
+    return np.concatenate([composition, np.asarray(components)[:, :missing]], axis=1).astype(np.float64)

@@ -40,8 +40,8 @@ def within_groups(mu: Tensor, group: Tensor) -> Tensor:
     """
     centred = torch.zeros_like(mu)
     freedom = 0
-    for one in torch.unique(group):
-        rows = (group == one).squeeze(1)
+    for value in torch.unique(group):
+        rows = (group == value).squeeze(1)
         centred[rows] = mu[rows] - mu[rows].mean(0)
         freedom += int(rows.sum()) - 1
     covariance = centred.T @ centred / max(freedom, 1)

@@ -172,7 +172,7 @@ def _part(wide: Tensor, axis: int, length: int, at: float) -> tuple[int, int]:
 
 def extent(window: Tensor, axis: int) -> tuple[int, int]:
     """From and to along an axis of (d, h, w): what is not air; all of it where all is air."""
-    others = [one for one in range(3) if one != axis]
+    others = [candidate for candidate in range(3) if candidate != axis]
     held = torch.nonzero((window > PLAIN_AIR).any(others[1]).any(others[0])).flatten()
     return (int(held[0]), int(held[-1]) + 1) if len(held) else (0, window.shape[axis])
 

@@ -62,7 +62,9 @@ class TrainingState:
 
     def plain(self) -> dict[str, Any]:
         """All but the tensors, as JSON values."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("identity", "tensors")}
+        values = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("identity", "tensors")
+        }
         return {**asdict(self.identity), **values, "history": [asdict(progress) for progress in self.history]}
 
     def under(self, prefix: str) -> dict[str, Tensor]:

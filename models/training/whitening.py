@@ -59,7 +59,7 @@ def training_axes(
         views = len(seen) // len(draws)
         heads = (head.reshape(views, len(draws), -1).transpose(0, 1) for head in vae.encode(seen))
         codes += list(zip(*heads, strict=True))
-    mu, logvar = (torch.stack(one).double().numpy() for one in zip(*codes, strict=True))
+    mu, logvar = (torch.stack(batch).double().numpy() for batch in zip(*codes, strict=True))
     axes = learn_axes(mu.reshape(-1, latents), np.exp(0.5 * logvar).reshape(-1, latents))
     if mu.shape[1] < 2:
         return axes

@@ -60,7 +60,7 @@ def preprocessing_of(
         return arrays_only(size)
     if window_hu is None:
         raise BundleError(
-            "--spacing is given and --window-hu is not; say --window-hu LOW,HIGH too, or neither for arrays alone"
+            "--spacing is given and --window-hu is not; give --window-hu LOW,HIGH too, or neither for arrays alone"
         )
     low, high = numbers("--window-hu", window_hu, 2)
     if fit not in ("window", "resize"):
@@ -72,7 +72,7 @@ def preprocessing_of(
     if spacing is None:
         raise BundleError(
             "--window-hu is given and --spacing is not; --fit window needs --spacing: "
-            "say --spacing Z,Y,X or --fit resize"
+            "give --spacing Z,Y,X or --fit resize"
         )
     z, y, x = numbers("--spacing", spacing, 3)
     return Preprocessing("window", size, (z, y, x), (low, high), overlap)

@@ -68,7 +68,7 @@ def command(
             asked = None if window_voxels is None else voxels("--window-voxels", window_voxels)
             imported = read_keras(source, heads=heads, mu=mu, logvar=logvar, window_voxels=asked)
             if fit is not None and window_hu is None:
-                raise BundleError("--fit says where voxels lie and not what they hold; say --window-hu LOW,HIGH too")
+                raise BundleError("--fit sets where voxels lie but not their HU range; give --window-hu LOW,HIGH too")
             size = imported.parameters["window_voxels"]
             preprocessing = preprocessing_of(size, spacing, window_hu, fit or Fit.WINDOW)
             bundle, warnings = write_keras_bundle(imported, output, preprocessing, source=source, version=version)

@@ -1,4 +1,4 @@
-"""A bundle of an encoder from Keras: its card says where it came from, and what is not known of it."""
+"""A bundle from a Keras encoder: its card states the origin, and what is not known."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ LICENCE = "The weights came from a Keras file; their licence is that of whoever 
 def write_keras_bundle(
     imported: KerasImport, output: Path, preprocessing: Preprocessing, *, source: Path, version: str = "0.1.0"
 ) -> tuple[Bundle, tuple[str, ...]]:
-    """Write it to `output`, whose name becomes the bundle's.
+    """Write the bundle to `output`, whose name becomes the bundle's.
 
     Args:
-        imported: what `read_keras` gave.
-        output: the bundle's folder; a bundle that is there already is replaced.
-        preprocessing: how a scan becomes a window, or `arrays_only(…)` where nobody knows.
+        imported: result of `read_keras`.
+        output: the bundle's folder; an existing bundle is replaced.
+        preprocessing: how a scan becomes a window, or `arrays_only(…)` if nobody knows.
         source: the Keras file, for its SHA-256.
-        version: of the bundle.
+        version: version of the bundle.
 
     Returns:
-        The bundle, and what whoever uses it must know, a sentence each.
+        The bundle, and what its users must know, one sentence each.
 
     Raises:
-        BundleError: weights that do not fit, or a folder that cannot be written.
+        BundleError: the weights do not fit, or the folder cannot be written.
     """
     vae = imported.vae()
     with source.open("rb") as opened:
@@ -67,7 +67,7 @@ def write_keras_bundle(
 
 
 def probe_windows(window_voxels: Size, window_hu: tuple[float, float]) -> NDArray[np.float32]:
-    """Windows to see the heads on, float32 (5, 1, d, h, w) in [0, 1]: four chest phantoms and the self-test input."""
+    """Return windows to test the heads on, float32 (5, 1, d, h, w) in [0, 1]: four phantoms and the self-test input."""
     return np.concatenate([golden_input(window_voxels), phantom_windows(window_voxels, window_hu)])
 
 

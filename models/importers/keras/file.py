@@ -1,8 +1,8 @@
-"""What stands in a file that Keras wrote: its architecture as JSON, its weights as arrays. Nothing in it is executed.
+"""The content of a Keras file: its architecture as JSON, its weights as arrays. Nothing in it is executed.
 
 Three layouts: `.keras` (Keras 3 and late Keras 2: a ZIP with config.json and model.weights.h5), `.h5` with the
-architecture in the attribute `model_config`, and weights alone. TensorFlow is not needed, and no code from the file is
-looked at: a Lambda's stays the text that it is. Which layout it is, is seen from the content, not from the name.
+architecture in the attribute `model_config`, and weights alone. TensorFlow is not needed, and code in the file is not
+executed: a Lambda stays text. The layout is recognised by content, not by name.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from models.spec import BundleError
 _DEPTH = 64
 _UNFOLDS = 10
 _UNFOLDS_FREELY_BYTES = 16 << 20
-"""A configuration is text, which packs well, and a tiny model's weights lie in an HDF5 file that is mostly empty."""
+"""Largest expansion of a member: a configuration is text, and a tiny model's HDF5 file is mostly empty."""
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True, slots=True)
 class KerasFile:
-    """A file of Keras, read.
+    """The content of a Keras file.
 
     Attributes:
-        config: the model's architecture, as JSON; None in a file of weights alone.
+        config: the model's architecture as JSON; None in a file of weights alone.
         arrays: path in the file → float32 weights: `layers/conv3d/vars/0`, or `conv3d/conv3d/kernel` (without `:0`).
-        names: path of a group of weights → the layer's own name, where the file says it.
-        by_index: weights are numbered within a layer (`vars/0`), and layers by their class; else both are named.
-        order: the layers as the model has them, where weights are named and the file says it.
-        parts: of a subclassed model, whose file does not say how its layers are joined, what it consists of; such a
-            file's weights are not read.
+        names: path of a group of weights → the layer's own name, where the file states it.
+        by_index: whether weights are numbered within a layer (`vars/0`), and layers by class; otherwise both have
+            names.
+        order: the layers in the model's order, where weights have names and the file states it.
+        parts: components of a subclassed model, whose file does not say how its layers are connected; the weights of
+            such a file are not read.
     """
 
     config: Mapping[str, Any] | None
@@ -52,13 +53,13 @@ class KerasFile:
 
 
 def read_keras_file(path: Path) -> KerasFile:
-    """Read `.keras`, `.h5` or `.weights.h5`.
+    """Return the content of a `.keras`, `.h5` or `.weights.h5` file.
 
     Raises:
-        BundleError: no such file, none of these, damaged, or larger than the bounds above.
+        BundleError: the file is missing, of another kind, damaged, or larger than the limits above.
     """
     if path.is_dir():
-        raise BundleError("a folder, as a SavedModel is; save the encoder as one file: encoder.save('encoder.keras')")
+        raise BundleError("found a folder (a SavedModel?); save the encoder as one file: encoder.save('encoder.keras')")
     if not path.is_file():
         raise BundleError("there is no such Keras file; give an encoder.keras, .h5 or .weights.h5")
     if path.stat().st_size > FILE_BYTES:
@@ -75,7 +76,7 @@ def read_keras_file(path: Path) -> KerasFile:
 
 
 def _read_archive(path: Path) -> KerasFile:
-    """A `.keras`: nothing is unpacked to the disk, and only two of its members are looked at."""
+    """Return the content of a `.keras`: nothing is unpacked to disk, and only two of its members are read."""
     try:
         with zipfile.ZipFile(path) as archive:
             config = parse_json(_member(archive, "config.json", CONFIG_BYTES))
@@ -90,9 +91,9 @@ def _read_archive(path: Path) -> KerasFile:
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """One member's bytes. Nothing is unpacked of one that says it is larger than `limit`, or that unfolds too far.
+    """Return the bytes of one member, refusing it unread if it declares more than `limit` or expands too far.
 
-    The archive's own reader unpacks no more than a member says.
+    The archive's own reader unpacks no more than a member declares.
     """
     found = [info for info in archive.infolist() if info.filename == name]
     if len(found) != 1 or found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -100,17 +101,17 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     packed, unpacked = found[0].compress_size, found[0].file_size
     if unpacked > limit or unpacked > _UNFOLDS_FREELY_BYTES + _UNFOLDS * packed:
         raise BundleError(
-            f"{name} in the .keras archive would unfold from {packed} to {unpacked} bytes; expected at most {limit}, "
+            f"{name} in the .keras archive would expand from {packed} to {unpacked} bytes; expected at most {limit}, "
             f"and at most {_UNFOLDS} times its packed size, as weights do; save the model again"
         )
     return archive.read(found[0])
 
 
 def parse_json(text: bytes | str) -> Mapping[str, Any]:
-    """A model's configuration: an object, nested no deeper than any model is.
+    """Return a model's configuration: an object, nested no deeper than real models are.
 
     Raises:
-        BundleError: not JSON, no object, or nested too deep.
+        BundleError: it is not JSON, not an object, or nested too deeply.
     """
     try:
         config = json.loads(text)
@@ -122,10 +123,10 @@ def parse_json(text: bytes | str) -> Mapping[str, Any]:
     while level:
         depth += 1
         if depth > _DEPTH:
-            raise BundleError(f"the model's configuration is nested deeper than {_DEPTH}; that is no encoder")
+            raise BundleError(f"the model's configuration is nested deeper than {_DEPTH}; real encoders are not")
         level = [child for value in level for child in _children(value)]
     if not isinstance(config, dict):
-        raise BundleError("the model's configuration is no JSON object; save the model again")
+        raise BundleError("the model's configuration is not a JSON object; save the model again")
     return config
 
 

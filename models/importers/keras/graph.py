@@ -1,7 +1,7 @@
-"""A Keras model's configuration as a graph: which layer takes what from which, and where mu and log-variance come out.
+"""A Keras model's configuration as a graph: how its layers are connected, and which give mu and log-variance.
 
-Functional and Sequential models, nested ones too, as Keras 2 and Keras 3 write them. Layers of somebody's own have a
-place in the graph and no meaning: they may stand after the heads, not before.
+It reads Functional and Sequential models, also nested, as written by Keras 2 and Keras 3. Custom layers have a place in
+the graph but no meaning: they may stand after the heads, not before.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ MU_NAMES = ("zmean", "meanz", "mu", "zmu", "latentmean", "latentmu")
 LOGVAR_NAMES = ("zlogvar", "logvarz", "logvar", "zlogvariance", "logvariance", "latentlogvar", "latentlogvariance")
 
 NO_LOGVAR = "none"
-"""Said in place of a layer's name: the encoder has no log-variance."""
+"""Given instead of a layer's name: the encoder has no log-variance."""
 
 _MODELS = ("Functional", "Model", "Sequential")
 _JOINING = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "Dot", "Operation",
             "Attention", "AdditiveAttention", "MultiHeadAttention", "TFOpLambda", "SlicingOpLambda")  # fmt: skip
-"""Keras' own layers that take two tensors and are no sampling layer."""
+"""Keras' own layers that take two tensors and are not sampling layers."""
 
 _LAYERS = 2000
 
@@ -32,13 +32,13 @@ class Node:
     """One layer of the graph.
 
     Attributes:
-        name: its own, after those of the models that it is nested in: `backbone/conv3d`.
+        name: its own name after those of the models that contain it: `backbone/conv3d`.
         kind: its class, such as `Conv3D`.
-        own: a class of Keras itself, as far as the file says.
-        config: of the layer.
+        own: whether the class belongs to Keras itself, as far as the file tells.
+        config: configuration of the layer.
         inputs: names of the nodes whose outputs it takes.
         address: its place in a weights file that numbers layers by class: `layers/conv3d_1`.
-        calls: how often the model uses it.
+        calls: number of times the model uses it.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A model's layers, nested models unfolded.
+    """A model's layers, with nested models expanded.
 
     Attributes:
-        nodes: each after those that it takes its input from.
-        outputs: names of the nodes that the model gives, in order.
-        labels: (key, node) of each output that a model names in a dictionary, as `{"z_mean": …}`; nested models too.
+        nodes: each after the nodes that it takes its input from.
+        outputs: names of the model's output nodes, in order.
+        labels: (key, node) of each output that a model, or a nested one, names in a dictionary, as `{"z_mean": …}`.
     """
 
     nodes: tuple[Node, ...]
@@ -66,15 +66,15 @@ class Graph:
 
 
 def is_described(config: Mapping[str, Any]) -> bool:
-    """Return whether the configuration says how the layers are joined; that of a subclassed model does not."""
+    """Return whether the configuration says how the layers are connected; that of a subclassed model does not."""
     return config.get("class_name") in _MODELS and isinstance(_config(config).get("layers"), list)
 
 
 def parse_graph(config: Mapping[str, Any]) -> Graph:
-    """Parse the configuration of a model that `is_described`.
+    """Return the graph of a model that `is_described`.
 
     Raises:
-        BundleError: a configuration that makes no sense.
+        BundleError: the configuration makes no sense.
     """
     labels: list[tuple[str, str]] = []
     nodes, outputs = _expand(config, "", "", None, labels)
@@ -89,14 +89,14 @@ def parse_graph(config: Mapping[str, Any]) -> Graph:
 def _expand(
     model: Mapping[str, Any], prefix: str, address: str, feeds: Sequence[str] | None, labels: list[tuple[str, str]]
 ) -> tuple[list[Node], list[str]]:
-    """A model's nodes and the names of its outputs.
+    """Return a model's nodes and the names of its outputs.
 
     Args:
         model: its configuration.
-        prefix: of its layers' names.
-        address: of its weights.
-        feeds: what a nested one is given.
-        labels: of `Graph`; its own are added.
+        prefix: prefix of its layers' names.
+        address: address of its weights.
+        feeds: inputs of a nested model.
+        labels: labels of the `Graph`; its own are added.
     """
     config = _config(model)
     layers = [_checked(entry) for entry in config.get("layers") or ()]
@@ -141,22 +141,22 @@ def _expand(
 
 
 def _first_input(config: Mapping[str, Any], layers: Sequence[Mapping[str, Any]], prefix: str) -> Node:
-    """The input that a Sequential model does not list."""
+    """Return the input that a Sequential model does not list."""
     first = _config(layers[0]) if layers else {}
     shape = first.get("batch_input_shape") or first.get("batch_shape") or config.get("build_input_shape")
     return Node(f"{prefix}input", "InputLayer", True, {"batch_shape": shape}, (), "")
 
 
 def _calls(entry: Mapping[str, Any]) -> list[list[tuple[str, int]]]:
-    """For each time that a layer is used, the tensors that it is given."""
+    """Return, for each use of a layer, the tensors it is given."""
     nodes = entry.get("inbound_nodes") or []
     if not isinstance(nodes, list):
-        raise BundleError(f"layer {_layer_name(entry)!r} has inbound_nodes that are no list; save the model again")
+        raise BundleError(f"layer {_layer_name(entry)!r} has inbound_nodes that are not a list; save the model again")
     return [_references(node) for node in nodes]
 
 
 def _references(value: Any) -> list[tuple[str, int]]:
-    """(layer, which of its outputs) of each tensor in a piece of a configuration, in order.
+    """Return (layer, index of its output) of each tensor in a piece of a configuration, in order.
 
     Keras 3: {"class_name": "__keras_tensor__", "config": {"keras_history": [layer, call, output]}}; Keras 2, and the
     ends of a model: [layer, call, output] or [layer, call, output, {}].
@@ -173,14 +173,14 @@ def _references(value: Any) -> list[tuple[str, int]]:
 
 
 def find_heads(graph: Graph, mu: str | None, logvar: str | None) -> tuple[str, str | None]:
-    """The layers whose outputs are mu and log-variance; None where the encoder has no log-variance.
+    """Return the layers whose outputs are mu and log-variance; None where the encoder has no log-variance.
 
-    As given; else by their names, or by those that the model gives its outputs; else what the sampling layer takes: a
-    Lambda or an unknown class that is given two. Names and a sampling layer that contradict each other tell nothing.
-    There is no log-variance where `NO_LOGVAR` is given, or where mu is all that the model gives.
+    They are the layers given; else those with the usual names, of layers or of the model's outputs; else the inputs of
+    the sampling layer: a Lambda or unknown class with two inputs. If names and a sampling layer contradict each other,
+    neither counts. There is no log-variance if `NO_LOGVAR` is given, or mu is the model's only output.
 
     Raises:
-        BundleError: they cannot be told.
+        BundleError: they cannot be determined.
     """
     found_mu = _named(graph, mu, MU_NAMES)
     found_logvar = None if logvar == NO_LOGVAR else _named(graph, logvar, LOGVAR_NAMES)
@@ -198,10 +198,10 @@ def find_heads(graph: Graph, mu: str | None, logvar: str | None) -> tuple[str, s
 def _as_sampled(
     first: str, second: str, given: tuple[str | None, str | None], named: tuple[str | None, str | None]
 ) -> tuple[str | None, str | None]:
-    """(mu, log-variance), where a sampling layer takes `first` and `second`."""
+    """Return (mu, log-variance) if a sampling layer takes `first` and `second`."""
     if given == (None, None) and None not in named:
         return named if set(named) == {first, second} else (None, None)
-    # A second input called sigma or std is perhaps no log-variance: to be said, not guessed.
+    # A second input called sigma or std may not be a log-variance: the user must say, ctvae does not guess.
     sure = not re.search(r"sigma|std|dev|scale", second.lower().rpartition("/")[2])
     if given == (None, None):
         return (first, second) if sure else (None, None)
@@ -211,22 +211,22 @@ def _as_sampled(
 
 
 def _heads_wanted(graph: Graph, mu: str | None, logvar: str | None, given_logvar: str | None) -> str:
-    """What to say of the heads, and what of them is known already."""
+    """Return the request to name the heads, with what is known already."""
     dense = ", ".join(node.name for node in graph.nodes if node.kind == "Dense")[-160:]
     if mu is not None and mu == logvar:
-        return f"{mu} cannot give both mu and log-variance; say --mu NAME --logvar NAME (Dense layers: {dense})"
+        return f"{mu} cannot be both mu and log-variance; give --mu NAME --logvar NAME (Dense layers: {dense})"
     if mu is None and given_logvar is not None:
-        return f"which layer gives mu cannot be told; say --mu NAME (Dense layers: {dense})"
+        return f"which layer gives mu is unclear; give --mu NAME (Dense layers: {dense})"
     if mu is not None and logvar is None:
         return (
-            "which layer gives the log-variance cannot be told; say --logvar NAME, or --logvar none if the encoder has "
+            "which layer gives the log-variance is unclear; give --logvar NAME, or --logvar none if the encoder has "
             f"none (mu: {mu}; Dense layers: {dense})"
         )
-    return f"which layers give mu and log-variance cannot be told; say --mu NAME --logvar NAME (Dense layers: {dense})"
+    return f"which layers give mu and log-variance is unclear; give --mu NAME --logvar NAME (Dense layers: {dense})"
 
 
 def _named(graph: Graph, wanted: str | None, usual: Sequence[str]) -> str | None:
-    """The one node of that name, or of a name that is usual for it; its own, or that of the model's output."""
+    """Return the only node with this name or a usual name: its own, or that of the model's output."""
     names = [*((node.name, node.name) for node in graph.nodes), *graph.labels]
     if wanted is not None:
         found = {node for name, node in names if wanted in (name, name.rpartition("/")[2])}
@@ -239,10 +239,10 @@ def _named(graph: Graph, wanted: str | None, usual: Sequence[str]) -> str | None
 
 
 def on_the_way(nodes: Sequence[Node], ends: Sequence[str]) -> tuple[Node, ...]:
-    """The nodes that `ends` depend on, in order; branches that lead nowhere are left out.
+    """Return the nodes that `ends` depend on, in order, without branches that lead nowhere.
 
     Raises:
-        BundleError: a layer takes what no layer before it gives, or is used more than once.
+        BundleError: a layer's input comes from no layer before it, or a layer is used more than once.
     """
     by_name = {node.name: (number, node) for number, node in enumerate(nodes)}
     needed: dict[str, int] = {}
@@ -277,7 +277,7 @@ def _layer_name(entry: Mapping[str, Any]) -> str:
 
 
 def _is_keras(entry: Mapping[str, Any]) -> bool:
-    """Not of somebody's own making, as far as the file tells; one of these has a module or a registered name."""
+    """Return whether the class is Keras' own, as far as the file tells; others have a module or a registered name."""
     module, registered = entry.get("module"), entry.get("registered_name")
     of_keras = module is None or (
         isinstance(module, str) and module.split(".")[0] in ("keras", "tf_keras", "tensorflow")
@@ -291,13 +291,13 @@ def _config(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _numbered(name: str, counts: dict[str, int]) -> str:
-    """`conv3d`, `conv3d_1`, …: how Keras tells layers of one class apart in a weights file."""
+    """Return `conv3d`, `conv3d_1`, …: Keras' names for layers of one class in a weights file."""
     number = counts[name] = counts.get(name, -1) + 1
     return f"{name}_{number}" if number else name
 
 
 def _snake_case(name: str) -> str:
-    """`MaxPooling3D` → `max_pooling3d`, by the rule of `keras.src.utils.naming.to_snake_case`."""
+    """Return `MaxPooling3D` as `max_pooling3d`, by the rule of `keras.src.utils.naming.to_snake_case`."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
@@ -307,7 +307,7 @@ def _short(value: Any) -> str:
 
 
 def shapes_of_inputs(nodes: Sequence[Node]) -> Iterator[tuple[Node, Any]]:
-    """Each input and the shape that it says, the batch's size first."""
+    """Yield each input and its declared shape, batch size first."""
     for node in nodes:
         if node.kind == "InputLayer":
             yield node, node.config.get("batch_shape") or node.config.get("batch_input_shape")

@@ -1,7 +1,7 @@
-"""The weights in an HDF5 file of Keras, read by HDF5's own library in a process of its own.
+"""The weights in a Keras HDF5 file, read by HDF5's own library in a separate process.
 
-A few damaged bytes can make that library loop for ever: it did for 22 of 400 files that were changed at random (HDF5
-2.0.0). So it runs apart, with a limit on its time and its memory; what comes back are plain arrays and text.
+A few damaged bytes can send that library into an endless loop: it happened for 22 of 400 randomly changed files (HDF5
+2.0.0). So it runs apart, with limits on its time and memory; what comes back are plain arrays and text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from models.spec import BundleError
 FILE_BYTES = 1 << 30
 CONFIG_BYTES = 16 << 20
 ARRAY_VALUES = 1 << 27
-"""Of all weights together: 512 MiB in float32."""
+"""Limit for all weights together: 512 MiB in float32."""
 TIME_LIMIT_S = 60.0
 
 _MEMORY_BYTES = 6 << 30
@@ -39,7 +39,7 @@ _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FL
 
 @dataclass(frozen=True, slots=True)
 class Hdf5:
-    """What an HDF5 file of Keras holds; see `KerasFile`. `config` is the attribute `model_config`, as text."""
+    """The content of a Keras HDF5 file; see `KerasFile`. `config` is the attribute `model_config`, as text."""
 
     config: str | None
     arrays: Mapping[str, NDArray[np.float32]]
@@ -49,10 +49,10 @@ class Hdf5:
 
 
 def read_hdf5_apart(content: bytes) -> Hdf5:
-    """The file's weights, read in another process.
+    """Return the file's weights, read in another process.
 
     Raises:
-        BundleError: damaged, not of Keras, too large, or made to keep HDF5 busy.
+        BundleError: the file is damaged, not from Keras, too large, or keeps HDF5 busy.
     """
     code = "from models.importers.keras.hdf5 import _serve; _serve()"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
@@ -69,7 +69,7 @@ def read_hdf5_apart(content: bytes) -> Hdf5:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise BundleError(damaged.format(f"did not come to an end in {TIME_LIMIT_S:g} s")) from error
+        raise BundleError(damaged.format(f"did not finish in {TIME_LIMIT_S:g} s")) from error
     if done.returncode != 0:
         raise BundleError(damaged.format(f"ended with {done.returncode}"))
     try:
@@ -84,7 +84,7 @@ def read_hdf5_apart(content: bytes) -> Hdf5:
 
 
 def _serve() -> None:
-    """In the other process: a file on stdin, what it holds on stdout."""
+    """Read a file from stdin and write its content to stdout, in the other process."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
@@ -104,10 +104,10 @@ def _serve() -> None:
 
 
 def read_hdf5(content: bytes) -> Hdf5:
-    """The same in this process.
+    """Return the file's weights, read in this process.
 
     Raises:
-        BundleError: as above, where HDF5 comes back.
+        BundleError: as above, if HDF5 returns.
     """
     with _hdf5_errors(), h5py.File(io.BytesIO(content), "r") as file:
         config = _text(file, "model_config")
@@ -124,7 +124,7 @@ def read_hdf5(content: bytes) -> Hdf5:
 
 
 def _parts(file: Any) -> tuple[str, ...]:
-    """The attributes of a subclassed model that hold weights of Keras: layers, or models of their own."""
+    """Return the attributes of a subclassed model that hold Keras weights: layers, or models of their own."""
     found: dict[str, None] = {}
     for path, item in _walk(file):
         part, _, below = path.partition("/")
@@ -135,7 +135,7 @@ def _parts(file: Any) -> tuple[str, ...]:
 
 @contextmanager
 def _hdf5_errors() -> Iterator[None]:
-    """What h5py raises on a damaged file, which is almost anything, as a BundleError."""
+    """Turn what h5py raises on a damaged file, which is almost anything, into a BundleError."""
     try:
         yield
     except (
@@ -152,7 +152,7 @@ def _hdf5_errors() -> Iterator[None]:
 
 
 def _weights(root: Any) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
-    """All float arrays below a group but the optimiser's, by path, and the names that layers have in it."""
+    """Return all float arrays below a group except the optimiser's, by path, and the layers' names in it."""
     arrays: dict[str, NDArray[np.float32]] = {}
     names: dict[str, str] = {}
     values = 0
@@ -162,18 +162,16 @@ def _weights(root: Any) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]
             name = _text(found, "name") if path.endswith("vars") else None
             if name is not None:
                 names[path.removesuffix("/vars")] = name
-        elif isinstance(found, h5py.Dataset) and found.dtype.kind == "f":  # whole numbers: states of random generators
+        elif isinstance(found, h5py.Dataset) and found.dtype.kind == "f":  # integers are states of random generators
             values += math.prod(found.shape)
             if values > ARRAY_VALUES:
-                raise BundleError(
-                    f"the file holds more than {ARRAY_VALUES} weights; that is no encoder for this machine"
-                )
+                raise BundleError(f"the file holds more than {ARRAY_VALUES} weights; too many for an encoder")
             arrays[path.removesuffix(":0")] = _array(found, path)
     return arrays, names
 
 
 def _walk(root: Any) -> Iterator[tuple[str, Any]]:
-    """Everything below a group, in order; a link that leads elsewhere is an error."""
+    """Yield everything below a group, in order; a link that leads elsewhere is an error."""
     stack, seen = [("", root, 0)], 0
     while stack:
         prefix, group, depth = stack.pop()
@@ -194,14 +192,14 @@ def _walk(root: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _array(dataset: Any, path: str) -> NDArray[np.float32]:
-    """A dataset that is held in this very file, as float32."""
+    """Return a dataset stored in this very file, as float32."""
     plist = dataset.id.get_create_plist()
     filters = {plist.get_filter(number)[0] for number in range(plist.get_nfilters())}
     elsewhere = dataset.is_virtual or plist.get_external_count() > 0
     empty = dataset.size and dataset.id.get_storage_size() == 0
     if elsewhere or empty or not filters <= _FILTERS or dataset.dtype.itemsize not in (2, 4, 8) or dataset.ndim > 8:
         raise BundleError(f"weights {path[:80]} are kept in another file or an odd form; save the model again")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and that is refused with its name
+    with np.errstate(over="ignore"):  # too large values become infinite, and are rejected by name
         array: NDArray[np.float32] = np.asarray(dataset[()]).astype(np.float32)
     return array
 
@@ -213,21 +211,21 @@ def _group(file: Any, name: str) -> Any:
 
 
 def _text(group: Any, name: str) -> str | None:
-    """A text attribute; None where there is none."""
+    """Return a text attribute; None where it is missing."""
     if name not in group.attrs:
         return None
     attribute = group.attrs.get_id(name)
     if attribute.shape != () or attribute.dtype.kind not in "OS" or attribute.get_storage_size() > CONFIG_BYTES:
-        raise BundleError(f"the HDF5 attribute {name} is no text; save the model again")
+        raise BundleError(f"the HDF5 attribute {name} is not text; save the model again")
     value = group.attrs[name]
     text = value.decode() if isinstance(value, bytes) else value
     if not isinstance(text, str) or len(text) > CONFIG_BYTES:
-        raise BundleError(f"the HDF5 attribute {name} is no text; save the model again")
+        raise BundleError(f"the HDF5 attribute {name} is not text; save the model again")
     return text
 
 
 def _texts(group: Any, name: str) -> tuple[str, ...]:
-    """An attribute that is a list of texts; empty where there is none."""
+    """Return an attribute that is a list of texts; empty where it is missing."""
     if name not in group.attrs or len(group.attrs.get_id(name).shape) != 1:
         return ()
     values = [value.decode() if isinstance(value, bytes) else value for value in group.attrs[name].tolist()[:_OBJECTS]]

@@ -1,7 +1,7 @@
-"""An encoder that was trained in Keras, with its own weights, as an architecture of this project.
+"""An encoder trained in Keras, with its own weights, as an architecture of this project.
 
-A file that says how its layers are joined becomes `keras`, with a tap by the name of each layer. Weights alone are read
-where their shapes are those of `question`. A ReLU on a head is kept, because the numbers must be those of Keras, and
+A file that says how its layers are connected becomes `keras`, with a tap named after each layer. Weights alone can be
+read if their shapes are those of `question`. A ReLU on a head is kept, for the numbers must be those of Keras, and
 reported in a warning.
 """
 
@@ -29,7 +29,7 @@ from models.networks.vae import Size, Vae
 from models.spec import BundleError
 
 _NO_DEVIATION = Operation("constant", {"value": -1e4})
-"""The log-variance of an encoder that has none: sigma = exp(-5000) is 0 in float32."""
+"""Log-variance of an encoder that has none: sigma = exp(-5000) is 0 in float32."""
 
 _NO_LOGVAR_WARNING = (
     "the encoder has no log-variance: sigma of a window is 0, and that of a series is the spread between its windows"
@@ -42,10 +42,10 @@ class KerasImport:
 
     Attributes:
         architecture: `question` or `keras`.
-        parameters: of the architecture, plain JSON values.
-        weights: by parameter name.
-        warnings: what whoever uses it must know.
-        relu_heads: whether a ReLU cuts (mu, log-variance) at 0.
+        parameters: parameters of the architecture, plain JSON values.
+        weights: tensors by parameter name.
+        warnings: what its users must know.
+        relu_heads: whether a ReLU clips (mu, log-variance) at 0.
     """
 
     architecture: str
@@ -55,7 +55,7 @@ class KerasImport:
     relu_heads: tuple[bool, bool]
 
     def vae(self) -> Vae:
-        """The encoder, ready to run, in eval mode."""
+        """Return the encoder, ready to run, in eval mode."""
         with torch.device("meta"):
             vae = build_vae(self.architecture, self.parameters)
         held = {name: torch.from_numpy(np.ascontiguousarray(tensor)) for name, tensor in self.weights.items()}
@@ -74,17 +74,17 @@ def read_keras(
     logvar: str | None = None,
     window_voxels: Size | None = None,
 ) -> KerasImport:
-    """Read a Keras encoder; no TensorFlow, and nothing in the file is executed.
+    """Return a Keras encoder; TensorFlow is not needed, and nothing in the file is executed.
 
     Args:
-        path: `.keras`, `.h5`, or `.weights.h5` of the question's network.
-        heads: `linear` or `relu`: needed for weights alone, which do not say it.
-        mu: name of the layer that gives the posterior mean; by default it is found by its name or the sampling layer.
+        path: `.keras`, `.h5`, or `.weights.h5` of the network `question`.
+        heads: `linear` or `relu`: needed for weights alone, which do not tell.
+        mu: name of the layer that gives the posterior mean; by default found by name or the sampling layer.
         logvar: the same for the log-variance; `none` for an encoder without one.
-        window_voxels: (d, h, w), where the file leaves it open.
+        window_voxels: (d, h, w), if the file leaves it open.
 
     Raises:
-        BundleError: a file, a layer or an option that cannot be used, by name.
+        BundleError: a file, a layer or an option cannot be used; the message names it.
     """
     if heads not in (None, "linear", "relu"):
         raise BundleError(f"heads are {heads!r}; expected 'linear' or 'relu'")
@@ -100,7 +100,7 @@ def read_keras(
     window, steps = _translate(way, ends, window_voxels, file)
     relu = _cuts(steps, MU), _cuts(steps, LOGVAR)
     if heads is not None and (heads == "relu",) * 2 != relu:
-        raise BundleError(f"--heads {heads} contradicts the file, whose heads say it themselves; leave it out")
+        raise BundleError(f"--heads {heads} contradicts the file, which states its heads itself; leave the option out")
     warnings = [*_precision(way), *([_NO_LOGVAR_WARNING] if ends[1] is None else [])]
     weights = {_key(step, name): array for step in steps for name, array in step.weights.items()}
     parameters = {"window_voxels": list(window), "steps": [step.parameters() for step in steps]}
@@ -108,7 +108,7 @@ def read_keras(
 
 
 def _subclassed(file: KerasFile) -> str:
-    """What to say of a model that is a class of the user's own: its file does not say how its layers are joined."""
+    """Return the message for a model that is a user's own class, whose file does not say how layers are connected."""
     kind = "" if file.config is None else f" of the class {str(file.config.get('class_name'))[:40]!r}"
     parts = ", ".join(part[:40] for part in file.parts[:6])
     encoders = [part for part in file.parts if part.isidentifier() and part.lower().startswith("enc")]
@@ -123,12 +123,12 @@ def _subclassed(file: KerasFile) -> str:
 
 
 def head_warnings(imported: KerasImport, mu: NDArray[np.float32], inputs: str) -> tuple[str, ...]:
-    """What a ReLU on the heads does, in words.
+    """Return what a ReLU on the heads does, in words.
 
     Args:
         imported: the encoder.
-        mu: what it gives, (n, latents).
-        inputs: what it was given, for the sentence: `8 windows of the phantom`.
+        mu: its output, (n, latents).
+        inputs: its input, for the sentence: `8 windows of the phantom`.
     """
     warnings = []
     if imported.relu_heads[0]:
@@ -147,7 +147,7 @@ def head_warnings(imported: KerasImport, mu: NDArray[np.float32], inputs: str) -
 def _translate(
     way: Sequence[Node], ends: tuple[str, str | None], window_voxels: Size | None, file: KerasFile
 ) -> tuple[Size, list[Step]]:
-    """The window, and the steps from it to the heads."""
+    """Return the window, and the steps from it to the heads."""
     window, source, steps = _input(way, window_voxels)
     names = {source: steps[-1].name if steps else IMAGE}
     shapes: dict[str, Shape] = {IMAGE: (*window, 1)} | {step.name: window for step in steps}
@@ -156,7 +156,7 @@ def _translate(
             continue
         taken = [names[name] for name in node.inputs]
         if not taken or node.kind == "InputLayer":
-            raise BundleError(f"layer {node.name!r} takes no input that is known; expected one input, the window")
+            raise BundleError(f"layer {node.name!r} has no known input; expected one input, the window")
         if node.kind in IDENTITIES and node.own:
             names[node.name] = taken[0]
             continue
@@ -176,7 +176,7 @@ def _translate(
 
 
 def _input(way: Sequence[Node], window_voxels: Size | None) -> tuple[Size, str, list[Step]]:
-    """The window, the name of the input, and a step that takes the channel away where Keras' input has none."""
+    """Return the window, the input's name, and a step that removes the channel if Keras' input has none."""
     inputs = list(shapes_of_inputs(way))
     if len(inputs) != 1:
         raise BundleError(f"{len(inputs)} inputs lead to mu and log-variance; expected one, the window")
@@ -187,7 +187,7 @@ def _input(way: Sequence[Node], window_voxels: Size | None) -> tuple[Size, str, 
     lengths = []
     for stated, wanted in zip(shape[1:4], given, strict=True):
         if stated is None and wanted is None:
-            raise BundleError(f"the input {shape} leaves the window's size open; say --window-voxels D,H,W")
+            raise BundleError(f"the input {shape} leaves the window's size open; give --window-voxels D,H,W")
         if stated is not None and wanted is not None and stated != wanted:
             raise BundleError(f"the input is {shape}, not a window of {window_voxels}; leave --window-voxels out")
         length = wanted if stated is None else stated
@@ -204,9 +204,9 @@ def _input(way: Sequence[Node], window_voxels: Size | None) -> tuple[Size, str, 
 
 
 def _with_heads(steps: Sequence[Step], mu: str, logvar: str | None) -> list[Step]:
-    """The steps, with the two heads called `mu` and `logvar`."""
+    """Return the steps, with the two heads named `mu` and `logvar`."""
     if mu == logvar or IMAGE in (mu, logvar):
-        raise BundleError("mu and log-variance are one and the same layer; say --mu NAME --logvar NAME")
+        raise BundleError("mu and log-variance are the same layer; give --mu NAME --logvar NAME")
     called = {mu: MU, logvar: LOGVAR}
     renamed = [
         replace(
@@ -225,7 +225,7 @@ def _fitting(node: Node, module: nn.Module, held: Arrays) -> None:
 
 
 def _tap_name(name: str, taken: Mapping[str, Any]) -> str:
-    """A name that a bundle allows a tap, and that no other has."""
+    """Return a name that a bundle allows for a tap and that no other tap has."""
     plain = re.sub(r"[^a-z0-9_]+", "_", name.lower())[:48]
     plain = plain if re.match("[a-z]", plain) else f"layer_{plain}"
     reserved = {IMAGE, MU, LOGVAR, "sigma", *taken}
@@ -238,13 +238,13 @@ def _key(step: Step, name: str) -> str:
 
 
 def _cuts(steps: Sequence[Step], head: str) -> bool:
-    """The head ends with a ReLU that lets nothing below 0 through."""
+    """Return whether the head ends with a ReLU that passes nothing below 0."""
     activation = next(step for step in steps if step.name == head).operation.options.get("activation", {})
     return activation.get("name") == "relu" and not activation.get("negative_slope")
 
 
 def _precision(way: Sequence[Node]) -> tuple[str, ...]:
-    """A warning where Keras computes in another precision than ours, float32."""
+    """Return a warning if Keras computes in a precision other than float32."""
     policies = set()
     for node in way:
         dtype = node.config.get("dtype")

@@ -1,4 +1,4 @@
-"""A layer of a Keras model → an operation of the architecture `keras`, and its weights in torch's order."""
+"""From a layer of a Keras model to an operation of the architecture `keras`, and its weights in torch's order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What a layer computes: a kind of `models.networks.keras`, with the options that it needs."""
+    """What a layer computes: a kind of `models.networks.keras`, with the options it needs."""
 
     kind: str
     options: Options
@@ -29,7 +29,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A layer of the encoder: its operation, what it takes, and its weights by their names in the step's module."""
+    """A layer of the encoder: its operation, its inputs, and its weights by their names in the step's module."""
 
     name: str
     operation: Operation
@@ -37,7 +37,7 @@ class Step:
     weights: Arrays
 
     def parameters(self) -> dict[str, Any]:
-        """The step as the architecture `keras` takes it, plain JSON values."""
+        """Return the step as a parameter of the architecture `keras`, plain JSON values."""
         operation = self.operation
         return {"name": self.name, "kind": operation.kind, "inputs": list(self.inputs), **operation.options}
 
@@ -74,19 +74,19 @@ _BY_NAME: Mapping[str, Options] = {
 
 
 def operation_of(node: Node, shape: Shape) -> Operation:
-    """The operation of a layer on what it is given, (d, h, w, channels) for a grid.
+    """Return the operation of a layer on an input of this shape, (d, h, w, channels) for a grid.
 
     Raises:
-        BundleError: a layer that is not known, or an option of it that is not.
+        BundleError: the layer, or an option of it, is not known.
     """
     make = _OPERATIONS.get(node.kind) if node.own else None
     if node.own and node.kind == "Lambda":
         raise BundleError(
             f"layer {node.name!r} is a Lambda on the way to mu and log-variance, and code from a file is not run; "
-            "say it with Keras' own layers, and save again"
+            "express it with Keras' own layers, and save again"
         )
     if make is None:
-        own = "" if node.own else " of somebody's own"
+        own = "" if node.own else " from outside Keras"
         raise BundleError(f"layer {node.name!r} is a {node.kind[:60]}{own}, which is not known; known are {KNOWN}")
     if node.config.get("data_format") == "channels_first" and len(shape) == 4:
         raise BundleError(f"layer {node.name!r} has data_format channels_first; expected channels_last, as on a CPU")
@@ -97,10 +97,10 @@ def operation_of(node: Node, shape: Shape) -> Operation:
 
 
 def weights_of(node: Node, operation: Operation, shape: Shape, file: KerasFile) -> Arrays:
-    """The weights of a layer on what it is given, by their names in the operation's module.
+    """Return the weights of a layer on an input of this shape, by their names in the operation's module.
 
     Raises:
-        BundleError: some are missing, or have another shape.
+        BundleError: some are missing or have another shape.
     """
     if operation.kind in ("conv", "dense"):
         return _kernel_and_bias(node, operation, file)
@@ -127,7 +127,7 @@ def _batch_norm(node: Node, file: KerasFile) -> Arrays:
     config = node.config
     held = _stored(node, [*_gamma_and_beta(config), "moving_mean", "moving_variance"], file)
     mean, variance = held["moving_mean"], held["moving_variance"].astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):  # what is not finite is refused with its name
+    with np.errstate(invalid="ignore", divide="ignore"):  # values that are not finite are rejected by name
         scale = held.get("gamma", np.ones_like(mean)) / np.sqrt(variance + float(config.get("epsilon", 1e-3)))
     return {"mean": mean, "scale": scale.astype(np.float32), "shift": held.get("beta", np.zeros_like(mean))}
 
@@ -144,13 +144,13 @@ def _gamma_and_beta(config: Options) -> list[str]:
 
 
 def _stored(node: Node, names: Sequence[str], file: KerasFile) -> Arrays:
-    """A layer's weights by Keras' names for them."""
+    """Return a layer's weights by Keras' names for them."""
     if file.by_index:
         prefix = f"{node.address}/vars/"
         owner = file.names.get(node.address)
         if owner is not None and owner != node.name.rpartition("/")[2]:
             raise BundleError(
-                f"the weights at {node.address} are of {owner[:60]!r}, not {node.name!r}; save the model again"
+                f"the weights at {node.address} belong to {owner[:60]!r}, not {node.name!r}; save the model again"
             )
         found = {path.removeprefix(prefix): array for path, array in file.arrays.items() if path.startswith(prefix)}
         wanted = {name: found.pop(str(number), None) for number, name in enumerate(names)}
@@ -176,10 +176,10 @@ def _stored(node: Node, names: Sequence[str], file: KerasFile) -> Arrays:
 
 
 def activation_of(wanted: Any) -> Options:
-    """A Keras activation, by name or as the object that Keras 3 writes.
+    """Return a Keras activation, given by name or as the object that Keras 3 writes.
 
     Raises:
-        ValueError: not known.
+        ValueError: it is not known.
     """
     if wanted is None:
         return _LINEAR
@@ -268,7 +268,7 @@ def _prelu(config: Options, shape: Shape) -> Operation:
 
 
 def _axes(given: Any, shape: Shape) -> list[int]:
-    """Axes in ascending order, the batch being 0."""
+    """Return axes in ascending order, where the batch is 0."""
     axes = given if isinstance(given, list) else [given]
     return sorted({axis + (len(shape) + 1 if axis < 0 else 0) for axis in axes})
 

@@ -1,4 +1,4 @@
-"""Weights alone, as Keras saves them in `.weights.h5`: read where their shapes are those of the question's network."""
+"""Weights alone, as Keras saves them in `.weights.h5`: read if their shapes are those of the network `question`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _SAVE_WHOLE = "save the encoder as .keras, which says how its layers are joined"
 def question_from_weights(
     file: KerasFile, heads: str | None, names: tuple[str | None, str | None], window_voxels: Size | None
 ) -> tuple[Parameters, Weights, list[str]]:
-    """Parameters, weights and warnings of `question`, from a file of weights alone, matched by their shapes.
+    """Return parameters, weights and warnings of `question` from a file of weights alone, matched by their shapes.
 
     Raises:
-        BundleError: these are not the question's shapes, or something that shapes do not tell was not said.
+        BundleError: the shapes are not those of `question`, or an option that shapes cannot tell is missing.
     """
     layers = _layers(file)
     convs = [held for held in layers if held[1].ndim == 5]
@@ -47,7 +47,7 @@ def question_from_weights(
     if first[1].shape != second[1].shape or first[1].shape[0] != dense or flat % before[-1]:
         raise BundleError(f"weights alone, whose two heads are {first[1].shape} and {second[1].shape}; {_SAVE_WHOLE}")
     if heads is None:
-        raise BundleError("weights alone do not tell whether the heads are linear; say --heads linear or --heads relu")
+        raise BundleError("weights alone do not tell whether the heads are linear; give --heads linear or --heads relu")
     mu, logvar, warnings = _heads(first, second, names)
     window, guessed = _window(window_voxels, before[1:], flat)
     channels = [int(width) for width in before[1:]]
@@ -60,7 +60,7 @@ def question_from_weights(
 
 
 def _layers(file: KerasFile) -> list[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
-    """(name, kernel, bias) of each layer, in the model's order: convolutions first, for they come first in it."""
+    """Return (name, kernel, bias) of each layer, in the model's order: convolutions first, as in the model."""
     groups: dict[str, Arrays] = {}
     for path, array in file.arrays.items():
         group, _, name = path.rpartition("/")
@@ -72,7 +72,7 @@ def _layers(file: KerasFile) -> list[tuple[str, NDArray[np.float32], NDArray[np.
 
 
 def _place(group: str, file: KerasFile) -> int:
-    """Where a layer stands among those of its kind."""
+    """Return the position of a layer among those of its kind."""
     outer = group.partition("/")[0]
     if outer in file.order:
         return file.order.index(outer)
@@ -81,7 +81,7 @@ def _place(group: str, file: KerasFile) -> int:
 
 
 def _heads(first: Any, second: Any, names: tuple[str | None, str | None]) -> tuple[Any, Any, list[str]]:
-    """(mu, log-variance, warnings) of the last two layers."""
+    """Return (mu, log-variance, warnings) from the last two layers."""
     if any(names):
         by_name = {first[0]: first, second[0]: second}
         if len(by_name) != 2 or set(names) != set(by_name):
@@ -95,20 +95,20 @@ def _heads(first: Any, second: Any, names: tuple[str | None, str | None]) -> tup
     warning = (
         f"the file does not say which head is mu: {first[0]!r}, the first, is taken for it, {second[0]!r} for the other"
     )
-    return first, second, [f"{warning}; --mu NAME --logvar NAME says it"]
+    return first, second, [f"{warning}; give --mu NAME --logvar NAME to be sure"]
 
 
 def _window(given: Size | None, channels: Sequence[int], flat: int) -> tuple[Size, list[str]]:
-    """The window's size, which weights do not tell, and a warning where it is the question's by default."""
+    """Return the window's size, which weights do not tell, and a warning if the default of `question` is used."""
     voxels, scale = flat // channels[-1], 2 ** len(channels)
     if given is None:
         if tuple(channels) != QUESTION_CHANNELS or voxels != math.prod(QUESTION_WINDOW) // scale**3:
             raise BundleError(f"weights alone do not tell the window's size ({voxels} places after the last block); "
-                              "say --window-voxels D,H,W")  # fmt: skip
-        text = "the window is taken to be 32,256,256, as in the question; --window-voxels D,H,W says it"
+                              "give --window-voxels D,H,W")  # fmt: skip
+        text = "the window is taken to be 32,256,256, as in the question; give --window-voxels D,H,W to be sure"
         return QUESTION_WINDOW, [text]
     if any(size % scale for size in given) or math.prod(given) != voxels * scale**3:
-        raise BundleError(f"a window of {given} is not {voxels} places after {len(channels)} halvings; say another")
+        raise BundleError(f"a window of {given} is not {voxels} places after {len(channels)} halvings; give another")
     return given, []
 
 
@@ -130,7 +130,7 @@ def _parameters(window: Size, channels: Sequence[int], dense: int, latents: int,
 def _weights(
     layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], blocks: int, heads: str
 ) -> dict[str, NDArray[np.float32]]:
-    """(weight, bias) of each layer by the names that `question` has for them."""
+    """Return (weight, bias) of each layer under their names in `question`."""
     head = ".0" if heads == "relu" else ""
     places = [*(f"stages.block{number}.0.conv" for number in range(1, blocks + 1)), "stages.dense.1"]
     places += [f"mu{head}", f"logvar{head}"]

@@ -171,7 +171,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 
     monkeypatch.setattr("monai.networks.nets.autoencoderkl.SpatialAttentionBlock", missing)
     attending = {**PARAMETERS["autoencoder_kl"], "attention_levels": [False, True], "window_voxels": list(WINDOW)}
-    with pytest.raises(BundleError, match=r"needs a package that is not here: .*einops"):
+    with pytest.raises(BundleError, match=r"needs a package that is not installed: .*einops"):
         build_vae("autoencoder_kl", attending)
 
 
@@ -328,7 +328,7 @@ def test_weights_of_another_network_are_one_line(tmp_path, parameters, capsys):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[1]", "no JSON object"),
+        ("[1]", "not a JSON object"),
         ("{", "not JSON"),
         ('{"in_channels": 2}', "in_channels is 2; expected 1"),
         ('{"spatial_dims": 2}', "spatial_dims is 2; expected 3"),

@@ -205,9 +205,9 @@ def test_json_that_is_nested_deeper_than_a_model_is_refused(tmp_path):
     [
         ({"class_name": "VAE", "config": {}}, "class .VAE."),
         ({"class_name": "Functional", "config": {"layers": [3]}}, "lists 3 as a layer"),
-        ({"class_name": "Functional", "config": {"layers": []}}, "cannot be told"),
+        ({"class_name": "Functional", "config": {"layers": []}}, "unclear"),
         ({"class_name": "Sequential", "config": {"layers": [{"class_name": "Dense"}]}}, "has no name"),
-        ([], "no JSON object"),
+        ([], "not a JSON object"),
     ],
 )
 def test_a_configuration_without_a_graph_is_refused(tmp_path, config, says):

@@ -181,7 +181,7 @@ def test_heads_without_usual_names_or_a_sampling_layer_are_asked_for(tmp_path):
     def rename(config):
         config["config"]["layers"] = [e for e in config["config"]["layers"] if e["class_name"] != "Sampling"]
 
-    with pytest.raises(BundleError, match="say --mu NAME --logvar NAME"):
+    with pytest.raises(BundleError, match="give --mu NAME --logvar NAME"):
         read_keras(edited(tmp_path, rename, "keras_sibling.keras"))
 
 
@@ -202,9 +202,9 @@ def test_what_is_known_of_the_heads_is_not_asked_for(tmp_path):
         config["config"]["output_layers"] = [["code", 0, 0]]
 
     made = edited(tmp_path, rename, "keras_mean.keras")
-    with pytest.raises(BundleError, match="say --mu NAME --logvar NAME"):
+    with pytest.raises(BundleError, match="give --mu NAME --logvar NAME"):
         read_keras(made)
-    with pytest.raises(BundleError, match=r"which layer gives mu cannot be told; say --mu NAME \("):
+    with pytest.raises(BundleError, match=r"which layer gives mu is unclear; give --mu NAME \("):
         read_keras(made, logvar="none")
 
     def two(config):
@@ -212,7 +212,7 @@ def test_what_is_known_of_the_heads_is_not_asked_for(tmp_path):
         config["config"]["output_layers"].append([names_of(config, "GlobalAveragePooling3D")[0], 0, 0])
 
     with pytest.raises(
-        BundleError, match=r"^which layer gives the log-variance .* say --logvar NAME, or --logvar none"
+        BundleError, match=r"^which layer gives the log-variance .* give --logvar NAME, or --logvar none"
     ):
         read_keras(edited(tmp_path, two, "keras_mean.keras"), mu="code")
 
@@ -244,7 +244,7 @@ def test_a_second_head_called_sigma_is_not_taken_for_a_log_variance(tmp_path):
     with zipfile.ZipFile(made, "w") as archive:
         archive.writestr("config.json", text)
         archive.writestr("model.weights.h5", weights)
-    with pytest.raises(BundleError, match="say --mu NAME --logvar NAME"):
+    with pytest.raises(BundleError, match="give --mu NAME --logvar NAME"):
         read_keras(made)
 
 
@@ -263,9 +263,9 @@ def test_relu_heads_are_kept_and_warned_about_with_the_number_of_dead_units():
 
 def test_weights_alone_need_what_they_do_not_say():
     file = DATA / "keras_question.weights.h5"
-    with pytest.raises(BundleError, match="say --heads linear or --heads relu"):
+    with pytest.raises(BundleError, match="give --heads linear or --heads relu"):
         read_keras(file, window_voxels=(8, 16, 24))
-    with pytest.raises(BundleError, match="say --window-voxels"):
+    with pytest.raises(BundleError, match="give --window-voxels"):
         read_keras(file, heads="linear")
     with pytest.raises(BundleError, match="is not 6 places"):
         read_keras(file, heads="linear", window_voxels=(8, 16, 16))
@@ -331,7 +331,7 @@ def test_a_users_own_class_with_the_name_of_keras_own_is_not_taken_for_it(tmp_pa
         entry = layer(config, names_of(config, "Conv3D")[0])
         entry |= {"module": "their_package.layers", "registered_name": "their_package>Conv3D"}
 
-    with pytest.raises(BundleError, match="is a Conv3D of somebody's own"):
+    with pytest.raises(BundleError, match="is a Conv3D from outside Keras"):
         read_keras(edited(tmp_path, change))
 
 
@@ -399,8 +399,8 @@ def test_the_command_writes_a_bundle_of_the_question_and_says_what_its_heads_are
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--spacing", "4,4,4"], "say --window-hu LOW,HIGH too"),
-        (["--window-hu", "-1000,1000"], "say --spacing Z,Y,X or --fit resize"),
+        (["--spacing", "4,4,4"], "give --window-hu LOW,HIGH too"),
+        (["--window-hu", "-1000,1000"], "give --spacing Z,Y,X or --fit resize"),
         (["--window-hu", "-1000,1000", "--fit", "window"], "--fit window needs --spacing"),
         (["--window-hu", "-1000,1000", "--fit", "resize", "--spacing", "4,4,4"], "--fit resize goes without"),
         (["--window-hu", "1000", "--fit", "resize"], "expected 2 numbers"),
