@@ -1,1 +1,1 @@
-"""Training a VAE on windows: settings, augmentation, losses, the run and its checkpoints. Knows arrays, not DICOM."""
+"""Training a VAE on windows: settings, augmentation, losses, the run and its checkpoints. Knows no DICOM."""

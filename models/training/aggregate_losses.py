@@ -1,8 +1,8 @@
-"""What all codes together are asked for: the shape of the prior, and views that agree on every axis of it.
+"""Losses on all codes together: the shape of the prior, and agreement of views on each of its axes.
 
-Each takes the codes of one batch, of which there should be many times the latents: the covariance of eight codes has
-rank seven. Codes kept from earlier steps do not replace them: eight steps old, they are those of other weights, and the
-terms then had no effect in trials. In nats, or without a unit.
+Each takes the codes of one batch, which should be many times the number of latents: the covariance of eight codes has
+rank seven. Codes kept from earlier steps do not replace them: eight steps old, they come from other weights, and the
+terms then had no effect in trials. Units are nats, or none.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _SMALLEST_RATIO = 1e-3
 
 
 def aggregate_divergence(mu: Tensor) -> Tensor:
-    """Return KL(N(m, C) ‖ N(0, I)) a dimension: m and C are mean and covariance of mu (n, k), C plus 0.01.
+    """Return KL(N(m, C) ‖ N(0, I)) per dimension: m and C are mean and covariance of mu (n, k), C plus 0.01.
 
-    The term -log det C forbids that dimensions say the same: it grows where C loses rank. Variances and covariances
-    (VICReg: Bardes et al. 2022, arXiv:2105.04906; DIP-VAE-I: Kumar et al. 2018, arXiv:1711.00848) are weighed against
-    each other, and against the means, as the divergence does it. It is of mu alone: with the posterior's variance in C,
-    a posterior that is the prior pleases it, however alike the dimensions of mu are.
+    The term -log det C keeps dimensions from being redundant: it grows where C loses rank. Variances and covariances
+    (VICReg: Bardes et al. 2022, arXiv:2105.04906; DIP-VAE-I: Kumar et al. 2018, arXiv:1711.00848) are weighted against
+    each other, and against the means, as in the divergence. It is for mu alone: with the posterior's variance in C, a
+    posterior equal to the prior would satisfy it, however similar the dimensions of mu are.
     """
     mean, k = mu.mean(0), mu.shape[1]
     centred = mu - mean
     covariance = centred.T @ centred / len(mu) + _LEAST_VARIANCE * torch.eye(k, dtype=mu.dtype, device=mu.device)
-    logarithm = torch.linalg.cholesky(covariance).diagonal().log().sum()  # half of the log of the determinant
+    logarithm = torch.linalg.cholesky(covariance).diagonal().log().sum()  # half the log of the determinant
     divergence: Tensor = 0.5 * (covariance.diagonal().sum() + mean.square().sum() - k) / k - logarithm / k
     return divergence
 
@@ -36,7 +36,7 @@ def aggregate_divergence(mu: Tensor) -> Tensor:
 def within_groups(mu: Tensor, group: Tensor) -> Tensor:
     """Return the covariance (k, k) of codes (n, k) about the mean of their group (n, 1), shrunk towards its diagonal.
 
-    A group of one code says nothing of it.
+    A group of one code contributes nothing.
     """
     centred = torch.zeros_like(mu)
     freedom = 0
@@ -50,11 +50,11 @@ def within_groups(mu: Tensor, group: Tensor) -> Tensor:
 
 
 def whitened_pairs(mu: Tensor, other: Tensor, covariance: Tensor) -> Tensor:
-    """Return how far two views of a window lie apart on the axes of a covariance: half the log of the mean ratio.
+    """Return how far two views of a window are apart on the axes of a covariance: half the log of the mean ratio.
 
-    The squared difference over the variance, mean over windows and over the whitened axes, is twice (1 - ICC) in the
-    mean. No axis counts more than another, and one that two dimensions share counts once: nothing is gained by copying
-    the axis that repeats best. The covariance (k, k) is that of the windows, within their group, and is detached.
+    The squared difference over the variance, mean over windows and whitened axes, is twice (1 - ICC) on average. Every
+    axis counts the same, and one shared by two dimensions counts once, so copying the axis that repeats best gains
+    nothing. The covariance (k, k) is that of the windows within their group, and is detached.
     """
     root = torch.linalg.cholesky(covariance.detach())
     apart = torch.linalg.solve_triangular(root, (mu - other).T, upper=False)
@@ -65,7 +65,7 @@ def whitened_pairs(mu: Tensor, other: Tensor, covariance: Tensor) -> Tensor:
 def tile_group(target: Tensor) -> Tensor:
     """Return (n, 1): 1 for a window (n, 1, d, h, w) whose voxels above air fill less than 0.6 of its plane, else 0.
 
-    As `models.statistics.cropped.cropped_tiles` tells them apart.
+    `models.statistics.cropped.cropped_tiles` uses the same criterion.
     """
     held = (target[:, 0] > PLAIN_AIR).any(1)
     rows, columns = held.any(2).float(), held.any(1).float()
@@ -73,7 +73,7 @@ def tile_group(target: Tensor) -> Tensor:
 
 
 def _extent(held: Tensor) -> Tensor:
-    """From the first to the last of (n, m), as a part of m."""
+    """Return the extent from the first to the last true value of (n, m), as a fraction of m."""
     places = torch.arange(1, held.shape[1] + 1, device=held.device) * held
     last = places.amax(1)
     first = torch.where(held > 0, places, torch.full_like(places, held.shape[1] + 1.0)).amin(1)

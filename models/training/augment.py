@@ -1,10 +1,10 @@
-"""What a training step sees of its windows: cut at a random place, as another scanner might have made them.
+"""What a training step sees of its windows: cut out at a random place, as if made by another scanner.
 
-Nothing here has a state, and nothing is drawn here: see `models.training.draws`.
+Nothing here has state, and nothing is drawn here: see `models.training.draws`.
 
-MONAI's transforms take one window at a time: on two cores 5 ms for GaussianSmooth and 5 for RandGaussianNoise, 160 a
-batch of 16 windows of 32 × 96 × 96, against 28 for what shifts, smooths, sharpens and averages slices here (one matrix
-an axis) and 11 for the noise. The tests compare the two.
+MONAI's transforms take one window at a time: on two cores 5 ms for GaussianSmooth and 5 for RandGaussianNoise, 160 for
+a batch of 16 windows of 32 × 96 × 96, against 28 for shifting, smoothing, sharpening and averaging slices here (one
+matrix per axis) and 11 for the noise. The tests compare the two.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _SHARPEN_SD = 1.0
 
 
 def margin_voxels(settings: TrainingSettings) -> Size:
-    """Voxels (z, y, x) around the network's window that what is drawn may reach."""
+    """Return how many voxels (z, y, x) around the network's window the drawn changes may reach."""
     plane = math.ceil(settings.shift) + math.ceil(3 * max(settings.blur, _SHARPEN_SD if settings.sharpen else 0))
     return plane + (math.ceil(settings.thickness / 2) if settings.thickness > 1 else 0), plane, plane
 
 
 def window_places(scans: Sequence[WindowArray]) -> list[tuple[int, int]]:
-    """Every window of all scans: its scan, and its number there."""
+    """Return every window of all scans: its scan, and its number there."""
     return [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
 
 
@@ -48,7 +48,7 @@ def read_windows(
     size: Size,
     settings: TrainingSettings,
 ) -> tuple[Tensor, Tensor | None]:
-    """What `make_views` needs of drawn windows: cut out with their surroundings; and the body's masks, where given."""
+    """Return what `make_views` needs: drawn windows with their surroundings, and the body masks where given."""
     around = margin_voxels(settings)
     body = cut_windows(masks, places, draws, size, around) if masks else None
     return cut_windows(scans, places, draws, size, around), body
@@ -61,16 +61,16 @@ def cut_windows(
     size: Size,
     around: Size,
 ) -> Tensor:
-    """(n, d, h, w) float16 or float32: of each drawn window, its part at the drawn place and what is around that.
+    """Return the part of each drawn window at its drawn place with surroundings: (n, d, h, w), float16 or float32.
 
-    Where a window has no more around it, its edge is repeated.
+    Where a window has no surroundings, its edge is repeated.
 
     Args:
         scans: windows, (m, D, H, W) each.
-        places: of the window with an index: its scan, and its number there.
-        draws: of each.
-        size: the network's window.
-        around: of `margin_voxels`, on both sides of it.
+        places: index of a window → its scan, and its number there.
+        draws: what was drawn for each.
+        size: size of the network's window.
+        around: result of `margin_voxels`, added on both sides.
     """
     depth, height, width = (length + 2 * edge for length, edge in zip(size, around, strict=True))
     cut_out = np.empty((len(draws), depth, height, width), scans[0].dtype)
@@ -89,14 +89,14 @@ def cut_windows(
 def make_views(
     cut_out: Tensor, draws: Sequence[Augmentation], size: Size, settings: TrainingSettings, body: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(seen, target): what the encoder sees, (views · n, 1, d, h, w), all first views first; what is to come out.
+    """Return (seen, target): the encoder's input, (views · n, 1, d, h, w), first views first; and the expected output.
 
     Args:
-        cut_out: from `cut_windows`, on the device where the network is.
+        cut_out: result of `cut_windows`, on the network's device.
         draws: the same as there.
-        size: the network's window.
-        settings: what is drawn.
-        body: bool, of `cut_windows` from the masks of the same windows; None where no view is bare.
+        size: size of the network's window.
+        settings: the settings drawn from.
+        body: bool, `cut_windows` of the masks of the same windows; None where no view is bare.
     """
     around = margin_voxels(settings)
     gains = cut_out.new_tensor([drawn.gain for drawn in draws], dtype=torch.float32)
@@ -121,15 +121,15 @@ def make_views(
 
 
 def axis_operator(start: Tensor, size: int, have: int, blur: Tensor, sharpen: Tensor, thickness: Tensor) -> Tensor:
-    """(n, size, have): the matrix that takes values along an axis from `start` on, after what the others say.
+    """Return the matrices (n, size, have) that read values along an axis from `start` on, after the other changes.
 
     Args:
-        start: (n,), not whole where a window is shifted by part of a voxel: then linear between two voxels.
-        size: values out.
-        have: values in.
-        blur: (n,), standard deviation of a Gaussian, voxels, integrated over each voxel.
-        sharpen: (n,), amount a of unsharp masking: (1 + a) · itself - a · itself smoothed by one voxel.
-        thickness: (n,), voxels that are averaged; 1 and less is none.
+        start: (n,); fractional where a window is shifted by part of a voxel: then linear between two voxels.
+        size: number of output values.
+        have: number of input values.
+        blur: (n,), standard deviation of a Gaussian in voxels, integrated over each voxel.
+        sharpen: (n,), amount a of unsharp masking: (1 + a) · input - a · input smoothed by one voxel.
+        thickness: (n,), number of voxels averaged; 1 or less averages nothing.
     """
     index = torch.arange(have, device=start.device, dtype=torch.float32)
     apart = index[None, None] - index[None, :, None]
@@ -144,9 +144,9 @@ def axis_operator(start: Tensor, size: int, have: int, blur: Tensor, sharpen: Te
 
 
 def _framed(wide: Tensor, frame: Frame, size: Size, like: Tensor | None = None) -> Tensor:
-    """(d, h, w) as `wide`: linear between voxels, one matrix an axis; a zoom alone is about the window's centre.
+    """Return (d, h, w) like `wide`, linear between voxels, one matrix per axis; a mere zoom is about the centre.
 
-    The part lies within what is not air in `like`, which by default is `wide`.
+    The part lies within what is not air in `like`, by default `wide`.
     """
     matrices = []
     for axis, part, at in zip((1, 2), frame.part, frame.at, strict=True):
@@ -164,21 +164,21 @@ def _framed(wide: Tensor, frame: Frame, size: Size, like: Tensor | None = None) 
 
 
 def _part(wide: Tensor, axis: int, length: int, at: float) -> tuple[int, int]:
-    """From and to: a part of this length, or shorter, within what is not air."""
+    """Return start and end of a part of this length, or shorter, within what is not air."""
     first, last = extent(wide, axis)
     start = first + math.floor(at * (max(0, last - first - length) + 1))
     return start, min(start + length, last)
 
 
 def extent(window: Tensor, axis: int) -> tuple[int, int]:
-    """From and to along an axis of (d, h, w): what is not air; all of it where all is air."""
+    """Return start and end along an axis of (d, h, w) of what is not air; the whole axis where all is air."""
     others = [candidate for candidate in range(3) if candidate != axis]
     held = torch.nonzero((window > PLAIN_AIR).any(others[1]).any(others[0])).flatten()
     return (int(held[0]), int(held[-1]) + 1) if len(held) else (0, window.shape[axis])
 
 
 def _seen(views: Sequence[View], wide: Tensor, target: Tensor, settings: TrainingSettings) -> Tensor:
-    """(n, d, h, w): one view of each window, from it and its surroundings."""
+    """Return one view of each window, (n, d, h, w), from the window and its surroundings."""
     seen = target.clone()
     if any(margin_voxels(settings)):
         seen = _resampled(views, wide, target.shape[1:], settings)
@@ -204,9 +204,9 @@ def _seen(views: Sequence[View], wide: Tensor, target: Tensor, settings: Trainin
 
 
 def _turned(seen: Tensor, degrees: Sequence[float]) -> Tensor:
-    """(n, d, h, w), each turned about its slices' axis by so many degrees, bilinear; air comes in at the corners."""
+    """Return (n, d, h, w), each turned about its slice axis by its angle, bilinear; air fills the corners."""
     angle = torch.deg2rad(seen.new_tensor(list(degrees)))
-    ratio = seen.shape[2] / seen.shape[3]  # the grid is -1 to 1 on both axes, whatever their lengths
+    ratio = seen.shape[2] / seen.shape[3]  # the grid runs from -1 to 1 on both axes, whatever their lengths
     zero = torch.zeros_like(angle)
     rows = [torch.stack([angle.cos(), -angle.sin() * ratio, zero], 1)]
     rows.append(torch.stack([angle.sin() / ratio, angle.cos(), zero], 1))
@@ -215,7 +215,7 @@ def _turned(seen: Tensor, degrees: Sequence[float]) -> Tensor:
 
 
 def _within(held: tuple[int, int], kept: Sequence[int], length: int) -> tuple[int, int]:
-    """What is kept of a window of this length, taken of what it holds; to its edge where that is the last of it."""
+    """Return the part of a window of this length to keep, within what it holds; to its edge if it ends there."""
     first, last = (held[0] + round(edge / length * (held[1] - held[0])) for edge in kept)
     return (0 if kept[0] == 0 else first), (length if kept[1] == length else last)
 
@@ -237,7 +237,7 @@ def _resampled(views: Sequence[View], wide: Tensor, size: Sequence[int], setting
 
 
 def _gaussian(apart: Tensor, deviation: Tensor) -> Tensor:
-    """Of each row's index, integrated over each voxel and normalised: the kernel of MONAI's GaussianFilter (erf)."""
+    """Return a Gaussian of each row's index, integrated over voxels and normalised, as MONAI's GaussianFilter (erf)."""
     scale = 1 / (math.sqrt(2) * deviation.clamp_min(1e-3))
     weights = torch.erf((apart + 0.5) * scale) - torch.erf((apart - 0.5) * scale)
     return weights / weights.sum(2, keepdim=True)

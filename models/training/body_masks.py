@@ -1,4 +1,4 @@
-"""The body in training windows, for views without a table: found once for each window, when it is first drawn."""
+"""The body in training windows, for views without a table: found once per window, when it is first drawn."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 BODY_ABOVE = 0.35
-"""Of the [0, 1] range: -300 HU in -1000 to 1000."""
+"""Threshold in the [0, 1] range: -300 HU in -1000 to 1000."""
 
 SKIN_VOXELS = 1
 
 
 class BodyMasks:
-    """The masks of one scan's windows, in the place of its windows: `masks[number]` is bool (d, h, w)."""
+    """The masks of one scan's windows, indexed like its windows: `masks[number]` is bool (d, h, w)."""
 
     def __init__(self, windows: NDArray[np.floating[Any]]) -> None:
         self.windows = windows
@@ -37,9 +37,9 @@ def body_masks(scans: Sequence[NDArray[np.floating[Any]]]) -> list[BodyMasks]:
 
 
 def body_of(window: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return the body in a window (d, h, w) in [0, 1]: its largest piece, what that encloses, and the skin around.
+    """Return the body in a window (d, h, w) in [0, 1]: its largest piece, what that encloses, and the skin around it.
 
-    All of it where there is no body.
+    Without a body it is the whole window.
     """
     pieces, count = ndimage.label(window > BODY_ABOVE)
     if count == 0:

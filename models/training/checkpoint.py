@@ -1,4 +1,4 @@
-"""A training's state in one file: safetensors, whose header holds the rest as JSON. Nothing in it can be executed."""
+"""A training's state in one file: safetensors with the rest as JSON in its header. Nothing in it can be executed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _KEY = "ctvae_training"
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be gone on from; the message is one line and names no file."""
+    """A checkpoint that training cannot resume from; the message is one line and names no file."""
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write it; a kill at any moment leaves the checkpoint that was there, or the new one.
+    """Write a checkpoint; a kill at any moment leaves the previous checkpoint or the new one.
 
     Args:
-        path: the file; its folder is made.
-        tensors: by name.
-        state: what JSON can say.
+        path: the file; its folder is created.
+        tensors: tensors by name.
+        state: JSON values.
     """
     from safetensors.torch import save_file
 
@@ -42,10 +42,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[st
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, state).
+    """Return (tensors, state).
 
     Raises:
-        CheckpointError: it is damaged, or of another version.
+        CheckpointError: the file is damaged, or of another version.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -54,7 +54,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError("the checkpoint is damaged or none of ctvae's; remove it to train anew") from error
+        raise CheckpointError("the checkpoint is damaged or not from ctvae; remove it to train anew") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"the checkpoint is not of format {FORMAT}, which this version reads; remove it")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
@@ -63,9 +63,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def digest_of(scans: Sequence[NDArray[np.floating[Any]]], start: Mapping[str, Tensor] | None) -> str:
-    """Of what a training is made from: every scan's number and size of windows, one window of each, and the weights.
+    """Return a digest of what a training starts from: number and size of each scan's windows, one window each, weights.
 
-    It tells another list of scans from the same one without reading them all.
+    It distinguishes lists of scans without reading them completely.
     """
     digest = hashlib.sha256()
     for windows in scans:

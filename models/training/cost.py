@@ -1,4 +1,4 @@
-"""What a step of a training costs on this machine, measured by taking one."""
+"""The cost of a training step on this machine, measured by taking one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class StepCost:
     """One step of the optimiser, after a first one that warms up.
 
     Attributes:
-        seconds: that it took.
-        memory_bytes: the most that this process has held so far, or on a GPU what torch has allocated there.
-        checkpoint_bytes: of weights and moments.
+        seconds: duration of the step.
+        memory_bytes: peak memory of this process so far, or on a GPU the peak allocated by torch.
+        checkpoint_bytes: size of weights and moments.
     """
 
     seconds: float
@@ -31,7 +31,7 @@ class StepCost:
 
 
 def measure_step(vae: Vae, settings: TrainingSettings) -> StepCost:
-    """Take three steps on noise, in this process alone; the network is not changed."""
+    """Take three steps on noise, in this process alone, and return their cost; the network does not change."""
     import torch
 
     alone = replace(settings, steps=3, minutes=None, devices=1, nodes=1, patience=0)

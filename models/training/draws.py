@@ -1,7 +1,7 @@
-"""What is drawn for a window that a training takes: its place, its gain, another scan made of it, its views.
+"""What is drawn for a training window: its place, its gain, another scan made of it, its views.
 
-All of it comes from the seed and the window's number alone: a resumed training, and each of many processes, draws what
-one uninterrupted process draws.
+All draws depend only on the seed and the window's number: a resumed training, and each of many processes, draws the
+same as one uninterrupted process.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _TILE = (1 / 3, 2 / 3)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is drawn for one view: lengths in voxels, noise of the [0, 1] range.
+    """What is drawn for one view: lengths in voxels, noise in the [0, 1] range.
 
     Attributes:
-        window: the voxels that its field of view has, if the window holds no air around: y from and to, x from and to.
-        offset: added to what is not air, of the [0, 1] range.
-        turn: about the axis of the window's slices, degrees.
-        bare: without what lies outside of the body, such as the table.
+        window: voxels of its field of view, if the window has no air around it: y start and end, x start and end.
+        offset: added to what is not air, in the [0, 1] range.
+        turn: angle about the window's slice axis, in degrees.
+        bare: whether to remove what lies outside the body, such as the table.
     """
 
     shift: tuple[float, float, float]
@@ -47,12 +47,12 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Another scan made of a window: a part of its plane, brought to the middle, magnified, in air.
+    """Another scan made of a window: a part of its plane, moved to the middle, magnified, in air.
 
     Attributes:
-        part: height and width of the part, of the window's.
-        at: where it lies, 0 to 1 of the room that it has in what is not air.
-        zoom: of the plane.
+        part: height and width of the part, as fractions of the window's.
+        at: its position, 0 to 1 of the room it has within what is not air.
+        zoom: magnification of the plane.
     """
 
     part: tuple[float, float]
@@ -62,7 +62,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What is drawn for one window: the place (0 to 1 of the room on each axis), the gain, its views, and z's draw.
+    """What is drawn for one window: place (0 to 1 of the room on each axis), gain, views, and the draw of z.
 
     `frame` is None where the window stays as it is.
     """
@@ -76,7 +76,7 @@ class Augmentation:
 
 
 def draw_augmentation(settings: TrainingSettings, size: Size, latents: int, windows: int, number: int) -> Augmentation:
-    """All that is drawn for the window that a training takes as its `number`-th, of `windows` in all."""
+    """Return everything drawn for the window that a training takes as its `number`-th, of `windows` in all."""
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, _WINDOW, number)))
     index = int(_order(settings.seed, windows, number // windows)[number % windows])
     place = (float(rng.random()), float(rng.random()), float(rng.random()))
@@ -89,7 +89,7 @@ def draw_augmentation(settings: TrainingSettings, size: Size, latents: int, wind
 
 @lru_cache(maxsize=2)
 def _order(seed: int, windows: int, epoch: int) -> NDArray[np.int64]:
-    """Each window once an epoch."""
+    """Return the order of the windows in an epoch, each once."""
     return np.random.default_rng(np.random.SeedSequence((seed, _ORDER, epoch))).permutation(windows)
 
 
@@ -121,9 +121,9 @@ def _view(settings: TrainingSettings, size: Size, rng: np.random.Generator, seco
 
 
 def _with_nuisances(settings: TrainingSettings, size: Size, views: tuple[View, ...], number: int) -> tuple[View, ...]:
-    """With what another scanner or another bed would do; drawn apart, so that recipes without it draw as they did.
+    """Add what another scanner or table would change, drawn separately, so that recipes without it draw as before.
 
-    The first view keeps its bearing, its table and its field of view: the target is the window as it lies.
+    The first view keeps its orientation, table and field of view, for the target is the window as it is.
     """
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, _NUISANCE, number)))
     changed = []

@@ -1,4 +1,4 @@
-"""What a network does on windows that training did not see. Knows arrays, not DICOM."""
+"""How a network does on windows that training did not see. Knows no DICOM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BODY_FROM_HU = -500.0
 
 
 def evaluate(vae: Vae, windows: WindowArray, window_hu: tuple[float, float], *, threads: int = 2) -> Figures:
-    """Measure a network on windows (n, d, h, w) of its own size, one after the other, from mu, without noise."""
+    """Return figures on windows (n, d, h, w) of the network's own size, one by one, from mu, without noise."""
     low, high = window_hu
     mus, kls, error, body_error, body_voxels = [], [], 0.0, 0.0, 0
     with torch.no_grad(), threads_and_seed(threads):
@@ -47,7 +47,7 @@ def evaluate(vae: Vae, windows: WindowArray, window_hu: tuple[float, float], *, 
 
 @contextmanager
 def threads_and_seed(threads: int, seed: int = 0) -> Iterator[None]:
-    """Torch's random state and threads as given, and as they were before when it ends."""
+    """Set torch's random state and threads, and restore the previous ones at the end."""
     before = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

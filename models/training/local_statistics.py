@@ -1,8 +1,8 @@
-"""A likelihood of local statistics: do blocks of the reconstruction hold as much of each HU range, and as many edges?
+"""A likelihood of local statistics: whether blocks of the reconstruction have the right HU distribution and edges.
 
-A reconstruction that fits voxels best is smooth: bone, vessels and the lung's texture are lost in it, and with them
-what the latents would have to carry. Means over blocks of these statistics do not ask where in the block a thing is.
-A learned similarity in the sense of Larsen et al. 2016 (arXiv:1512.09300), with features that are given, not learned.
+The reconstruction that fits voxels best is smooth: it loses bone, vessels and the lung's texture, and with them what
+the latents should carry. Means of these statistics over blocks do not depend on where in the block a structure is. It
+is a learned similarity in the sense of Larsen et al. 2016 (arXiv:1512.09300), with fixed instead of learned features.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ _SMALLEST_ERROR = 1e-8
 
 
 def local_statistics(windows: Tensor, block: int, bins: Sequence[float]) -> Tensor:
-    """Means over blocks of the occupancy of each HU bin, and of the gradient's magnitude.
+    """Return means over blocks of the occupancy of each HU bin, and of the gradient's magnitude.
 
     Args:
         windows: (n, 1, d, h, w) in [0, 1]; a value outside counts for the outermost bin.
-        block: edge of a block, voxels; on an axis that is shorter, that axis. What is left over at the end is not
-            counted.
-        bins: their centres, ascending. A voxel between two centres counts for both, by its distance: the occupancies
-            of a block add up to 1, and are differentiable.
+        block: edge of a block in voxels; a shorter axis is one block. A remainder at the end is not counted.
+        bins: centres of the bins, ascending. A voxel between two centres counts for both, by its distance: the
+            occupancies of a block add up to 1 and are differentiable.
 
     Returns:
-        (n, bins + 1, d // block, h // block, w // block). The last channel is the gradient's magnitude, of forward
-        differences, of the [0, 1] range a voxel.
+        (n, bins + 1, d // block, h // block, w // block). The last channel is the gradient's magnitude from forward
+        differences, in the [0, 1] range per voxel.
     """
     size = [min(block, axis) for axis in windows.shape[2:]]
 
@@ -44,9 +43,9 @@ def local_statistics(windows: Tensor, block: int, bins: Sequence[float]) -> Tens
 
 
 def gradient_magnitude(windows: Tensor) -> Tensor:
-    """(n, 1, d, h, w), a voxel, of forward differences; 0 across the last voxel of an axis.
+    """Return the gradient's magnitude, (n, 1, d, h, w), per voxel, from forward differences; 0 at an axis' last voxel.
 
-    The root is that of the squares plus 1e-6, less 1e-3, so that it has a gradient where all is even.
+    It is the root of the squares plus 1e-6, minus 1e-3, so that it has a gradient where values are constant.
     """
     squares = torch.zeros_like(windows)
     for axis in (2, 3, 4):
@@ -57,16 +56,16 @@ def gradient_magnitude(windows: Tensor) -> Tensor:
 
 
 def statistics_error(reconstruction: Tensor, target: Tensor, block: int, bins: Sequence[float]) -> Tensor:
-    """(n, bins + 1): mean over a window's blocks of the squared difference of each statistic."""
+    """Return (n, bins + 1): mean over a window's blocks of the squared difference of each statistic."""
     with torch.no_grad():
         wanted = local_statistics(target, block, bins)
     return (local_statistics(reconstruction, block, bins) - wanted).square().flatten(2).mean(2)
 
 
 def statistics_nll(error: Tensor) -> Tensor:
-    """Negative log-likelihood of one value, mean over the statistics, from `statistics_error` (n, statistics).
+    """Return the negative log-likelihood per value, mean over statistics, from `statistics_error` (n, statistics).
 
-    A Gaussian for each statistic, of the standard deviation that fits the batch best: rare bone counts as much as air.
+    Each statistic has a Gaussian whose standard deviation fits the batch best: rare bone counts as much as air.
     """
     variance = error.mean(0).clamp_min(_SMALLEST_ERROR)
     return 0.5 * (variance.log() + error.mean(0) / variance + math.log(2 * math.pi)).mean()

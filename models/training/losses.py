@@ -1,7 +1,7 @@
-"""What a VAE is trained to make small, and what is watched meanwhile. All of it in nats a window, where not said.
+"""The losses of a VAE, and quantities watched during training; in nats per window unless stated otherwise.
 
-Each is a function of the whole batch. What enters from single windows is one row each (an error a window, mu, log-
-variance), so that many processes gather the rows, compute the same loss, and agree with one process.
+Each is a function of the whole batch. Windows enter as one row each (error, mu, log-variance), so that many processes
+can gather the rows and compute the same loss as one process.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _SMALLEST_VARIANCE = 1e-4
 
 
 def voxel_error(reconstruction: Tensor, target: Tensor, likelihood: Likelihood) -> Tensor:
-    """(n,): mean over a window's voxels of the squared (Gaussian) or absolute (Laplace) difference."""
+    """Return (n,): mean over a window's voxels of the squared (Gaussian) or absolute (Laplace) difference."""
     difference = (reconstruction - target).flatten(1)
     return difference.square().mean(1) if likelihood == "gaussian" else difference.abs().mean(1)
 
 
 def likelihood_nll(error: Tensor, voxels: int, likelihood: Likelihood, scale: float | None = None) -> Tensor:
-    """Negative log-likelihood of a window, mean over the batch, from its errors (n,) of `voxel_error`.
+    """Return the negative log-likelihood of a window, mean over the batch, from its errors (n,) of `voxel_error`.
 
     Args:
-        error: of each window.
-        voxels: in a window.
-        likelihood: `gaussian`, or `laplace`: -log p = |x - x̂| / b + log 2b a voxel.
-        scale: σ or b. None learns the one scale of all voxels as the one that fits the batch best, σ² = mean squared
-            error or b = mean absolute error, and differentiates through it: the σ-VAE of Rybkin et al. 2021
-            (arXiv:2006.13202, "optimal σ-VAE"). It needs no weight against the KL.
+        error: error of each window.
+        voxels: number of voxels in a window.
+        likelihood: `gaussian`, or `laplace`: -log p = |x - x̂| / b + log 2b per voxel.
+        scale: σ or b. None learns one scale for all voxels as the best fit to the batch, σ² = mean squared error or
+            b = mean absolute error, and differentiates through it: the σ-VAE of Rybkin et al. 2021 (arXiv:2006.13202,
+            "optimal σ-VAE"). It needs no weight against the KL.
     """
     mean = error.mean()
     if likelihood == "gaussian":
@@ -43,33 +43,33 @@ def likelihood_nll(error: Tensor, voxels: int, likelihood: Likelihood, scale: fl
 
 
 def gaussian_nll(reconstruction: Tensor, target: Tensor, scale: float | None = None) -> Tensor:
-    """Negative log-likelihood of the targets (n, 1, d, h, w) under a Gaussian of fixed or (None) learned scale."""
+    """Return the negative log-likelihood of targets (n, 1, d, h, w), Gaussian of fixed or (None) learned scale."""
     return likelihood_nll(voxel_error(reconstruction, target, "gaussian"), target[0].numel(), "gaussian", scale)
 
 
 def laplace_nll(reconstruction: Tensor, target: Tensor, scale: float | None = None) -> Tensor:
-    """Negative log-likelihood of the targets (n, 1, d, h, w) under a Laplace of fixed or (None) learned scale."""
+    """Return the negative log-likelihood of targets (n, 1, d, h, w), Laplace of fixed or (None) learned scale."""
     return likelihood_nll(voxel_error(reconstruction, target, "laplace"), target[0].numel(), "laplace", scale)
 
 
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
-    """KL(q(z|x) ‖ N(0, 1)) of each window and dimension, (n, latents): Kingma and Welling 2014, appendix B.
+    """Return KL(q(z|x) ‖ N(0, 1)) per window and dimension, (n, latents): Kingma and Welling 2014, appendix B.
 
-    Its weight other than 1 is β of the β-VAE: Higgins et al. 2017 (ICLR, "beta-VAE").
+    A weight other than 1 is β of the β-VAE: Higgins et al. 2017 (ICLR, "beta-VAE").
     """
     return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
 
 
 def free_bits(kl: Tensor, nats: float) -> Tensor:
-    """The KL of a window, mean over the batch, no dimension counted below `nats`: Kingma et al. 2016, arXiv:1606.04934.
+    """Return a window's KL, batch mean, counting no dimension below `nats`: Kingma et al. 2016, arXiv:1606.04934.
 
-    A dimension that carries less is not pushed further down, so that it may come to be used.
+    A dimension that carries less is not pushed further down, so that it may still come into use.
     """
     return kl.mean(0).clamp_min(nats).sum()
 
 
 def kl_warmup(fraction: float, over: float, beta: float = 1.0) -> float:
-    """The KL's weight, from 0 linearly to `beta` over the first part `over` of the training: Sønderby et al. 2016.
+    """Return the KL's weight, rising linearly from 0 to `beta` over the first fraction `over`: Sønderby et al. 2016.
 
     arXiv:1602.02282. Without it, dimensions are pushed to the prior before the decoder has learned to use them.
     """
@@ -77,17 +77,17 @@ def kl_warmup(fraction: float, over: float, beta: float = 1.0) -> float:
 
 
 def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, dataset: int) -> Tensor:
-    """KL(q(z) ‖ Π q(z_k)) of the aggregate posterior: the term that β-TC-VAE weighs with β (its β - 1 more than once).
+    """Return KL(q(z) ‖ Π q(z_k)) of the aggregate posterior, which β-TC-VAE weights with β (β - 1 more than once).
 
     Estimated by minibatch-weighted sampling: Chen et al. 2018 (arXiv:1802.04942), appendix C:
-    log q(z_i) ≈ log Σ_j q(z_i | x_j) - log(dataset · n), and so for each dimension of its own. It is biased, below 0
-    for small batches, and meant as a gradient.
+    log q(z_i) ≈ log Σ_j q(z_i | x_j) - log(dataset · n), and likewise for each dimension alone. It is biased, negative
+    for small batches, and intended as a gradient.
 
     Args:
         z: drawn from the posteriors of the batch, (n, latents).
-        mu: of them.
-        logvar: of them.
-        dataset: windows in all.
+        mu: means of these posteriors.
+        logvar: their log-variances.
+        dataset: number of windows in all.
     """
     deviation = z[:, None] - mu[None]
     density = -0.5 * (deviation.square() * (-logvar).exp()[None] + logvar[None] + math.log(2 * math.pi))
@@ -98,7 +98,7 @@ def total_correlation(z: Tensor, mu: Tensor, logvar: Tensor, dataset: int) -> Te
 
 
 def dip_ii(mu: Tensor, logvar: Tensor) -> Tensor:
-    """Squared distance of the aggregate posterior's covariance from the identity: DIP-VAE-II.
+    """Return the squared distance of the aggregate posterior's covariance from the identity: DIP-VAE-II.
 
     Kumar et al. 2018 (arXiv:1711.00848), with λ_od = λ_d: Cov q(z) = E[diag σ²] + Cov[mu].
     """
@@ -108,7 +108,7 @@ def dip_ii(mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 def mmd(z: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy between the z (n, latents) and N(0, 1): InfoVAE, Zhao et al. 2017.
+    """Return the squared maximum mean discrepancy between z (n, latents) and N(0, 1): InfoVAE, Zhao et al. 2017.
 
     arXiv:1706.02262, with the Gaussian kernel exp(-‖z - z'‖² / (2 · latents)). The expectations over the prior
     are exact (Rustamov 2019, arXiv:1901.03227), that over pairs of z leaves out i = j and is unbiased.
@@ -123,7 +123,7 @@ def mmd(z: Tensor) -> Tensor:
 
 
 def penalty(name: Penalty, z: Tensor, mu: Tensor, logvar: Tensor, dataset: int) -> Tensor:
-    """The penalty on the aggregate posterior that the settings name, before its weight."""
+    """Return the penalty on the aggregate posterior that the settings name, before its weight."""
     if name == "beta_tc":
         return total_correlation(z, mu, logvar, dataset)
     if name == "dip_ii":
@@ -132,22 +132,22 @@ def penalty(name: Penalty, z: Tensor, mu: Tensor, logvar: Tensor, dataset: int) 
 
 
 def pair_distance(mu: Tensor, other: Tensor, logvar: Tensor, other_logvar: Tensor) -> Tensor:
-    """How far two views of a window lie apart: squared difference of mu over the posterior's variance, mean over all.
+    """Return how far two views of a window are apart: squared difference of mu over the posterior variance, mean.
 
-    The variance is that of both views' mean, detached: else the network would make it larger instead of mu steadier.
-    It is floored at 1e-4, so that a dimension of hardly any variance does not swallow the gradient.
+    The variance is that of both views, averaged and detached: otherwise the network would enlarge it instead of making
+    mu steadier. It is at least 1e-4, so that a dimension of tiny variance does not dominate the gradient.
     """
     variance = (0.5 * (logvar.exp() + other_logvar.exp())).detach().clamp_min(_SMALLEST_VARIANCE)
     return ((mu - other).square() / variance).mean()
 
 
 def pair_ratio(mu: Tensor, other: Tensor) -> Tensor:
-    """How far two views of a window lie apart against how far windows do: half the log of that, mean over dimensions.
+    """Return how far two views of a window are apart relative to windows: half the log of that, mean over dimensions.
 
-    Of a dimension: the mean squared difference of the views over the variance between the windows of the batch, both
-    differentiated through, plus 0.001. That is nearly 1 - ICC, which no change of a dimension's scale moves, and so not
-    one that shrinks mu; as a log it weighs the last half of the difference as much as the first. The scale is as in
-    `likelihood_nll`: it fits best. (n, k) each, n > 1.
+    For a dimension it is the mean squared difference of the views over the variance between the windows of the batch,
+    differentiated through both, plus 0.001. That is nearly 1 - ICC, which no scaling of a dimension changes, so neither
+    does shrinking mu; the log weights the last half of the difference as much as the first. The scale is the best fit,
+    as in `likelihood_nll`. (n, k) each, n > 1.
     """
     between = 0.5 * (torch.var(mu, dim=0) + torch.var(other, dim=0))
     ratio = (mu - other).square().mean(0) / between.clamp_min(_SMALLEST_VARIANCE)

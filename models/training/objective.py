@@ -1,4 +1,4 @@
-"""The loss of a training step: from single windows one row each, from the rows of the whole batch the loss."""
+"""The loss of a training step: windows give one row each, the rows of the whole batch give the loss."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from models.training.settings import TrainingSettings
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """What the loss needs of the windows of a batch, a row for each: (rows, columns).
+    """What the loss needs from the windows of a batch, one row each: (rows, columns).
 
-    All n windows are encoded; d of them, at even distances, are decoded too (`TrainingSettings.decode`).
+    All n windows are encoded; d of them, evenly spaced, are also decoded (`TrainingSettings.decode`).
 
     Attributes:
-        error: of the voxels, (d, 1), as the likelihood counts it.
+        error: voxel error, (d, 1), as the likelihood counts it.
         squared: mean squared error, (d, 1).
         statistics: errors of the block statistics, (d, values); (d, 0) where they have no weight.
         mu: of the first view, (n, latents); then the log-variance, and z drawn from them.
-        other_mu: of the second view, then its log-variance; (n, 0) where there is none.
+        other_mu: of the second view, then its log-variance; (n, 0) without one.
         group: 1 for a cropped tile, 0 for a whole field of view, (n, 1).
     """
 
@@ -62,7 +62,7 @@ class LossInputs:
 
 
 class Parts(NamedTuple):
-    """The loss and what it is made of, as in `models.training.progress.Progress`."""
+    """The loss and its parts, as in `models.training.progress.Progress`."""
 
     loss: Tensor
     nll: Tensor
@@ -76,17 +76,17 @@ class Parts(NamedTuple):
 
 
 class VaeForward(nn.Module):
-    """Encoder, draw and decoder in one forward, which is what many processes need to share its gradients."""
+    """Encoder, draw and decoder in one forward, which many processes need to share its gradients."""
 
     def __init__(self, vae: Vae, *, describe: bool = True) -> None:
         super().__init__()
         self.vae, self.describe = vae, describe
 
     def forward(self, seen: Tensor, epsilon: Tensor, every: int = 1) -> tuple[Tensor, ...]:
-        """(mu, logvar, z, reconstruction) of views (views · n, 1, d, h, w).
+        """Return (mu, logvar, z, reconstruction) of views (views · n, 1, d, h, w).
 
-        z is that of the n first views, of which one in `every` is decoded. Of a `PooledVae` the description of those
-        comes last, where that is asked for.
+        z is that of the n first views, of which one in `every` is decoded. For a `PooledVae` their description comes
+        last, if requested.
         """
         mu, logvar = (head.float() for head in self.vae.encode(seen))
         first = len(epsilon)
@@ -96,14 +96,14 @@ class VaeForward(nn.Module):
 
 
 def decoded(vae: Vae, z: Tensor) -> tuple[Tensor, ...]:
-    """What z stands for: the reconstruction; of a `PooledVae` the description too."""
+    """Return what is decoded from z: the reconstruction, and for a `PooledVae` the description too."""
     return (vae.decode(z), vae.describe(z)) if isinstance(vae, PooledVae) else (vae.decode(z),)
 
 
 def make_loss_inputs(
     passed: tuple[Tensor, ...], target: Tensor, settings: TrainingSettings, vae: Vae | None = None
 ) -> LossInputs:
-    """From what `VaeForward` gave, the targets (n, 1, d, h, w), and the network, where it says how to describe them."""
+    """Return the rows from the output of `VaeForward`, targets (n, 1, d, h, w), and a network that describes them."""
     mu, logvar, z, reconstruction, *described = (tensor.float() for tensor in passed)
     n, wanted = len(target), target[:: len(target) // len(reconstruction)]
     error = voxel_error(reconstruction, wanted, settings.likelihood)
@@ -124,17 +124,17 @@ def make_loss_inputs(
 
 
 def objective(rows: LossInputs, settings: TrainingSettings, *, voxels: int, kl_weight: float, dataset: int) -> Parts:
-    """The loss: likelihood a voxel + KL + penalty + invariance · pairs + features + aggregate · divergence + mmd · MMD.
+    """Return the loss: likelihood per voxel + KL + penalty + weighted pairs, features, divergence and MMD.
 
-    KL and penalty are divided by the voxels or, with `kl_scale: latent`, by the latents: beside a likelihood a voxel,
-    one nat a window weighs nothing.
+    KL and penalty are divided by the voxels or, with `kl_scale: latent`, by the latents: beside a likelihood per voxel,
+    one nat per window has no weight.
 
     Args:
-        rows: of the whole batch, over all processes.
-        settings: its weights.
-        voxels: in a window.
-        kl_weight: of the KL at this step.
-        dataset: windows in all.
+        rows: rows of the whole batch, over all processes.
+        settings: the weights.
+        voxels: number of voxels in a window.
+        kl_weight: weight of the KL at this step.
+        dataset: number of windows in all.
     """
     zero = rows.mu.new_zeros(())
     scale = None if settings.scale == "learned" else settings.scale
@@ -163,7 +163,7 @@ def objective(rows: LossInputs, settings: TrainingSettings, *, voxels: int, kl_w
 
 
 def _pairs(rows: LossInputs, settings: TrainingSettings) -> Tensor:
-    """The difference between the two views, on the scale that the settings name."""
+    """Return the difference between the two views, on the scale that the settings name."""
     if settings.invariance_scale == "whitened":
         group = torch.cat((rows.group, rows.group))
         return whitened_pairs(rows.mu, rows.other_mu, within_groups(_both_views(rows).detach(), group))

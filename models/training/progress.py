@@ -1,4 +1,4 @@
-"""Where a training stands, and an eye on posterior collapse and divergence while it goes on."""
+"""The state of a training, and a watch for posterior collapse and divergence while it runs."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _MOST_LATENTS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the training stands: means over the steps since the last report, each a window where not said otherwise.
+    """State of the training: means over the steps since the last report, per window unless stated otherwise.
 
     Attributes:
-        loss: what is made small, a voxel.
+        loss: the quantity being minimised, per voxel.
         nll: negative log-likelihood of the voxels, nats.
-        rmse: of the reconstruction, of the [0, 1] range.
-        kl: nats, its sum over the dimensions.
+        rmse: of the reconstruction, in the [0, 1] range.
+        kl: nats, summed over the dimensions.
         kl_by_dimension: nats; empty for a latent of more than 1024 dimensions.
-        penalty: as the settings name it, before its weight.
+        penalty: the penalty in the settings, before its weight.
         invariance: the pair term before its weight.
-        features: the block statistics' likelihood before its weight, nats a value.
-        aggregate: the divergence of all codes together from the prior before its weight, nats a dimension.
-        active: dimensions whose mu varies over the last windows by more than 0.01.
-        calibration: the loss on the calibration windows at the last check of them, a voxel.
+        features: likelihood of the block statistics before its weight, nats per value.
+        aggregate: divergence of all codes together from the prior before its weight, nats per dimension.
+        active: number of dimensions whose mu varies over the last windows by more than 0.01.
+        calibration: loss on the calibration windows when last measured, per voxel.
     """
 
     step: int
@@ -58,7 +58,7 @@ class Progress:
 
 
 class StepLog:
-    """Means since the last report, and an eye on collapse."""
+    """Means since the last report, and a watch for collapse."""
 
     def __init__(
         self, report: Callable[[Progress], None], every_s: float, *, patients: int = 0, free_bits_nats: float = 0.0
@@ -67,9 +67,9 @@ class StepLog:
 
         Args:
             report: called with each report.
-            every_s: how often.
-            patients: how many the windows are of; of too few, a collapse is not warned of.
-            free_bits_nats: of the training's settings.
+            every_s: interval between reports in seconds.
+            patients: number of patients of the windows; with too few, there is no warning of a collapse.
+            free_bits_nats: from the training's settings.
         """
         self.history: list[Progress] = []
         self._report, self._every_s, self._warned = report, every_s, False
@@ -80,12 +80,12 @@ class StepLog:
         self._mus: deque[Tensor] = deque()
 
     def resume(self, history: list[Progress]) -> None:
-        """Go on after what an earlier part of the training reported."""
+        """Continue after what an earlier part of the training reported."""
         self.history = history
         self._last_s = history[-1].elapsed_s if history else 0.0
 
     def add(self, parts: Tensor, mu: Tensor, gradients: Mapping[str, Tensor]) -> None:
-        """Note a step: the parts (8 + latents,) of its loss, ordered as in `objective.Parts`; mu; its gradients."""
+        """Record a step: the parts (8 + latents,) of its loss, ordered as in `objective.Parts`; mu; its gradients."""
         self._parts.append(parts)
         finite = {name: torch.linalg.vector_norm(gradient).isfinite() for name, gradient in gradients.items()}
         self._unchecked.append((parts[0], finite))
@@ -94,10 +94,10 @@ class StepLog:
             self._mus.popleft()
 
     def check(self) -> None:
-        """Check that the loss and the gradients of the steps since the last check are finite; waits for a GPU.
+        """Check that loss and gradients of the steps since the last check are finite; waits for a GPU.
 
         Raises:
-            FloatingPointError: one is not; names what came first.
+            FloatingPointError: one of them is not; the message names the first.
         """
         for loss, finite in self._unchecked:
             if not math.isfinite(loss.item()):
@@ -121,7 +121,7 @@ class StepLog:
         calibration: float | None,
         last: bool,
     ) -> None:
-        """Report, where it is time or this is the last."""
+        """Report if it is time, or if this is the last step."""
         if not self._parts or (elapsed_s - self._last_s < self._every_s and not last):
             return
         self.check()

@@ -1,4 +1,4 @@
-"""A training under way: its steps, its checks, and its state in a checkpoint."""
+"""A training in progress: its steps, its checks, and its state in a checkpoint."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 WindowArray = NDArray[np.floating[Any]]
 Batch = tuple[list[Augmentation], Tensor, Tensor | None]
-"""What was drawn, the windows cut out, and where the body is in them."""
+"""The draws, the windows cut out, and their body masks."""
 
 _CHECKS = 50
 _CALIBRATION_WINDOWS = 128
 
 
 class TrainingRun:
-    """What a step needs, and what it changes.
+    """What a step needs and changes.
 
     Attributes:
-        vae: under training, on the device.
+        vae: the network being trained, on the device.
         measured: the same, or the moving average of its weights.
-        fraction: of the training that is done.
+        fraction: fraction of the training that is done.
         ended: whether the calibration windows ended it.
     """
 
@@ -73,7 +73,7 @@ class TrainingRun:
         self.places = window_places(scans)
         self.checked = _evenly(calibration, _CALIBRATION_WINDOWS)
         if fabric.device.type == "cuda":
-            # What cuDNN's bfloat16 convolutions want.
+            # The layout that cuDNN's bfloat16 convolutions prefer.
             vae = vae.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.vae = vae.train()
         optimiser = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
@@ -86,7 +86,7 @@ class TrainingRun:
         self.best_loss, self.worse = math.inf, 0
 
     def batches(self) -> Generator[Batch]:
-        """This process's part of each batch from here on; the next is read while the network works on one."""
+        """Yield this process's part of each batch from here on; the next is read while the network works on one."""
         batch, share = self.settings.batch, self.settings.batch // self.fabric.world_size
         first = self.step * self.settings.accumulate * batch + self.fabric.global_rank * share
         with ThreadPoolExecutor(1) as reader:
@@ -97,7 +97,7 @@ class TrainingRun:
                 yield ready.result()
 
     def advance(self, batches: Iterator[Batch]) -> None:
-        """One step of the optimiser."""
+        """Take one step of the optimiser."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.fraction, self.settings.learning_rate)
         passes = self.settings.accumulate
@@ -120,7 +120,7 @@ class TrainingRun:
             self._average()
 
     def tick(self, elapsed_s: float, interrupted: bool) -> bool:
-        """Take the time, check on the calibration windows and report, where it is time; whether any process must stop.
+        """Update the time; when due, measure calibration windows and report; return whether any process must stop.
 
         All processes take the longest of their times, and stop together.
         """
@@ -145,7 +145,7 @@ class TrainingRun:
         return interrupted
 
     def result(self) -> Vae:
-        """A copy of the network as it would be returned now: averaged or best where so asked, eval mode, on the CPU."""
+        """Return a copy of the network in its final form: averaged or best as set, in eval mode, on the CPU."""
         vae = copy.deepcopy(self.measured)
         if self.best and (self.fraction >= 1 or self.ended == "early"):
             vae.load_state_dict(self.best)
@@ -165,7 +165,7 @@ class TrainingRun:
             save_checkpoint(path, state.tensors, state.plain())
 
     def state(self) -> TrainingState:
-        """Where it stands."""
+        """Return the state of the training."""
         tensors = {f"vae/{name}": tensor for name, tensor in self.vae.state_dict().items()}
         if self.measured is not self.vae:
             tensors |= {f"average/{name}": tensor for name, tensor in self.measured.state_dict().items()}
@@ -186,10 +186,10 @@ class TrainingRun:
         )
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from there.
+        """Continue from a state.
 
         Raises:
-            CheckpointError: its tensors are not this network's.
+            CheckpointError: its tensors do not fit this network.
         """
         moments: dict[int, dict[str, Tensor]] = {}
         try:
@@ -232,10 +232,10 @@ class TrainingRun:
         return objective(rows, settings, voxels=voxels, kl_weight=kl_weight, dataset=dataset)
 
     def _gathered(self, rows: LossInputs) -> LossInputs:
-        """The rows of all processes.
+        """Return the rows of all processes.
 
-        Each process then has the same loss, and a gradient that is `world_size` times its own part of it, of which
-        DistributedDataParallel takes the mean: together the gradient that one process has.
+        Each process then has the same loss, and a gradient that is `world_size` times its own part, of which
+        DistributedDataParallel takes the mean: together the gradient of a single process.
         """
         if self.fabric.world_size == 1:
             return rows
@@ -261,7 +261,7 @@ class TrainingRun:
 
     @torch.no_grad()
     def _calibrate(self) -> None:
-        """The loss on the calibration windows, from mu, with the KL's full weight."""
+        """Measure the loss on the calibration windows, from mu, with the KL's full weight."""
         assert self.checked is not None
         plain = replace(self.settings, penalty="none", penalty_weight=0.0, invariance=0.0, aggregate=0.0, mmd=0.0)
         rows = []
@@ -287,14 +287,14 @@ class TrainingRun:
 
 
 def over_all(fabric: Fabric, values: Tensor, how: Literal["max", "mean"]) -> Tensor:
-    """Element by element, over all processes."""
+    """Return the maximum or mean over all processes, element by element."""
     reduced = fabric.all_reduce(values, reduce_op=how)
     assert isinstance(reduced, Tensor)
     return reduced
 
 
 def learning_rate(fraction: float, peak: float) -> float:
-    """Up linearly over the first twentieth of the training, then down along a cosine to a hundredth of the peak."""
+    """Return the learning rate: rising linearly over the first twentieth, then a cosine down to 1 % of the peak."""
     if fraction < 0.05:
         return peak * (0.01 + 0.99 * fraction / 0.05)
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - 0.05) / 0.95))))
@@ -312,7 +312,7 @@ def _check_sizes(scans: Sequence[WindowArray], calibration: Sequence[WindowArray
 
 
 def _evenly(scans: Sequence[WindowArray], most: int) -> Tensor | None:
-    """(n, d, h, w): at most so many windows, at even distances over all; None where there is none."""
+    """Return at most this many windows, (n, d, h, w), evenly spaced over all; None without any."""
     places = window_places(scans)
     if not places:
         return None

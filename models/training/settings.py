@@ -1,4 +1,4 @@
-"""How a network is trained: plain values, checked when made. Knows no torch, so that a recipe is checked at once."""
+"""How a network is trained: plain values, checked when made. Does not import torch, so a recipe is checked at once."""
 
 from __future__ import annotations
 
@@ -15,72 +15,75 @@ Precision = Literal["32-true", "bf16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 
 FEATURE_BINS = (0.0, 0.05, 0.2, 0.45, 0.525, 0.575, 0.7, 1.0)
-"""Of the range -1000 to 1000 HU: air, emphysema, lung, fat, soft tissue, contrast and spongy bone, bone, metal."""
+"""In the range -1000 to 1000 HU: air, emphysema, lung, fat, soft tissue, contrast and spongy bone, bone, metal."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
     """How a network is trained.
 
-    What augmentation draws, it draws anew for each window, each view of it and each step; 0 switches it off. Where a
-    window of the training data is larger than the network's, that is cut out at a random place.
+    Augmentations are drawn anew for each window, each view of it and each step; 0 switches one off. If a window of the
+    training data is larger than the network's, that is cut out at a random place.
 
     Attributes:
         architecture: one of `models.networks.registry.ARCHITECTURES`.
-        parameters: of that architecture, where they are not its defaults.
-        seed: of the weights, of the order of the windows, of every draw.
-        minutes: of training by the clock, a resumed training's earlier part counted; or else
-        steps: of the optimiser. The learning rate and the KL's weight follow whichever of the two is given.
+        parameters: parameters of that architecture that differ from its defaults.
+        seed: seed of the weights, the order of the windows, and every draw.
+        minutes: training time by the clock, including the earlier part of a resumed training; or else
+        steps: number of optimiser steps. The learning rate and the KL's weight follow whichever of the two is given.
         batch: windows in one pass, over all processes together.
-        decode: of them, how many are decoded too, over all processes together; 0: all. The terms on all codes together
+        decode: how many of them are also decoded, over all processes together; 0: all. The terms on all codes together
             need more codes than there are latents, and encoding is the cheaper half.
-        accumulate: passes whose gradients are averaged for one step of the optimiser.
-        learning_rate: at its peak.
-        kl_warmup: part of the training over which the KL's weight rises from 0 to `beta`.
-        free_bits_nats: a dimension's KL is not pushed below it.
+        accumulate: number of passes whose gradients are averaged for one step of the optimiser.
+        learning_rate: peak learning rate.
+        kl_warmup: fraction of the training over which the KL's weight rises from 0 to `beta`.
+        free_bits_nats: KL below which a dimension is not pushed.
         beta: weight of the KL (Higgins et al. 2017); 1 is the VAE, with `kl_scale: voxel`.
-        kl_scale: what KL and penalty are divided by, beside a likelihood a voxel: the voxels of a window, or its
+        kl_scale: what KL and penalty are divided by, beside a likelihood per voxel: the voxels of a window, or its
             latents.
-        aggregate: weight of the divergence from the prior of the mean and covariance of mu over the batch, a dimension
-            (`models.training.aggregate_losses`). It keeps dimensions from saying the same.
+        aggregate: weight of the divergence from the prior of mean and covariance of mu over the batch, per dimension
+            (`models.training.aggregate_losses`). It keeps dimensions from being redundant.
         mmd: weight of the maximum mean discrepancy between the z of the batch and the prior.
-        likelihood: of the voxels.
-        scale: of the likelihood, of the [0, 1] range: standard deviation, or b of Laplace; `learned` fits it best.
-        penalty: on the aggregate posterior, in addition to the KL.
-        penalty_weight: of it: β - 1 of β-TC, λ of DIP-VAE-II, α + λ - 1 of InfoVAE (whose 1 - α is `beta`).
+        likelihood: likelihood of the voxels.
+        scale: scale of the likelihood in the [0, 1] range: standard deviation, or b of Laplace; `learned` is the best
+            fit.
+        penalty: penalty on the aggregate posterior, in addition to the KL.
+        penalty_weight: its weight: β - 1 of β-TC, λ of DIP-VAE-II, α + λ - 1 of InfoVAE (whose 1 - α is `beta`).
         invariance: weight of the squared difference of mu between two views of a window over the posterior variance,
-            mean over dimensions, beside a likelihood a voxel. Above 0 each window is seen twice.
+            mean over dimensions, beside a likelihood per voxel. Above 0 each window is seen twice.
         invariance_scale: `posterior`; or `between`: over the variance between the windows of the batch, half the log of
-            that, so that neither mu nor the posterior's variance can shrink to please it; or `whitened`: the same on
-            the axes of the batch's codes within their group (tile, whole field of view), so that copying the axis that
-            repeats best gains nothing. That needs `aggregate` to hold the scale.
-        feature_weight: weight of the likelihood of block-wise statistics, a value, beside a likelihood a voxel: those
-            that the network describes from z (`models.networks.pooled`), or else the reconstruction's.
-        feature_block: edge of those blocks, voxels; what a window's edge leaves over is not counted.
-        feature_bins: centres of the soft histogram's bins, of the [0, 1] range, ascending.
-        noise: standard deviation at most, of the [0, 1] range, of the noise added to what the encoder sees.
+            that, so that shrinking mu or the posterior's variance gains nothing; or `whitened`: the same on the axes of
+            the batch's codes within their group (tile, whole field of view), so that copying the axis that repeats best
+            gains nothing. That needs `aggregate` to fix the scale.
+        feature_weight: weight of the likelihood of block-wise statistics per value, beside a likelihood per voxel:
+            those that the network describes from z (`models.networks.pooled`), or else the reconstruction's.
+        feature_block: edge of those blocks in voxels; a remainder at a window's edge is not counted.
+        feature_bins: centres of the soft histogram's bins in the [0, 1] range, ascending.
+        noise: maximum standard deviation, in the [0, 1] range, of noise added to the encoder's input.
         gain: all views and the target of a window are scaled by 1 ± at most this.
-        blur: standard deviation at most, voxels, of a Gaussian that smooths what the encoder sees.
-        sharpen: amount at most of unsharp masking along each axis of what the encoder sees; instead of a blur.
-        shift: voxels at most, on each axis, by which the second view lies beside the first.
-        thickness: voxels at most over which slices are averaged along z in what the encoder sees.
-        field_of_view: part at most of height and width of what is not air that the encoder's view lacks (air is put
-            there).
-        crop: part of the windows of which only a third to all of the plane is taken and brought to the middle, for all
-            views and the target: as a scan of a smaller field of view would be. Gives few patients more variety.
-        offset: what is not air in a view is shifted by at most this, of the [0, 1] range: 0.01 is 20 HU in 2000.
-        turn: degrees at most by which the second view is turned about the axis of its slices.
-        bare: part of the second views that lack what lies outside of the body, such as the table.
-        tile: part of the second views that show only a third to two thirds of height and width, with the same target.
-        zoom: all views and the target of a window are magnified in plane by 1 + at most this, or the inverse.
-        precision: `bf16-mixed`: on a GPU the network runs in bfloat16, its weights and the losses stay in float32. On a
-            CPU training is in float32 whatever is asked for.
-        ema: decay of the moving average of the weights, which is then what is measured and returned; 0: none.
-        patience: checks on the calibration windows (50 in a training) without a better one before it ends; 0: no end.
-        threads: of torch on the CPU, for each process.
-        devices: processes on this machine, a GPU each where there are GPUs.
-        nodes: machines.
-        accelerator: `auto` takes a GPU where there is one.
+        blur: maximum standard deviation in voxels of a Gaussian that smooths the encoder's input.
+        sharpen: maximum amount of unsharp masking along each axis of the encoder's input; instead of a blur.
+        shift: maximum offset in voxels, on each axis, of the second view from the first.
+        thickness: maximum number of voxels over which slices of the encoder's input are averaged along z.
+        field_of_view: maximum fraction of height and width of what is not air that the encoder's view lacks, replaced
+            by air.
+        crop: fraction of the windows of which only a third to all of the plane is used, moved to the middle, for all
+            views and the target, as in a scan of a smaller field of view. It adds variety to few patients.
+        offset: maximum shift of what is not air in a view, in the [0, 1] range: 0.01 is 20 HU in 2000.
+        turn: maximum angle in degrees by which the second view is turned about its slice axis.
+        bare: fraction of the second views without what lies outside the body, such as the table.
+        tile: fraction of the second views that show only a third to two thirds of height and width, with the same
+            target.
+        zoom: all views and the target of a window are magnified in plane by 1 + at most this, or by the inverse.
+        precision: `bf16-mixed`: on a GPU the network runs in bfloat16, with weights and losses in float32. On a CPU
+            training is always in float32.
+        ema: decay of the moving average of the weights, which is then measured and returned; 0: none.
+        patience: number of checks on the calibration windows (50 in a training) without improvement before it ends; 0:
+            no early end.
+        threads: torch threads on the CPU, per process.
+        devices: processes on this machine, each with a GPU where there are GPUs.
+        nodes: number of machines.
+        accelerator: `auto` uses a GPU where there is one.
     """
 
     architecture: str = "ct_vae"

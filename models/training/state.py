@@ -1,4 +1,4 @@
-"""Where a training stands, as a checkpoint holds it: with it a training goes on as if it had not stopped."""
+"""The state of a training in a checkpoint: training resumes from it as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FREE_TO_DIFFER = ("threads", "devices", "nodes", "accelerator")
 
 @dataclass(frozen=True, slots=True)
 class TrainingIdentity:
-    """What a training is made from; a checkpoint belongs to one.
+    """What a training starts from; a checkpoint belongs to one such identity.
 
     Attributes:
         settings: all of `TrainingSettings`, plain JSON values.
         data: `models.training.checkpoint.digest_of`.
-        torch: its version.
+        torch: version of torch.
     """
 
     settings: Mapping[str, Any]
@@ -34,19 +34,19 @@ class TrainingIdentity:
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """All that a step changes. What is drawn at random has no state.
+    """All that a step changes. Random draws have no state.
 
     Attributes:
-        identity: whose state it is.
+        identity: the training it belongs to.
         tensors: `vae/…`, `average/…`, `best/…` by parameter, `optimiser/<number>/<moment>`.
-        step: of the optimiser.
-        elapsed_s: of training.
-        fraction: of it that is done.
+        step: number of the optimiser's step.
+        elapsed_s: training time so far.
+        fraction: fraction of the training that is done.
         ended: whether the calibration windows ended it.
-        calibrated: the loss on the calibration windows at the last check.
-        best_loss: the least of them; None before the first.
-        worse: checks since then.
-        history: what was reported.
+        calibrated: loss on the calibration windows when last measured.
+        best_loss: the smallest of them; None before the first.
+        worse: number of checks since then.
+        history: the reports so far.
     """
 
     identity: TrainingIdentity
@@ -61,23 +61,23 @@ class TrainingState:
     history: tuple[Progress, ...]
 
     def plain(self) -> dict[str, Any]:
-        """All but the tensors, as JSON values."""
+        """Return everything except the tensors as JSON values."""
         values = {
             field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("identity", "tensors")
         }
         return {**asdict(self.identity), **values, "history": [asdict(progress) for progress in self.history]}
 
     def under(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin so, without that beginning."""
+        """Return the tensors whose names begin with a prefix, without that prefix."""
         found = self.tensors.items()
         return {name.removeprefix(prefix): tensor for name, tensor in found if name.startswith(prefix)}
 
 
 def read_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any], identity: TrainingIdentity) -> TrainingState:
-    """The state that a checkpoint holds of this training.
+    """Return the state that a checkpoint holds of this training.
 
     Raises:
-        CheckpointError: it is of another training, or incomplete.
+        CheckpointError: it belongs to another training, or is incomplete.
     """
     _check_identity(plain, identity)
     try:

@@ -1,4 +1,4 @@
-"""Training a VAE on windows: the loop, on one processor or many machines. Knows arrays, not DICOM."""
+"""Training a VAE on windows: the loop, on one processor or many machines. Knows no DICOM."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ __all__ = [
 WindowArray = NDArray[np.floating[Any]]
 logger = logging.getLogger(__name__)
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from malloc.h
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The network, in eval mode and on the CPU, and how it got there.
+    """The network, in eval mode and on the CPU, and how it was obtained.
 
     Attributes:
-        ended: `finished`, or `early` where the calibration windows got no better. With patience, the network is that
-            of the best check in either case.
-        rank: of this process; only that of rank 0 should write.
+        ended: `finished`, or `early` where the calibration windows stopped improving. With patience, the network is
+            that of the best check in either case.
+        rank: rank of this process; only rank 0 should write.
     """
 
     vae: Vae
@@ -66,7 +66,7 @@ class Trained:
 
 
 class TrainingInterrupted(Exception):
-    """SIGTERM or Ctrl-C came; the message is one line and says where the training stands."""
+    """SIGTERM or Ctrl-C arrived; the message is one line and states the training's progress."""
 
 
 def train(
@@ -85,31 +85,31 @@ def train(
 ) -> Trained:
     """Train a network from its seed.
 
-    With more than one device or node, Fabric starts this same command once more for each further device of a machine;
-    each process must come here with the same arguments. `torchrun` and SLURM are understood too.
+    With more than one device or node, Fabric starts this same command again for each further device of a machine; each
+    process must get here with the same arguments. `torchrun` and SLURM are supported too.
 
     Args:
         scans: windows in [0, 1], (n, D, H, W) each; at least as large as the network's, which is cut out of them at a
-            random place: the augmentation by a shift. They may be memory-mapped.
-        settings: how.
-        report: called with the progress every few seconds and at the end, in the process of rank 0.
-        report_every_s: how many.
-        calibration: windows of the network's own size, (n, d, h, w) each, that training does not see: measured 50
-            times in a training, 128 of them at most, for the early stop and in `Progress.calibration`.
-        start: a network to go on from (fine-tuning), which is not changed; else one is made from the seed.
-        patients: how many the scans are of; by default each of its own.
-        pictures: called every so often and at the end, in the process of rank 0, with a copy of the network as it
-            would be returned, and the step; for plots of reconstructions and latents.
-        pictures_every_s: how often.
-        checkpoint: a file; where it exists, training goes on from it exactly. Written every so often, at SIGTERM, at
-            Ctrl-C and at the end; the caller removes it when its bundle is written.
-        checkpoint_every_s: how often; more seldom where writing one takes more than a twentieth of that; 0: each step.
+            random place: augmentation by a shift. They may be memory-mapped.
+        settings: how to train.
+        report: called with the progress at intervals and at the end, in the process of rank 0.
+        report_every_s: interval between reports in seconds.
+        calibration: windows of the network's own size, (n, d, h, w) each, that training does not see: measured 50 times
+            per training, at most 128 of them, for the early stop and `Progress.calibration`.
+        start: a network to start from (fine-tuning), which is not changed; without it the seed makes one.
+        patients: number of patients of the scans; by default one per scan.
+        pictures: called at intervals and at the end, in the process of rank 0, with a copy of the network as it would
+            be returned, and the step; for plots of reconstructions and latents.
+        pictures_every_s: interval between these calls in seconds.
+        checkpoint: a file; if it exists, training resumes from it exactly. Written at intervals, at SIGTERM, at Ctrl-C
+            and at the end; the caller removes it when its bundle is written.
+        checkpoint_every_s: interval in seconds; longer if writing takes more than a twentieth of it; 0: each step.
 
     Raises:
         FloatingPointError: the loss or a gradient is not finite.
-        TrainingInterrupted: by SIGTERM or Ctrl-C, after the checkpoint was written.
-        CheckpointError: the checkpoint is damaged or of another training.
-        ValueError: windows smaller than the network's; patience without calibration windows.
+        TrainingInterrupted: SIGTERM or Ctrl-C arrived, and the checkpoint was written.
+        CheckpointError: the checkpoint is damaged or belongs to another training.
+        ValueError: windows are smaller than the network's, or there is patience without calibration windows.
     """
     if settings.patience and not any(len(windows) for windows in calibration):
         raise ValueError(f"patience is {settings.patience} without calibration windows; give some, or 0")
@@ -156,22 +156,22 @@ def train(
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's malloc keep large blocks for the next step, for as long as the process lives.
+    """Make glibc's malloc keep large blocks for the next step, as long as the process lives.
 
-    It gives each back to the kernel, which clears every page of the next anew: 22 to 32 thousand page faults a step of
-    the `ct_vae`, and 5 % of its time.
+    Otherwise it returns each to the kernel, which clears every page of the next one: 22 to 32 thousand page faults per
+    step of the `ct_vae`, and 5 % of its time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # other C libraries have none
+    if mallopt is not None:  # other C libraries do not have it
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def _fabric(settings: TrainingSettings) -> Fabric:
-    """Fabric, with its processes started. Importing it takes seconds, which only training pays."""
+    """Return Fabric, with its processes started. Importing it takes seconds, which only training pays."""
     from lightning.fabric import Fabric
 
-    for package in ("lightning.fabric", "lightning.pytorch"):  # the latter logs for both once it is imported
+    for package in ("lightning.fabric", "lightning.pytorch"):  # the latter logs for both once imported
         logging.getLogger(package).setLevel(logging.WARNING)
     accelerator = settings.accelerator
     if accelerator == "auto":
@@ -187,7 +187,7 @@ def _fabric(settings: TrainingSettings) -> Fabric:
         accelerator=accelerator,
         devices=settings.devices,
         num_nodes=settings.nodes,
-        # A part of a network that this loss does not use, such as a description without a weight, has no gradient.
+        # A part of a network that this loss does not use, such as a description without weight, has no gradient.
         strategy="ddp_find_unused_parameters_true" if settings.devices * settings.nodes > 1 else "auto",
         precision=precision,
     )
@@ -207,7 +207,7 @@ def _resume(run: TrainingRun, checkpoint: Path) -> None:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM or Ctrl-C came; a second one ends at once. Only the main thread may listen to them."""
+    """Yield a function that returns whether SIGTERM or Ctrl-C arrived; a second signal ends the process at once."""
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,4 +1,4 @@
-"""The change of axes that ends a training: new latents, put exactly into the heads, the decoder and the describer.
+"""The change of axes at the end of a training: new latents, put exactly into the heads, decoder and describer.
 
 mu and what is made of z are the same functions as before in other coordinates: decode'(A (z - c)) = decode(z) for every
 z. Sigma becomes the exact marginal of each new dimension (`models.statistics.pca_whitening`).
@@ -26,12 +26,12 @@ from models.training.draws import draw_augmentation
 from models.training.settings import TrainingSettings
 
 WINDOWS = 512
-"""That the axes are learned from, each seen as in training: few patients have more to say that way."""
+"""Number of windows that the axes are learned from, each seen as in training, so that few patients suffice."""
 _AT_ONCE = 16
 
 
 def can_be_whitened(vae: Vae) -> bool:
-    """Tell whether the network has room for another choice of axes: linear ends, and a `MixVariance`."""
+    """Return whether the network allows another choice of axes: linear ends, and a `MixVariance`."""
     return _mixing(vae) is not None and isinstance(vae.mu, nn.Linear) and _first_linear(vae.decoder) is not None
 
 
@@ -39,13 +39,13 @@ def can_be_whitened(vae: Vae) -> bool:
 def training_axes(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int = WINDOWS
 ) -> LatentAxes:
-    """Return the axes of the codes of training windows, those first that repeat best between two views of a window.
+    """Return the axes of the codes of training windows, those that repeat best between two views of a window first.
 
     Args:
-        vae: trained, in eval mode, on the CPU.
-        scans: as they were trained on.
-        settings: what the views are drawn with; without a second view the longest axis comes first.
-        windows: how many are drawn.
+        vae: a trained network, in eval mode, on the CPU.
+        scans: the scans it was trained on.
+        settings: settings that views are drawn with; without a second view the longest axis comes first.
+        windows: number of windows to draw.
     """
     places = window_places(scans)
     size, latents = vae.window_voxels, len(vae.encode(torch.zeros(1, 1, *vae.window_voxels))[0][0])
@@ -71,7 +71,7 @@ def with_axes(vae: Vae, axes: LatentAxes) -> Vae:
     """Return a copy whose latents are z' = A (z - centre).
 
     Raises:
-        ValueError: the network cannot be whitened, or the map cannot be undone.
+        ValueError: the network cannot be whitened, or the map cannot be inverted.
     """
     if not can_be_whitened(vae):
         raise ValueError("this network's ends are not linear in the latents; it cannot be given other axes")
