@@ -1,1 +1,1 @@
-"""Scans → windows → models: where reading and preprocessing meet training."""
+"""From scans to windows to models: where reading and preprocessing meet training."""

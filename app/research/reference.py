@@ -1,4 +1,4 @@
-"""Reference patients → the population in a bundle that new series are compared with: what `bundle reference` does."""
+"""From reference patients to the population in a bundle that new series are compared with (`bundle reference`)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Report = Callable[[str, float], None]
 
 
 class _Member(NamedTuple):
-    """The one series of a reference patient: mu and sigma float64 (length,)."""
+    """The one series of a reference patient: mu and sigma, float64 (length,)."""
 
     case: Case
     mu: NDArray[np.float64]
@@ -46,14 +46,14 @@ def reference_of_data(
     settings: Settings = DEFAULTS,
     report: Report = lambda text, fraction: None,
 ) -> Bundle:
-    """Put the reference population of some data into a bundle, and the decoder as ONNX where that is missing.
+    """Put the reference population of some data into a bundle, and the decoder as ONNX if it is missing.
 
     Args:
-        bundle: as loaded; its folder is written to.
-        data: a folder or a list, see `find_scans`. Of a list with splits, the patients whose split is `reference`.
-        root: the folder that a list's paths are relative to.
+        bundle: a loaded bundle; its folder is written to.
+        data: a folder or a list, see `find_scans`. From a list with splits, the patients in the split `reference`.
+        root: folder that a list's paths are relative to.
         settings: which series are selected, and how they are read.
-        report: called with what is being done and how much of it is, 0 to 1.
+        report: called with the current activity and the fraction done, 0 to 1.
 
     Returns:
         The bundle with its reference population.
@@ -63,19 +63,19 @@ def reference_of_data(
         BundleError: encoder or decoder does not run, or the bundle cannot be written.
     """
     if bundle.arrays_only:
-        text = f"bundle {bundle.name} does not say how a scan becomes a window; import it with its preprocessing"
+        text = f"bundle {bundle.name} does not define how a scan becomes a window; import it with its preprocessing"
         raise StartError("ARRAYS_ONLY", text)
     scans = reference_scans(find_scans(data, root, settings), bundle)
     return put_reference(bundle, scans, report)
 
 
 def reference_scans(scans: Sequence[Scan], bundle: Bundle) -> tuple[Scan, ...]:
-    """Return the scans of reference patients: those of that split, or all where no list says a split.
+    """Return the scans of reference patients: those in that split, or all if no list states a split.
 
-    Patients that the bundle has learned from, or was chosen by, are left out; so is a patient who has any such scan.
+    Patients that the bundle was trained or calibrated on are left out, with all of their scans.
 
     Raises:
-        StartError: `BAD_SPLIT`: nobody is in the split; `TRAINED_ON`: nobody is left.
+        StartError: `BAD_SPLIT`: the split is empty; `TRAINED_ON`: nobody is left.
     """
     wanted = [scan for scan in scans if scan.split == "reference" or not any(one.split for one in scans)]
     if not wanted:
@@ -95,13 +95,13 @@ def reference_scans(scans: Sequence[Scan], bundle: Bundle) -> tuple[Scan, ...]:
 
 
 def put_reference(bundle: Bundle, scans: Sequence[Scan], report: Report = lambda text, fraction: None) -> Bundle:
-    """Encode one series of each patient as any other is encoded, and write the population into the bundle.
+    """Encode one series of each patient in the usual way, and write the population into the bundle.
 
     A patient counts once, with the first readable series by digest: neither pixels nor the list's order choose it.
 
     Raises:
         StartError: `TOO_FEW_PATIENTS`.
-        BundleError: as `reference_of_data`.
+        BundleError: see `reference_of_data`.
     """
     report("writing the decoder", 0.0)
     bundle = _with_decoder(bundle)
@@ -123,13 +123,13 @@ def put_reference(bundle: Bundle, scans: Sequence[Scan], report: Report = lambda
     try:
         population = Population(mu, sigma, np.array(errors) if decoder is not None else None)
     except ValueError as error:
-        raise StartError("NO_REFERENCE", f"the reference patients make no population: {error}") from error
+        raise StartError("NO_REFERENCE", f"the reference patients do not form a usable population: {error}") from error
     content = reference_json(bundle, population, [member.case for member in members], encoder.runtime)
     return add_reference(bundle.path, content)
 
 
 def _with_decoder(bundle: Bundle) -> Bundle:
-    """The bundle with `decoder.onnx`, exported where it is missing and the network decodes mu."""
+    """Return the bundle with `decoder.onnx`, exported if it is missing and the network decodes mu."""
     if bundle.decoder_sha256 is not None:
         return bundle
     from models.bundle.export import mu_decoder_onnx

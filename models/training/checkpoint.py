@@ -54,7 +54,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError("the checkpoint is damaged or not from ctvae; remove it to train anew") from error
+        raise CheckpointError("the checkpoint is damaged or none of ctvae's; remove it to train anew") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"the checkpoint is not of format {FORMAT}, which this version reads; remove it")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):

@@ -21,7 +21,7 @@ MOST_DIMENSIONS = 128
 
 
 def certificate_markdown(certificate: Certificate) -> str:
-    """The section, from `# Certificate` down to the layers."""
+    """Return the section, from `# Certificate` to the layers."""
     parts = [
         _opening(certificate),
         _repeatability(certificate),
@@ -41,7 +41,7 @@ def certificate_markdown(certificate: Certificate) -> str:
 
 
 def summary(certificate: Certificate) -> str:
-    """One line: on how much it was measured, and the means for `mu`."""
+    """Return one line: how much data was measured, and the means for `mu`."""
     data, mu = certificate.data, certificate.mu
     lowest = max(found.lowest for found in mu.identity.metrics.values())
     information = mu.information.mean_r2

@@ -1,6 +1,6 @@
-"""Certify a bundle: measure on scans that it was not trained on what its features are good for, and write it into it.
+"""Certify a bundle: measure what its features are good for on scans it was not trained on, and write that into it.
 
-`docs/certificate.md` says what each number means.
+`docs/certificate.md` explains each number.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ logger = logging.getLogger(__name__)
 Report = Callable[[str, float], None]
 
 PHANTOMS = 150
-LONGEST = 4096  # values of a tap: all changes of all windows are held at once
+LONGEST = 4096  # values of a tap: all changes of all windows are in memory at once
 
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Which scans are measured, and which only help: those that the bundle was made with.
+    """Which scans are measured, and which only help because the bundle was made with them.
 
     Attributes:
-        measured: of patients that were neither trained nor calibrated on.
-        known: of the others. They are never scored: probes and the whitening learn from them, and they are in the
-            gallery, to be taken for someone else.
+        measured: scans of patients that were neither trained nor calibrated on.
+        known: scans of the others. They are never scored: probes and whitening learn from them, and they are
+            distractors in the gallery.
     """
 
     measured: tuple[Scan, ...]
@@ -88,17 +88,17 @@ def certify_bundle(
     """Measure, and return the certificate with its figures rounded as in the file; equal calls give equal certificates.
 
     Args:
-        bundle: as loaded. Nothing is written into it here.
+        bundle: a loaded bundle. Nothing is written into it here.
         data: a folder or a list, see `find_scans`.
-        root: the folder that a list's paths are relative to.
+        root: folder that a list's paths are relative to.
         labels: a file of labels, see `join_labels`.
-        taps: as `check_taps` reads them; by default all of the bundle.
-        cache: where changed windows are kept; they are images of patients.
-        force: measure on patients that the bundle was trained on, too; the certificate then says so.
-        phantoms: how many to draw for disentanglement; 0 for none.
-        seed: of all that is drawn.
+        taps: in the form that `check_taps` reads; by default all of the bundle.
+        cache: folder for changed windows, which are images of patients.
+        force: whether to measure on patients that the bundle was trained on, too; the certificate then says so.
+        phantoms: number of phantoms to draw for disentanglement; 0 for none.
+        seed: seed of all draws.
         settings: which series are selected, and how they are read.
-        report: called with what is being done and how much of it is, 0 to 1.
+        report: called with the current activity and the fraction done, 0 to 1.
 
     Raises:
         StartError: `ARRAYS_ONLY`, `UNKNOWN_TAP`, `NO_DATA`, `BAD_LIST`, `BAD_LABELS`, `TRAINED_ON`, `TOO_FEW_PATIENTS`.
@@ -176,12 +176,12 @@ def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
 
 
 def _card(bundle: Bundle, certificate: Certificate) -> str:
-    """The card with the certificate: rendered anew from the bundle; of one that somebody edited, the section alone."""
+    """Return the card with the certificate: rendered from the bundle; in an edited card only the section."""
     file = bundle.path / "docs" / "README.md"
     section = certificate_markdown(certificate)
     try:
         former = read_certificate(bundle)
-    except BundleError as error:  # certifying again is how to mend it
+    except BundleError as error:  # certifying again repairs it
         logger.warning("the former certificate is replaced: %s", error)
         former = None
     before = file.read_text(encoding="utf-8") if file.is_file() else f"# {bundle.name} {bundle.version}\n"
@@ -196,10 +196,11 @@ def _card(bundle: Bundle, certificate: Certificate) -> str:
 
 
 def roles_of(scans: Sequence[Scan], bundle: Bundle, *, force: bool = False) -> Roles:
-    """Sort the scans: measured are those of patients that neither the bundle nor the list has in another split.
+    """Assign roles: measured are the scans of patients that neither the bundle nor the list has in another split.
 
-    What the bundle was fine-tuned from counts as the bundle does. A patient is known by the name in the list or by any
-    of its scans. Reference patients have no role here: they are for the verdict on a scan and for nothing else.
+    The bundles it was fine-tuned from count too. A patient is recognised by the name in the list or by any of its
+    scans.
+    Reference patients have no role here: they serve only for the verdict on a scan.
 
     Raises:
         StartError: `TRAINED_ON`: nobody is left.
@@ -223,13 +224,13 @@ def roles_of(scans: Sequence[Scan], bundle: Bundle, *, force: bool = False) -> R
 
 
 def _of_splits(scans: Sequence[Scan], cases: Sequence[Case], splits: Sequence[str]) -> set[str]:
-    """Return the patients that are among these cases of a bundle, or that the list has in these splits."""
+    """Return the patients among these cases of a bundle, or that the list has in these splits."""
     patients, keys = {case.patient for case in cases}, {case.scan for case in cases} - {""}
     return {scan.patient for scan in scans if scan.patient in patients or scan.key in keys or scan.split in splits}
 
 
 def decoder_of(vae: Vae) -> Decode | None:
-    """`mu` → windows by torch, a window at a time; None for an encoder that came alone."""
+    """Return `mu` → windows with torch, one window at a time; None for an encoder without a decoder."""
     import torch
 
     if vae.decoder is None:

@@ -1,4 +1,4 @@
-"""What a bundle makes of a scan, as it is and changed: features, targets and errors of each of its windows."""
+"""What a bundle makes of a scan, original and changed: features, targets and errors of each of its windows."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ Describe = Callable[[NDArray[np.float32]], Mapping[str, Floats]]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The windows of many scans: arrays have a row a window.
+    """The windows of many scans: arrays have one row per window.
 
     Attributes:
         features: change (or `original`) → tap → (n, length).
-        targets: what probes are to find: quantities of the voxels, and the place in the scan; NaN where there is none.
-        labels: label → text of each window's scan, empty where there is none.
-        unlike: quantities that no training target resembles (`operators.measure.probe_targets`), as `targets`.
+        targets: targets of the probes: quantities of the voxels, and the position in the scan; NaN where missing.
+        labels: label → text of each window's scan, empty where missing.
+        unlike: quantities that resemble no training target (`operators.measure.probe_targets`), as `targets`.
         rivals: method → (n, length): what needs no training, see `app.research.certify.rivals`.
-        sources: (n,), the source of each window's scan, as a list names it.
+        sources: (n,), source of each window's scan, as named in a list.
         cropped: bool (n,), whether a window is a tile cropped from a scan.
-        windows: float16 (n, d, h, w), in [0, 1], where they were to be kept; else None.
-        errors: name → (n,): absolute error in HU over all voxels and by tissue, `psnr_db`, `ssim`; none without
-            a decoder.
-        patients: (n,), as the list or the folder calls them: not to be written anywhere.
-        scans: how many were read.
-        of_scan: (n,), the number of each window's scan.
+        windows: float16 (n, d, h, w) in [0, 1], if they were to be kept; else None.
+        errors: name → (n,): absolute error in HU over all voxels and by tissue, `psnr_db`, `ssim`; empty without a
+            decoder.
+        patients: (n,), names in the list or folder, which must not be written anywhere.
+        scans: number of scans read.
+        of_scan: (n,), number of each window's scan.
         moved_mm: change → (z, y, x), mean over scans.
     """
 
@@ -70,19 +70,19 @@ class Measured:
     moved_mm: Mapping[str, Floats]
 
     def places(self) -> NDArray[np.intp]:
-        """Windows of which no two of one patient overlap."""
+        """Indices of windows of which no two of one patient overlap."""
         return non_overlapping(self.low_mm, self.high_mm, self.patients)
 
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """Windows that are measured, and behind them those that only help to learn.
+    """The windows that are measured, followed by those that only help to learn.
 
-    A name of one part is no patient of the other: `Roles` sees to it.
+    The two parts have no patient in common: `Roles` ensures it.
 
     Attributes:
-        parts: the two, or the first alone.
-        patients: (n,), of all.
+        parts: the two, or only the first.
+        patients: (n,), of all windows.
         scored: bool (n,), whether a window is measured.
     """
 
@@ -91,16 +91,16 @@ class Together:
     scored: NDArray[np.bool_]
 
     def tap(self, name: str) -> Floats:
-        """A tap's vectors, (n, length), of all windows as they are."""
+        """Return a tap's vectors, (n, length), of all unchanged windows."""
         return np.concatenate([part.features[ORIGINAL][name] for part in self.parts])
 
     def targets(self) -> dict[str, Floats]:
-        """The quantities of all windows."""
+        """Return the quantities of all windows."""
         return {name: np.concatenate([part.targets[name] for part in self.parts]) for name in self.parts[0].targets}
 
 
 def put_together(measured: Measured, known: Measured | None) -> Together:
-    """Put the windows that are measured and those that help together, in this order."""
+    """Return the windows that are measured and those that help, in this order."""
     parts = (measured,) if known is None else (measured, known)
     patients = np.concatenate([part.patients for part in parts])
     return Together(parts, patients, np.arange(len(patients)) < len(measured.patients))
@@ -123,20 +123,20 @@ def measure_scans(
     """Read, change, encode and measure scans, one after the other; what cannot be read is logged and left out.
 
     Args:
-        scans: to measure on.
-        bundle: whose preprocessing and decoder.
-        encoder: the bundle's, open.
-        taps: by the name they get here.
-        decode: `mu` (n, k) → windows (n, 1, d, h, w); None where the bundle has no decoder.
-        describe: windows (n, d, h, w) → what rivals say of them; None where there are none.
-        keep_windows: in memory, at two bytes a voxel.
-        names: of changes; by default all.
-        cache: where changed windows are kept; they are images of patients.
-        seed: of noise and directions.
-        report: what is being done and how much of it is.
+        scans: scans to measure on.
+        bundle: the bundle with preprocessing and decoder.
+        encoder: the open encoder of the bundle.
+        taps: taps by the names used here.
+        decode: `mu` (n, k) → windows (n, 1, d, h, w); None if the bundle has no decoder.
+        describe: windows (n, d, h, w) → the rivals' features; None without rivals.
+        keep_windows: whether to keep them in memory, at two bytes per voxel.
+        names: names of changes; by default all.
+        cache: folder for changed windows, which are images of patients.
+        seed: seed of noise and directions.
+        report: called with the current activity and the fraction done, 0 to 1.
 
     Returns:
-        None where no scan could be read.
+            The windows; None if no scan could be read.
     """
     rows: list[dict[str, Any]] = []
     for done, scan in enumerate(scans):
@@ -156,7 +156,7 @@ def measure_scans(
 def encode_windows(
     voxels: NDArray[np.float32], encoder: Encoder, taps: Mapping[str, TapSpec]
 ) -> dict[str, NDArray[np.float64]]:
-    """Each tap's vectors, (n, length), of windows (n, 1, d, h, w).
+    """Return each tap's vectors, (n, length), of windows (n, 1, d, h, w).
 
     Raises:
         SeriesFailed: `NON_FINITE_FEATURES`.
@@ -172,7 +172,7 @@ def encode_windows(
 def _row(
     scan: Scan, seen: SeenScan, bundle: Bundle, encoder: Encoder, taps: Mapping[str, TapSpec], decode: Decode | None
 ) -> dict[str, Any]:
-    """All that is measured on one scan; its voxels are not kept."""
+    """Return everything measured on one scan; its voxels are not kept."""
     low, high = bundle.preprocessing.window_hu
     features = {name: encode_windows(voxels, encoder, taps) for name, voxels in seen.voxels.items()}
     windows = seen.voxels[ORIGINAL]

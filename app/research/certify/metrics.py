@@ -1,4 +1,4 @@
-"""The figures of a certificate, from what was measured on windows."""
+"""The figures of a certificate, computed from what was measured on windows."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from models.statistics.units import ACTIVE_VARIANCE
 
 DIGITS = 4
 FEWEST_VALUES = 6
-"""A label of numbers with fewer different ones is taken for classes."""
+"""A numeric label with fewer distinct values is treated as classes."""
 
 LEAST_TO_WHITEN = 5
 """Patients."""
 
 LONG = 1024
-"""A longer vector is not whitened, and its ICC has no intervals: either would take minutes."""
+"""A longer vector is not whitened, and its ICC has no intervals: both would take minutes."""
 
 ICC_RESAMPLES = 300
 
 
 def figures_of_tap(measured: Measured, known: Measured | None, tap: str, spec: TapSpec, seed: int) -> TapFigures:
-    """Length, repeatability, information and identity of one tap; by dimension for mu alone.
+    """Return length, repeatability, information and identity of one tap; by dimension only for mu.
 
     Args:
-        measured: what all figures are of.
+        measured: the windows that the figures describe.
         known: windows of patients that the bundle was made with, which help: see `Roles`.
         tap: its name in `measured`.
-        spec: what it is.
-        seed: of all that is drawn.
+        spec: description of the tap.
+        seed: seed of all draws.
     """
     features = {change: by_tap[tap] for change, by_tap in measured.features.items()}
     original, patients = features[ORIGINAL], measured.patients
@@ -74,7 +74,7 @@ def figures_of_tap(measured: Measured, known: Measured | None, tap: str, spec: T
 
 
 def reconstruction_figures(measured: Measured, seed: int) -> ReconstructionFigures | None:
-    """Errors on the windows as they are, means over windows; None without a decoder."""
+    """Return errors on the unchanged windows, means over windows; None without a decoder."""
     if not measured.errors:
         return None
 
@@ -94,19 +94,19 @@ def reconstruction_figures(measured: Measured, seed: int) -> ReconstructionFigur
 
 
 def rounded(value: Any) -> Any:
-    """Plain JSON values: numbers with four digits, what is not finite as null, tuples as lists."""
+    """Return plain JSON values: numbers with four digits, non-finite numbers as null, tuples as lists."""
     if isinstance(value, Mapping):
         return {str(key): rounded(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [rounded(one) for one in value]
     if isinstance(value, (float, np.floating)):
-        # 0.0 + … makes -0.0 a plain zero; what is below a millionth is rounding, and would differ between machines.
+        # Adding 0.0 turns -0.0 into 0.0; anything below a millionth is rounding, which would differ between machines.
         return 0.0 + float(f"{round(float(value), 6):.{DIGITS}g}") if math.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
 
 
 def _information(measured: Measured, known: Measured | None, tap: str, seed: int) -> InformationFigures:
-    """Probes, learned on the windows of both, scored on the windows that are measured."""
+    """Return probes learned on the windows of both, and scored on the windows that are measured."""
     both = put_together(measured, known)
     features, patients, scored, quantities = both.tap(tap), both.patients, both.scored, both.targets()
     labels = {name: _column(both.parts, name) for name in measured.labels}
@@ -130,7 +130,7 @@ def _column(parts: Sequence[Measured], label: str) -> NDArray[np.str_]:
 
 
 def _numbers(values: NDArray[np.str_]) -> NDArray[np.float64] | None:
-    """A label as numbers, NaN where there is none; None where it is one of classes."""
+    """Return a label as numbers, NaN where missing; None for a label of classes."""
     parsed = np.array([_number(text) for text in values.tolist()])
     told = values != ""
     if not np.isfinite(parsed[told]).all() or len(np.unique(parsed[told])) < FEWEST_VALUES:

@@ -1,4 +1,4 @@
-"""Disentanglement of a bundle's features, on phantoms of known factors that go the way of any scan."""
+"""Disentanglement of a bundle's features, on phantoms of known factors that are processed like any scan."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from operators.preprocess import preprocess
 def phantom_figures(
     bundle: Bundle, encoder: Encoder, count: int, seed: int, report: Callable[[str, float], None]
 ) -> PhantomFigures:
-    """MIG, DCI, SAP and factor R² of `mu`, a phantom's being the mean over its windows, as of any series.
+    """Return MIG, DCI, SAP and factor R² of `mu`; a phantom's mu is the mean over its windows, as for any series.
 
-    Each phantom has factors of its own, and vessels, emphysema and noise of its own: features that only know one
-    anatomy by heart get nothing for it.
+    Each phantom has its own factors, vessels, emphysema and noise, so that knowing one anatomy by heart does not help.
     """
     rng = np.random.default_rng(seed)
     drawn, vectors = [], []

@@ -1,4 +1,4 @@
-"""What mu has to be better than: descriptions of the same windows that need no training, and probes to hold them to."""
+"""What mu has to beat: descriptions of the same windows that need no training, and probes to compare them."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from operators.measure.probe_targets import SEEDS
 Floats = NDArray[np.float64]
 
 MOST_WINDOWS = 1500
-"""Of other patients, that components and probes learn from, at even distances: at two bytes a voxel they are held at
-once."""
+"""Limit for windows of other patients that components and probes learn from, evenly spaced: they are in memory at
+once, at two bytes per voxel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rivals:
-    """What windows of other patients taught.
+    """What was learned from windows of other patients.
 
     Attributes:
-        learned: those windows' codes, targets and patients.
-        describe: windows (n, d, h, w) → what each rival says of them.
-        described: the same of the windows that were learned from.
+        learned: codes, targets and patients of those windows.
+        describe: windows (n, d, h, w) → each rival's features.
+        described: these features of the windows that were learned from.
     """
 
     learned: Measured
@@ -47,7 +47,7 @@ class Rivals:
 
 
 def rivals_from(known: Measured, vae: Vae, latents: int) -> Rivals:
-    """Learn the rivals from the windows that `known` has kept, at most `MOST_WINDOWS` of them."""
+    """Return the rivals learned from the windows kept in `known`, at most `MOST_WINDOWS` of them."""
     assert known.windows is not None
     n = len(known.patients)
     chosen = np.unique(np.linspace(0, n - 1, min(n, MOST_WINDOWS)).round().astype(int))
@@ -64,12 +64,12 @@ def rivals_from(known: Measured, vae: Vae, latents: int) -> Rivals:
 
 
 def describing(components: PrincipalComponents, vae: Vae, latents: int) -> Describe:
-    """Return what describes windows (n, d, h, w): `histogram`, `components`; of a `PooledVae` its `composition` too.
+    """Return a function of windows (n, d, h, w): `histogram`, `components`; for a `PooledVae` also `composition`.
 
     Args:
-        components: of windows of other patients.
-        vae: the composition is untrained: counts of a soft histogram that its first layer makes.
-        latents: length of mu; so many components there are, and so many values has composition with components.
+        components: components of windows of other patients.
+        vae: the composition needs no training: it counts a soft histogram that its first layer makes.
+        latents: length of mu; the number of components, and of values of the composition with components.
     """
 
     def describe(windows: NDArray[Any]) -> dict[str, Floats]:
@@ -95,11 +95,11 @@ def composition_of(vae: PooledVae, windows: NDArray[Any]) -> Floats:
 
 
 def rival_figures(measured: Measured, rivals: Rivals) -> RivalFigures | None:
-    """Return mu and its rivals, each by ridge probes learned on the windows of both and scored on those measured.
+    """Return mu and its rivals, by ridge probes learned on the windows of both and scored on those measured.
 
     Args:
-        measured: with what `rivals.describe` says of its windows.
-        rivals: of other patients' windows.
+        measured: windows with the features from `rivals.describe`.
+        rivals: learned from other patients' windows.
     """
     known = rivals.learned
     both = put_together(measured, known)
@@ -122,13 +122,13 @@ def rival_figures(measured: Measured, rivals: Rivals) -> RivalFigures | None:
 def score_features(
     methods: Mapping[str, Floats], targets: Mapping[str, Floats], patients: NDArray[Any], scored: NDArray[np.bool_]
 ) -> dict[str, FeatureScore] | None:
-    """Return the score of each method's features, over the seeds of the folds; None where nothing can be probed.
+    """Return the score of each method's features, over the seeds of the folds; None if nothing can be probed.
 
     Args:
         methods: name → (n, length).
-        targets: name → (n,), NaN where there is none.
+        targets: name → (n,), NaN where missing.
         patients: (n,).
-        scored: bool (n,), as `ridge_probes` has it.
+        scored: bool (n,), as for `ridge_probes`.
     """
     found: dict[str, FeatureScore] = {}
     for name, features in methods.items():

@@ -10,7 +10,7 @@ WIDTH = 120
 
 
 def within(found: Estimate | None, digits: int = 3) -> str:
-    """A figure with its interval, `0.912 [0.871, 0.940]`."""
+    """Return a figure with its interval, `0.912 [0.871, 0.940]`."""
     if found is None or found.value is None:
         return "not measured"
     value = number(found.value, digits)
@@ -20,11 +20,11 @@ def within(found: Estimate | None, digits: int = 3) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure; nothing where there is none."""
+    """Return a figure as text; empty where it is missing."""
     return "" if value is None else f"{value:.{digits}f}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

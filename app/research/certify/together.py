@@ -32,11 +32,11 @@ Floats = NDArray[np.float64]
 
 STEADY_ICC = 0.95
 FEWEST_PATIENTS, FEWEST_WINDOWS = 2, 5
-"""Of a group that is measured by itself."""
+"""Minimum for a group to be measured on its own."""
 
 
 def redundancy_figures(measured: Measured, seed: int) -> Redundancy | None:
-    """Return whether the dimensions of mu say different things; None for a single dimension."""
+    """Return whether the dimensions of mu carry different information; None for a single dimension."""
     mu = measured.features[ORIGINAL]["mu"]
     n, k = mu.shape
     if k < 2:
@@ -81,7 +81,7 @@ def draw_figures(measured: Measured, seed: int) -> DrawFigures:
 
 
 def repeat_figures(measured: Measured, seed: int) -> RepeatFigures | None:
-    """Return what scans of one patient have in common; None where no patient has two."""
+    """Return what scans of one patient have in common; None if no patient has two scans."""
     of = measured.of_scan
     mu = sums_by_patient(measured.features[ORIGINAL]["mu"], of) / np.bincount(of)[:, None]
     patients = measured.patients[np.unique(of, return_index=True)[1]]
@@ -101,12 +101,12 @@ def repeat_figures(measured: Measured, seed: int) -> RepeatFigures | None:
 
 
 def group_figures(measured: Measured, known: Measured | None, seed: int) -> dict[str, GroupFigures]:
-    """Return the figures within each kind of crop and each source that has patients enough.
+    """Return the figures within each kind of crop and each source with enough patients.
 
     Args:
-        measured: what the figures are of.
+        measured: the windows that the figures describe.
         known: windows of other patients: the probes learn from them too, and they are distractors in the gallery.
-        seed: of the probes' folds.
+        seed: seed of the probes' folds.
     """
     places = measured.places()
     distractors = None
@@ -148,7 +148,7 @@ def _probes(measured: Measured, known: Measured | None, seed: int) -> dict[str, 
 
 
 def _mean_r2(probes: Mapping[str, Probe], chosen: NDArray[np.bool_]) -> float | None:
-    """R² on these windows alone, mean over the quantities that vary among them."""
+    """Return R² on these windows alone, mean over the quantities that vary among them."""
     values = []
     for probe in probes.values():
         target, predicted = probe.target[: len(chosen)], probe.predicted[: len(chosen)]

@@ -19,7 +19,7 @@ _SPELLED = {
 
 
 def rivals_section(found: RivalFigures | None) -> str:
-    """Whether mu is better than what needs no training: the headline."""
+    """Return the headline: whether mu is better than what needs no training."""
     if found is None:
         return ""
     rows = [[_SPELLED.get(name, name), within(score)] for name, score in found.scores.items()]
@@ -47,7 +47,7 @@ def rivals_section(found: RivalFigures | None) -> str:
 
 
 def redundancy_section(certificate: Certificate) -> str:
-    """Whether the dimensions say different things, and how far they are from the prior."""
+    """Return whether the dimensions carry different information, and how far they are from the prior."""
     found, prior = certificate.redundancy, certificate.prior
     if found is None or prior is None:
         return ""
@@ -71,7 +71,7 @@ def redundancy_section(certificate: Certificate) -> str:
 
 
 def groups_section(groups: Mapping[str, GroupFigures]) -> str:
-    """The measures within each kind of crop and each source."""
+    """Return the measures within each kind of crop and each source."""
     if not groups:
         return ""
     rows = []
@@ -98,7 +98,7 @@ def groups_section(groups: Mapping[str, GroupFigures]) -> str:
 
 
 def repeats_section(found: RepeatFigures | None) -> str:
-    """What two scans of one patient have in common."""
+    """Return what two scans of one patient have in common."""
     if found is None:
         return ""
     text = (
@@ -117,7 +117,7 @@ def repeats_section(found: RepeatFigures | None) -> str:
 
 
 def draws_section(certificate: Certificate) -> str:
-    """Why mu and not z."""
+    """Return why mu is used and not z."""
     draws = certificate.draws
     if draws is None:
         return ""

@@ -1,4 +1,4 @@
-"""The windows of a scan as it is, and under each change that should not matter; kept in a cache where one is given."""
+"""The windows of a scan, original and under each change that should not matter; cached if a cache is given."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class SeenScan:
-    """One scan as the encoder sees it, as it is and under each change.
+    """One scan as the encoder sees it, original and under each change.
 
     Attributes:
         voxels: change (or `original`) → float32 (n, 1, d, h, w) in [0, 1].
         height: float64 (n,): 0 foot end, 1 head end.
         low_mm, high_mm: float64 (n,), each window's extent along its own z axis, in the patient.
         spacing_mm: (z, y, x) of the windows.
-        moved_mm: change → (z, y, x), how far windows moved at the most.
-        sex: of the header, `M`, `F` or nothing.
+        moved_mm: change → (z, y, x), largest distance that windows moved.
+        sex: from the header, `M`, `F` or empty.
     """
 
     voxels: Mapping[str, NDArray[np.float32]]
@@ -55,12 +55,12 @@ class SeenScan:
 def see_scan(
     scan: Scan, settings: Preprocessing, *, names: Sequence[str] | None = None, cache: Path | None = None, seed: int = 0
 ) -> SeenScan:
-    """A scan's windows, as it is and under each of the named changes (all by default).
+    """Return a scan's windows, original and under each of the named changes (all by default).
 
-    Its noise and the directions of its shifts come from the seed and the scan's own key: the same in whatever company.
+    Noise and directions of shifts depend only on the seed and the scan's own key, not on the other scans.
 
     Raises:
-        SeriesError: the scan did not pass.
+        SeriesError: the scan was rejected.
     """
     chosen = {name: change for name, change in changes_for(settings).items() if names is None or name in names}
     code = [scan.key, scan.stamp, settings.digest(), reading_digest(), str(seed), *chosen]
@@ -85,7 +85,7 @@ def _see(volume: Volume, key: str, chosen: Mapping[str, Any], settings: Preproce
         own = int.from_bytes(hashlib.sha256(f"{key} {name}".encode()).digest()[:8], "big")
         windows = preprocess(change(volume, np.random.default_rng((seed, own))), settings)
         if windows.voxels.shape != original.voxels.shape:
-            raise SeriesFailed("CHANGE_MISPLACED", f"{name} gave other windows than the scan has; it is left out")
+            raise SeriesFailed("CHANGE_MISPLACED", f"{name} gave windows that do not match the scan's; it is left out")
         voxels[name] = windows.voxels
         along = np.linalg.solve(affines[:, :3, :3] / _lengths(affines), (windows.affines_lps_mm - affines)[:, :3, 3:])
         moved[name] = np.abs(along[:, :, 0]).max(axis=0)
@@ -106,7 +106,7 @@ def _lengths(affines: Floats) -> Floats:
 
 
 def _held(volume: Volume) -> Volume:
-    """Decoded once: each change reads every slice."""
+    """Return the volume decoded once, for each change reads every slice."""
     hu = volume.voxels()
     return replace(volume, read_slice=lambda d: HuSlice(hu[d]), decode_threads=1)
 
@@ -124,7 +124,7 @@ def _store(file: Path, seen: SeenScan) -> None:
 
 
 def _load(file: Path, names: Iterable[str]) -> SeenScan | None:
-    """None where it is not there or damaged (a ZIP archive, it holds check sums)."""
+    """Return a cached scan; None if it is missing or damaged (a ZIP archive holds checksums)."""
     if not file.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Phantoms as scans: what the reader would make of their files, to train on and to measure with."""
+"""Phantoms as scans, in the form in which the reader would return their files, to train on and to measure with."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from operators.synthetic.write_ct import affine_for
 from operators.types import HuSlice, Series, Volume
 
 SHAPE, SPACING_MM = (44, 256, 256), (6.5, 1.6, 1.6)
-"""A whole chest; pixels that show the kernel."""
+"""A whole chest, with pixels small enough to show the kernel."""
 
 
 SOURCE = "phantoms of known factors, drawn by ctvae (models/phantom.py)"
 
 _TRAINED_ON = 6271
-"""Beside the seed, so that nothing is drawn twice: certificates draw phantoms with the seeds from 0 on."""
+"""Added to the seed, so that nothing is drawn twice: certificates use phantoms of the seeds from 0 on."""
 
 
 def phantom_scans(count: int, seed: int) -> tuple[Scan, ...]:
-    """Return so many phantoms to train on, each a patient of its own, with factors, vessels and noise of its own.
+    """Return phantoms to train on, each its own patient, with its own factors, vessels and noise.
 
     Args:
-        count: how many.
-        seed: of all that is drawn; the first phantoms of a seed are the same whatever the count.
+        count: number of phantoms.
+        seed: seed of all draws; the first phantoms of a seed are the same whatever the count.
     """
     rng = np.random.default_rng((_TRAINED_ON, seed))
     scans = []
@@ -58,7 +58,7 @@ def phantom_volume(
     *,
     seed: int = 0,
 ) -> Volume:
-    """Return what the reader makes of the phantom's files (see `operators.synthetic.write_ct`), without the files."""
+    """Return the volume that reading the phantom's files (`operators.synthetic.write_ct`) would give, without files."""
     hu = make_phantom(factors, shape, spacing_mm, seed)
     series = Series("2.25.1", "2.25.2", ".", (Instance(Path("phantom"), Dataset()),))
     return Volume(series, shape, affine_for(shape, spacing_mm), spacing_mm, (), lambda d: HuSlice(hu[d]))

@@ -1,4 +1,4 @@
-"""What turns the bytes of a scan into windows, as a digest: cached windows are made again when it changes."""
+"""A digest of what turns the bytes of a scan into windows: cached windows are made again when it changes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _CODE = (
     *("dicom", "geometry", "images", "input", "series", "synthetic"),
     *("build_volume.py", "preprocess.py", "read_study.py", "types.py"),
 )
-"""Of `operators`: from files to HU, from HU to windows and changed windows. A scan's key and stamp hold the selection
-and the repairs."""
+"""Modules of `operators`: from files to HU, from HU to windows and changed windows. A scan's key and stamp cover the
+selection and the repairs."""
 
 
 @cache
 def reading_digest() -> str:
-    """SHA-256, in hex, of the code that reads, builds and resamples, and of the versions of the libraries it uses.
+    """Return the SHA-256, in hex, of the code that reads, builds and resamples, and of its libraries' versions.
 
-    The version of this project would not do: a decoder that was mended between two releases would train on the windows
-    of the old one.
+    The version of this project would not suffice: after a decoder is repaired between two releases, training would use
+    the windows of the old one.
     """
     digest = hashlib.sha256()
     for name in _CODE:

@@ -1,6 +1,6 @@
-"""Scans for training and certifying: what a folder or a list holds, by patient, as windows in a cache.
+"""Scans for training and certifying: the content of a folder or list, by patient, as windows in a cache.
 
-They go the same way as in inference: read, select, build, preprocess.
+They take the same path as in inference: read, select, build, preprocess.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ logger = logging.getLogger(__name__)
 
 Split = Literal["train", "calibration", "reference", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "calibration", "reference", "test")
-"""To learn from; to watch the training with and choose by; to tell later what is unlike it; to measure with, once."""
+"""To learn from; to watch the training and choose by; to recognise unlike scans later; to measure with, once."""
 
 LEAST_REFERENCE: Final = LEAST_PATIENTS
-"""Patients. With fewer of them no conformal p-value can be as small as 0.1, so fewer are not drawn."""
+"""Patients. With fewer, no conformal p-value can be as small as 0.1, so a smaller split is not drawn."""
 
 MARGIN_VOXELS = (4, 8, 8)
-"""(z, y, x) on each side: cached windows are larger than the network's, which is cut out at a random place."""
+"""(z, y, x) per side: cached windows are larger than the network's, which is cut out at a random place."""
 
 MARGIN_OVERLAP = 0.75
 
 COLUMNS = ("path", "patient", "split", "source")
-"""Of a list; any further column is a label."""
+"""Columns of a list; any further column is a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ class Scan:
     """One volume to train on or to measure with.
 
     Attributes:
-        patient: what tells patients apart and holds no identity: from a list as it stands there, else a digest.
-        split: as a list says; None where it is to be drawn.
-        source: as a list says: collection and licence, for the model card.
+        patient: what distinguishes patients without identifying them: the name in a list, else a digest.
+        split: from a list; None where it is to be drawn.
+        source: from a list: collection and licence, for the model card.
         key: digest of its instances or its file: the name of its windows in the cache.
         open: reads it; raises `SeriesError`.
-        labels: column → value as it stands in a list or a file of labels; without those left empty.
-        stamp: digest of the sizes and times of change of its files.
-        known_as: what a file of labels may call it, by its first column; may hold an identity, and is never written.
+        labels: column → value, from a list or a file of labels; without empty values.
+        stamp: digest of the sizes and modification times of its files.
+        known_as: what the first column of a file of labels may call it; may hold an identity, and is never written.
     """
 
     patient: str
@@ -79,12 +79,12 @@ class _Found:
     """A series that passed selection.
 
     Attributes:
-        series: as selected.
-        place: the first folder below the data, or else the file; of a list the row's path.
+        series: the selected series.
+        place: the first folder below the data, or else the file; for a list the row's path.
         dicom: its PatientID, or StudyInstanceUID without one; empty for research formats.
         open: reads it.
-        stamp: digest of the sizes and times of change of its files, and of how it is read.
-        row: of the list.
+        stamp: digest of the sizes and modification times of its files, and of how it is read.
+        row: row of the list.
     """
 
     series: Series
@@ -96,19 +96,19 @@ class _Found:
 
 
 def find_scans(data: Path, root: Path | None = None, settings: Settings = DEFAULTS) -> tuple[Scan, ...]:
-    """Find all CT that a folder or a list holds, selected and read as in encoding; what is left out is logged.
+    """Return all CT in a folder or list, selected and read as in encoding; what is left out is logged.
 
-    Archives stay unpacked for as long as one of their scans is held.
+    Archives stay unpacked as long as one of their scans is in use.
 
     Args:
         data: a folder; or a CSV with the columns `path` (a NIfTI, NRRD or MetaImage file, a ZIP archive or a folder of
-            DICOM) and, if wanted, `patient`, `split` (one of `SPLITS`), `source`, and labels.
-        root: the folder that a list's paths are relative to; by default the list's own.
-        settings: of app.yaml: which CT series of a study are selected, and what is repaired rather than rejected.
+            DICOM) and, optionally, `patient`, `split` (one of `SPLITS`), `source`, and labels.
+        root: folder that a list's paths are relative to; by default the list's own.
+        settings: from app.yaml: which CT series of a study to select, and what to repair instead of rejecting.
 
-    Without a list's `patient`, DICOM is told apart by PatientID. A file in a research format is of the patient whose
-    DICOM lies below the same first folder of `data` (in a list: the same row's path); without any DICOM there, it is
-    told apart by that folder or path, or else by its name. A list with the column `patient` says it better.
+    Without a list's `patient`, PatientID distinguishes patients in DICOM. A file in a research format belongs to the
+    patient whose DICOM lies below the same first folder of `data` (in a list: the same row's path); without DICOM
+    there, that folder or path, or else its name, distinguishes it. A list with the column `patient` is more reliable.
 
     Raises:
         StartError: `NO_DATA`, `BAD_LIST`, `BAD_SPLIT`: one PatientID of DICOM with and without a name in a list, one
@@ -130,15 +130,15 @@ def split_by_patient(
 ) -> dict[Split, tuple[Scan, ...]]:
     """Split the scans as the list says, or else by a draw; no patient is in two splits.
 
-    Patients are drawn in the order of a digest of their key and the seed: one more of them leaves the others where they
-    are, but for those at a split's edge. A split that the list fills gets no other patients.
+    Patients are drawn in the order of a digest of their key and the seed: one more patient leaves the others where they
+    are, except at a split's edge. A split that the list fills gets no other patients.
 
     Args:
-        scans: of all patients.
-        calibration: part of the patients whose split no list fixes, at least one patient.
+        scans: scans of all patients.
+        calibration: fraction of the patients whose split no list fixes; at least one patient.
         test: likewise.
-        reference: likewise, but no patient at all where that would be fewer than `LEAST_REFERENCE`.
-        seed: of the draw.
+        reference: likewise, but no patient at all if there would be fewer than `LEAST_REFERENCE`.
+        seed: seed of the draw.
 
     Raises:
         StartError: `BAD_SPLIT`: a patient in two splits, or a split without any; `reference` may be empty.
@@ -168,7 +168,7 @@ def split_by_patient(
 
 
 def with_margin(preprocessing: Preprocessing) -> Preprocessing:
-    """The same preprocessing with larger windows at a larger overlap, to cut the network's own from."""
+    """Return the same preprocessing with larger windows and overlap, from which to cut the network's own."""
     if preprocessing.fit == "resize":
         return preprocessing
     depth, height, width = (
@@ -178,21 +178,21 @@ def with_margin(preprocessing: Preprocessing) -> Preprocessing:
 
 
 def cached_windows(scan: Scan, preprocessing: Preprocessing, cache: Path) -> ScanWindows:
-    """The scan's windows, each one's place in it and how much of it is real; read and preprocessed just once.
+    """Return the scan's windows with their positions and real fractions; read and preprocessed only once.
 
     Raises:
-        SeriesError: the scan did not pass.
+        SeriesError: the scan was rejected.
     """
     return stored_windows(scan.key, scan.stamp, scan.open, preprocessing, cache)
 
 
 def join_labels(scans: Sequence[Scan], labels: Path) -> tuple[Scan, ...]:
-    """The scans with the labels of a CSV whose first column says what of: series_instance_uid, patient or path.
+    """Return the scans with labels from a CSV whose first column is series_instance_uid, patient or path.
 
-    Patients are called as in the list; of a folder, by PatientID. A label of the file replaces the list's of that name.
+    Patients have the names in the list, or for a folder their PatientID. A label in the file replaces the list's.
 
     Raises:
-        StartError: `BAD_LABELS`: another first column, a row twice, or no row for any scan.
+        StartError: `BAD_LABELS`: the first column is another one, a row occurs twice, or no row matches a scan.
     """
     rows = _rows(labels, "BAD_LABELS")
     by = next(iter(rows[0]), "") if rows else ""
@@ -219,7 +219,7 @@ def _filled(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def _rows(file: Path, reason: str) -> list[dict[str, str]]:
-    """Of a CSV, cells without spaces around them; a cell that the header does not name is an error."""
+    """Return the rows of a CSV, cells without spaces around them; a cell without a column name is an error."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = list(csv.DictReader(lines))
@@ -232,7 +232,7 @@ def _rows(file: Path, reason: str) -> list[dict[str, str]]:
 
 
 def _listed_once(listed: Sequence[Scan]) -> list[Scan]:
-    """Each scan once; the same one under two patients would be in two splits, and nobody would see it."""
+    """Return each scan once; one listed under two patients could get into two splits unnoticed."""
     found: dict[str, Scan] = {}
     for scan in listed:
         first = found.setdefault(scan.key, scan)
@@ -258,7 +258,7 @@ def _listed_series(listed: Path, root: Path, settings: Settings) -> Iterator[_Fo
 
 
 def _passed(source: Path, settings: Settings) -> list[_Found]:
-    """Every series that passes selection, those in research formats first."""
+    """Return every series that passes selection, those in research formats first."""
     archives = ExitStack()
     build = partial(build_volume, policy=settings.geometry)
     passed: list[_Found] = []
@@ -278,12 +278,12 @@ def _passed(source: Path, settings: Settings) -> list[_Found]:
 
 
 def _open(series: Series, policy: GeometryPolicy, archives: ExitStack) -> Volume:
-    """Build the volume. Who holds this function holds the archives, which are removed with the last of their scans."""
+    """Build the volume. Holding this function keeps the archives, which are removed with the last of their scans."""
     return build_volume(series, policy)
 
 
 def _stamp(series: Series, policy: GeometryPolicy) -> str:
-    """Return a digest of what its files look like to the system, as far as that is known, and of the repairs."""
+    """Return a digest of the repairs and of what the system knows about its files."""
     return _digest(stamp_of([instance.stamp for instance in series.files]), repr(policy))
 
 
@@ -293,10 +293,10 @@ def _log_unreadable(inventory: Inventory) -> None:
 
 
 def _scans(found: Sequence[_Found]) -> list[Scan]:
-    """With each one's patient: the list's name, or else a digest.
+    """Return the scans with their patients: the list's name, or else a digest.
 
-    Of DICOM it is a digest of the UIDs of all that PatientID's series, wherever they lie; of an image in a research
-    format that of the DICOM at its place, of which it is a copy, and without any of the place itself.
+    For DICOM it is a digest of the UIDs of all the PatientID's series, wherever they lie; for an image in a research
+    format it is that of the DICOM at its place, of which it is a copy, or without any a digest of the place itself.
     """
     uids, at = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     for one in found:
@@ -309,7 +309,7 @@ def _scans(found: Sequence[_Found]) -> list[Scan]:
         dicom = one.dicom
         if not dicom and not one.row.get("patient") and at[one.place]:
             if len(at[one.place]) > 1:
-                text = f"a volume lies with DICOM of {len(at[one.place])} patients, and nobody can tell whose it is"
+                text = f"a volume lies beside DICOM of {len(at[one.place])} patients, so its patient is unclear"
                 raise StartError("BAD_SPLIT", f"{text}; give a list with a patient for each path")
             (dicom,) = at[one.place]
         patient = one.row.get("patient") or (digests[dicom] if dicom else _digest(one.place))
@@ -322,8 +322,8 @@ def _scans(found: Sequence[_Found]) -> list[Scan]:
             named = " and ".join(sorted(patients - {digests[dicom]}))
             text = f"one PatientID of DICOM is patient {named} and without a name"
             raise StartError("BAD_SPLIT", f"{text}; give it one name in the list")
-    if several:  # as where everybody was made anonymous under one ID: whose name it is, the list knows better
-        text = "%d PatientIDs of DICOM stand under several names of the list; they are taken for different patients"
+    if several:  # as when everybody was anonymised under one ID: the list knows better
+        text = "%d PatientIDs of DICOM have several names in the list; they are treated as different patients"
         logger.warning(text, len(several))
     return scans
 
@@ -348,7 +348,7 @@ def _scan(found: _Found, known_as: str, patient: str) -> Scan:
 
 
 def _name(instance: Instance) -> str:
-    """Of a slice; parts of a series may be frames of one file, which has one UID."""
+    """Return the name of a slice; parts of a series may be frames of one file, which has one UID."""
     return instance.sop_instance_uid + (f" frame {instance.frame.index}" if instance.frame else "")
 
 

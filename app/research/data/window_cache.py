@@ -1,6 +1,6 @@
-"""Windows of scans on disk: read and preprocessed once, memory-mapped ever after.
+"""Windows of scans on disk: read and preprocessed once, then memory-mapped.
 
-Each scan has two files: `NAME.npy`, float16 windows, and `NAME.json`, which says where in the scan they are and what
+Each scan has two files: `NAME.npy`, float16 windows, and `NAME.json`, which states where in the scan they are and what
 they were made from. Both are images of patients as much as the scans are.
 """
 
@@ -35,10 +35,10 @@ class ScanWindows:
     """One scan as the network sees it.
 
     Attributes:
-        voxels: float16 (n, d, h, w) in [0, 1], memory-mapped, not to be written to. Half precision rounds to at most
-            0.5 HU in a range of 2000.
-        height: float32 (n,), where the middle of each window is in its scan: 0 the foot end, 1 the head end.
-        real_fraction: float32 (n,), how much of each window is voxels of the scan.
+        voxels: float16 (n, d, h, w) in [0, 1], memory-mapped, read-only. Half precision rounds to at most 0.5 HU in a
+            range of 2000.
+        height: float32 (n,), position of each window's middle in its scan: 0 the foot end, 1 the head end.
+        real_fraction: float32 (n,), share of each window that is voxels of the scan.
     """
 
     voxels: NDArray[np.float16]
@@ -52,14 +52,14 @@ class ScanWindows:
 def stored_windows(
     key: str, stamp: str, open_volume: Callable[[], Volume], preprocessing: Preprocessing, folder: Path
 ) -> ScanWindows:
-    """The windows in the cache; made, or made again, where they are not there, damaged, or of files since changed.
+    """Return windows from the cache; made, or made again, if they are missing, damaged or older than the scan's files.
 
     Args:
         key: digest of the scan's instances.
-        stamp: digest of what its files look like to the system, or "" where nobody looked.
+        stamp: digest of what the system knows about its files, or "" if that is unknown.
         open_volume: reads the scan; raises `SeriesError`.
-        preprocessing: whose digest, with that of the code that reads, is the other half of the name.
-        folder: of the cache; made where it is missing.
+        preprocessing: its digest, with that of the code that reads, is the other half of the name.
+        folder: the cache; created if missing.
     """
     code = hashlib.sha256(f"{preprocessing.digest()} {reading_digest()}".encode()).hexdigest()
     voxels = folder / f"{key[:24]}-{code[:12]}.npy"
@@ -76,20 +76,20 @@ def stored_windows(
 
 
 def window_heights(windows: Windows) -> NDArray[np.float32]:
-    """Where the middle of each window is along its scan, (n,): 0 the foot end, 1 the head end."""
+    """Return the position of each window's middle along its scan, (n,): 0 the foot end, 1 the head end."""
     volume, affine = windows.volume, windows.affines_lps_mm
     middle = [(size - 1) / 2 for size in windows.voxels.shape[2:]]
     centres = affine @ np.array([*middle, 1.0])
     up = affine[0, :3, 0] / np.linalg.norm(affine[0, :3, 0])
     whole = volume.affine_lps_mm @ np.array([*((size - 1) / 2 for size in volume.shape), 1.0])
-    along = np.abs(up @ volume.affine_lps_mm[:3, :3])  # mm along the body of a step of each axis
+    along = np.abs(up @ volume.affine_lps_mm[:3, :3])  # mm along the body per step of each axis
     axis = int(np.argmax(along / np.linalg.norm(volume.affine_lps_mm[:3, :3], axis=0)))
     height = 0.5 + (centres[:, :3] - whole[:3]) @ up / (along[axis] * volume.shape[axis])
     return np.asarray(np.clip(height, 0, 1), np.float32)
 
 
 def _store(file: Path, stamp: str, windows: Windows) -> None:
-    """Both files, each under a name of its own until it is whole: several processes may want the same scan."""
+    """Write both files, each under its own name until it is complete: several processes may want the same scan."""
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(file, lambda path: np.save(path, windows.voxels[:, 0].astype(np.float16)))
     about = {
@@ -115,7 +115,7 @@ def _replace(file: Path, write: Callable[[Path], object]) -> None:
 
 
 def _load(file: Path, stamp: str) -> ScanWindows | None:
-    """None where the two files are not what was written for these files of the scan."""
+    """Return the windows; None if the two files do not match what was written for these files of the scan."""
     try:
         about: Any = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
         if about["stamp"] != stamp or about["crc32"] != _crc32(file):
@@ -129,7 +129,7 @@ def _load(file: Path, stamp: str) -> ScanWindows | None:
 
 
 def _crc32(file: Path) -> int:
-    """It finds a file that was cut off or whose blocks were lost; against an attacker the folder has to be guarded."""
+    """Return a checksum, which detects truncated files and lost blocks; it does not protect against an attacker."""
     found = 0
     with file.open("rb") as opened:
         while chunk := opened.read(_CHUNK_BYTES):
@@ -138,6 +138,6 @@ def _crc32(file: Path) -> int:
 
 
 def stamp_of(parts: Sequence[tuple[int, int] | None]) -> str:
-    """Digest of sizes and times of change; "" where one of them is not known."""
+    """Return a digest of sizes and modification times; "" if one of them is unknown."""
     known = sorted(part for part in parts if part is not None)
     return hashlib.sha256(repr(known).encode()).hexdigest() if len(known) == len(parts) else ""

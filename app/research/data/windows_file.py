@@ -1,4 +1,4 @@
-"""Windows from a .npy file → the taps of a bundle, for `ctvae bundle run`."""
+"""From windows in a .npy file to the taps of a bundle, for `ctvae bundle run`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _ROUNDING = 0.01
 
 
 def read_windows(file: Path, window_voxels: Shape) -> Floats:
-    """float32 (n, 1, d, h, w) of a .npy file that holds (d, h, w), (n, d, h, w), (n, 1, d, h, w) or (n, d, h, w, 1).
+    """Return float32 (n, 1, d, h, w) from a .npy of (d, h, w), (n, d, h, w), (n, 1, d, h, w) or (n, d, h, w, 1).
 
-    The last is how Keras has windows. For a window whose own sizes leave two of these open, the earlier one is meant.
+    The last is Keras' order of axes. If a window's own sizes leave two of these possible, the earlier one applies.
 
     Raises:
-        StartError: `BAD_WINDOW`: not there, no .npy file, another shape or type, or not finite.
+        StartError: `BAD_WINDOW`: the file is missing, not .npy, of another shape or type, or not finite.
     """
     voxels = ", ".join(map(str, window_voxels))
     expected = f"float32 ({voxels}), (n, {voxels}), (n, 1, {voxels}) or (n, {voxels}, 1)"
@@ -36,7 +36,7 @@ def read_windows(file: Path, window_voxels: Shape) -> Floats:
     except OSError as error:
         raise StartError("BAD_WINDOW", f"cannot read the window ({error.strerror}); expected a .npy file") from error
     except (ValueError, EOFError) as error:
-        raise StartError("BAD_WINDOW", f"the window is no .npy file of numbers; expected {expected}") from error
+        raise StartError("BAD_WINDOW", f"the window is not a .npy file of numbers; expected {expected}") from error
     if not isinstance(made, np.ndarray):
         raise StartError("BAD_WINDOW", f"the file holds several arrays; expected one, {expected}, saved by numpy.save")
     of_each = (window_voxels, (1, *window_voxels), (*window_voxels, 1))
@@ -53,9 +53,9 @@ def read_windows(file: Path, window_voxels: Shape) -> Floats:
 
 
 def pooled_taps(bundle: Bundle, encoder: Encoder, windows: Floats, asked: Sequence[str]) -> dict[str, Floats]:
-    """Name → float32 with one row a window: every tap as it is, or `mu`, `sigma` and those that were asked for.
+    """Return name → float32 with one row per window: every tap as it is, or `mu`, `sigma` and the requested taps.
 
-    What is asked for is pooled, but a grid that is kept (`block3:none`) is a grid.
+    Requested taps are pooled, except that a grid that is kept (`block3:none`) stays a grid.
 
     Raises:
         StartError: `UNKNOWN_TAP`.

@@ -1,1 +1,1 @@
-"""Training as a command: its recipe, its watching and plots, the bundle that it writes and its card."""
+"""Training as a command: its recipe, its monitoring and plots, the bundle that it writes and its card."""

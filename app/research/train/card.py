@@ -14,7 +14,7 @@ from models.training.settings import TrainingSettings
 from models.training_record import Figures, TrainingRecord
 
 BEGIN, END = "<!-- certificate -->", "<!-- end of certificate -->"
-"""Between them a card has its certificate, so that a later one takes its place also where someone edited the card."""
+"""A card has its certificate between these marks, so that a later one replaces it even in an edited card."""
 
 LICENCE = """\
 The weights and files in this folder are under the Apache License 2.0
@@ -30,16 +30,16 @@ _LISTED_DIMENSIONS = 256
 
 
 def licence_text(training: TrainingRecord) -> str:
-    """`LICENSE` of the bundle, the origins of the training data included."""
+    """Return `LICENSE` of the bundle, including the origins of the training data."""
     return LICENCE + "".join(f"- {source}\n" for source in training.sources)
 
 
 def model_card(bundle: Bundle, certificate: str = "") -> str:
-    """The card, from what the bundle says of itself and of its training.
+    """Return the card, from what the bundle states about itself and its training.
 
     Args:
-        bundle: one that `ctvae train` made.
-        certificate: what was measured afterwards, a Markdown section, put behind the figures.
+        bundle: a bundle that `ctvae train` made.
+        certificate: what was measured afterwards, a Markdown section, placed after the figures.
     """
     training, preprocessing = bundle.training, bundle.preprocessing
     figures, (low, high) = training.figures, preprocessing.window_hu
@@ -111,12 +111,12 @@ _UNPROVEN = """\
 
 
 def marked(certificate: str) -> str:
-    """The section of a certificate between its marks."""
+    """Return the section of a certificate between its marks."""
     return f"{BEGIN}\n{certificate.strip()}\n{END}\n"
 
 
 def with_section(card: str, certificate: str) -> str:
-    """A card with this section in the place of the former one, or before its limits, or at its end; nothing else."""
+    """Return a card with this section in place of the former one, or before its limits, or at its end."""
     block = marked(certificate)
     if BEGIN in card and END in card:
         before, rest = card.split(BEGIN, 1)
@@ -154,7 +154,7 @@ def _course(training: TrainingRecord) -> str:
 
 
 def _settings(training: TrainingRecord) -> TrainingSettings:
-    """The settings of the training, as far as this version knows them."""
+    """Return the settings of the training, as far as this version knows them."""
     known = {entry.name for entry in fields(TrainingSettings)}
     settings: TrainingSettings = from_json(TrainingSettings, {k: v for k, v in training.settings.items() if k in known})
     return settings
@@ -168,7 +168,7 @@ def _likelihood(settings: TrainingSettings) -> str:
 
 
 def _terms(settings: TrainingSettings) -> str:
-    """What else was made small."""
+    """Return the other terms of the loss in words."""
     penalties = {"beta_tc": "β-TC (arXiv:1802.04942)", "dip_ii": "DIP-VAE-II (arXiv:1711.00848)"}
     penalties["mmd"] = "MMD, InfoVAE (arXiv:1706.02262)"
     said = []
@@ -223,7 +223,7 @@ def _sources_list(training: TrainingRecord) -> str:
 
 
 def _by_dimension(kl: Sequence[float]) -> str:
-    """Each of them; of a dense latent's thousands, how they are spread."""
+    """Return every value; for the thousands of a dense latent, their distribution."""
     if len(kl) <= _LISTED_DIMENSIONS:
         return ", ".join(f"{one:.2f}" for one in kl)
     at = [sorted(kl)[round(part * (len(kl) - 1))] for part in (0.0, 0.25, 0.5, 0.75, 1.0)]

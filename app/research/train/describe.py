@@ -1,4 +1,4 @@
-"""What a trained network becomes: measured on the test patients, described, written as a bundle with its card."""
+"""From a trained network to a bundle: measured on the test patients, described, written with its card."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """What the card is to say beside what was measured: version, command, and limits as a Markdown list."""
+    """What the card states beside the measurements: version, command, and limits as a Markdown list."""
 
     version: str = "0.1.0"
     command: str = ""
@@ -43,13 +43,13 @@ UNSAID = Wording()
 
 
 def check_describable(output: Path, plan: Plan, vae: Vae, wording: Wording) -> None:
-    """Write the bundle to come with weights that learned nothing, and read it back: better known before the training.
+    """Write the future bundle with untrained weights and read it back, so that errors show before the training.
 
-    Whatever can refuse it afterwards, but for numbers that are not finite, refuses it now: its name, version and taps,
-    the weights' file, the ONNX graph, the card.
+    Anything that could refuse it afterwards, except non-finite numbers, refuses it now: its name, version and taps, the
+    weights' file, the ONNX graph, the card.
 
     Raises:
-        BundleError: such a bundle cannot be written or does not load.
+        BundleError: the bundle cannot be written or does not load.
     """
     from models.bundle.export import tap_specs
 
@@ -68,22 +68,22 @@ def describe(
     trained: Trained,
     wording: Wording,
 ) -> Bundle:
-    """What the bundle says of itself, the figures on the test patients included; not written yet.
+    """Return the bundle's description, including figures on the test patients; nothing is written yet.
 
     Args:
         output: the bundle's folder.
         plan: how it was trained.
         parts: the scans by split.
-        windows: by the scan's key; of those that could be read.
-        trained: what came out.
-        wording: for the card.
+        windows: windows of the readable scans, by the scan's key.
+        trained: result of the training.
+        wording: text for the card.
     """
     import torch
 
     from models.bundle.export import tap_specs
     from models.training.evaluate import evaluate
 
-    # One window after the other: all of them at once may be more than memory holds.
+    # One window after the other: all at once may exceed the memory.
     tested: Any = chain.from_iterable(windows[scan.key].voxels for scan in parts["test"] if scan.key in windows)
     figures = evaluate(trained.vae, tested, plan.preprocessing.window_hu, threads=plan.training.threads)
     patients = {scan.patient for scan in parts["test"] if scan.key in windows}
@@ -114,7 +114,7 @@ def describe(
 
 
 def write(bundle: Bundle, vae: Vae) -> Bundle:
-    """Write it, with weights, ONNX, card and licence, and read it back."""
+    """Write the bundle with weights, ONNX, card and licence, and read it back."""
     from models.bundle.export import encoder_onnx, mu_decoder_onnx
 
     return save_bundle(
@@ -148,13 +148,13 @@ def _warn_of_collapse(figures: Figures, patients: int, free_bits_nats: float) ->
 
 
 def _as_json(settings: Mapping[str, Any]) -> dict[str, object]:
-    """Settings as JSON gives them back."""
+    """Return settings as they read back from JSON."""
     plain: dict[str, object] = json.loads(json.dumps(settings))
     return plain
 
 
 def _history(history: Sequence[Progress]) -> tuple[Report, ...]:
-    """Some thirty of a training's reports, the last one among them."""
+    """Return about thirty of a training's reports, including the last one."""
     every = max(1, len(history) // 30)
     return tuple(
         Report(
@@ -172,7 +172,7 @@ def _history(history: Sequence[Progress]) -> tuple[Report, ...]:
 
 
 def _monai_keys(bundle: Bundle) -> dict[str, Any]:
-    """What MONAI's metadata schema wants beside the data format."""
+    """Return what MONAI's metadata schema requires beside the data format."""
     installed = {name: importlib.metadata.version(name) for name in ("monai", "torch", "numpy", "onnxruntime")}
     return {
         "changelog": {bundle.version: "trained"},

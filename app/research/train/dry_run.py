@@ -1,4 +1,4 @@
-"""`ctvae train --dry-run`: split, windows, memory and time of a training that is not done."""
+"""`ctvae train --dry-run`: split, windows, memory and time of a training, without training."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SplitCount:
-    """What a split holds.
+    """The content of a split.
 
     Attributes:
         split: its name.
-        patients: with a volume that passes.
-        volumes: that pass.
-        windows: of them.
-        left_out: volumes that do not pass.
+        patients: number of patients with an accepted volume.
+        volumes: number of accepted volumes.
+        windows: number of their windows.
+        left_out: number of rejected volumes.
     """
 
     split: Split
@@ -41,13 +41,13 @@ class DryRun:
     """What a training would do.
 
     Attributes:
-        counts: of each split, by headers.
-        cache_bytes: of the windows on disk, from which training reads.
-        step_s: of one step of the optimiser, measured here on noise.
-        memory_bytes: the most that the process held while it took it (on a GPU: there).
-        checkpoint_bytes: of the file that `--resume` goes on from.
-        steps: that the training would have.
-        minutes: that it would take, reading not counted.
+        counts: content of each split, according to headers.
+        cache_bytes: size of the windows on disk, from which training reads.
+        step_s: time of one optimiser step, measured here on noise.
+        memory_bytes: peak memory of the process meanwhile (on a GPU: there).
+        checkpoint_bytes: size of the file that `--resume` continues from.
+        steps: number of steps of the training.
+        minutes: its duration without reading.
     """
 
     counts: tuple[SplitCount, ...]
@@ -59,7 +59,7 @@ class DryRun:
     minutes: float
 
     def lines(self) -> list[str]:
-        """The report, for a terminal."""
+        """Return the report, for a terminal."""
         rows = [f"{'split':12} {'patients':>8} {'volumes':>8} {'windows':>8} {'left out':>8}"]
         rows += [f"{c.split:12} {c.patients:8} {c.volumes:8} {c.windows:8} {c.left_out:8}" for c in self.counts]
         train_windows = next(count.windows for count in self.counts if count.split == "train")
@@ -72,7 +72,7 @@ class DryRun:
 
 
 def dry_run(plan: Plan, parts: Mapping[Split, Sequence[Scan]], vae: Vae) -> DryRun:
-    """Count by headers, and measure a step."""
+    """Count by headers, measure a step, and return both."""
     from models.training.cost import measure_step
 
     counts, cache_bytes = [], 0
@@ -91,7 +91,7 @@ def dry_run(plan: Plan, parts: Mapping[Split, Sequence[Scan]], vae: Vae) -> DryR
 
 
 def _windows(scan: Scan, preprocessing: Preprocessing) -> int | None:
-    """How many windows a scan gives, without decoding it; None where it does not pass."""
+    """Return how many windows a scan gives, without decoding it; None if it is rejected."""
     try:
         axis = target_axes(scan.open(), preprocessing)[0]
     except SeriesError as error:

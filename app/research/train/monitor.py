@@ -1,7 +1,7 @@
-"""What can be watched while a training goes on: TensorBoard, pictures, and a line of numbers at every report.
+"""Files to watch a training by: TensorBoard, plots, and a line of numbers for every report.
 
-OUTPUT.log/train.yaml           what was asked for, complete
-OUTPUT.log/progress.jsonl       a line at every report
+OUTPUT.log/train.yaml           the complete plan
+OUTPUT.log/progress.jsonl       a line for every report
 OUTPUT.log/events.out.…         for TensorBoard
 OUTPUT.log/curve.png, reconstruction.png, latents.png
 """
@@ -36,7 +36,7 @@ _LISTED_DIMENSIONS = 1024
 
 
 class Monitor:
-    """Takes the reports and the pictures of one training, in the process of rank 0."""
+    """Receives the reports and plots of one training, in the process of rank 0."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class Monitor:
         *,
         resumed: bool = False,
     ) -> None:
-        """Begin, or go on with what the folder holds from before the first report.
+        """Begin, or continue a folder from before the first report.
 
         Args:
-            folder: of the log; made where it is missing.
-            plan: what the training was told.
+            folder: folder of the log; created if missing.
+            plan: the complete plan of the training.
             windows: of the calibration patients, (n, d, h, w) for each of their scans.
-            resumed: from a checkpoint; otherwise what another training left in the folder is removed.
+            resumed: whether a checkpoint is resumed; otherwise files of another training in the folder are removed.
         """
         self._folder, self._plan, self._resumed = folder, plan, resumed
         self._patients, self._windows = _spread(windows)
@@ -60,7 +60,7 @@ class Monitor:
         self._writer: Any = None
 
     def report(self, at: Progress) -> None:
-        """One more line, and the same for TensorBoard."""
+        """Write one line, and the same to TensorBoard."""
         if self._writer is None:
             self._begin(at.step)
         self._history.append(at)
@@ -73,7 +73,7 @@ class Monitor:
             self._writer.add_histogram("train/kl_by_dimension", np.array(at.kl_by_dimension), at.step)
 
     def pictures(self, vae: Vae, step: int) -> None:
-        """The three pictures, of the network as it is, on windows of calibration patients."""
+        """Draw the three plots of the network in its current state, on windows of calibration patients."""
         import torch
 
         mus, kls = [], []
@@ -110,12 +110,12 @@ class Monitor:
         self._show(step)
 
     def close(self) -> None:
-        """Flush what TensorBoard is to read."""
+        """Flush what TensorBoard will read."""
         if self._writer is not None:
             self._writer.close()
 
     def _begin(self, step: int) -> None:
-        """Drop what an interrupted training wrote beyond the step from which it goes on, and all that another wrote."""
+        """Drop what an interrupted training wrote after the step to resume from, and all of another training."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def monitored(
     *,
     resumed: bool = False,
 ) -> Iterator[Monitor]:
-    """A monitor for as long as the block runs."""
+    """Yield a monitor for the duration of the block."""
     monitor = Monitor(folder, plan, windows, resumed=resumed)
     try:
         yield monitor
@@ -157,7 +157,7 @@ def monitored(
 def _spread(
     windows: Mapping[str, Sequence[NDArray[np.floating[Any]]]],
 ) -> tuple[list[str], list[NDArray[np.floating[Any]]]]:
-    """Some windows of every patient, evenly taken, few enough to look at often: (patient of each, window)."""
+    """Return some windows of every patient, evenly taken, few enough to look at often: (patient of each, window)."""
     all_of = {patient: [window for scan in scans for window in scan] for patient, scans in windows.items()}
     voxels = max(window.size for taken in all_of.values() for window in taken)
     count = max(_SHOWN_WINDOWS, min(_LOOKED_AT_WINDOWS, _LOOKED_AT_VOXELS // voxels))
@@ -171,7 +171,7 @@ def _spread(
 
 
 def _fullest(windows: Sequence[NDArray[np.floating[Any]]], patients: Sequence[str]) -> list[int]:
-    """The window with the most body in it of each of some patients, evenly taken; of a single patient, some windows."""
+    """Return the window with the most body for each of some patients, evenly taken; for one patient, some windows."""
     body = [float(np.asarray(window, np.float32).mean()) for window in windows]
     names = list(dict.fromkeys(patients))
     best = [max((k for k, one in enumerate(patients) if one == name), key=body.__getitem__) for name in names]
@@ -190,7 +190,7 @@ def _line(at: Progress) -> str:
 
 
 def _read(file: Path) -> list[Progress]:
-    """What can be read of it: a kill may have cut the last line."""
+    """Return the readable lines: a kill may have cut off the last one."""
     known, found = {one.name for one in fields(Progress)}, []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""Pictures of a training: what it reconstructs, which dimensions it uses, how it went. No patient is named on them."""
+"""Plots of a training: what it reconstructs, which dimensions it uses, how it went. They name no patient."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _DPI = 110
 _SMOOTH = 30
 _MARKED = 3
 _COLUMN_IN, _GAP_IN, _EDGE_IN, _ABOVE_IN, _BELOW_IN, _BAR_IN = 2.4, 0.08, 0.3, 0.55, 0.65, 0.12
-"""Of the reconstructions, which are placed by hand: each picture has the proportions of the body."""
+"""Width of the reconstructions, which are placed by hand, for each picture has the proportions of the body."""
 _FLAT = 20
-"""Times that the rest's range may fit into that of all values before the first ones are left above the panel."""
+"""Factor by which the first values may stretch the panel's range before they are left above it."""
 _MOST_BARS = 512
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -48,14 +48,14 @@ def plot_reconstruction(
     spacing_mm: tuple[float, float, float] | None,
     title: str,
 ) -> None:
-    """Draw each window's middle axial and coronal slice: as it is, as the decoder gives it, and the difference.
+    """Draw each window's middle axial and coronal slice: original, decoded, and the difference.
 
     Args:
         file: PNG to write.
         windows: (n, d, h, w) in [0, 1], axes (z, y, x).
         reconstructed: the same, from mu.
-        window_hu: what 0 and 1 are.
-        spacing_mm: (z, y, x), for the proportions; None where the windows have none in common.
+        window_hu: (low, high), the HU of the values 0 and 1.
+        spacing_mm: (z, y, x), for the proportions; None if the windows have no common spacing.
         title: what is shown, with the step.
     """
     low, high = window_hu
@@ -93,15 +93,15 @@ def plot_reconstruction(
 def plot_latents(
     file: Path, kl: Floats, mu: Floats, patients: Sequence[str], *, title: str, free_bits_nats: float = 0.0
 ) -> None:
-    """Which dimensions are used, and how the windows lie in the two directions in which mu varies most.
+    """Draw which dimensions are used, and the windows in the two directions in which mu varies most.
 
     Args:
         file: PNG to write.
         kl: (k,), mean over windows, nats.
         mu: (n, k).
-        patients: (n,), whose each window is; shown as colours alone.
+        patients: (n,), patient of each window, shown only as a colour.
         title: what is shown, with the step.
-        free_bits_nats: below which a dimension is not pushed.
+        free_bits_nats: KL below which a dimension is not pushed.
     """
     variance = mu.var(axis=0)
     order = np.argsort(kl)[::-1]
@@ -132,12 +132,12 @@ def plot_latents(
 
 
 def plot_curve(file: Path, history: Sequence[Any], window_hu: tuple[float, float], *, title: str) -> None:
-    """How a training went: loss, error of the reconstruction, KL and active units over the steps.
+    """Draw how a training went: loss, error of the reconstruction, KL and active units over the steps.
 
     Args:
         file: PNG to write.
         history: `models.training.train.Progress`, in order.
-        window_hu: what 0 and 1 are.
+        window_hu: (low, high), the HU of the values 0 and 1.
         title: what is shown.
     """
     steps = [at.step for at in history]
@@ -178,7 +178,7 @@ def plot_curve(file: Path, history: Sequence[Any], window_hu: tuple[float, float
 
 
 def _marker(points: Sequence[Any]) -> str:
-    """A line through one point cannot be seen."""
+    """Return a marker for few points, for a line through one point is invisible."""
     return "o" if len(points) < _MARKED else ""
 
 
@@ -193,7 +193,7 @@ def _show(axis: Axes, view: Floats, shown_hu: tuple[float, float], *, difference
 
 
 def _place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches."""
+    """Return axes at a position in inches."""
     whole_width, whole_height = figure.get_size_inches()
     rectangle = (left / whole_width, bottom / whole_height, width / whole_width, height / whole_height)
     return figure.add_axes(rectangle)
@@ -204,14 +204,14 @@ def _scale(figure: Figure, picture: AxesImage, axis: Axes, label: str) -> None:
 
 
 def _slice(volume: Floats, plane: str) -> Floats:
-    """The middle one, as radiologists look at it: the patient's right on the left, front or head at the top."""
+    """Return the middle slice as radiologists view it: the patient's right on the left, front or head at the top."""
     if plane == "axial":
         return np.asarray(volume[volume.shape[0] // 2])
     return np.asarray(volume[::-1, volume.shape[1] // 2])
 
 
 def _bars(axis: Axes, values: Floats, colours: Sequence[str]) -> None:
-    """Of a dense latent's thousands, an outline: so many bars take minutes."""
+    """Draw bars, or an outline for the thousands of a dense latent, for which bars would take minutes."""
     if len(values) <= _MOST_BARS:
         axis.bar(range(len(values)), values, color=colours)
     else:
@@ -241,13 +241,13 @@ def _scatter(axis: Axes, mu: Floats, patients: Sequence[str]) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> Floats:
-    """The mean over `_SMOOTH` neighbours, of fewer at the ends."""
+    """Return the mean over `_SMOOTH` neighbours; over fewer at the ends."""
     kernel = np.ones(_SMOOTH)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
 def _limits(axis: Axes, values: Sequence[float]) -> str:
-    """Limits that hold all values; but where a few huge ones would press the rest flat, say how many lie above."""
+    """Set limits that hold all values; if a few huge ones would flatten the rest, state how many lie above."""
     finite = np.asarray(values)[np.isfinite(values)]
     if not len(finite):
         return ""
@@ -261,7 +261,7 @@ def _limits(axis: Axes, values: Sequence[float]) -> str:
 
 
 def _save(figure: Figure, file: Path) -> None:
-    """Whole or not at all: somebody may be looking at the last one."""
+    """Write the whole file or nothing: somebody may be viewing the previous one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}")
     figure.savefig(unfinished, dpi=_DPI, format="png")

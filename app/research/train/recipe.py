@@ -1,7 +1,7 @@
 """How to train, from `train.yaml` and the command line: sections `training`, `preprocessing` and `data`.
 
-The keys are the fields of `TrainingSettings`, `Preprocessing` and `DataSettings`; what is not given has its default.
-The command line goes before the file, and a bundle that is fine-tuned before both: what contradicts it is an error.
+The keys are the fields of `TrainingSettings`, `Preprocessing` and `DataSettings`; missing ones have their defaults. The
+command line overrides the file. A bundle to fine-tune overrides both, and contradicting it is an error.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ PREPROCESSING: Mapping[str, Preprocessing] = {
     "ct_vae": Preprocessing("window", (32, 96, 96), (4.0, 4.0, 4.0), (-1000.0, 1000.0)),
     "question": Preprocessing("resize", (32, 256, 256), None, (-1000.0, 1000.0)),
 }
-"""What each architecture is given where nothing else is asked for; others are given `ct_vae`'s."""
+"""Defaults of each architecture's preprocessing; other architectures get those of `ct_vae`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
-    """Which scans, and who is in which split.
+    """Which scans to use, and how patients are split.
 
     Attributes:
-        root: folder that a list's paths are relative to, itself relative to where the command runs.
-        calibration: part of the patients whose split no list fixes, above 0: a bundle is watched and measured.
-        test: likewise.
-        reference: likewise; 0 for none, and none are drawn where there would be fewer than nine. They are for telling
-            later which scans are unlike them, and for nothing else.
-        phantoms: how many phantoms are trained on beside the scans; no other split has any.
-        seed: of the draw of patients and phantoms; not the training's, so that trainings of several seeds have the same
-            splits.
+        root: folder that a list's paths are relative to, itself relative to the working directory.
+        calibration: fraction of the patients whose split no list fixes, above 0, for watching and choosing.
+        test: likewise, for measuring.
+        reference: likewise; 0 for none, and none are drawn if there would be fewer than nine. They serve only to
+            recognise later which scans are unlike them.
+        phantoms: number of phantoms to train on beside the scans; the other splits have none.
+        seed: seed of the draw of patients and phantoms; it is not the training's, so trainings with several seeds have
+            the same splits.
     """
 
     root: str | None = None
@@ -65,12 +65,12 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a file asks for: the given keys alone, of the right types.
+    """The content of a recipe file: only the given keys, with the right types.
 
     Attributes:
-        training: of `TrainingSettings`.
-        preprocessing: of `Preprocessing`.
-        data: of `DataSettings`.
+        training: keys of `TrainingSettings`.
+        preprocessing: keys of `Preprocessing`.
+        data: keys of `DataSettings`.
     """
 
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that a training is told, complete."""
+    """Everything that defines a training, complete."""
 
     training: TrainingSettings
     preprocessing: Preprocessing
@@ -88,7 +88,7 @@ class Plan:
     start: Bundle | None = None
 
     def as_yaml(self) -> str:
-        """A `train.yaml` that asks for exactly this."""
+        """Return a `train.yaml` for exactly this plan."""
         training = {key: value for key, value in asdict(self.training).items() if value is not None}
         data = {key: value for key, value in asdict(self.data).items() if value is not None}
         preprocessing = {key: value for key, value in self.preprocessing.parameters().items() if value is not None}
@@ -97,10 +97,10 @@ class Plan:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a `train.yaml`.
+    """Return the recipe in a `train.yaml`.
 
     Raises:
-        StartError: `BAD_RECIPE`: not YAML, an unknown key, or a value of a wrong type.
+        StartError: `BAD_RECIPE`: it is not YAML, or has an unknown key or a value of the wrong type.
     """
     try:
         parsed = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - it is a SafeLoader
@@ -112,14 +112,14 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(parsed: object, name: str = "train.yaml") -> Recipe:
-    """The same from what YAML made of it.
+    """Return the recipe from parsed YAML.
 
     Raises:
         StartError: `BAD_RECIPE`.
     """
     from pydantic import ValidationError
 
-    if isinstance(parsed, Mapping):  # a section whose keys are all commented out is an empty one
+    if isinstance(parsed, Mapping):  # a section whose keys are all commented out is empty
         parsed = {
             key: {} if value is None and key in Recipe.__dataclass_fields__ else value for key, value in parsed.items()
         }
@@ -137,16 +137,16 @@ def parse_recipe(parsed: object, name: str = "train.yaml") -> Recipe:
 def make_plan(
     recipe: Recipe, *, training: Mapping[str, Any], data: Mapping[str, Any], start: Bundle | None = None
 ) -> Plan:
-    """Recipe, command line and the bundle to start from, put together.
+    """Return the plan made of recipe, command line and the bundle to start from.
 
     Args:
-        recipe: of the file.
+        recipe: from the file.
         training: keys of `TrainingSettings` from the command line; None where one was not given.
-        data: likewise of `DataSettings`.
-        start: the bundle that is fine-tuned.
+        data: likewise for `DataSettings`.
+        start: the bundle to fine-tune.
 
     Raises:
-        StartError: `BAD_RECIPE`, or `INIT_CONFLICT` where the bundle is another than what is asked for.
+        StartError: `BAD_RECIPE`, or `INIT_CONFLICT` if the bundle contradicts the request.
     """
     settings = dict(recipe.training) | (given := {key: value for key, value in training.items() if value is not None})
     for limit, other in (("minutes", "steps"), ("steps", "minutes")):
@@ -164,7 +164,7 @@ def make_plan(
 
 
 def _preprocessing(settings: dict[str, Any], given: Mapping[str, Any], start: Bundle | None) -> Preprocessing:
-    """Of the architecture, which is settled here too, with what is given in its place."""
+    """Return the preprocessing, from the architecture's defaults and the given values; also fixes the architecture."""
     if start is None:
         settings.setdefault("architecture", DEFAULT_ARCHITECTURE)
         default = PREPROCESSING.get(settings["architecture"], PREPROCESSING[DEFAULT_ARCHITECTURE])
@@ -185,7 +185,7 @@ def _preprocessing(settings: dict[str, Any], given: Mapping[str, Any], start: Bu
 
 
 def _parameters(settings: Mapping[str, Any], preprocessing: Preprocessing, start: Bundle | None) -> dict[str, Any]:
-    """Of the network; its windows are those of the preprocessing."""
+    """Return the network's parameters; its windows are those of the preprocessing."""
     given = dict(settings.get("parameters", {}))
     wanted = list(preprocessing.window_voxels)
     if _plain(given.setdefault("window_voxels", wanted)) != wanted:
@@ -211,7 +211,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _model() -> Any:
-    """Pydantic's model of the file. The dataclasses themselves are made last, when all of their values are there."""
+    """Return pydantic's model of the file. The dataclasses themselves are made once all their values are known."""
     from pydantic import ConfigDict, create_model
 
     config = ConfigDict(extra="forbid")
@@ -224,7 +224,7 @@ def _model() -> Any:
 
 
 def _first_error(errors: list[Any]) -> str:
-    """The first thing that is wrong, with its key; of several readings of one value, the one that got farthest."""
+    """Return the first error, with its key; of several readings of one value, the one that got furthest."""
     found = errors[0]
     where = ".".join(str(part) for part in found["loc"] if part not in ("float", "int", "str")) or "the file"
     if found["type"] == "extra_forbidden":
@@ -239,7 +239,7 @@ def _known(section: list[Any]) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, with 1e-3 a number as in YAML 1.2, and a key that stands twice an error."""
+    """YAML 1.1, with 1e-3 as a number as in YAML 1.2, and duplicate keys as errors."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

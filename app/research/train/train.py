@@ -1,4 +1,4 @@
-"""Train a VAE on a folder or a list of CT and write it as a bundle: what `ctvae train` does."""
+"""Train a VAE on a folder or list of CT and write it as a bundle: what `ctvae train` does."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ class Places:
     """Where a training reads and writes.
 
     Attributes:
-        data: a folder, or a list (see `find_scans`), with its paths relative to `root`.
-        output: the bundle's folder, whose name becomes the bundle's. A bundle there is replaced, certificate and all.
+        data: a folder, or a list (see `find_scans`) with paths relative to `root`.
+        output: the bundle's folder, whose name becomes the bundle's. An existing bundle, with its certificate, is
+            replaced.
         root: see `data`.
-        cache: where the windows are kept; they are images of patients.
+        cache: folder for the windows, which are images of patients.
         labels: see `join_labels`.
     """
 
@@ -65,12 +66,12 @@ class Places:
 
     @property
     def checkpoint(self) -> Path:
-        """Where an unfinished training can go on from; gone once the bundle is written."""
+        """File from which an unfinished training can resume; removed once the bundle is written."""
         return self.output.with_name(f"{self.output.name}.checkpoint")
 
     @property
     def log(self) -> Path:
-        """Folder of what can be watched while it trains."""
+        """Folder of the files to watch the training by."""
         return self.output.with_name(f"{self.output.name}.log")
 
 
@@ -86,18 +87,19 @@ def train_bundle(
     """Read, split, train, measure, and write the bundle with its card.
 
     Args:
-        places: where.
-        plan: how.
-        wording: for the card.
-        resume: go on from the checkpoint beside the output, where there is one.
+        places: where to read and write.
+        plan: how to train.
+        wording: text for the card.
+        resume: whether to resume from the checkpoint beside the output, if there is one.
         settings: which series are selected, and how they are read.
-        report: called with what is being done and how much of it is, 0 to 1.
+        report: called with the current activity and the fraction done, 0 to 1.
 
     Returns:
-        The bundle; None in a process of another rank than 0.
+        The bundle; None in a process whose rank is not 0.
 
     Raises:
-        StartError: no data, no such split, a network that cannot be built, or an output or checkpoint in the way.
+        StartError: there is no data or no such split, the network cannot be built, or an output or checkpoint is in the
+            way.
         RunFailed: `DIVERGED`, or `INTERRUPTED` with what to do next.
         BundleError: the bundle could not be written.
     """
@@ -122,7 +124,7 @@ def train_bundle(
 
 
 def _with_reference(bundle: Bundle, scans: Sequence[Scan], report: Report) -> Bundle:
-    """The bundle with its reference population; without one where the patients make none, and the log says why."""
+    """Return the bundle with its reference population, or without one if none can be formed; the log says why."""
     if not scans:
         return bundle
     try:
@@ -133,10 +135,10 @@ def _with_reference(bundle: Bundle, scans: Sequence[Scan], report: Report) -> Bu
 
 
 def dry_run_training(places: Places, plan: Plan, *, wording: Wording = UNSAID, settings: Settings = DEFAULTS) -> DryRun:
-    """What `train_bundle` would do, as far as headers and one step tell it; nothing is written.
+    """Return what `train_bundle` would do, as far as headers and one step tell; nothing is written.
 
     Raises:
-        StartError, BundleError: what would refuse the training.
+        StartError, BundleError: whatever would stop the training.
     """
     from models.networks.registry import build_vae
 
@@ -148,7 +150,7 @@ def dry_run_training(places: Places, plan: Plan, *, wording: Wording = UNSAID, s
 def _prepared(
     places: Places, plan: Plan, wording: Wording, settings: Settings
 ) -> tuple[Plan, Vae | None, dict[Split, tuple[Scan, ...]]]:
-    """The whole plan, the network to go on from, and the scans by split."""
+    """Return the complete plan, the network to start from, and the scans by split."""
     plan = _whole(places.output, plan, wording)
     start = _start(plan)
     scans = find_scans(places.data, places.root, settings)
@@ -162,7 +164,7 @@ def _prepared(
 
 
 def _check_output(places: Places, resume: bool) -> None:
-    """All that could make the last step fail, looked at before hours of training."""
+    """Check everything that could make the last step fail, before hours of training."""
     output, checkpoint = places.output, places.checkpoint
     try:
         check_replaceable(output)
@@ -177,7 +179,7 @@ def _check_output(places: Places, resume: bool) -> None:
 
 
 def _whole(output: Path, plan: Plan, wording: Wording) -> Plan:
-    """The plan with all of the network's parameters, once it is known that the network can be built and described."""
+    """Return the plan with all of the network's parameters, after checking that it can be built and described."""
     from models.networks.registry import all_parameters, build_vae
 
     try:
@@ -193,7 +195,7 @@ def _whole(output: Path, plan: Plan, wording: Wording) -> Plan:
 
 
 def _start(plan: Plan) -> Vae | None:
-    """The network that is fine-tuned."""
+    """Return the network to fine-tune."""
     if plan.start is None:
         return None
     from models.runtime import load_vae
@@ -206,7 +208,7 @@ def _start(plan: Plan) -> Vae | None:
 
 
 def _check_parent(parts: Mapping[Split, Sequence[Scan]], parent: Bundle | None) -> None:
-    """Whom the parent, or its own parents, learned from cannot be measured with."""
+    """Check that nobody is measured whom the parent, or its own parents, learned from."""
     if parent is None:
         return
     learned = parent.training.learned_names
@@ -220,7 +222,7 @@ def _check_parent(parts: Mapping[Split, Sequence[Scan]], parent: Bundle | None) 
 def _read(
     parts: Mapping[Split, Sequence[Scan]], preprocessing: Preprocessing, cache: Path, report: Report
 ) -> dict[str, ScanWindows]:
-    """Windows by the scan's key, those for training with a margin; what does not pass is logged and left out."""
+    """Return windows by the scan's key, those for training with a margin; rejected scans are logged and left out."""
     windows: dict[str, ScanWindows] = {}
     total, done = sum(map(len, parts.values())), 0
     for split, scans in parts.items():

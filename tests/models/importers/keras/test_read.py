@@ -154,7 +154,7 @@ def test_weights_that_belong_to_another_layer_are_not_taken(tmp_path):
         for one in [layer(config, name) for name in ("z_mean", "z_log_var")]:
             one["name"] = one["config"]["name"] = {"z_mean": "z_log_var", "z_log_var": "z_mean"}[one["name"]]
 
-    with pytest.raises(BundleError, match="are of 'z_mean', not 'z_log_var'"):
+    with pytest.raises(BundleError, match="belong to 'z_mean', not 'z_log_var'"):
         read_keras(edited(tmp_path, swap))
 
 
