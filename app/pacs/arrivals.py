@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, case, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.pacs.database.engine import Database
+from app.pacs.database.engine import AWAY, Database
 from app.pacs.database.tables import instance, now, series
 from app.pacs.hooks import passing
 from app.pacs.spool import Kept, Spool, is_safe_uid
@@ -217,8 +217,11 @@ def reconcile(database: Database, spool: Spool) -> int:
 def _found(database: Database, spool: Spool, kept: Kept) -> bool:
     path = spool.root / kept.path
     try:
-        who = identify(path)
-    except (OSError, ValueError) as error:
-        logger.error("%s in the spool cannot be read (%s); look at it and move it away", kept.path, error)
+        return record(database, kept, identify(path), file_sha256(path), path.stat().st_size, Origin())
+    except AWAY:
+        raise
+    except Exception as error:  # one file must not keep the listener from starting
+        why = str(error) if isinstance(error, (OSError, ValueError)) else type(error).__name__
+        logger.error("%s in the spool gets no row (%s); look at it and move it away", kept.path, why)
+        logger.debug("%s in the spool", kept.path, exc_info=True)
         return False
-    return record(database, kept, who, file_sha256(path), path.stat().st_size, Origin())

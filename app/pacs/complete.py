@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, and_, case, func, or_, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.pacs import trail
 from app.pacs.arrivals import OTHER_CONTENT
 from app.pacs.backoff import Backoff
-from app.pacs.database.engine import Database
+from app.pacs.database.engine import AWAY, Database
 from app.pacs.database.tables import instance, now, series
-from app.pacs.fetch import PacsAway
+from app.pacs.fetch import PacsAway, PacsRefused
 from app.pacs.hooks import passing
+from app.pacs.service import Service
 from app.pacs.settings import ListenerSettings
 from operators.types import Finding
 
@@ -31,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE_S: Final = 1800.0
 LOOK_S: Final = 0.5
-PAUSE_S: Final = 5.0
 
 Emit = Callable[[Connection, str, Sequence[int]], Any]
 """Puts a series, with the ids of its instances, into the queue, in the transaction that says it is complete."""
@@ -60,7 +58,7 @@ class Completer:
         emit: what is done with one that is complete.
         pacs: to ask; None where there is none.
         on_queued: called when there is something to do for a worker.
-        stop: ends `run`.
+        service: the loop.
     """
 
     database: Database
@@ -68,55 +66,59 @@ class Completer:
     emit: Emit
     pacs: AsksPacs | None = None
     on_queued: Callable[[], None] = lambda: None
-    stop: threading.Event = field(default_factory=threading.Event)
+    service: Service = field(default_factory=lambda: Service("completer", LOOK_S))
     _away_until: float = 0.0
 
     def run(self) -> None:
-        """Look again and again until `stop` is set; whatever goes wrong is said, and tried again."""
-        while not self.stop.wait(LOOK_S):
-            try:
-                self.step()
-            except SQLAlchemyError as error:
-                logger.error("the database: %s; series wait", type(error).__name__)
-            except Exception as error:  # without this thread no series is queued any more
-                text = "INTERNAL_ERROR: %s while looking after the series; trying again in %g s"
-                logger.error(text, type(error).__name__, PAUSE_S)
-                logger.debug("looking after the series", exc_info=True)
-                self.stop.wait(PAUSE_S)
+        """Look again and again until the service is stopped."""
+        self.service.run(self.step)
 
     def step(self) -> int:
         """Look once at each series that is due; how many went into the queue."""
         queued = 0
         for row in self._due():
-            if (row.given_up or time.monotonic() >= self._away_until) and self._decide(row):
+            given_up = row.left_s <= 0
+            if (given_up or time.monotonic() >= self._away_until) and self._looked_at(row, given_up):
                 queued += 1
                 self.on_queued()
         return queued
 
+    def _looked_at(self, row: Any, given_up: bool) -> bool:
+        """Whether a series went into the queue; one that breaks what looks at it must not hold up the others."""
+        try:
+            return self._decide(row, given_up)
+        except AWAY:
+            raise
+        except Exception as error:
+            logger.debug("series %s", row.series_uid, exc_info=True)
+            self._postpone(row, f"INTERNAL_ERROR: {type(error).__name__} while it was looked at", row.expected)
+            return False
+
     def _due(self) -> Sequence[Any]:
-        given_up = series.c.first_at <= now() - self.settings.give_up_h * 3600
+        left_s = series.c.first_at + self.settings.give_up_h * 3600 - now()
         quiet = series.c.last_at <= now() - self.settings.quiet_s
         waited = or_(series.c.not_before.is_(None), series.c.not_before <= now())
-        flags = (case((given_up, 1), else_=0).label("given_up"), case((quiet, 1), else_=0).label("quiet"))
-        due = select(series, *flags).where(series.c.state == "arriving", or_(given_up, and_(quiet, waited)))
+        flags = (left_s.label("left_s"), case((quiet, 1), else_=0).label("quiet"))
+        due = select(series, *flags).where(series.c.state == "arriving", waited, or_(left_s <= 0, quiet))
         with self.database.read() as connection:
             return connection.execute(due.order_by(series.c.last_at)).all()
 
-    def _decide(self, row: Any) -> bool:
+    def _decide(self, row: Any, given_up: bool) -> bool:
         expected, findings = None, []
         if self.pacs is not None:
             try:
                 expected = self._fetched(self.pacs, row)
             except PacsAway as error:
-                self._away_until = time.monotonic() + self.settings.query.retry_s
-                if not row.given_up:
+                if not isinstance(error, PacsRefused):
+                    self._away_until = time.monotonic() + self.settings.query.retry_s
+                if not given_up:
                     self._postpone(row, str(error), None)
                     return False
                 detail = f"the PACS did not say how many instances there are: {error}"
                 findings.append(Finding("COUNT_UNCONFIRMED", detail))
         have = len(self._have(row.series_uid))
         if expected is not None and have < expected:
-            if not row.given_up:
+            if not given_up:
                 self._postpone(row, f"{have} of {expected} instances are here", expected)
                 return False
             detail = f"{have} of {expected} instances arrived or could be fetched in {self.settings.give_up_h:g} h"
@@ -152,6 +154,8 @@ class Completer:
 
     def _postpone(self, row: Any, why: str, expected: int | None) -> None:
         pause = Backoff(self.settings.query.retry_s, LONGEST_PAUSE_S).pause_s(row.attempts + 1)
+        if row.left_s > 0:
+            pause = min(pause, row.left_s)
         logger.warning("series %s waits %.0f s: %s", row.series_uid, pause, why)
         values = {"attempts": row.attempts + 1, "not_before": now() + pause, "reason": why, "expected": expected}
         with self.database.begin() as connection:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import logging
-import threading
+from collections.abc import Callable
 from typing import Final
 
 from pydicom import dcmread
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.pacs import commitment, deliveries, trail
 from app.pacs.copy_out import copy_out
-from app.pacs.database.engine import Database
+from app.pacs.database.engine import AWAY, Database
 from app.pacs.deliveries import Sending
 from app.pacs.destination import Destination
 from app.pacs.hooks import passing
 from app.pacs.judge import Answer, Verdict
 from app.pacs.places import Places
+from app.pacs.service import Service
 from app.pacs.store import store
 from app.pacs.stow import stow
 
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 2.0
-PAUSE_S: Final = 5.0
 _MISSING: Final = Answer(Verdict.FINAL, None, "RESULT_MISSING")
 
 
@@ -31,51 +30,46 @@ class Deliverer:
     """Sends to one destination until it is stopped; runs in a thread.
 
     Attributes:
-        wake: to be set when there may be something to send.
+        service: the loop.
     """
 
     def __init__(self, database: Database, places: Places, destination: Destination, our_ae: str) -> None:
         """Say where to; nothing is sent yet."""
         self._database, self._places, self._to, self._our_ae = database, places, destination, our_ae
         self._lease_s = 4 * destination.timeout_s + 60
-        self._stop, self.wake = threading.Event(), threading.Event()
-
-    def stop(self) -> None:
-        """Have it end after what it is sending now."""
-        self._stop.set()
-        self.wake.set()
+        self.service = Service(f"sender to {destination.name}", POLL_S)
 
     def run(self) -> None:
-        """Send until it is stopped; whatever goes wrong is said, and tried again."""
-        while not self._stop.is_set():
-            if not self._attempt():
-                self.wake.wait(POLL_S)
-                self.wake.clear()
-
-    def _attempt(self) -> bool:
-        try:
-            return self.deliver_one()
-        except SQLAlchemyError as error:
-            logger.error("DATABASE_AWAY: %s; trying again in %g s", type(error).__name__, PAUSE_S)
-            logger.debug("the database is away", exc_info=True)
-        except Exception as error:  # its lease ends by itself
-            logger.error("INTERNAL_ERROR: %s while sending to %s", type(error).__name__, self._to.name)
-            logger.debug("sending to %s", self._to.name, exc_info=True)
-        self._stop.wait(PAUSE_S)
-        return True
+        """Send until the service is stopped."""
+        self.service.run(self.deliver_one)
 
     def deliver_one(self) -> bool:
         """Send the next result, or ask about the next one that was sent; False where there is neither."""
         sending = deliveries.take(self._database, self._to.name, self._lease_s)
         if sending is not None:
-            self._send(sending)
+            self._guarded(self._send, sending)
             return True
         if not self._to.commitment:
             return False
         sent = deliveries.take_unconfirmed(self._database, self._to.name, self._lease_s)
         if sent is not None:
-            self._ask_about(sent)
+            self._guarded(self._ask_about, sent)
         return sent is not None
+
+    def _guarded(self, act: Callable[[Sending], None], sending: Sending) -> None:
+        """Do something about one result; where that breaks, it comes after the others and gives up in the end."""
+        try:
+            act(sending)
+        except AWAY:
+            raise
+        except Exception as error:
+            reason = f"INTERNAL_ERROR ({type(error).__name__})"
+            logger.error("%s: delivery %d to %s", reason, sending.delivery_id, self._to.name)
+            logger.debug("delivery %d", sending.delivery_id, exc_info=True)
+            if sending.state == "sent":
+                deliveries.postpone(self._database, sending, self._to.backoff.longest_s, reason)
+            else:
+                deliveries.mark_again(self._database, sending, Answer(Verdict.RETRY, None, reason), self._to)
 
     def _send(self, sending: Sending) -> None:
         answer = self._answer(sending)
@@ -100,13 +94,9 @@ class Deliverer:
         path = self._places.results / sending.path
         if not path.is_file():
             return _MISSING
-        try:
-            if self._to.kind == "folder":
-                return self._copied(sending)
-            return stow(self._to, path) if self._to.kind == "stow" else store(self._to, path, self._our_ae)
-        except Exception as error:  # one result must not stop the others: it comes after them, and gives up in the end
-            logger.debug("sending %s", path.name, exc_info=True)
-            return Answer(Verdict.RETRY, None, f"INTERNAL_ERROR ({type(error).__name__})")
+        if self._to.kind == "folder":
+            return self._copied(sending)
+        return stow(self._to, path) if self._to.kind == "stow" else store(self._to, path, self._our_ae)
 
     def _copied(self, sending: Sending) -> Answer:
         """Copy a result; of one whose place another has taken the copy would hide that one."""

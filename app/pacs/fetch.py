@@ -39,6 +39,10 @@ class PacsAway(Exception):
     """The PACS does not answer, or not as it should; asking again later may help."""
 
 
+class PacsRefused(PacsAway):
+    """It answered, and refused this question: one about another series may be answered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pacs:
     """A PACS that can be asked.
@@ -119,7 +123,7 @@ class Pacs:
             status = _last_status(answers)
         if status not in _DONE:
             # Orthanc answers C000 for an unknown destination, an unknown UID, and where nobody listens there.
-            raise PacsAway(f"C-MOVE ended with status 0x{status:04X}; check our AE title and port in the PACS")
+            raise PacsRefused(f"C-MOVE ended with status 0x{status:04X}; check our AE title and port in the PACS")
 
     @contextmanager
     def _associated(
@@ -176,7 +180,7 @@ def _find(assoc: Association, wanted: Dataset) -> list[Dataset]:
         if code in _PENDING and identifier is not None:
             found.append(identifier)
         elif code != 0:
-            raise PacsAway(f"C-FIND ended with status 0x{code:04X}")
+            raise PacsRefused(f"C-FIND ended with status 0x{code:04X}")
     return found
 
 

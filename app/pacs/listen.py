@@ -97,14 +97,14 @@ def listener(
 
         def wake_senders() -> None:
             for sender in senders:
-                sender.wake.set()
+                sender.service.wake.set()
 
         to = routes(settings.destinations)
         program = child_program(settings.log.form)
         worker = Worker(
             database, places, settings.worker, to, on_done=wake_senders, settings_file=settings_file, program=program
         )
-        completer = Completer(database, settings, _emit(works), _pacs(settings, receiver), on_queued=worker.wake.set)
+        completer = Completer(database, settings, _emit(works), _pacs(settings, receiver), worker.service.wake.set)
         report = report_handler(database, wake_senders)
         handlers: list[tuple[evt.EventType, Callable[..., Any]]] = [
             (evt.EVT_C_STORE, receiver.store),
@@ -113,8 +113,8 @@ def listener(
         ]
         server = _bound(settings, handlers, spool, secured) if dicom else None
         checks = {"room in the spool": spool.has_room, "worker": lambda: worker.child is not None}
-        parts = [(completer.run, completer.stop.set), (worker.run, worker.stop)]
-        parts += [(sender.run, sender.stop) for sender in senders]
+        looping: list[Completer | Worker | Deliverer] = [completer, worker, *senders]
+        parts = [(one.run, one.service.stop) for one in looping]
         if watched:
             watcher = Watcher(intake, watched, settings.watch)
             parts.append((watcher.run, watcher.stop.set))
@@ -130,7 +130,7 @@ def listener(
         trail.activity(trail.APPLICATION_START, settings.ae_title)
 
         def wake() -> None:
-            worker.wake.set()
+            worker.service.wake.set()
             wake_senders()
 
         yield Running(server.port if server else None, database, places, checks, wake)

@@ -23,6 +23,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from app.pacs.service import Service
 from app.pacs.settings import Limits
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class HardenedServer(ThreadedAssociationServer):
             OSError: the address cannot be bound.
         """
         self.limits, self._connections, self._on_sweep = limits, list[Connection](), on_sweep
-        self._lock, self._stopping = threading.Lock(), threading.Event()
+        self._lock, self._sweeper = threading.Lock(), Service("sweeper", SWEEP_S)
         ae.maximum_associations = limits.connections + 1  # its own count takes in the silent ones: `_admit` has ours
         ae.maximum_pdu_size = limits.max_pdu_bytes
         ae.require_called_aet = True
@@ -132,7 +133,7 @@ class HardenedServer(ThreadedAssociationServer):
     def start(self) -> None:
         """Serve, in threads of its own."""
         threading.Thread(target=self.serve_forever, args=(POLL_S,), name="listener-accept", daemon=True).start()
-        threading.Thread(target=self._sweep, name="listener-sweep", daemon=True).start()
+        threading.Thread(target=self._sweeper.run, args=(self._sweep,), name="listener-sweep", daemon=True).start()
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Accept nobody more, let associations end what they are at, then abort them."""
@@ -140,7 +141,7 @@ class HardenedServer(ThreadedAssociationServer):
         end = time.monotonic() + grace_s
         while any(one.alive and one.accepted for one in self._alive()) and time.monotonic() < end:
             time.sleep(0.05)
-        self._stopping.set()
+        self._sweeper.stop()
         for connection in self._alive():
             connection.shut()
 
@@ -247,13 +248,12 @@ class HardenedServer(ThreadedAssociationServer):
             waited_for.put(None)
 
     def _sweep(self) -> None:
-        while not self._stopping.wait(SWEEP_S):
-            now = time.monotonic()
-            for connection in self._alive():
-                if late := self._late(connection, now):
-                    logger.warning("%s: dropped, %s", connection.peer, late)
-                    connection.shut()
-            self._on_sweep()
+        now = time.monotonic()
+        for connection in self._alive():
+            if late := self._late(connection, now):
+                logger.warning("%s: dropped, %s", connection.peer, late)
+                connection.shut()
+        self._on_sweep()
 
     def _late(self, connection: Connection, now: float) -> str | None:
         """What a connection is late with."""

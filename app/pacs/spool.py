@@ -180,8 +180,12 @@ class Spool:
             for incoming in left:
                 del self._open[incoming.path]
         for incoming in left:
-            logger.warning("an object that had not wholly arrived was removed (%d bytes)", incoming.size)
-            incoming.discard()
+            try:
+                incoming.discard()
+            except OSError as error:  # the next start removes it
+                logger.error("INPUT_OUTPUT_ERROR: a half arrived object stays in the spool (%s)", error.strerror)
+            else:
+                logger.warning("an object that had not wholly arrived was removed (%d bytes)", incoming.size)
 
     def sweep_at_start(self, older_than_s: float = 0.0) -> None:
         """Remove what a process that was killed left half arrived; other listeners' files are younger, and stay."""

@@ -11,43 +11,37 @@ import os
 import platform
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.pacs import trail
 from app.pacs.child_process import CHILD, ChildEnded, ChildProcess
-from app.pacs.database.engine import Database
+from app.pacs.database.engine import AWAY, Database
 from app.pacs.database.tables import job, result
 from app.pacs.hooks import passing
 from app.pacs.jobs import Became, Ended, Lease, Listed, LostLease, Made, Request
 from app.pacs.places import Places
 from app.pacs.queue import current_results, fail, finish, heartbeat, lease, listed, put_back
+from app.pacs.service import Service, Stopped
 from app.pacs.worker_settings import WorkerSettings
 from operators.errors import StartError
 from operators.results.atomic import fsync_folder
 
 logger = logging.getLogger(__name__)
 
-PAUSE_S: Final = 5.0
 _LEFT_OUT: Final = "LEFT_OUT"
-_FOLDER: Final = re.compile(r"(\d+)-(\d+)")
-
-
-class Stopped(Exception):
-    """The listener ends."""
+_FOLDER: Final = re.compile(r"(\d{1,18})-(\d{1,18})")
 
 
 class Worker:
     """Works until it is stopped; runs in a thread, its child in a process.
 
     Attributes:
-        wake: to be set when there may be something to do.
+        service: the loop.
     """
 
     def __init__(
@@ -75,7 +69,7 @@ class Worker:
         self._database, self._places, self._settings = database, places, settings
         self._destinations_of, self._on_done = destinations_of, on_done
         self._child = ChildProcess(settings.limits, settings_file, program)
-        self._stop, self.wake, self._swept = threading.Event(), threading.Event(), False
+        self.service, self._swept = Service("worker", settings.poll_s), False
         self._name = f"{platform.node()}:{os.getpid()}"
 
     @property
@@ -83,19 +77,11 @@ class Worker:
         """Process id of the child."""
         return self._child.pid
 
-    def stop(self) -> None:
-        """Have it end soon; a job in work is put back."""
-        self._stop.set()
-        self.wake.set()
-
     def run(self) -> None:
-        """Work until it is stopped; whatever goes wrong is said, and tried again."""
+        """Work until the service is stopped."""
         try:
             self._warm_up()
-            while not self._stop.is_set():
-                if not self._attempt():
-                    self.wake.wait(self._settings.poll_s)
-                    self.wake.clear()
+            self.service.run(self._step)
         except Stopped:
             return
         finally:
@@ -104,30 +90,18 @@ class Worker:
     def _warm_up(self) -> None:
         """Have the model loaded before the first job comes; where that fails, each job says so."""
         try:
-            self._child.start(self._check_stop)
+            self._child.start(self.service.check_stop)
         except (ChildEnded, StartError) as error:
             logger.error("%s: %s", error.reason, error.message)
         except OSError as error:
             logger.error("WORKER_DIED: its process cannot be started (%s)", error.strerror)
 
-    def _attempt(self) -> bool:
-        """Do one job; False where there is none. Whatever breaks here must not end the worker."""
-        try:
-            if not self._swept:
-                self._places.make()
-                sweep(self._database, self._places)
-                self._swept = True
-            return self.work_one()
-        except Stopped:
-            raise
-        except SQLAlchemyError as error:
-            logger.error("DATABASE_AWAY: %s; trying again in %g s", type(error).__name__, PAUSE_S)
-            logger.debug("the database is away", exc_info=True)
-        except Exception as error:
-            logger.error("INTERNAL_ERROR: %s in the worker; trying again in %g s", type(error).__name__, PAUSE_S)
-            logger.debug("the worker", exc_info=True)
-        self._stop.wait(PAUSE_S)
-        return True
+    def _step(self) -> bool:
+        if not self._swept:
+            self._places.make()
+            sweep(self._database, self._places)
+            self._swept = True
+        return self.work_one()
 
     def work_one(self) -> bool:
         """Take the next job and do it; False where there is none.
@@ -155,7 +129,7 @@ class Worker:
         return True
 
     def _done(self, held: Lease) -> Ended:
-        prolong = _Prolonging(self._database, held, self._settings.lease_s, self._check_stop)
+        prolong = _Prolonging(self._database, held, self._settings.lease_s, self.service.check_stop)
         files = listed(self._database, held.job_id)
         output = self._results(held)
         try:
@@ -173,31 +147,34 @@ class Worker:
         except OSError as error:
             text = f"the system said: {error.strerror}; check that the spool is whole and its disk has room"
             return Ended("failed", "INPUT_OUTPUT_ERROR", text)
-        except (SQLAlchemyError, LostLease, Stopped):
+        except (*AWAY, LostLease, Stopped):
             raise
         except Exception as error:  # one job must not stop the others
             logger.debug("job %d", held.job_id, exc_info=True)
-            text = f"{type(error).__name__} inside ctvae; run again with --log-level DEBUG and report the traceback"
-            return Ended("failed", "INTERNAL_ERROR", text)
+            return _broken(error)
 
     def _end(self, held: Lease, ended: Ended) -> bool:
         """Enter how a job ended; whether its results are kept."""
         settings = self._settings
         if ended.state == "failed":
-            self._check_stop()  # what ends us may have ended the graph: that is no fault of the job
+            self.service.check_stop()  # what ends us may have ended the graph: that is no fault of the job
         if ended.state == "failed" and fail(self._database, held, ended, settings.backoff, settings.attempts):
             logger.warning("%s: job %d is tried again: %s", ended.reason, held.job_id, ended.message)
             return False
         shadow = held.work.kind == "shadow"
-        finish(self._database, held, ended, () if shadow else self._destinations_of(held.source_ae))
+        try:
+            finish(self._database, held, ended, () if shadow else self._destinations_of(held.source_ae))
+        except (*AWAY, LostLease):
+            raise
+        except Exception as error:
+            if ended.state == "failed":
+                raise
+            logger.debug("job %d cannot be entered", held.job_id, exc_info=True)
+            return self._end(held, _broken(error))
         logger.info("job %d ended %s %s", held.job_id, ended.state, ended.reason or "")
         trail.worked(held, ended)
         self._on_done()
         return bool(ended.made)
-
-    def _check_stop(self) -> None:
-        if self._stop.is_set():
-            raise Stopped
 
     def _request(self, held: Lease, output: Path) -> Request:
         current = current_results(self._database, held.series_uid, held.work)
@@ -244,6 +221,11 @@ class _Prolonging:
         if not heartbeat(self._database, self._held, self._lease_s):
             raise LostLease
         self._last = time.monotonic()
+
+
+def _broken(error: Exception) -> Ended:
+    text = f"{type(error).__name__} inside ctvae; run again with --log-level DEBUG and report the traceback"
+    return Ended("failed", "INTERNAL_ERROR", text)
 
 
 def _name(number: int) -> str:

@@ -43,7 +43,7 @@ def arrival(folder: Path) -> Iterator[Listener]:
         try:
             yield here
         finally:
-            completer.stop.set()
+            completer.service.stop()
             thread.join()
 
 

@@ -58,6 +58,6 @@ def work_and_send(folder: str, port: int, sop_uid: str, kill_at: str = "", url: 
         busy = worker.work_one() or sender.deliver_one()
         idle = 0 if busy else idle + 1
         if not busy:
-            sender.wake.wait(LEASE_S)
+            sender.service.wake.wait(LEASE_S)
     worker._child.end()
     database.close()

@@ -10,13 +10,16 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError, TimeoutError
 
 from app.pacs.database.migrate import migrate
 from operators.errors import StartError
 
 BUSY_MS: Final = 30_000
 CONNECTIONS: Final = 40
+AWAY: Final = (OperationalError, InterfaceError, TimeoutError)
+"""What says that the database cannot be used now; any other of its errors is about what was asked."""
+
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON")
 
 

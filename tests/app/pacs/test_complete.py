@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from app.pacs.arrivals import Identity, Origin, record
 from app.pacs.complete import Completer
 from app.pacs.database.engine import open_database
 from app.pacs.database.tables import instance, series
-from app.pacs.fetch import PacsAway
+from app.pacs.fetch import PacsAway, PacsRefused
+from app.pacs.look import look_again
 from app.pacs.settings import ListenerSettings, Query
 from app.pacs.spool import Kept
 
@@ -49,11 +51,11 @@ class Here:
     def __init__(self, folder):
         self.database, self.queued = open_database(f"sqlite:///{folder}/queue.db"), []
 
-    def arrive(self, number, *, copy=0, fetched=False):
-        uid = f"{SERIES}.{number}"
-        kept = Kept(f"instances/{SERIES}/{uid}.copy{copy}.dcm", SERIES, uid, copy)
+    def arrive(self, number, *, copy=0, fetched=False, series_uid=SERIES):
+        uid = f"{series_uid}.{number}"
+        kept = Kept(f"instances/{series_uid}/{uid}.copy{copy}.dcm", series_uid, uid, copy)
         origin = Origin("PACS" if fetched else "CT1", "127.0.0.1", fetched)
-        assert record(self.database, kept, Identity("1.2", SERIES, uid, "1.2.840"), f"{number} {copy}", 1, origin)
+        assert record(self.database, kept, Identity("1.2", series_uid, uid, "1.2.840"), f"{number} {copy}", 1, origin)
 
     def completer(self, pacs=None, settings=SETTINGS):
         def emit(connection, series_uid, instances):
@@ -65,7 +67,7 @@ class Here:
     @property
     def row(self):
         with self.database.read() as connection:
-            return connection.execute(select(series)).one()
+            return connection.execute(select(series).where(series.c.series_uid == SERIES)).one()
 
     def findings(self):
         return [one["code"] for one in json.loads(self.row.findings)]
@@ -188,18 +190,67 @@ def test_a_late_slice_of_a_purged_series_makes_no_result_of_itself_alone(here):
     assert here.row.state == "ended" and "3 instances were purged" in here.row.reason and len(here.queued) == 1
 
 
-def test_whatever_breaks_while_the_series_are_looked_at_is_said_and_they_are_looked_at_again(here, monkeypatch, caplog):
-    monkeypatch.setattr("app.pacs.complete.LOOK_S", 0.01)
-    monkeypatch.setattr("app.pacs.complete.PAUSE_S", 0.01)
+def test_a_series_that_breaks_what_looks_at_it_waits_with_its_reason_and_the_others_go_on(here):
+    here.arrive(1, series_uid="1.2.4")
+    here.arrive(1, series_uid="1.2.5")
+    completer, met = here.completer(settings=replace(SETTINGS, query=Query(retry_s=100))), []
+
+    def emit(connection, series_uid, instances):
+        met.append(series_uid)
+        if series_uid == SERIES:
+            raise KeyError
+
+    completer.emit = emit
+    assert completer.step() == 2 and sorted(met) == [SERIES, "1.2.4", "1.2.5"]
+    row = here.row
+    assert (row.state, row.attempts) == ("arriving", 1) and row.reason.startswith("INTERNAL_ERROR: KeyError")
+    assert 50 <= row.not_before - row.last_at <= 110
+    assert completer.step() == 0  # it waits
+    completer.emit = here.completer().emit
+    assert look_again(here.database) == 1
+    assert completer.step() == 1 and here.row.state == "queued" and here.queued == [uids(1, 2, 3)]
+
+
+def test_it_waits_after_the_cap_too_and_not_beyond_the_cap(here):
+    completer = here.completer(settings=replace(SETTINGS, give_up_h=100 / 3600, query=Query(retry_s=1000)))
+    completer.emit = broken
+    completer.step()
+    assert here.row.not_before - here.row.first_at == pytest.approx(100, abs=30)
+    late = here.completer(settings=replace(SETTINGS, give_up_h=0, query=Query(retry_s=1000)))
+    look_again(here.database)
+    late.emit = broken
+    late.step()
+    assert here.row.not_before - here.row.first_at > 400
+
+
+def broken(connection, series_uid, instances):
+    raise KeyError
+
+
+def test_a_question_that_the_pacs_refuses_holds_up_its_own_series_alone(here):
+    here.arrive(1, series_uid="1.2.4")
+
+    class Choosy(FakePacs):
+        def count(self, study_uid, series_uid):
+            if series_uid == SERIES:
+                raise PacsRefused("C-FIND ended with status 0xA700")
+            return 1
+
+    completer = here.completer(Choosy(here, 3), replace(SETTINGS, query=Query(retry_s=1000)))
+    assert completer.step() == 1 and here.row.reason == "C-FIND ended with status 0xA700"
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_series(here, monkeypatch, caplog):
+    monkeypatch.setattr("app.pacs.service.PAUSE_S", 0.01)
     completer, met = here.completer(), []
 
     def emit(connection, series_uid, instances):
         met.append(series_uid)
         if len(met) == 1:
-            raise RuntimeError
-        completer.stop.set()
+            raise OperationalError("INSERT", {}, OSError())
+        completer.service.stop()
 
     completer.emit = emit
     completer.run()
-    assert met == [SERIES, SERIES] and here.row.state == "queued"
-    assert "INTERNAL_ERROR: RuntimeError while looking after the series" in caplog.text
+    assert met == [SERIES, SERIES] and here.row.state == "queued" and here.row.attempts == 0
+    assert "DATABASE_AWAY: OperationalError in the completer" in caplog.text

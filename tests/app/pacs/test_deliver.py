@@ -170,11 +170,11 @@ def test_a_pacs_that_is_down_gets_everything_when_it_is_up_and_the_other_one_doe
         assert states(database, "DEAD") == {"waiting"} or states(database, "DEAD") <= {"waiting", "sending"}
         with peer(port=port) as late:
             for sender in senders:
-                sender.wake.set()
+                sender.service.wake.set()
             until(lambda: states(database, "DEAD") == {"sent"})
             assert sorted(uid for _, uid in late.stored) == sorted(uid for _, uid in live.stored)
         for sender in senders:
-            sender.stop()
+            sender.service.stop()
         for thread in threads:
             thread.join(20)
     assert states(database, "PACS") == {"sent"}
@@ -225,6 +225,21 @@ def test_a_result_that_cannot_be_read_is_tried_again_behind_the_others_and_gives
         make_due(sqlite)
         assert deliverer(sqlite, places, pacs.port, give_up_h=0.0).deliver_one()
     assert states(sqlite, "PACS") == {"failed", "sent"}
+
+
+def test_a_sent_result_whose_file_is_damaged_is_asked_about_later_and_does_not_hold_up_the_next(sqlite, places):
+    make_results(sqlite, places, "1.1", ["PACS"], sop_uid="2.25.1")
+    make_results(sqlite, places, "1.2", ["PACS"], sop_uid="2.25.2")
+    with peer() as pacs:  # that knows no storage commitment, so each is asked about by C-FIND, for which it is read
+        sender = deliverer(sqlite, places, pacs.port, commitment=True, backoff=Backoff(60, 60))
+        assert sender.deliver_one() and sender.deliver_one()
+        for file in places.results.glob("1-1/*/*.dcm"):
+            file.write_bytes(b"damaged")
+        make_due(sqlite)
+        assert sender.deliver_one() and sender.deliver_one() and not sender.deliver_one()
+    with sqlite.read() as connection:
+        reasons = list(connection.execute(select(delivery.c.reason).order_by(delivery.c.id)).scalars())
+    assert reasons == ["INTERNAL_ERROR (InvalidDicomError)", "COMMITMENT_NOT_ACCEPTED"]
 
 
 def test_rules_by_ae_title_say_where_a_result_goes():
@@ -285,7 +300,7 @@ def test_a_late_report_counts_and_one_after_the_confirmation_changes_nothing(sql
 def test_a_peer_without_commitment_and_query_is_asked_again_later_and_at_last_it_is_not_confirmed(sqlite, places):
     make_results(sqlite, places, "1.1", ["PACS"])
     with peer() as pacs:
-        sender = deliverer(sqlite, places, pacs.port, commitment=True)
+        sender = deliverer(sqlite, places, pacs.port, commitment=True, backoff=Backoff(60, 60))
         assert sender.deliver_one() and sender.deliver_one() and not sender.deliver_one()
         assert told(sqlite) == ("sent", "0x0000", "COMMITMENT_NOT_ACCEPTED")
         with sqlite.read() as connection:

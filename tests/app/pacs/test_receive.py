@@ -14,7 +14,7 @@ from pydicom.uid import (
 )
 from pynetdicom.presentation import build_context
 
-from app.pacs.arrivals import reconcile
+from app.pacs.arrivals import identify, reconcile
 from app.pacs.database.tables import instance, series
 from app.pacs.settings import ListenerSettings
 from operators.dicom.pixel_format import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES
@@ -177,6 +177,21 @@ def test_a_file_without_a_row_gets_one_at_the_next_start(here, slices):
     assert [row.calling_ae for row in here.rows(instance)] == ["SENDER", "", ""]
     send(here.port, *slices)
     assert [row.calling_ae for row in here.rows(instance)] == ["SENDER"] * 3
+
+
+def test_a_file_that_breaks_its_reader_keeps_no_other_from_its_row(here, slices, monkeypatch, caplog):
+    send(here.port, *slices)
+    with here.database.begin() as connection:
+        connection.execute(instance.delete())
+
+    def broken(path):
+        if path.name == here.files()[0].rpartition("/")[2]:
+            raise KeyError
+        return identify(path)
+
+    monkeypatch.setattr("app.pacs.arrivals.identify", broken)
+    assert reconcile(here.database, here.spool) == 2
+    assert f"{here.files()[0]} in the spool gets no row (KeyError)" in caplog.text
 
 
 def test_a_purged_instance_that_comes_again_is_acknowledged_and_not_kept(here, slices):

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from sqlalchemy import select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as SATimeout
 
 from app.encode_folder import encode
+from app.pacs import worker as worker_module
 from app.pacs.database.engine import Database, open_database
 from app.pacs.database.tables import delivery, job, job_instance, now, result, series
 from app.pacs.places import Places
@@ -46,7 +47,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, 
     database = open_database(places.database_url)
     worker = Worker(database, places, QUICK, lambda source_ae: ["PACS", "ARCHIVE"])
     yield database, places, worker
-    worker.stop()
+    worker.service.stop()
     worker._child.end()
     database.close()
 
@@ -191,7 +192,7 @@ def test_a_worker_that_is_stopped_puts_its_job_back_at_once(sqlite, tmp_path):
     thread = threading.Thread(target=worker.run)
     thread.start()
     until(lambda: state_of(sqlite, job_id)[0] == "leased")
-    worker.stop()
+    worker.service.stop()
     thread.join(20)
     assert not thread.is_alive() and state_of(sqlite, job_id) == ("waiting", None)
     assert worker.child is None
@@ -209,7 +210,7 @@ def test_a_lease_is_prolonged_for_as_long_as_the_child_works(sqlite, tmp_path):
 def test_a_worker_outlives_a_database_that_is_away(sqlite, tmp_path, monkeypatch):
     job_id = queue_series(sqlite, "1.2.3", [1])
     worker = made_up(sqlite, tmp_path, "pass")
-    monkeypatch.setattr("app.pacs.worker.PAUSE_S", 0.0)
+    monkeypatch.setattr("app.pacs.service.PAUSE_S", 0.0)
     failures = iter([OperationalError("SELECT 1", {}, OSError()), OSError("disk"), SATimeout("pool")])
 
     def away(*arguments: object) -> None:
@@ -220,9 +221,31 @@ def test_a_worker_outlives_a_database_that_is_away(sqlite, tmp_path, monkeypatch
     thread = threading.Thread(target=worker.run)
     thread.start()
     until(lambda: state_of(sqlite, job_id)[0] == "refused")
-    worker.stop()
+    worker.service.stop()
     thread.join(20)
     assert not thread.is_alive() and list(failures) == []
+
+
+def test_a_result_that_cannot_be_entered_costs_its_job_an_attempt_and_no_other(sqlite, tmp_path, monkeypatch):
+    first, second = queue_series(sqlite, "1.2.3", [1]), queue_series(sqlite, "1.2.4", [1])
+    worker = made_up(sqlite, tmp_path, "pass")
+    entered = worker_module.finish
+
+    def finish(database, held, ended, destinations):
+        if held.job_id == first and ended.state != "failed":
+            raise IntegrityError("INSERT", {}, OSError())
+        entered(database, held, ended, destinations)
+
+    monkeypatch.setattr(worker_module, "finish", finish)
+    try:
+        assert worker.work_one() and state_of(sqlite, first) == ("waiting", "INTERNAL_ERROR")
+        assert worker.work_one() and state_of(sqlite, second) == ("refused", "NO_CT")
+        with sqlite.begin() as connection:
+            connection.execute(update(job).values(not_before=now()))
+        assert worker.work_one() and state_of(sqlite, first) == ("failed", "INTERNAL_ERROR")
+        assert list(worker._places.results.iterdir()) == []
+    finally:
+        worker._child.end()
 
 
 PARENT = """
@@ -273,10 +296,13 @@ def test_what_a_killed_worker_left_is_swept_and_what_was_entered_stays(sqlite, t
     two = lease(sqlite, "w", 60)
     assert two
     for folder in (places.work, places.results):
-        for name in (f"{one.job_id}-1", f"{two.job_id}-1", f"{two.job_id}-0", "other"):
+        for name in (f"{one.job_id}-1", f"{two.job_id}-1", f"{two.job_id}-0", "other", f"{10**30}-1"):
             (folder / name).mkdir()
     sweep(sqlite, places)
-    assert sorted(path.name for path in places.results.iterdir()) == [f"{one.job_id}-1", f"{two.job_id}-1", "other"]
+    assert sorted(path.name for path in places.results.iterdir()) == [
+        *(f"{one.job_id}-1", f"{10**30}-1", f"{two.job_id}-1"),
+        "other",
+    ]
 
 
 def _folder(path: Path) -> Path:
