@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row, and_, bindparam, exists, func, or_, select, update
 
 from app.pacs import trail
-from app.pacs.database.engine import Database
+from app.pacs.database.engine import AWAY, Database
 from app.pacs.database.tables import delivery, instance, job, now, series
 from app.pacs.destination import Destination
 from app.pacs.hooks import passing
 from app.pacs.places import Places
 from operators.dicom.content_digest import content_digest
 from operators.results.atomic import fsync_folder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,30 +75,52 @@ def purgeable(
         )
 
 
-def purge(database: Database, places: Places, series_uids: tuple[str, ...]) -> int:
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What was deleted.
+
+    Attributes:
+        instances: that are gone.
+        failed: series → why not all of it went; the next purge goes on with it.
+    """
+
+    instances: int
+    failed: Mapping[str, str]
+
+
+def purge(database: Database, places: Places, series_uids: tuple[str, ...]) -> Purged:
     """Delete the instances of these series from the spool; their rows stay.
 
     The digest of the content is entered before a file goes, so that an instance that comes again is known for what it
     is; that the file is gone, afterwards, so that a kill in between leaves no file without a row that owns it.
-
-    Returns:
-        How many were deleted.
     """
-    deleted = 0
+    deleted, failed = 0, dict[str, str]()
     for uid in series_uids:
-        rows = _kept(database, uid)
-        for row in rows:
-            path = places.spool / row.path
-            if path.exists():
-                _enter(database, [row.id], {"content_digest": content_digest(path)})
-            passing("purge.digest.after")
-            path.unlink(missing_ok=True)
-            passing("purge.unlink.after")
-        fsync_folder(places.spool / "instances" / uid)
-        _enter(database, [row.id for row in rows], {"state": "purged"})
-        trail.purged(uid, len(rows))
-        deleted += len(rows)
-    return deleted
+        try:
+            deleted += _purge_series(database, places, uid)
+        except AWAY:
+            raise
+        except OSError as error:
+            failed[uid] = f"INPUT_OUTPUT_ERROR: {error.strerror or type(error).__name__}"
+        except Exception as error:  # one series must not stop the others
+            logger.debug("series %s", uid, exc_info=True)
+            failed[uid] = f"INTERNAL_ERROR: {type(error).__name__}"
+    return Purged(deleted, failed)
+
+
+def _purge_series(database: Database, places: Places, uid: str) -> int:
+    rows = _kept(database, uid)
+    for row in rows:
+        path = places.spool / row.path
+        if path.exists():
+            _enter(database, [row.id], {"content_digest": content_digest(path)})
+        passing("purge.digest.after")
+        path.unlink(missing_ok=True)
+        passing("purge.unlink.after")
+    fsync_folder(places.spool / "instances" / uid)
+    _enter(database, [row.id for row in rows], {"state": "purged"})
+    trail.purged(uid, len(rows))
+    return len(rows)
 
 
 def _enter(database: Database, instances: Sequence[int], values: dict[str, Any]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from app.pacs.database.engine import Database
+from app.pacs.database.engine import AWAY, Database
 from app.pacs.database.tables import instance, job, job_instance
 from app.pacs.queue import REPLAY, enqueue
 from app.pacs.work import Work
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +24,13 @@ class Replayed:
         queued: ids of new jobs.
         known: series for which there is such a job already.
         purged: series whose instances are no longer all in the spool.
+        failed: series → what broke when it was queued.
     """
 
     queued: tuple[int, ...]
     known: int
     purged: int
+    failed: Mapping[str, str]
 
 
 def replay(database: Database, since: float, work: Work) -> Replayed:
@@ -36,22 +41,35 @@ def replay(database: Database, since: float, work: Work) -> Replayed:
         since: seconds since 1970: of the series whose last job is from then or later.
         work: the bundle and the configuration.
     """
-    queued, known, purged = list[int](), 0, 0
+    queued, known, purged, failed = list[int](), 0, 0, dict[str, str]()
+    with database.read() as connection:
+        last = list(_last_jobs(connection, since))
+    for job_id, series_uid in last:
+        try:
+            made = _queued_again(database, job_id, series_uid, work)
+        except AWAY:
+            raise
+        except Exception as error:  # one series must not stop the others
+            logger.debug("series %s", series_uid, exc_info=True)
+            failed[series_uid] = type(error).__name__
+            continue
+        if made is None:
+            known += 1
+        elif made:
+            queued.append(made)
+        else:
+            purged += 1
+    return Replayed(tuple(queued), known, purged, failed)
+
+
+def _queued_again(database: Database, job_id: int, series_uid: str, work: Work) -> int | None:
+    """In a transaction of its own, for whoever receives waits for it: the new job, None where known, 0 where purged."""
+    listed = select(instance.c.id, instance.c.state).join(job_instance, job_instance.c.instance_id == instance.c.id)
     with database.begin() as connection:
-        for job_id, series_uid in list(_last_jobs(connection, since)):
-            listed = select(instance.c.id, instance.c.state).join(
-                job_instance, job_instance.c.instance_id == instance.c.id
-            )
-            rows = connection.execute(listed.where(job_instance.c.job_id == job_id).order_by(instance.c.id)).all()
-            if any(row.state == "purged" for row in rows):
-                purged += 1
-                continue
-            made = enqueue(connection, series_uid, [row.id for row in rows], work, REPLAY)
-            if made is None:
-                known += 1
-            else:
-                queued.append(made)
-    return Replayed(tuple(queued), known, purged)
+        rows = connection.execute(listed.where(job_instance.c.job_id == job_id).order_by(instance.c.id)).all()
+        if any(row.state == "purged" for row in rows):
+            return 0
+        return enqueue(connection, series_uid, [row.id for row in rows], work, REPLAY)
 
 
 def _last_jobs(connection: Connection, since: float) -> Iterator[tuple[int, str]]:

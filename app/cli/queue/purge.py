@@ -38,11 +38,15 @@ def command(
                 what = f"{one.series_uid}  {one.instances} instances, {megabytes}, arrived {when(one.ended_at)}"
                 sys.stdout.write(what + "\n")
             count, size = sum(one.instances for one in found), sum(one.size_bytes for one in found) / 1e6
-            if yes:
-                with trailing(settings.log.audit_file) if settings.log.audit_file else nullcontext():
-                    count = purge(database, settings.places, tuple(one.series_uid for one in found))
-        told = "deleted" if yes else "would be deleted; --yes deletes them"
-        sys.stdout.write(f"{len(found)} series, {count} instances, {size:.1f} MB: {told}\n")
-        return 0
+            if not yes:
+                told = "would be deleted; --yes deletes them"
+                sys.stdout.write(f"{len(found)} series, {count} instances, {size:.1f} MB: {told}\n")
+                return 0
+            with trailing(settings.log.audit_file) if settings.log.audit_file else nullcontext():
+                purged = purge(database, settings.places, tuple(one.series_uid for one in found))
+        for uid, why in purged.failed.items():
+            sys.stderr.write(f"{why}; series {uid} is not wholly purged, purge again to go on with it\n")
+        sys.stdout.write(f"{len(found) - len(purged.failed)} series, {purged.instances} instances: deleted\n")
+        return 1 if purged.failed else 0
 
     return guarded(run, log_level)

@@ -34,8 +34,12 @@ def command(
         work = work_of(load_settings(config), models)
         with opened(config) as (_, database):
             made = replay(database, since.astimezone().timestamp(), work)
+        for uid, error in made.failed.items():
+            sys.stderr.write(f"INTERNAL_ERROR: series {uid} is not queued ({error}); report it\n")
         told = {"queued": len(made.queued), "known already": made.known, "purged from the spool": made.purged}
         sys.stdout.write(", ".join(f"{count} series {what}" for what, count in told.items()) + "\n")
+        if made.failed:
+            return 1
         return 0 if made.queued else 2
 
     return guarded(run, log_level)

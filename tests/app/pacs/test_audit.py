@@ -197,10 +197,32 @@ def test_pixels_go_when_each_destination_has_the_result_and_the_time_has_passed(
     assert purgeable(database, CONFIRMING, 1.0) == ()
     (found,) = purgeable(database, CONFIRMING, 0.0)
     assert (found.series_uid, found.instances, found.size_bytes) == ("1.1", 2, 2)
-    assert purge(database, places, ("1.1",)) == 2
+    assert purge(database, places, ("1.1",)).instances == 2
     assert not list(places.spool.rglob("*.dcm")) and purgeable(database, CONFIRMING, 0.0) == ()
     assert sums(audit(database, places)) == (2, 2, 0, {}, 0)
     assert replay(database, 0.0, OTHER).purged == 1
+
+
+def test_a_series_that_cannot_be_purged_is_named_and_the_next_one_goes(sqlite, places):
+    make_results(sqlite, places, "1.1", [])
+    make_results(sqlite, places, "1.2", [], sop_uid="2.25.2")
+    audited(sqlite, places)
+    file = places.spool / "instances" / "1.1" / "1.1.1.dcm"
+    file.unlink()
+    file.mkdir()  # nothing that can be unlinked, whoever we are
+    purged = purge(sqlite, places, ("1.1", "1.2"))
+    assert purged.instances == 2 and list(purged.failed) == ["1.1"]
+    assert purged.failed["1.1"].startswith("INPUT_OUTPUT_ERROR: ")
+    assert [one.series_uid for one in purgeable(sqlite, (), 0.0)] == ["1.1"]
+
+
+def test_a_series_that_cannot_be_queued_again_is_named_and_the_next_one_is(sqlite, places):
+    make_results(sqlite, places, "1.1", [])
+    make_results(sqlite, places, "1.2", [], sop_uid="2.25.2")
+    with sqlite.begin() as connection:
+        connection.execute(series.delete().where(series.c.series_uid == "1.1"))
+    again = replay(sqlite, 0.0, OTHER)
+    assert len(again.queued) == 1 and again.failed == {"1.1": "NoResultFound"}
 
 
 def test_nothing_is_purged_of_a_series_that_still_arrives_waits_or_failed(sqlite, places):
