@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Select, Table, exists, func, select, update
 
 from app.pacs.database.engine import Database
-from app.pacs.database.tables import CHAIN, commitment, delivery, job, job_instance, now, result
+from app.pacs.database.tables import CHAIN, commitment, delivery, instance, job, job_instance, now, result, series
 
 JOB_COLUMNS: Final = (
     "id",
@@ -26,6 +26,29 @@ JOB_COLUMNS: Final = (
     "ended_at",
     "not_before",
 )
+
+SERIES_COLUMNS: Final = (
+    "series_uid",
+    "state",
+    "expected",
+    "attempts",
+    "reason",
+    "source_ae",
+    "first_at",
+    "last_at",
+    "not_before",
+)
+
+
+def unqueued(database: Database, most: int = 50) -> list[dict[str, Any]]:
+    """Return the series that are not in the queue, those that failed most often first, with how many instances came.
+
+    They arrive still, are asked for, or break what looks at them (reason `INTERNAL_ERROR`); or their time has `ended`.
+    """
+    mine = instance.c.series_uid == series.c.series_uid, instance.c.copy == 0
+    instances = select(func.count()).where(*mine).scalar_subquery().label("instances")
+    query = select(*(series.c[name] for name in SERIES_COLUMNS), instances).where(series.c.state != "queued")
+    return _rows(database, query.order_by(series.c.attempts.desc(), series.c.last_at.desc()).limit(most))
 
 
 def jobs(database: Database, states: Sequence[str] = (), most: int = 50) -> list[dict[str, Any]]:
@@ -66,6 +89,13 @@ def _of(table: Table, job_id: int) -> Select[Any]:
 def _rows(database: Database, query: Select[Any]) -> list[dict[str, Any]]:
     with database.read() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def look_again(database: Database) -> int:
+    """Have series that wait after an attempt that failed looked at now; returns how many."""
+    held_up = series.c.state == "arriving", series.c.attempts > 0
+    with database.begin() as connection:
+        return connection.execute(update(series).where(*held_up).values(attempts=0, not_before=None)).rowcount
 
 
 def retry(database: Database, job_ids: Sequence[int] | None) -> tuple[int, int]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "list": "List jobs with their state, newest first.",
+    "series": "List series that are not in the queue, with what holds them up.",
     "show": "Show a job: its instances, results, and where they went.",
     "retry": "Have failed jobs worked, or failed deliveries sent, once more.",
     "replay": "Work series of the past again, with another bundle or a later ctvae.",

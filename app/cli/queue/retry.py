@@ -19,18 +19,23 @@ def command(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Have failed jobs worked, or failed deliveries sent, once more, with all their attempts."""
+    """Have failed jobs worked, or failed deliveries sent, once more, with all their attempts.
+
+    With --failed, series that wait after a failed attempt are looked at now.
+    """
 
     def run() -> int:
         from app.cli.queue import opened
-        from app.pacs.look import retry
+        from app.pacs.look import look_again, retry
         from operators.errors import StartError
 
         if bool(job_ids) is failed:
             raise StartError("USAGE", "expected numbers of jobs, or --failed for all that failed")
         with opened(config) as (_, database):
             worked, sent = retry(database, job_ids or None)
-        sys.stdout.write(f"{worked} jobs wait to be worked again, {sent} deliveries to be sent again\n")
-        return 0 if worked or sent else 2
+            looked = look_again(database) if failed else 0
+        told = f"{worked} jobs wait to be worked again, {sent} deliveries to be sent again"
+        sys.stdout.write(told + (f", {looked} series to be looked at again\n" if failed else "\n"))
+        return 0 if worked or sent or looked else 2
 
     return guarded(run, log_level)

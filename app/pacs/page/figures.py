@@ -35,6 +35,20 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldUp:
+    """A series that waits after a failed attempt to complete it.
+
+    Attributes:
+        next_s: until it is looked at again.
+    """
+
+    series_uid: str
+    reason: str
+    attempts: int
+    next_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """The queue at one moment.
 
@@ -42,6 +56,7 @@ class Figures:
         instances: acknowledged since ever.
         instances_last_hour: of these.
         series_arriving: that are not complete.
+        series_held_up: of these, those whose last attempt failed: see `held_up`.
         jobs: state → count.
         deliveries: (destination, state) → count.
         sent_last_hour: deliveries.
@@ -49,11 +64,13 @@ class Figures:
         oldest_waiting_s: age of the oldest job that is not ended; None where there is none.
         free_bytes: of the spool's file system.
         failed: the newest first.
+        held_up: those that failed most often first.
     """
 
     instances: int
     instances_last_hour: int
     series_arriving: int
+    series_held_up: int
     jobs: Mapping[str, int]
     deliveries: Mapping[tuple[str, str], int]
     sent_last_hour: int
@@ -61,6 +78,7 @@ class Figures:
     oldest_waiting_s: float | None
     free_bytes: int
     failed: Sequence[Failed]
+    held_up: Sequence[HeldUp]
 
 
 def figures(database: Database, places: Places) -> Figures:
@@ -77,6 +95,7 @@ def figures(database: Database, places: Places) -> Figures:
             instances=_count(connection, arrived),
             instances_last_hour=_count(connection, arrived.where(instance.c.received_at > now() - HOUR_S)),
             series_arriving=_count(connection, select(func.count()).where(series.c.state == "arriving")),
+            series_held_up=_count(connection, select(func.count()).where(*_HELD_UP)),
             jobs={row[0]: row[1] for row in connection.execute(jobs)},
             deliveries={(name, state): count for name, state, count in by_state},
             sent_last_hour=len(latencies),
@@ -84,7 +103,17 @@ def figures(database: Database, places: Places) -> Figures:
             oldest_waiting_s=connection.execute(open_jobs).scalar(),
             free_bytes=shutil.disk_usage(places.folder).free,
             failed=_failed(connection),
+            held_up=_held_up(connection),
         )
+
+
+_HELD_UP: Final = (series.c.state == "arriving", series.c.attempts > 0)
+
+
+def _held_up(connection: Connection) -> list[HeldUp]:
+    columns = series.c.series_uid, series.c.reason, series.c.attempts, series.c.not_before - now()
+    found = select(*columns).where(*_HELD_UP).order_by(series.c.attempts.desc(), series.c.id).limit(MOST_FAILED)
+    return [HeldUp(uid, why or "", count, max(s or 0.0, 0.0)) for uid, why, count, s in connection.execute(found)]
 
 
 def _count(connection: Connection, query: Any) -> int:

@@ -27,6 +27,8 @@ class _Figures(Collector):
         found = self._found
         yield CounterMetricFamily("ctvae_instances_acknowledged", "Instances stored.", value=found.instances)
         yield GaugeMetricFamily("ctvae_series_arriving", "Series that are not complete.", value=found.series_arriving)
+        held_up = found.series_held_up
+        yield GaugeMetricFamily("ctvae_series_held_up", "Series whose last attempt failed.", value=held_up)
         jobs = GaugeMetricFamily("ctvae_jobs", "Jobs by state.", labels=["state"])
         for state in JOB_STATES:
             jobs.add_metric([state], found.jobs.get(state, 0))

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from app.cli import main
 from app.pacs.database.engine import Database, open_database
+from app.pacs.database.tables import now, series
 from app.pacs.jobs import Ended
 from app.pacs.places import Places
 from app.pacs.queue import finish, lease
-from tests.support.queued import make_results, paths_of, queue_series, state_of
+from tests.support.queued import arrive, make_results, paths_of, queue_series, state_of
 
 Call = Callable[..., tuple[int, str, str]]
+NOTHING_ELSE = "0 jobs wait to be worked again, 0 deliveries to be sent again"
 
 
 @pytest.fixture
@@ -74,9 +77,26 @@ def test_jobs_are_listed_shown_and_retried(call, database, places):
     assert "delivery" in shown and "2.25.10" in shown and "1970" not in shown
     assert call("show", "99")[0] == 3
     assert call("retry")[0] == 3
-    assert call("retry", "--failed")[:2] == (0, "1 jobs wait to be worked again, 0 deliveries to be sent again\n")
+    assert call("retry", "--failed")[:2] == (
+        0,
+        "1 jobs wait to be worked again, 0 deliveries to be sent again, 0 series to be looked at again\n",
+    )
     assert state_of(database, failed)[0] == "waiting"
     assert call("retry", "--failed")[0] == 2
+
+
+def test_what_holds_a_series_up_is_said_and_retry_has_it_looked_at(call, database):
+    arrive(database, "1.1", [1, 2])
+    arrive(database, "1.2", [1])
+    held_up = {"attempts": 3, "reason": "INTERNAL_ERROR: KeyError", "not_before": now() + 600, "expected": 9}
+    with database.begin() as connection:
+        connection.execute(update(series).where(series.c.series_uid == "1.1").values(held_up))
+    code, out, _ = call("series")
+    first, second = out.splitlines()
+    assert code == 0 and first.startswith("1.1  arriving  2 of 9 instances, last 20")
+    assert "  INTERNAL_ERROR: KeyError; attempt 3, next 20" in first and second.startswith("1.2  arriving  1 instances")
+    assert call("retry", "--failed")[:2] == (0, f"{NOTHING_ELSE}, 1 series to be looked at again\n")
+    assert [one["attempts"] for one in json.loads(call("series", "--json")[1])] == [0, 0]
 
 
 def test_an_audit_says_zero_or_which(call, database, places):
@@ -99,7 +119,7 @@ def test_purge_says_first_and_deletes_when_it_is_told_to(call, database, places)
     assert code == 0 and out.endswith("1 series, 2 instances, 0.0 MB: would be deleted; --yes deletes them\n")
     assert len(list(places.spool.rglob("*.dcm"))) == 2
     assert call("purge", "--days", "1")[1].startswith("0 series")
-    assert call("purge", "--yes")[1].endswith("1 series, 2 instances, 0.0 MB: deleted\n")
+    assert call("purge", "--yes")[1].endswith("1 series, 2 instances: deleted\n")
     assert not list(places.spool.rglob("*.dcm")) and call("audit")[0] == 0
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from app.pacs.database.engine import Database
+from app.pacs.database.tables import now, series
 from app.pacs.jobs import Ended
 from app.pacs.page.serve import page
 from app.pacs.page_settings import PageSettings
@@ -32,7 +34,7 @@ def places(tmp_path: Path) -> Places:
 
 @pytest.fixture
 def filled(sqlite: Database, places: Places) -> Database:
-    """One series arrives, one waits, one was sent to one of two destinations, and one failed."""
+    """One series arrives, one is held up, one waits, one was sent to one of two destinations, and one failed."""
     arrive(sqlite, "1.2.1", [1])
     make_results(sqlite, places, "1.2.2", ["PACS", "<b>ARCHIVE</b>"])
     queue_series(sqlite, "1.2.3")
@@ -40,6 +42,10 @@ def filled(sqlite: Database, places: Places) -> Database:
     assert one
     finish(sqlite, one, Ended("failed", "OUT_OF_MEMORY", "not enough memory; <script>free some</script>"))
     queue_series(sqlite, "1.2.4")
+    arrive(sqlite, "1.2.5", [1])
+    held_up = {"attempts": 4, "reason": "INTERNAL_ERROR: KeyError while it was looked at", "not_before": now() + 300}
+    with sqlite.begin() as connection:
+        connection.execute(update(series).where(series.c.series_uid == "1.2.5").values(held_up))
     return sqlite
 
 
@@ -56,6 +62,7 @@ def test_the_page_says_what_waits_and_what_failed_and_escapes_what_it_shows(serv
     answer = served.get("/")
     assert answer.status_code == 200 and "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert "1.2.3" in answer.text and "OUT_OF_MEMORY" in answer.text
+    assert "1.2.5" in answer.text and "INTERNAL_ERROR: KeyError" in answer.text
     assert "&lt;b&gt;ARCHIVE&lt;/b&gt;" in answer.text and "<script>" not in answer.text
 
 
@@ -68,10 +75,11 @@ def test_metrics_are_what_prometheus_reads(served):
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert values["ctvae_instances_acknowledged_total",] == 7
+    assert values["ctvae_instances_acknowledged_total",] == 8
     assert values["ctvae_jobs", "failed"] == 1 and values["ctvae_jobs", "superseded"] == 0
     assert values["ctvae_deliveries", "PACS", "waiting"] == 1
-    assert values["ctvae_series_arriving",] == 4 - 3 and values["ctvae_spool_free_bytes",] > 0
+    assert values["ctvae_series_arriving",] == 2 and values["ctvae_series_held_up",] == 1
+    assert values["ctvae_spool_free_bytes",] > 0
 
 
 def test_nothing_changes_without_the_token_and_a_retry_with_it(served, filled):
