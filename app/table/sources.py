@@ -84,10 +84,11 @@ def local_places(
     if not urls:
         yield paths
         return
+    from app.dicomweb import read_token
     from app.table.server import fetch_reports
 
     with starting():
-        token = token_file.read_text(encoding="utf-8").strip() if token_file else None
+        token = read_token(token_file)
     counter = count(1)
 
     def fetched() -> None:
