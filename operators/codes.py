@@ -131,6 +131,7 @@ class Code(_Documented):
     WORKER_DIED = "WORKER_DIED", "failed", "A worker of `ctvae cohort` died twice while encoding the study."
     WORKER_MEMORY = "WORKER_MEMORY", "failed", "The study needed more memory than a worker of `ctvae cohort` may use."
     WORKER_TIME = "WORKER_TIME", "failed", "The study took longer than a worker of `ctvae cohort` may."
+    SERVER_FAILED = "SERVER_FAILED", "failed", "The DICOMweb server did not send the study as expected."
     INTERNAL_ERROR = "INTERNAL_ERROR", "failed", "An error of ctvae; report it."
     UID_DERIVED = "UID_DERIVED", "finding", "A study or series UID was missing or invalid and is replaced."
     INVALID_INSTANCE_UID = "INVALID_INSTANCE_UID", "finding", "A SOP Instance UID is missing or invalid."

@@ -14,8 +14,11 @@ from app.process import LogLevel, guarded
 
 def command(
     data: Annotated[
-        Path,
-        typer.Argument(metavar="DATA", help="Folder tree, CSV with a column path (files or folders), or DICOMDIR."),
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Folder tree, CSV with a column path (files or folders), DICOMDIR, or URL of a DICOMweb server.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for index, tables and report; created where missing.")
@@ -35,6 +38,9 @@ def command(
         list[str] | None, typer.Option("--taps", "--tap", help="Layers to write beside mu and sigma: dense,block3:max.")
     ] = None,
     device: Annotated[DeviceName | None, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="Holds the bearer token of the DICOMweb server.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.ERROR,
 ) -> int:
@@ -47,6 +53,7 @@ def command(
     def run() -> int:
         from app.cohort.local import Limits
         from app.cohort.run import Options, default_workers, run_cohort
+        from app.cohort.server import server_of
         from app.settings import load_settings
 
         settings = load_settings(config)
@@ -58,6 +65,7 @@ def command(
         )
         limits = Limits(workers or default_workers(encode.device), memory_mb)
         options = Options(limits, "json_and_sr" if sr else "json" if json else "none")
-        return run_cohort(data, output, models, dataclasses.replace(settings, encode=encode), options)
+        source = server_of(data, token_file) or Path(data)
+        return run_cohort(source, output, models, dataclasses.replace(settings, encode=encode), options)
 
     return guarded(run, log_level)

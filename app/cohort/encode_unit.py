@@ -12,6 +12,7 @@ from typing import Literal
 
 from app.cohort.ended import Ended
 from app.cohort.open_unit import open_files, read_unit
+from app.cohort.server import Server
 from app.cohort.units import Unit
 from app.settings import Settings
 from app.table.columns import Layout
@@ -42,6 +43,7 @@ class Work:
         weights_sha256: of the bundle; a process that finds other weights stops.
         config_digest: of all settings that can change what is written; likewise.
         runtime: what computes; likewise.
+        server: which the files are fetched from; None where they lie below the root.
     """
 
     root: Path
@@ -52,26 +54,28 @@ class Work:
     weights_sha256: str
     config_digest: str
     runtime: str
+    server: Server | None = None
 
 
 def encode_unit(unit: Unit, work: Work, pipeline: Pipeline) -> list[Ended]:
     """Encode a unit.
 
     Raises:
-        RunFailed: `OUTPUT_UNWRITABLE`: what is wrong with the disk is wrong for every unit.
+        RunFailed: `OUTPUT_UNWRITABLE`, `SERVER_FAILED`: what is wrong with the disk or the server is for every unit.
         StartError: `BUNDLE_CHANGED`.
     """
     folder = work.results / unit.folder_name
     shutil.rmtree(folder, ignore_errors=True)  # of the unit as it was before
-    if not _is_unchanged(unit, work.root):
+    if not _is_unchanged(unit, work):
         return failed(unit, _changed("since it was indexed"))
     try:
         with ExitStack() as stack:
-            roots, paths = open_files(unit, work.root, stack)
+            root = work.server.fetched(unit, stack) if work.server else work.root
+            roots, paths = open_files(unit, root, stack)
             ended = list(_ended(unit, work, pipeline, roots, paths))
     except SeriesError as error:
         ended = failed(unit, error)
-    if not _is_unchanged(unit, work.root):
+    if not _is_unchanged(unit, work):
         ended = failed(unit, _changed("while it was read"))
     if not any(one.row for one in ended):
         shutil.rmtree(folder, ignore_errors=True)
@@ -125,10 +129,12 @@ def _with_features(ended: Ended, record: FeatureRecord, work: Work) -> Ended:
     return Ended(ended.outcome, ended.places, ended.study, result.job_key, row, lengths)
 
 
-def _is_unchanged(unit: Unit, root: Path) -> bool:
+def _is_unchanged(unit: Unit, work: Work) -> bool:
+    if work.server:
+        return True  # a SOP Instance UID stands for the same content for ever (PS3.3 C.12.1)
     stamps = {one.archive or one.path: (one.size, one.mtime_ns) for one in unit.files}
     try:
-        states = {name: (root / os.fsdecode(name)).stat() for name in stamps}
+        states = {name: (work.root / os.fsdecode(name)).stat() for name in stamps}
     except OSError:
         return False
     return all(stamps[name] == (state.st_size, state.st_mtime_ns) for name, state in states.items())

@@ -15,7 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from app.cohort.scan import COLUMNS, Row, Scan
+from app.cohort.row import Row
+from app.cohort.scan import COLUMNS, Scan
 from app.cohort.source import Source
 from app.cohort.units import Unit
 from operators.results.atomic import atomic_file, remove_unfinished

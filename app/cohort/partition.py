@@ -93,6 +93,7 @@ def work_of(
         pipeline.bundle.weights_sha256,
         config_digest(pipeline),
         pipeline.encoder.runtime,
+        source.server,
     )
 
 

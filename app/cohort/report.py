@@ -150,7 +150,8 @@ def _facts(tally: Tally, facts: Facts) -> list[tuple[str, str]]:
     images, others, bad = counts["dicom"] + counts["image"], counts["other"], counts["unreadable"]
     statuses = ", ".join(f"{tally.statuses[status]:,} {status}" for status in STATUSES)
     came = f"{sum(tally.statuses.values()):,} series and parts of {facts.units:,} studies"
-    read = f"{images:,} image files, {others:,} other files, {bad:,} unreadable; {counts['bytes'] / 2**30:.1f} GiB"
+    size = f"; {counts['bytes'] / 2**30:.1f} GiB" if counts["bytes"] else ""  # a server does not say how large they are
+    read = f"{images:,} image files, {others:,} other files, {bad:,} unreadable{size}"
     return [
         ("series", statuses),
         ("came in", came),

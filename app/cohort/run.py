@@ -22,6 +22,7 @@ from app.cohort.indexed_series import INDEX, note_root
 from app.cohort.local import Limits, encode_locally
 from app.cohort.partition import Partition, check_same_data, open_partition, work_of
 from app.cohort.report import Facts, Tally, html_report, text_report
+from app.cohort.server import Server
 from app.cohort.site_key import site_key
 from app.cohort.source import Source, open_source
 from app.cohort.tables import TABLES, write_tables
@@ -70,11 +71,11 @@ class _Left:
     gone: list[str]
 
 
-def run_cohort(data: Path, output: Path, models: Path | None, settings: Settings, options: Options) -> int:
+def run_cohort(data: Path | Server, output: Path, models: Path | None, settings: Settings, options: Options) -> int:
     """Encode a cohort, or what is left of it.
 
     Args:
-        data: a folder tree, a CSV of paths or a DICOMDIR.
+        data: a folder tree, a CSV of paths, a DICOMDIR or a DICOMweb server.
         output: folder for index, partitions and reports.
         models: a bundle or a folder of bundles; None for the shipped one.
         settings: selection, geometry, privacy, taps.
@@ -85,9 +86,11 @@ def run_cohort(data: Path, output: Path, models: Path | None, settings: Settings
 
     Raises:
         StartError: the data, the output, the bundle or the settings are wrong.
-        RunFailed: `OUTPUT_UNWRITABLE`: the disk is full; what was finished is kept.
+        RunFailed: `OUTPUT_UNWRITABLE`: the disk is full; `SERVER_FAILED`; what was finished is kept.
     """
     require("pyarrow")
+    if isinstance(data, Server):
+        require("dicomweb_client")
     source = open_source(data, output)
     check_output(output)
     with _full_disk(), output_lock(output):
@@ -105,7 +108,7 @@ def run_cohort(data: Path, output: Path, models: Path | None, settings: Settings
         del pipeline
         index = _indexed(source, folder)
         with closing(EndedStore(partition.folder / ENDED_FILE)) as store:
-            return _encoded(index, store, partition, work, options.limits)
+            return _encoded(index, store, partition, work, options)
 
 
 @contextmanager
@@ -127,12 +130,14 @@ def _unwritable(said: str) -> RunFailed:
 def _indexed(source: Source, folder: Path) -> Index:
     total = source.count()
     if not total:
-        raise StartError("NO_DATA", "no file in DATA; give a folder, a CSV of paths or a DICOMDIR with CT in it")
+        raise StartError(
+            "NO_DATA", "no file in DATA; give a folder, a CSV of paths, a DICOMDIR or a DICOMweb server with CT in it"
+        )
     with progress("reading headers") as report:
         return bring_up_to_date(source, folder, lambda done: report(done, max(done, total)))
 
 
-def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, limits: Limits) -> int:
+def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, options: Options) -> int:
     todo = _look(index, store)
     for name in todo.gone:
         shutil.rmtree(work.results / Unit.folder_of(name), ignore_errors=True)
@@ -150,7 +155,7 @@ def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, 
                 pace(ended)
 
             if todo.left:
-                encode_locally(units, work, limits, enter)
+                encode_locally(units, work, options.limits, enter)
         store.enter_files(index.unreadable())
         _write(index, store, partition, todo)
     sys.stdout.write((tables / REPORT).read_text(encoding="utf-8"))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from os import fsencode
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
+from app.cohort.row import Row
 from app.cohort.source import Source, open_archive
 from operators.dicom.read_header import HeaderValues
 from operators.input.archives import is_archive
@@ -22,35 +23,8 @@ from operators.instance import Instance
 from operators.read_study import read_file, stated_uids
 from operators.types import Outcome
 
-Kind = Literal["dicom", "image", "unreadable", "other"]
 COMMIT_EVERY: Final = 500
 _MISSING: Final = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One file.
-
-    Attributes:
-        archive: ZIP archive that it is in, relative to the root; empty for a file of its own. Bytes, as the system has
-            them: a name need not be UTF-8.
-        path: relative to the root, or in its archive.
-        size: bytes; of what is in an archive the archive's, and so is the time.
-        study: StudyInstanceUID as it stands in the file.
-        series: likewise; of a file in a research format its UID, a digest.
-        folder: of the file relative to the root, an archive being a folder; of a research format the file itself.
-        about: of an unreadable file, how it ended, as JSON.
-    """
-
-    archive: bytes
-    path: bytes
-    size: int
-    mtime_ns: int
-    kind: Kind
-    study: str
-    series: str
-    folder: str
-    about: str
 
 
 COLUMNS: Final = tuple(field.name for field in fields(Row))
@@ -97,6 +71,9 @@ class Scan:
             if isinstance(found, Outcome):
                 path = fsencode(found.file or found.folder)
                 self._put([_ended(found, b"", path, (_MISSING, _MISSING))])
+            elif isinstance(found, Row):
+                if not self._known("archive = x'' AND path = ?", found.path, (found.size, found.mtime_ns)):
+                    self._put([found])
             else:
                 self._look_at(found, source, values)
             if done % COMMIT_EVERY == 0:

@@ -1,4 +1,4 @@
-"""DATA of a cohort → its files, one after the other: a folder tree, a CSV of paths, or a DICOMDIR."""
+"""DATA of a cohort → its files, one after the other: a folder tree, a CSV of paths, a DICOMDIR or a DICOMweb server."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
 
+from app.cohort.row import Row
+from app.cohort.server import Server
 from app.settings import check_apart, check_input, starting
 from operators.errors import StartError
 from operators.input.archives import unpacked
@@ -35,11 +37,13 @@ class Source:
         root: folder that all of them lie below; what is written of their places is relative to it.
         places: files and folders that were named, in their order; a folder is searched.
         digest: SHA-256 of where DATA lies: a second run into the same output must be of the same data.
+        server: where the instances are instead; there are then no places.
     """
 
     root: Path
     places: tuple[Path, ...]
     digest: str
+    server: Server | None = None
 
     @property
     def roots(self) -> InputRoots:
@@ -48,14 +52,18 @@ class Source:
 
     def count(self) -> int:
         """Return the number of files, and of places that cannot be opened, without opening one."""
+        if self.server:
+            return self.server.count()
         below = (_below(place, self.roots) if place.is_dir() else (place,) for place in self.places)
         return sum(found is not None for each in below for found in each)
 
-    def files(self) -> Iterator[Path | Outcome]:
+    def files(self) -> Iterator[Path | Row | Outcome]:
         """Yield every regular file, and an outcome for each place that cannot be opened; none is held.
 
-        Symbolic links below a folder are not followed.
+        Symbolic links below a folder are not followed. Of a server's instances all is known, so they are rows already.
         """
+        if self.server:
+            yield from self.server.rows()
         links = 0
         for place in self.places:
             if place.is_dir():
@@ -73,20 +81,23 @@ class Source:
 
 
 @starting()
-def open_source(data: Path, output: Path) -> Source:
-    """Find out what DATA is; no file of it is read but a list.
+def open_source(data: Path | Server, output: Path) -> Source:
+    """Find out what DATA is; no file of it is read but a list, and no server is asked.
 
     Raises:
         StartError: `INPUT_MISSING`, `INPUT_NOT_A_FOLDER`, `BAD_LIST`, `BAD_DICOMDIR` or `INPUT_AND_OUTPUT_OVERLAP`.
     """
+    if isinstance(data, Server):
+        named = "\n".join([data.url, *map("=".join, data.filters)])
+        return Source(Path(), (), hashlib.sha256(named.encode()).hexdigest(), data)
     data = data.absolute()
     if data.is_file() and data.suffix.lower() == ".csv":
         places = _listed(data)
         root = Path(os.path.commonpath([place.parent for place in places]))
         for place in places:
             check_apart(place, output)
-    elif data.is_file() and (named := _dicomdir(data)):
-        root, places = data.parent, named
+    elif data.is_file() and (listed := _dicomdir(data)):
+        root, places = data.parent, listed
         check_apart(root, output)
     else:
         places = (check_input(data).resolve(),)

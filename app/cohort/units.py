@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from app.cohort.scan import Row
+from app.cohort.row import Row
 from operators.uids import uid_from_digest
 
 
