@@ -12,6 +12,7 @@ from typing import Final
 
 from app.cohort.index import FILES, Index
 from app.cohort.open_unit import open_files, read_unit
+from app.cohort.server import server_of
 from app.cohort.source import Source
 from app.cohort.units import Unit
 from app.settings import Settings
@@ -30,7 +31,8 @@ ROOT_FILE: Final = "data.json"
 
 def note_root(folder: Path, source: Source) -> None:
     """Note beside the index where the data of the cohort are; the paths in the index are relative to it."""
-    file, content = folder / ROOT_FILE, (json.dumps({"root": os.fspath(source.root.absolute())}) + "\n").encode()
+    root = source.server.url if source.server else os.fspath(source.root.absolute())
+    file, content = folder / ROOT_FILE, (json.dumps({"root": root}) + "\n").encode()
     if not file.is_file() or file.read_bytes() != content:
         write_together({file: content})
 
@@ -86,10 +88,13 @@ def _may_hold(unit: Unit, wanted: Set[str]) -> bool:
 
 def _root(folder: Path) -> Path:
     try:
-        root = Path(json.loads((folder / ROOT_FILE).read_bytes())["root"])
+        named = json.loads((folder / ROOT_FILE).read_bytes())["root"]
+        root = Path(named)
     except (OSError, ValueError, LookupError, TypeError) as error:
         text = "the index does not say where the data of the cohort are; run `ctvae cohort` on them once more"
         raise StartError("NO_DATA", f"{text}, or give the data themselves") from error
+    if server_of(named, None):
+        raise StartError("NO_DATA", "the data of the cohort are on a DICOMweb server; give a folder of them instead")
     if not root.is_dir():
         raise StartError("NO_DATA", "the data of the cohort are no longer where it was made; give their folder instead")
     return root

@@ -13,11 +13,12 @@ from pydicom import dcmread
 from pydicom.uid import RLELossless
 
 from app.cohort import server
+from app.cohort.indexed_series import INDEX, open_indexed
 from app.cohort.row import Row
 from app.cohort.server import Server, server_of
 from app.cohort.units import Unit
-from operators.errors import RunFailed, SeriesFailed
-from tests.support.cohort_runs import run_here
+from operators.errors import RunFailed, SeriesFailed, StartError
+from tests.support.cohort_runs import SETTINGS, run_here
 from tests.support.cohorts import write_patient
 from tests.support.orthanc import DICOMWEB_URL, loopback, need_orthanc, orthanc
 
@@ -27,7 +28,7 @@ import app.dicomweb
 from pathlib import Path
 from app.cohort.server import server_of
 from operators.errors import StartError
-from tests.support.cohort_runs import run_here
+from tests.support.cohort_runs import SETTINGS, run_here
 app.dicomweb.PAGE = 5
 if __name__ == "__main__":
     url = sys.argv[1]
@@ -74,6 +75,8 @@ def test_a_server_gives_the_tables_of_its_files_byte_for_byte_page_by_page(tree,
     assert "12 instances of one patient" in run.stdout
     assert "SERVER_FAILED 127.0.0.1 answered 404; check the URL" in run.stdout
     assert tables(tmp_path / "server") == tables(by_folder)
+    with pytest.raises(StartError, match="NO_DATA: the data of the cohort are on a DICOMweb server"):
+        open_indexed(tmp_path / "server" / INDEX, SETTINGS, set()).__enter__()
 
 
 @pytest.mark.parametrize(
