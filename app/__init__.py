@@ -16,7 +16,7 @@ __all__ = ["encode"]
 
 
 def __getattr__(name: str) -> Any:
-    """`app.encode_folder.encode` on first use: `import app` alone stays cheap for the commands."""
+    """Import `app.encode_folder.encode` on first use: `import app` alone stays cheap for the commands."""
     if name == "encode":
         from app.encode_folder import encode
 

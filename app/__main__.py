@@ -1,6 +1,6 @@
-"""`python -m app -i IN -o OUT -m MODELS`, also what `monai-deploy exec app` and the MAP start.
+"""`python -m app -i IN -o OUT -m MODELS`, which `monai-deploy exec app` and the MAP also start.
 
-Started as `python <folder that holds this file>` as well: then the packages are found from the file's own place.
+It can be started as `python <folder of this file>` too: the packages are then found relative to the file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 if not __package__:
     _here = Path(__file__).resolve().parent
-    # Our own folder must not be on the path: `app/settings.py` would answer to `import settings`.
+    # This folder must not be on the path: `app/settings.py` would answer to `import settings`.
     sys.path[0] = str(next((place for place in (_here, _here.parent) if (place / "operators").is_dir()), _here))
 
 import argparse
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The SDK's own flags (monai.deploy.core.arg_parser), and the settings file."""
+    """Return the SDK's own flags (monai.deploy.core.arg_parser), and the settings file."""
     parser = OneLineParser(
         prog="python -m app",
         description="A folder of CT in, VAE features out as DICOM SR and JSON. Not for diagnosis.",
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; None for those of the process.
 
     Returns:
-        The exit code of the contract.
+        The exit code, see `app.exit_codes`.
     """
     arguments = parse(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _run(arguments), LogLevel(arguments.log_level))
@@ -73,11 +73,11 @@ def encode_graph(paths: RunPaths, settings: Settings) -> int:
     """Encode every series of the input in the graph.
 
     Args:
-        paths: of the run.
-        settings: of the run.
+        paths: paths of the run.
+        settings: settings of the run.
 
     Returns:
-        The exit code of the contract.
+        The exit code, see `app.exit_codes`.
     """
     from app.console import progress
     from app.exit_codes import exit_code
@@ -87,7 +87,7 @@ def encode_graph(paths: RunPaths, settings: Settings) -> int:
 
     pipeline = open_pipeline(settings, paths.models, paths.output)
 
-    from app.application import CtVaeApplication  # the SDK takes seconds to import: first see that the call is right
+    from app.application import CtVaeApplication  # the SDK takes seconds to import, so check the call first
 
     with (
         Ledger(paths.output) as ledger,

@@ -1,7 +1,8 @@
 """The graph: select series → build volume → preprocess → VAE encoder → feature writer.
 
-`monai.deploy.core` only passes on `Application`, `Operator` and the rest from `holoscan.core` (a test holds them to be
-the same objects), and takes seconds to import MONAI and torch, of which nothing runs here: they are taken from there.
+`monai.deploy.core` only re-exports `Application`, `Operator` and the rest from `holoscan.core` (a test checks that they
+are the same objects), and takes seconds to import MONAI and torch, which are not needed here: so they are imported from
+there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ HOLOSCAN_STACK_BYTES = 32 << 20
 
 
 def _raise_stack_limit() -> None:
-    """Holoscan wants 32 MB of stack and warns at import and at each run where the soft limit is lower."""
+    """Raise the soft stack limit: Holoscan wants 32 MB and warns at import and at each run where it is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     enough_allowed = hard == resource.RLIM_INFINITY or hard >= HOLOSCAN_STACK_BYTES
     if soft != resource.RLIM_INFINITY and soft < HOLOSCAN_STACK_BYTES and enough_allowed:
@@ -22,7 +23,7 @@ def _raise_stack_limit() -> None:
 
 _raise_stack_limit()
 
-from holoscan.core import Application  # noqa: E402  the limit has to be raised before
+from holoscan.core import Application  # noqa: E402  after raising the limit
 from holoscan.schedulers import EventBasedScheduler  # noqa: E402
 
 from operators.job import Job  # noqa: E402
@@ -30,28 +31,28 @@ from operators.nodes import FeatureWriterOperator, SelectSeriesOperator, StageOp
 from operators.pipeline import OnOutcome, Pipeline  # noqa: E402
 from operators.types import Series  # noqa: E402
 
-# Reading, encoding and writing overlap; more threads than stages that take long would only wait.
+# Reading, encoding and writing overlap; more threads than slow stages would only wait.
 GRAPH_THREADS = 3
 
 
 class CtVaeApplication(Application):  # type: ignore[misc]
-    """A folder of CT in, VAE features out; one series after the other streams through.
+    """CT in, VAE features out; the series of a folder stream through one after the other.
 
     Attributes:
         jobs: the series of the input, see `app.read_input.open_series`; read when the graph runs.
-        pipeline: the stages that each goes through.
-        on_outcome: called for each series, when it has ended.
+        pipeline: the stages that each series passes through.
+        on_outcome: called for each series when it has ended.
     """
 
     def __init__(self, jobs: Iterator[Job[Series]], pipeline: Pipeline, on_outcome: OnOutcome) -> None:
         self.jobs, self.pipeline, self.on_outcome = jobs, pipeline, on_outcome
         super().__init__(["ctvae"])  # argv is read by app.__main__; holoscan would parse it a second time
-        # Not the MultiThreadScheduler: on a busy machine it took a tick in progress for a deadlock and ended the graph
-        # in silence, in 11 of 60 runs; this one in none of 60. The ledger finds what a scheduler loses.
+        # Not the MultiThreadScheduler: on a busy machine it mistook a running tick for a deadlock and ended the graph
+        # silently, in 11 of 60 runs; this one in none of 60. The ledger finds what a scheduler loses.
         self.scheduler(EventBasedScheduler(self, worker_thread_number=GRAPH_THREADS, name="scheduler"))
 
     def compose(self) -> None:
-        """The whole graph, from top to bottom."""
+        """Build the graph, from top to bottom."""
         select = SelectSeriesOperator(self, self.jobs)
         build = StageOperator(self, self.pipeline.build, name="build_volume")
         prepare = StageOperator(self, self.pipeline.preprocess, name="preprocess")

@@ -24,10 +24,10 @@ COLOURS = {"written": "green", "eligible": "green", "rejected": "yellow", "skipp
 
 
 class Report(Protocol):
-    """A function that long work calls to say how far it is."""
+    """A function that long work calls to report its progress."""
 
     def __call__(self, done: float, total: float, text: str | None = None, note: str = "") -> None:
-        """Show `done` of `total` (or a fraction of 1); a new text begins a new count, a note goes beside it."""
+        """Show `done` of `total` (or a fraction of 1); a new text begins a new count, a note is shown beside it."""
 
 
 @contextmanager
@@ -37,8 +37,8 @@ def progress(what: str, *, silent: bool = False) -> Iterator[Report]:
     On a terminal it is a bar, elsewhere a line of the log (INFO) every half minute.
 
     Args:
-        what: what is being done.
-        silent: show nothing, as in all processes of a training but the first.
+        what: description of the work.
+        silent: show nothing, as in all processes of a training except the first.
     """
     console = Console(stderr=True, highlight=False)
     if silent:
@@ -58,7 +58,7 @@ def _bar(what: str, console: Console) -> Iterator[Report]:
     text_column = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=False, ratio=1))
     columns = (SpinnerColumn(), BarColumn(bar_width=20), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), text_column, console=console, transient=True) as bar:
-        # The log goes through the bar, which stands in for stderr while it lives; otherwise they overwrite each other.
+        # The log goes through the bar, which replaces stderr while it is shown; otherwise they overwrite each other.
         handlers = [one for one in logging.getLogger().handlers if isinstance(one, logging.StreamHandler)]
         before = [one.setStream(sys.stderr) for one in handlers]
         task, shown = bar.add_task(what, total=None, count=""), what
@@ -117,7 +117,7 @@ def _duration(seconds: float) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], where: str) -> None:
-    """One line on stdout: how many series ended how, and where to look."""
+    """Print one line: how many series ended in each way, and where to look."""
     counts = Counter(outcome.status for outcome in outcomes)
     text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no series there"
     Console(highlight=False, soft_wrap=True).print(escaped(f"{text}; {where}" if where else text))
@@ -131,7 +131,7 @@ def verdict_lines(verdicts: Sequence[Verdict]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return text from a file so that it is no markup, and its control characters do not reach the terminal."""
+    """Return text from a file with markup escaped, and without control characters that would reach the terminal."""
     from rich.markup import escape
 
     return escape(printable(text))

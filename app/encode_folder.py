@@ -1,4 +1,4 @@
-"""A folder of CT → feature records in a plain loop: the Python function and `ctvae encode`."""
+"""From a folder of CT to feature records in a plain loop: the Python function and `ctvae encode`."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ def encode(
     """Encode every eligible CT series below a folder.
 
     Args:
-        folder: holds DICOM files, in any sub-folders, or ZIP archives, NIfTI, NRRD or MHA files; or is such a file.
-            Archives are unpacked for as long as this runs: slices of their volumes cannot be read later.
-        model: a bundle, or a folder that holds one; None for the one that is shipped.
-        taps: layers to read beside `mu` and `sigma`, as `block3` or with another pooling as `block3:max`.
-        device: `auto` takes the GPU where there is one.
-        output: existing folder to write `features.json` and `features.sr.dcm` into; None writes nothing.
-        selection: rules that say which CT series are encoded; by default every one is.
-        geometry: what is repaired rather than rejected; by default nothing that was not scanned is made up.
-        on_outcome: called for each series that ended, the rejected and skipped too; they yield no record.
+        folder: holds DICOM files, at any depth, ZIP archives, or NIfTI, NRRD or MHA files; or is itself such a file.
+            Archives stay unpacked only while this runs: slices of their volumes cannot be read later.
+        model: a bundle, or a folder that holds one; None for the shipped one.
+        taps: layers to read beside `mu` and `sigma`, such as `block3`, or with another pooling `block3:max`.
+        device: `auto` uses a GPU if there is one.
+        output: existing folder for `features.json` and `features.sr.dcm`; None writes nothing.
+        selection: rules for the CT series to encode; by default every one is.
+        geometry: what to repair instead of rejecting; by default nothing is invented.
+        on_outcome: called for each series that ended, including rejected and skipped ones, which yield no record.
 
     Yields:
         One record per series (or part of one); `record.taps["mu"].values` is float32 (length,).
 
     Raises:
-        StartError: the folder, the bundle or a tap's name is wrong.
+        StartError: the folder, the bundle or the name of a tap is wrong.
     """
     target = None if output is None else Path(output)
     settings = Settings(EncodeSettings(taps=tuple(taps), device=device), selection=selection, geometry=geometry)
@@ -80,12 +80,12 @@ def encode_folder(paths: RunPaths, settings: Settings, predecessors: Sequence[Pa
     """Encode every series in a plain loop, with progress: what `ctvae encode` does.
 
     Args:
-        paths: of the run.
-        settings: of the run.
-        predecessors: earlier SRs whose place the new ones take.
+        paths: paths of the run.
+        settings: settings of the run.
+        predecessors: earlier SRs that the new ones replace.
 
     Returns:
-        The exit code of the contract.
+        The exit code, see `app.exit_codes`.
     """
     from app.console import progress, summary
 
@@ -104,6 +104,6 @@ def encode_folder(paths: RunPaths, settings: Settings, predecessors: Sequence[Pa
             ledger.enter(pipeline.run(job).ended("written"))
     written = {(one.series_instance_uid, one.part) for one in ledger.outcomes if one.status == "written"}
     for series, _ in replaced.keys() - written:
-        logger.warning("the predecessor of series %s is named in no SR: that series was not written", series)
+        logger.warning("no SR refers to the predecessor of series %s, for that series was not written", series)
     summary(ledger.outcomes, f"see {paths.output / 'outcome.json'}")
     return exit_code(ledger.outcomes)

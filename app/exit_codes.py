@@ -15,7 +15,7 @@ COULD_NOT_START = 3
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """Return the exit code of a run whose series ended like this."""
+    """Return the exit code of a run from the outcomes of its series."""
     statuses = {outcome.status for outcome in outcomes}
     if "failed" in statuses:
         return FAILED

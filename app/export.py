@@ -1,4 +1,4 @@
-"""A folder of CT → the volumes that were read, and the windows that the encoder sees, as NIfTI to look at."""
+"""From a folder of CT to NIfTI for viewing: the volumes as they were read, and the windows that the encoder sees."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def export_folder(paths: RunPaths, settings: Settings, *, windows: bool = False)
     """Export every series that passes the gate, with progress and a ledger: what `ctvae export` does.
 
     Args:
-        paths: of the run.
+        paths: paths of the run.
         settings: which series are selected, and how they are read.
-        windows: write the windows of the bundle too.
+        windows: whether to write the windows of the bundle too.
 
     Returns:
-        The exit code of the contract.
+        The exit code, see `app.exit_codes`.
 
     Raises:
-        StartError: `BUNDLE_INVALID`, with `windows`.
+        StartError: `BUNDLE_INVALID`, only with `windows`.
     """
     from app.console import progress
 

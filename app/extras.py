@@ -1,4 +1,4 @@
-"""Which extra of the package (pyproject.toml) brings a library that a command may lack."""
+"""Which extra of the package (pyproject.toml) provides a library that a command may lack."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def lacking(error: Exception) -> str | None:
     extra = EXTRA_OF.get(library)
     if extra is None:
         return None
-    return f"MISSING_EXTRA: {library} is not installed; install ctvae with the extra that has it: ctvae[{extra}]"
+    return f"MISSING_EXTRA: {library} is not installed; install ctvae with the extra that provides it: ctvae[{extra}]"
 
 
 def require(library: str) -> None:
-    """Raise ModuleNotFoundError where a library is missing, without importing it: before work that would be lost."""
+    """Raise ModuleNotFoundError if a library is missing, without importing it: before work that would be lost."""
     if find_spec(library) is None:
         raise ModuleNotFoundError(f"No module named {library!r}", name=library)

@@ -1,4 +1,4 @@
-"""What is in a folder, and what would become of each series."""
+"""The content of a folder, and what would happen to each series."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from operators.types import Outcome, Series
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A series, or a file that cannot be read, and what would become of it.
+    """A series, or a file that cannot be read, and what would happen to it.
 
     Attributes:
-        description: what a person knows a series by.
+        description: text by which a person recognises the series.
         study_instance_uid: empty for a file.
     """
 
@@ -32,13 +32,13 @@ class Inspection:
 def inspect_folder(
     folder: Path, settings: Settings, on_file: OnFile | None = None, pixels: Preprocessing | None = None
 ) -> list[Inspection]:
-    """Judge every series of an input as `encode` would.
+    """Return a verdict on every series of an input, the one that `encode` would reach.
 
     Args:
         folder: the input.
         settings: which series are selected, and how they are read.
         on_file: called with (files done, files in all) while headers are read.
-        pixels: decode every slice, and resample it to a bundle's windows; None judges by headers alone.
+        pixels: preprocessing with which to decode and resample every slice; None judges by headers alone.
 
     Returns:
         The files that cannot be read, then the series.

@@ -1,4 +1,4 @@
-"""What `ctvae inspect` prints: a table by study and folder, one line per series, and what to know about them below."""
+"""The output of `ctvae inspect`: a table by study and folder, one line per series, and remarks below."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.inspect import Inspection
 from operators.types import Outcome
 
 WIDTH: Final = 100
-_NAMED: Final = 3  # of unreadable files; the others are counted
+_NAMED: Final = 3  # unreadable files that are named; the others are counted
 _GRID: Final = 36
 
 
@@ -23,8 +23,8 @@ def print_inspections(inspected: Sequence[Inspection], *, verbose: bool = False,
 
     Args:
         inspected: every series, and every file that cannot be read.
-        verbose: print the UID, the reason and the findings of each series too, and every file that cannot be read.
-        decoded: the verdicts come from decoded pixels, not from headers alone.
+        verbose: also print the UID, the reason and the findings of each series, and every file that cannot be read.
+        decoded: whether the verdicts come from decoded pixels rather than headers alone.
     """
     console = Console(highlight=False, soft_wrap=True)
     series = [one for one in inspected if one.outcome.file is None]
@@ -85,7 +85,7 @@ def _unreadable(outcomes: Sequence[Outcome]) -> str:
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Why series were rejected or failed, each reason once, with the message of the first."""
+    """Yield why series were rejected or failed, each reason once, with the message of the first series."""
     of_reason: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.status in ("rejected", "failed"):

@@ -12,10 +12,10 @@ _REASON: Final = re.compile(r"([A-Z][A-Z_]{3,}): ")
 
 
 class JsonLines(logging.Formatter):
-    """A record → one line: time, level, logger, message, and where there is one the reason code or the audit event."""
+    """Formats a record as one line: time, level, logger, message, and any reason code or audit event."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, in ASCII: whatever a peer sent cannot begin another one."""
+        """Return the line, in ASCII: whatever a peer sent cannot start a new line."""
         message = record.getMessage()
         line: dict[str, Any] = {
             "time": iso_time(record.created),
@@ -34,5 +34,5 @@ class JsonLines(logging.Formatter):
 
 
 def iso_time(seconds: float) -> str:
-    """Return a time since 1970 in UTC, to the millisecond."""
+    """Return a time in seconds since 1970 as UTC text, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

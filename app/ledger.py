@@ -1,7 +1,7 @@
-"""The ledger of a run: every series met and how it ended, in the output folder; what it may replace or remove there.
+"""The ledger of a run in the output folder: every series found and how it ended; and what a run may replace or remove.
 
-A command removes and replaces only what it writes itself. So each has a ledger of its own name, and its own way to
-remove what an earlier run of it wrote of a series.
+A command removes and replaces only what it writes itself. So each has a ledger with its own name, and its own way to
+remove what an earlier run of it wrote for a series.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Results:
     """What a command writes into the output folder.
 
     Attributes:
-        ledger: name of the file that says how each series ended.
-        summary: name of the file for mercure; None for a command that is not started by a router.
-        remove: removes what an earlier run wrote of a series, given the output folder and the series' name in it.
+        ledger: name of the file that states how each series ended.
+        summary: name of the file for mercure; None for a command that no router starts.
+        remove: removes what an earlier run wrote for a series, given the output folder and the series' name in it.
         unfinished: name pattern of files that a killed run may have left half written.
     """
 
@@ -52,13 +52,13 @@ FEATURES: Final = Results("outcome.json", "result.json", remove_features, "*/.fe
 
 @dataclass(slots=True)
 class Ledger:
-    """Every series met in a run and how it ended; the only thing of a run that grows.
+    """Every series found in a run and how it ended; the only part of a run that grows.
 
-    Entered, it locks the output folder and removes the ledger of an earlier run, so that a run that is killed leaves
-    none rather than a wrong one.
+    On entry it locks the output folder and removes the ledger of an earlier run, so that a killed run leaves no ledger
+    rather than a wrong one.
 
     Attributes:
-        output: folder in which the ledger ends.
+        output: folder in which the ledger is written.
         results: what the command writes.
     """
 
@@ -72,12 +72,12 @@ class Ledger:
 
     @property
     def met(self) -> int:
-        """Number of series that were met, once all headers are read."""
+        """Number of series found, once all headers are read."""
         return 0 if self.inventory is None else len(self.inventory.series)
 
     @property
     def files(self) -> list[Path]:
-        """Those that `close` writes."""
+        """The files that `close` writes."""
         return [self.output / name for name in (self.results.ledger, self.results.summary) if name]
 
     def __enter__(self) -> Self:
@@ -100,13 +100,13 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it, also when the run was interrupted or broke: what was met and has no outcome has failed."""
+        """Close the ledger, also after an interruption or error: a series without an outcome has failed."""
         with self._stack:
             if error is None or self.inventory is not None:
                 self.close()
 
     def enter(self, outcome: Outcome) -> None:
-        """Enter how a series ended; one that was not written keeps no result of an earlier run of this command."""
+        """Record how a series ended; one that was not written keeps no result of an earlier run of this command."""
         if outcome.status != "written":
             with starting():
                 self.results.remove(self.output, series_folder(outcome))
@@ -114,7 +114,7 @@ class Ledger:
         self.outcomes.append(outcome)
 
     def enter_inventory(self, inventory: Inventory) -> None:
-        """Enter the files that cannot be read, when all headers are read."""
+        """Record the files that cannot be read, once all headers are read."""
         self.inventory = inventory
         self.reading_seconds = (datetime.now(UTC) - self.started).total_seconds()
         for outcome in inventory.unreadable:
@@ -123,10 +123,10 @@ class Ledger:
     def close(self) -> None:
         """Write the ledger and the summary.
 
-        Silence is never success: a series that was met and has no outcome has failed, and no CT at all is a line.
+        Silence is never success: a series without an outcome has failed, and finding no CT at all is reported too.
 
         Raises:
-            RunFailed: `LOST_RUN`, where it ended before anything was read.
+            RunFailed: `LOST_RUN`: the run ended before anything was read.
         """
         if self.inventory is None:
             raise RunFailed("LOST_RUN", "the run ended before the input was read; nothing was written; run again")
@@ -150,14 +150,14 @@ def _why_nothing(skipped: Iterable[Outcome], not_dicom: int) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     others = f"{reasons.total()} other series ({counts})" if counts else "no other series"
     found = f"{others}, {not_dicom} files that are not DICOM images"
-    return f"NO_CT: no CT image series in the input folder; found {found}; `ctvae inspect` says what is there"
+    return f"NO_CT: no CT image series in the input folder; found {found}; `ctvae inspect` lists the content"
 
 
 def _remove_ours(file: Path) -> None:
     """Remove a ledger or summary of an earlier run.
 
     Raises:
-        StartError: `OUTPUT_IN_THE_WAY`: a file of that name that ctvae did not write.
+        StartError: `OUTPUT_IN_THE_WAY`: ctvae did not write the file with that name.
     """
     try:
         found: Any = json.loads(file.read_bytes())

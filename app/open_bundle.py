@@ -1,4 +1,4 @@
-"""The model bundle of a run: found, loaded and checked; whatever is wrong with it is wrong with the call."""
+"""The model bundle of a run: found, loaded and checked; an error in it is an error of the call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from operators.geometry.windows import ARRAYS_ONLY
 
 @contextmanager
 def bundle_errors() -> Iterator[None]:
-    """Turn a `BundleError` into a `StartError` with its reason."""
+    """Turn a `BundleError` into a `StartError` with its reason code."""
     try:
         yield
     except BundleError as error:
@@ -23,11 +23,11 @@ def bundle_errors() -> Iterator[None]:
 
 
 def open_bundle(models: Path | None, name: str | None = None) -> Bundle:
-    """Load a bundle, checked against its digests; by default the shipped one.
+    """Return a bundle, checked against its digests; by default the shipped one.
 
     Args:
         models: a bundle, or a folder of bundles.
-        name: of one of several.
+        name: which one of several.
 
     Raises:
         StartError: `BUNDLE_INVALID` or `NOT_ACCESSIBLE`.
@@ -37,7 +37,7 @@ def open_bundle(models: Path | None, name: str | None = None) -> Bundle:
 
 
 def open_scan_bundle(models: Path | None, settings: Settings) -> Bundle:
-    """Load the bundle that the settings name, and check that it says how a scan becomes windows.
+    """Return the bundle that the settings name, after checking that it defines how a scan becomes windows.
 
     Raises:
         StartError: `BUNDLE_INVALID`, `NOT_ACCESSIBLE` or `ARRAYS_ONLY`.

@@ -1,4 +1,4 @@
-"""Settings and a model → the stages that each series of a run goes through."""
+"""From settings and a model to the stages that each series of a run passes through."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from operators.pipeline import Pipeline
 
 
 def open_pipeline(settings: Settings, models: Path | None, output: Path | None) -> Pipeline:
-    """Find, check and open the model, and decide what is done to each series.
+    """Find, check and open the model, and return the stages for each series.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         models: a bundle or a folder of bundles; None for the shipped one.
         output: folder for the results; None writes nothing.
 
     Raises:
         StartError: `BUNDLE_INVALID`, `NOT_ACCESSIBLE`, `ARRAYS_ONLY`, or `UNKNOWN_TAP`.
-        ModuleNotFoundError: a card is wanted, and what draws it is not installed.
+        ModuleNotFoundError: a card is requested, but the library that draws it is not installed.
     """
     if settings.card:
         require("matplotlib")

@@ -1,4 +1,4 @@
-"""One run per output folder: a second one is told who holds it, and the next one after a kill is told so."""
+"""One run per output folder: a second run is told who holds it, and the run after a killed one is told so too."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ _HOLDER_BYTES: Final = 4096
 
 
 KILLED_RUN: Final = (
-    "KILLED_RUN: %s was killed while it wrote into this folder; its finished series are whole, the others lost"
+    "KILLED_RUN: %s was killed while it wrote into this folder; its finished series are complete, the others are lost"
 )
 
 
 @contextmanager
 def output_lock(output: Path, after_a_kill: str = KILLED_RUN) -> Iterator[bool]:
-    """Hold the lock of an output folder for as long as the block runs.
+    """Hold the lock of an output folder while the block runs.
 
-    The system releases it when the process ends, however it ends; what a killed run leaves is its name in the file.
+    The system releases it when the process ends, however it ends; a killed run leaves its name in the file.
 
     Args:
         output: an existing folder.
-        after_a_kill: what is said of a run that was killed, with a place for its name.
+        after_a_kill: message about a killed run, with a placeholder for its name.
 
     Yields:
-        Whether the run before was killed.
+        Whether the previous run was killed.
 
     Raises:
-        StartError: `OUTPUT_IN_USE`, with who holds it; `NOT_ACCESSIBLE`.
+        StartError: `OUTPUT_IN_USE`, naming the holder; `NOT_ACCESSIBLE`.
     """
     path = output / LOCK_FILE
     with starting():
@@ -74,7 +74,7 @@ def _locked(path: Path) -> int:
             return handle
         if _is_at(handle, path):
             return handle
-        os.close(handle)  # its holder removed it between our opening and our locking
+        os.close(handle)  # its holder removed it after we opened it and before we locked it
 
 
 def _is_at(handle: int, path: Path) -> bool:
@@ -89,7 +89,7 @@ def _text(handle: int) -> bytes:
 
 
 def _named(holder: bytes) -> str:
-    """Return who wrote the lock file, as a person reads it."""
+    """Return who wrote the lock file, in words."""
     try:
         found = json.loads(holder)
         return f"process {found['process']} on {found['host']}, started at {found['started_at']},"

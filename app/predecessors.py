@@ -1,4 +1,4 @@
-"""The earlier SRs that a run is given, whose place its own take."""
+"""The earlier SRs given to a run, which its own SRs replace."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from operators.sr.predecessor import Predecessor, read_predecessor
 
 @starting()
 def read_predecessors(files: Sequence[Path]) -> dict[tuple[str, int | None], Predecessor]:
-    """Read earlier SRs, by the series and part that each measured.
+    """Return earlier SRs, by the series and part that each describes.
 
     Raises:
-        StartError: `NOT_DICOM`, `NOT_OUR_SR`, `BROKEN_SR`; `SEVERAL_PREDECESSORS`: two measured one series.
+        StartError: `NOT_DICOM`, `NOT_OUR_SR`, `BROKEN_SR`; `SEVERAL_PREDECESSORS`: two describe the same series.
     """
     found = dict[tuple[str, int | None], Predecessor]()
     for file in files:
@@ -24,7 +24,7 @@ def read_predecessors(files: Sequence[Path]) -> dict[tuple[str, int | None], Pre
         except CtvaeError as error:
             raise StartError(error.reason, f"predecessor {file.name}: {error.message}") from error
         if one.of in found:
-            text = f"predecessor {file.name} is a second one of series {one.of[0]}; give the last one alone"
+            text = f"predecessor {file.name} is the second one for series {one.of[0]}; give only the last one"
             raise StartError("SEVERAL_PREDECESSORS", text)
         found[one.of] = one
     return found

@@ -1,4 +1,4 @@
-"""How every command starts and ends: arguments, signals, the log, and the boundary at which errors become exit codes.
+"""How every command starts and ends: arguments, signals, the log, and the boundary where errors become exit codes.
 
 Imports nothing heavy: `ctvae --help` and `monai-deploy` start from here.
 """
@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class LogLevel(StrEnum):
-    """The SDK's levels."""
+    """The SDK's log levels."""
 
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -38,7 +38,7 @@ class LogLevel(StrEnum):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argparse parser that reports a wrong call in one line and ends with code 3; argparse's own is 2."""
+    """An argparse parser that reports a wrong call in one line and exits with code 3 instead of argparse's 2."""
 
     def error(self, message: str) -> NoReturn:
         """Report the wrong call and end the process."""
@@ -46,14 +46,14 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
-    """Run a command; an error that stops the whole run becomes one line on stderr and the contract's exit code.
+    """Run a command; an error that stops the whole run becomes one line on stderr and an exit code.
 
-    SIGTERM and SIGINT end the run in order: its `with` blocks are left, so that a ledger is written and temporary
-    files are removed.
+    SIGTERM and SIGINT end the run in an orderly way: its `with` blocks are left, so that a ledger is written and
+    temporary files are removed.
 
     Args:
         run: returns the exit code.
-        log_level: DEBUG shows the traceback as well.
+        log_level: DEBUG shows the traceback too.
     """
     tolerate_any_text()
     set_up_log(log_level)
@@ -61,7 +61,7 @@ def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
         with stoppable():
             return _reported(run)
     except KeyboardInterrupt:
-        logger.error("INTERRUPTED: the run was stopped; what was written is whole; run again for the rest")
+        logger.error("INTERRUPTED: the run was stopped; the files written so far are complete; run again for the rest")
         return FAILED
 
 
@@ -92,7 +92,7 @@ def _reported(run: Callable[[], int]) -> int:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let SIGTERM, which ends a container or a service, stop the block as Ctrl-C does."""
+    """Let SIGTERM, which ends a container or a service, stop the block like Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -111,12 +111,12 @@ def end_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent ends; elsewhere the end of its pipe ends it between two jobs."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # it had ended already
         sys.exit(0)
 
 
 def set_up_log(level: LogLevel, form: LogForm = "text") -> None:
-    """Log to stderr: ours from `level` on, libraries from warnings on, holoscan's C++ log only errors unless DEBUG."""
+    """Log to stderr: ctvae from `level` on, libraries from warnings on, holoscan's C++ only errors unless DEBUG."""
     root = logging.getLogger()
     root.handlers[:] = [logging.StreamHandler(sys.stderr)]
     set_log_form(form)
@@ -124,7 +124,7 @@ def set_up_log(level: LogLevel, form: LogForm = "text") -> None:
     root.setLevel(max(chosen, logging.WARNING))
     for ours in ("ctvae", "app", "operators", "models"):
         logging.getLogger(ours).setLevel(chosen)
-    # These quote header values, patients' names among them, in what they log and warn of.
+    # These libraries quote header values, including patients' names, in logs and warnings.
     for quoting in ("pydicom", "highdicom", "pynetdicom"):
         logging.getLogger(quoting).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
@@ -133,14 +133,14 @@ def set_up_log(level: LogLevel, form: LogForm = "text") -> None:
 
 
 def set_log_form(form: LogForm) -> None:
-    """Write the log for people or, as `json`, one object per line for a program that collects logs."""
+    """Set the format of the log: text for people or, as `json`, one object per line for log collectors."""
     formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
     for handler in logging.getLogger().handlers:
         handler.setFormatter(JsonLines() if form == "json" else formatter)
 
 
 def tolerate_any_text() -> None:
-    """Print a question mark for what the terminal cannot encode, such as × or –, rather than fail."""
+    """Print a question mark for characters the terminal cannot encode, such as × or –, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -1,4 +1,4 @@
-"""The input → its series, each as a job: unpack, read, split and select, the same way for every command.
+"""From the input to its series, each as a job: unpack, read, split and select, in the same way for every command.
 
 Encoding (in the graph and in the plain loop), `inspect`, `export` and training all begin here.
 """
@@ -29,13 +29,13 @@ def open_series(
     Args:
         source: a folder, a ZIP archive or a file in a research format.
         settings: which CT series of a study are selected.
-        on_inventory: called once, when all headers are read and before the first job: a ledger enters the files that
+        on_inventory: called once, after all headers are read and before the first job: a ledger records the files that
             cannot be read.
         on_file: called with (files done, files in all) while headers are read.
 
     Yields:
-        One job per series or part of one, selected or ended with the reason; study by study. Headers are read when the
-        first job is asked for.
+        One job per series or part, selected or ended with a reason, study by study. Headers are read when the first job
+        is requested.
     """
     with unpacked(source) as archives:
         yield _jobs(source, archives, settings.selection, on_inventory, on_file)

@@ -1,6 +1,6 @@
 """app.yaml, arguments and HOLOSCAN_* → frozen settings of a run; an unknown key is an error.
 
-Besides `app/__main__.py` and `app/cli`, the only place that reads the environment.
+Besides `app/__main__.py` and `app/cli`, this is the only place that reads the environment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from operators.select_series import EVERY_CT, Selection
 from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.sr.codes import SrClass
 
-OTHERS_SECTIONS = ("application", "resources", "listener")  # of the SDK's packager; of app/pacs/settings.py
+OTHERS_SECTIONS = ("application", "resources", "listener")  # read by the SDK's packager, and by app/pacs/settings.py
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -34,9 +34,9 @@ class EncodeSettings:
     """Section `encode` of app.yaml.
 
     Attributes:
-        model: name of the bundle in the models folder; None where that holds just one.
-        taps: layers to write beside mu and sigma, as `block3` or with another pooling as `block3:max`.
-        device: `auto` takes the GPU where there is one.
+        model: name of the bundle in the models folder; None if there is only one.
+        taps: layers to write beside mu and sigma, such as `block3`, or with another pooling `block3:max`.
+        device: `auto` uses a GPU if there is one.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
@@ -48,7 +48,7 @@ class EncodeSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Sections of app.yaml for a run; `OTHERS_SECTIONS` are read elsewhere."""
+    """The sections of app.yaml that a run needs; `OTHERS_SECTIONS` are read elsewhere."""
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
 
@@ -70,8 +70,8 @@ class RunPaths:
 
     Attributes:
         input: an existing folder, archive or file in a research format.
-        output: an existing folder that can be written.
-        models: a bundle or a folder of bundles; None for the bundle that is shipped.
+        output: an existing, writable folder.
+        models: a bundle or a folder of bundles; None for the shipped bundle.
     """
 
     input: Path
@@ -81,7 +81,7 @@ class RunPaths:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """What the system does not let us look at before the run begins is a `StartError`: NOT_ACCESSIBLE."""
+    """Turn an error of the system before the run begins into a `StartError`: `NOT_ACCESSIBLE`."""
     try:
         yield
     except OSError as error:
@@ -95,17 +95,17 @@ def load_settings(
     environment: Mapping[str, str] = os.environ,
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Settings:
-    """Settings from `path`, else from HOLOSCAN_CONFIG_PATH, else from the app.yaml beside the code, else defaults.
+    """Return settings from `path`, or HOLOSCAN_CONFIG_PATH, or the app.yaml beside the code, or defaults.
 
-    The site's key comes from CTVAE_SITE_KEY alone, never from a file.
+    The site's key comes only from CTVAE_SITE_KEY, never from a file.
 
     Args:
-        path: of the file.
-        environment: of the process.
+        path: path of the file.
+        environment: environment of the process.
         changes: sections that replace values of the file, such as those a router gives for one job.
 
     Raises:
-        StartError: SETTINGS_INVALID, with the key or value that is wrong.
+        StartError: `SETTINGS_INVALID`, naming the wrong key or value.
     """
     key = environment.get("CTVAE_SITE_KEY")
     settings = _settings_file(path, environment.get("HOLOSCAN_CONFIG_PATH"), changes)
@@ -122,7 +122,7 @@ def _settings_file(path: Path | None, named: str | None, changes: Mapping[str, A
 
 
 def _checked(file: SettingsFile) -> Settings:
-    """The sections that are ours, and `resources`, which the packager reads only when a container starts."""
+    """Check the sections of a run, and `resources`, which the packager reads only when a container starts."""
     _check_resources(file)
     ours = {name: dict(value) if isinstance(value, dict) else value for name, value in file.sections.items()}
     ours = {name: value for name, value in ours.items() if value is not None and name not in OTHERS_SECTIONS}
@@ -148,7 +148,7 @@ def _check_resources(file: SettingsFile) -> None:
 
 
 def _sdk_rules(given: object, folder: Path) -> tuple[SdkRule, ...]:
-    """The SDK's rules as they stand in the settings, or in the JSON file beside them that is named there."""
+    """Return the SDK's rules in the settings, or in the JSON file beside them that the settings name."""
     if not isinstance(given, str):
         return parse_sdk_rules(given)
     try:
@@ -165,12 +165,13 @@ def check_paths(
     given_models: Path | None,
     environment: Mapping[str, str] = os.environ,
 ) -> RunPaths:
-    """Paths of a run: as given, else HOLOSCAN_INPUT_PATH, _OUTPUT_PATH, _MODEL_PATH, else `input` and `output`.
+    """Return the paths of a run: as given, or HOLOSCAN_INPUT_PATH, _OUTPUT_PATH, _MODEL_PATH, or `input` and `output`.
 
-    The output folder is created where it is missing.
+    The output folder is created if missing.
 
     Raises:
-        StartError: INPUT_MISSING, INPUT_NOT_A_FOLDER, INPUT_AND_OUTPUT_OVERLAP, OUTPUT_UNWRITABLE or MODELS_MISSING.
+        StartError: `INPUT_MISSING`, `INPUT_NOT_A_FOLDER`, `INPUT_AND_OUTPUT_OVERLAP`, `OUTPUT_UNWRITABLE` or
+            `MODELS_MISSING`.
     """
     models = given_models or (
         Path(environment["HOLOSCAN_MODEL_PATH"]) if environment.get("HOLOSCAN_MODEL_PATH") else None
@@ -186,10 +187,10 @@ def check_paths(
 
 @starting()
 def check_input(source: Path) -> Path:
-    """The input, if it is a folder, a ZIP archive, or a file in a research format.
+    """Return the input if it is a folder, a ZIP archive, or a file in a research format.
 
     Raises:
-        StartError: INPUT_MISSING or INPUT_NOT_A_FOLDER.
+        StartError: `INPUT_MISSING` or `INPUT_NOT_A_FOLDER`.
     """
     from operators.images.read_image import is_image
     from operators.input.archives import is_archive
@@ -204,19 +205,19 @@ def check_input(source: Path) -> Path:
 
 @starting()
 def check_apart(source: Path, target: Path) -> None:
-    """Check that neither the input nor the output lies inside the other: results must never be read as input.
+    """Check that neither input nor output lies inside the other: results must never be read as input.
 
     Raises:
         StartError: `INPUT_AND_OUTPUT_OVERLAP`.
     """
     inside, outside = target.resolve(), source.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
-        text = f"the input {source} and the output {target} lie one inside the other; give folders apart"
+        text = f"the input {source} and the output {target} lie one inside the other; give separate folders"
         raise StartError("INPUT_AND_OUTPUT_OVERLAP", text)
 
 
 def check_output(folder: Path) -> None:
-    """Check that the output folder can be written; it is created where it is missing.
+    """Check that the output folder is writable; it is created if missing.
 
     Raises:
         StartError: `OUTPUT_UNWRITABLE`.
@@ -226,5 +227,5 @@ def check_output(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        text = f"cannot write into {folder} ({error.strerror}); give a folder that can be written with -o"
+        text = f"cannot write into {folder} ({error.strerror}); give a writable folder with -o"
         raise StartError("OUTPUT_UNWRITABLE", text) from error

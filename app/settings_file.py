@@ -1,4 +1,4 @@
-"""A settings file in YAML → a frozen dataclass; what is wrong is said with its line, in the words of the file."""
+"""A settings file in YAML → a frozen dataclass; errors are reported with their line, in the words of the file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import yaml
 from operators.errors import StartError
 
 SETTINGS_FILE = Path(__file__).resolve().with_name("app.yaml")
-FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # pydantic's, for the dataclasses that a file is read into
+FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # for pydantic, in the dataclasses that a file is read into
 T = TypeVar("T")
-# What was expected, for each kind of error of pydantic's that a file can cause.
+# What was expected, for each kind of pydantic error that a file can cause.
 EXPECTED = {
     "unexpected_keyword_argument": "unknown key; see the keys in the app.yaml that came with ctvae",
     "missing": "missing; give it a value",
@@ -35,9 +35,9 @@ class SettingsFile:
     """A YAML file of sections, as it was read.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         sections: plain values, by the name of the section.
-        root: the same as nodes, which know their lines.
+        root: the same as YAML nodes, which know their lines.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class SettingsFile:
     root: yaml.Node
 
     def changed(self, changes: Mapping[str, Any]) -> SettingsFile:
-        """Return the file with values of its sections replaced by others, section by section and key by key."""
+        """Return the file with some values replaced, section by section and key by key."""
         merged = dict(self.sections)
         for name, value in changes.items():
             old = merged.get(name)
@@ -53,26 +53,27 @@ class SettingsFile:
         return replace(self, sections=merged)
 
     def into(self, settings: type[T], sections: dict[str, Any]) -> T:
-        """Check sections against a dataclass, strictly: "4" is not a number, an unknown key is an error.
+        """Check sections strictly against a dataclass: "4" is not a number, an unknown key is an error.
 
         Raises:
-            StartError: `SETTINGS_INVALID`, with the line and the key or value that is wrong.
+            StartError: `SETTINGS_INVALID`, naming the line and the wrong key or value.
         """
         from pydantic import TypeAdapter, ValidationError
 
         try:
-            # As JSON: there, a list is a tuple and an object a dataclass even where types are strict.
+            # As JSON, where a list is a tuple and an object a dataclass even with strict types.
             return TypeAdapter(settings).validate_json(json.dumps(sections, default=str), strict=True)
         except ValidationError as error:
-            # Of several readings of one value the one that got farthest.
+            # Of several readings of one value, the one that got furthest.
             found = max(error.errors(), key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
             raise self.invalid(found["loc"], _text({**found})) from error
 
     def invalid(self, place: tuple[str | int, ...], text: str) -> StartError:
-        """Return the error that names a place by its line and its keys.
+        """Return the error for a place in the file, named by its line and keys.
 
         Args:
-            place: keys and positions; what the file does not have (pydantic names a class, a variant) is left out.
+            place: keys and positions; parts that the file does not have (pydantic names classes and variants) are left
+                out.
             text: what was found there and what was expected.
         """
         node, line, named = self.root, self.root.start_mark.line, list[str]()
@@ -94,10 +95,10 @@ class SettingsFile:
 
 
 def read_settings_file(path: Path) -> SettingsFile:
-    """Read a file of sections.
+    """Return a file of sections.
 
     Raises:
-        StartError: `SETTINGS_INVALID`, with the line where the YAML is wrong or a key is given twice.
+        StartError: `SETTINGS_INVALID`, naming the line where the YAML is wrong or a key is given twice.
     """
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
@@ -117,7 +118,7 @@ def read_settings_file(path: Path) -> SettingsFile:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which PyYAML takes the last in silence."""
+    """YAML that rejects duplicate keys, of which PyYAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set[str]()
@@ -129,7 +130,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _text(found: Mapping[str, Any]) -> str:
-    """What was found and what was expected instead."""
+    """Return what was found, and what was expected instead."""
     context, kind = found.get("ctx", {}), found["type"]
     if kind == "value_error":
         return str(context["error"])

@@ -1,4 +1,4 @@
-"""The `ctvae` command: one module per command, imported only when it is called. How it is called, not what it does."""
+"""The `ctvae` command: one module per command, imported only when called. How to call it, not what it does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = {
     "watch": "Encode what another program drops into a folder.",
     "train": "Train a VAE on your own scans and write it as a bundle with its model card.",
     "bundle": "Show, check, certify, export or run a bundle; import a Keras or MONAI checkpoint.",
-    "queue": "Look into the listener's queue; retry, replay, purge, audit.",
+    "queue": "Inspect the listener's queue; retry, replay, purge, audit.",
     "map": "Build and check the container image (a MONAI Application Package).",
     "doctor": "Check the installation and reproduce the bundle's golden values.",
     "schema": "Print the JSON Schema of features.json.",
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; None for those of the process.
 
-    Returns:
+    The exit code, see `app.exit_codes` (3 for a wrong call).
         The exit code of the contract (3 for a wrong call).
     """
     from app.cli.lazy import LazyGroup

@@ -46,8 +46,8 @@ def command(
 ) -> int:
     """Encode every eligible series of many studies into one table, and list all others with their reasons.
 
-    Stopped or killed at any moment, the same command goes on where it was. Run again after it has finished, it encodes
-    what is new or has changed. `ctvae table OUTPUT` reads the result.
+    After a stop or kill at any moment, the same command resumes. After it has finished, it encodes only what is new or
+    has changed. `ctvae table OUTPUT` reads the result.
     """
 
     def run() -> int:

@@ -44,7 +44,7 @@ def _runs(folder: Path | None, output: Path) -> list[tuple[str, Path, Path]]:
 
 
 def _write_phantom(folder: Path) -> Path:
-    """A small chest CT of 40 slices at 5 mm, 256 × 256 at 1.5 mm, as CT Image Storage."""
+    """Write a small chest CT of 40 slices at 5 mm, 256 × 256 at 1.5 mm, as CT Image Storage."""
     from models.phantom import PhantomFactors, make_phantom
     from operators.synthetic.write_ct import affine_for, write_ct_series
 
@@ -70,7 +70,7 @@ def _show_run(title: str, source: Path, target: Path) -> int:
 
 
 def _encode(console: Any, source: Path, target: Path) -> int:
-    """Encode through the graph or, without the extra that brings it, in the plain loop: the files are the same."""
+    """Encode through the graph or, without its extra, in the plain loop, which gives the same files."""
     arguments = ["-o", str(target), *_card_settings(target.parent)]
     if find_spec("holoscan") is None:
         from app.cli import main as ctvae
@@ -84,7 +84,7 @@ def _encode(console: Any, source: Path, target: Path) -> int:
 
 
 def _card_settings(folder: Path) -> list[str]:
-    """Write settings that ask for the card and return the argument that names them; nothing where none can be drawn."""
+    """Write settings that request the card, and return the arguments for them; empty if no card can be drawn."""
     if find_spec("matplotlib") is None:
         return []
     file = folder / "demo.yaml"

@@ -1,4 +1,4 @@
-"""`ctvae doctor`: what encoding needs, whether it is here, and whether this machine reproduces the bundle's numbers."""
+"""`ctvae doctor`: whether the machine has what encoding needs, and reproduces the bundle's numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def command(
 ) -> int:
     """Check the installation and reproduce the bundle's golden values. Writes nothing.
 
-    Exit code 0: all is well; 1: something is not; 3: could not start.
+    Exit code 0: all is well; 1: something is wrong; 3: could not start.
     """
 
     def run() -> int:
@@ -56,7 +56,7 @@ def command(
 
 
 def examine(models: Path | None, device: str) -> Iterator[Verdict]:
-    """Every verdict: of the machine, of the bundle, of both together."""
+    """Yield every verdict: on the machine, on the bundle, and on both together."""
     from models.bundle.check import Verdict, check_golden, check_golden_decoder, check_torch
     from models.bundle.store import find_bundle, load_bundle
     from models.runtime import open_encoder
@@ -96,7 +96,7 @@ def _machine() -> Iterator[Verdict]:
 
 
 def _speed(bundle: Bundle, encoder: Encoder) -> Verdict:
-    """Time of one window, the median of some, after one that does not count; and this process's largest memory."""
+    """Return the median time of a window after a warm-up, and this process's peak memory."""
     import resource
 
     from models.bundle.check import Verdict
@@ -122,7 +122,7 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
-    """The CPU's name, where the system tells it."""
+    """Return the CPU's name, where the system tells it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
@@ -133,7 +133,7 @@ def _processor() -> str:
 
 
 def _memory_gib() -> tuple[float | None, float | None]:
-    """(in all, free for new processes), as Linux says it."""
+    """Return memory in GiB (total, free for new processes), according to Linux."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""`ctvae drift`: whether later series, or those of one scanner, have other features."""
+"""`ctvae drift`: whether the features of later series, or of one scanner, differ."""
 
 from __future__ import annotations
 

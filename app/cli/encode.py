@@ -1,4 +1,4 @@
-"""`ctvae encode`: the main job in a plain loop, without the graph's start-up time; the files are the same."""
+"""`ctvae encode`: encoding in a plain loop, without the graph's start-up time; the files are the same."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.process import LogLevel, guarded
 
 
 def split_taps(given: list[str]) -> tuple[str, ...]:
-    """What was given with commas, or again and again, one by one."""
+    """Return taps one by one, whether given with commas or repeatedly."""
     return tuple(tap.strip() for words in given for tap in words.split(",") if tap.strip())
 
 
 class CardName(StrEnum):
-    """In which format the card is written."""
+    """Format in which the card is written."""
 
     png = "png"
     sc = "sc"
@@ -44,7 +44,7 @@ def command(
         typer.Option(
             "--taps",
             "--tap",
-            help="Layers to write beside mu and sigma, pooled as the bundle says or as asked for: dense,block3:max "
+            help="Layers to write beside mu and sigma, pooled as in the bundle or as given: dense,block3:max "
             "(none, mean, max, std, flatten); z, with --seed, for a random draw. May be given again.",
         ),
     ] = None,
@@ -61,7 +61,7 @@ def command(
     fhir: Annotated[bool, typer.Option(help="Also write the SR's content as FHIR R5 (features.fhir.json).")] = False,
     predecessor: Annotated[
         list[Path] | None,
-        typer.Option(help="An earlier features.sr.dcm whose place the new SR takes. May repeat."),
+        typer.Option(help="An earlier features.sr.dcm that the new SR replaces. May repeat."),
     ] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
@@ -95,10 +95,10 @@ def command(
 
 
 def _seeded(taps: tuple[str, ...], seed: int | None) -> tuple[str, ...]:
-    """`z` as `z:SEED`.
+    """Return the taps with `z` as `z:SEED`.
 
     Raises:
-        StartError: a seed, and nothing that is drawn.
+        StartError: there is a seed, but nothing to draw.
     """
     from operators.encode import DRAW
     from operators.errors import StartError

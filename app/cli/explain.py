@@ -1,4 +1,4 @@
-"""`ctvae explain`: what features follow, and what they do not."""
+"""`ctvae explain`: what the features follow, and what they do not."""
 
 from __future__ import annotations
 

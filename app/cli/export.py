@@ -1,4 +1,4 @@
-"""`ctvae export`: the volumes that were read, as NIfTI, for a person to look at."""
+"""`ctvae export`: the volumes that were read, as NIfTI for viewing."""
 
 from __future__ import annotations
 

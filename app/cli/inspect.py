@@ -1,4 +1,4 @@
-"""`ctvae inspect`: what is in a folder, and what would become of it."""
+"""`ctvae inspect`: the content of a folder, and what would happen to it."""
 
 from __future__ import annotations
 

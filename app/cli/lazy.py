@@ -22,7 +22,7 @@ class LazyGroup(TyperGroup):
     """Commands by name: `package.<name>` holds a function `command`, or a LazyGroup `group`.
 
     Attributes:
-        package: holds one module per command; a hyphen in the command's name is an underscore there.
+        package: holds one module per command, named like the command with underscores for hyphens.
         summaries: one line for each command, shown without importing it.
     """
 
@@ -32,7 +32,7 @@ class LazyGroup(TyperGroup):
             rich_markup_mode=None,
             options_metavar=None,
             subcommand_metavar="COMMAND …",
-            add_help_option=False,  # Typer's own loads pydantic, which takes longer than all the rest of the help
+            add_help_option=False,  # Typer's own loads pydantic, which takes longer than the rest of the help
             context_settings=CONTEXT,
             **about,
         )
@@ -43,7 +43,7 @@ class LazyGroup(TyperGroup):
         return list(self.summaries)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import a command."""
+        """Import and return a command."""
         if cmd_name not in self.summaries:
             ctx.fail(f"no command {cmd_name!r}; expected one of {', '.join(self.summaries)}")
         module = import_module(f"{self.package}.{cmd_name.replace('-', '_')}")
@@ -60,7 +60,7 @@ class LazyGroup(TyperGroup):
             formatter.write_dl(list(self.summaries.items()))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments before the command, of which there is the help; no argument is a wrong call, code 3."""
+        """Parse the arguments before the command, where --help is; without arguments the call is wrong (code 3)."""
         if args and args[0] in HELP:
             sys.stdout.write(ctx.get_help() + "\n")
             raise typer.Exit(0)
@@ -73,7 +73,7 @@ class LazyGroup(TyperGroup):
         """Run one command.
 
         Args:
-            arguments: those after the group's name.
+            arguments: the arguments after the group's name.
 
         Returns:
             The command's exit code; 3 for a wrong call, which is reported in one line.

@@ -32,9 +32,9 @@ def serve(settings: ListenerSettings, config: Path | None, *, dicom: bool = True
     """Run the service until the process is told to end.
 
     Args:
-        settings: of the listener.
-        config: file of the settings; None for the usual one.
-        dicom: whether peers are served.
+        settings: settings of the listener.
+        config: settings file; None for the default one.
+        dicom: whether to serve DICOM peers.
     """
     from app.pacs.listen import listener
     from app.pacs.page.serve import page
@@ -49,6 +49,6 @@ def serve(settings: ListenerSettings, config: Path | None, *, dicom: bool = True
     ):
         try:
             threading.Event().wait()
-        except KeyboardInterrupt:  # how a service is ended: no failure
+        except KeyboardInterrupt:  # the usual end of a service, not a failure
             return 0
     return 0

@@ -1,7 +1,7 @@
 """The `monai-deploy` command: the SDK's own, and the `exec` that the SDK dropped at 0.6.
 
 `monai-deploy exec APP -i IN -o OUT -m MODELS` starts `python APP` with those flags, which every application of the SDK
-understands. Every other verb goes to the SDK's command as it was typed.
+understands. Every other verb is passed to the SDK's command unchanged.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one `monai-deploy` command.
 
     Args:
-        argv: program name and arguments; None takes `sys.argv`. The SDK looks at the name in `sys.argv` to choose
-            which of its two kits it packages for, so the script has to be called `monai-deploy`.
+        argv: program name and arguments; None takes `sys.argv`. The SDK uses the name in `sys.argv` to choose between
+            its two packaging kits, so the script must be called `monai-deploy`.
 
     Returns:
         0 after a verb of the SDK (where that fails it raises `SystemExit`); `exec` does not return.
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _position_of_verb(argv: list[str]) -> int | None:
-    """Where the verb stands: at the first word that is neither a flag nor the value of `--log-level`."""
+    """Return the position of the verb: the first word that is neither a flag nor the value of `--log-level`."""
     for position in range(1, len(argv)):
         if not argv[position].startswith("-") and argv[position - 1] not in ("-l", "--log-level"):
             return position
@@ -52,7 +52,7 @@ def _position_of_verb(argv: list[str]) -> int | None:
 
 
 def _hand_to_sdk(argv: list[str], *, has_verb: bool) -> None:
-    """Let the SDK's own command do it; where that shows its general help, name `exec` below it."""
+    """Run the SDK's own command; if that shows its general help, add `exec` below it."""
     try:
         from holoscan_cli.__main__ import main as sdk_main
     except ModuleNotFoundError as error:
@@ -71,7 +71,7 @@ def _hand_to_sdk(argv: list[str], *, has_verb: bool) -> None:
 
 
 def _exec(arguments: list[str]) -> NoReturn:
-    """Become `python APP`, so that its exit code, its signals and its terminal are the command's own."""
+    """Replace this process by `python APP`, so that its exit code, signals and terminal are the command's own."""
     parser = _exec_parser()
     args, others = parser.parse_known_args(arguments)
     program = _program(Path(args.app).resolve())
@@ -96,7 +96,7 @@ def _exec(arguments: list[str]) -> NoReturn:
 
 
 def _exec_parser() -> OneLineParser:
-    """The flags of `exec` as SDK 0.5 had them; one that is not given is left to the application."""
+    """Return the parser of `exec` with the flags of SDK 0.5; missing flags are left to the application."""
     parser = OneLineParser(
         prog="monai-deploy exec",
         usage="%(prog)s [-h] [-l LEVEL] [-i INPUT] [-o OUTPUT] [-m MODELS] [-w WORKDIR] APP [flags of the application]",
@@ -118,7 +118,7 @@ def _exec_parser() -> OneLineParser:
 
 
 def _program(app: Path) -> Path | None:
-    """What Python is to start: the folder itself where it has a `__main__.py`, else its `app.py`, else the file."""
+    """Return what Python starts: the folder if it has a `__main__.py`, else its `app.py`, else the file."""
     if (app / "__main__.py").is_file():
         return app
     if (app / "app.py").is_file():
@@ -129,10 +129,10 @@ def _program(app: Path) -> Path | None:
 
 
 def _environment(program: Path) -> dict[str, str]:
-    """The environment, with the parent of an application's folder on Python's path, as the old `exec` had it.
+    """Return the environment, with the parent of an application's folder on Python's path, as the old `exec` did.
 
-    An application that imports itself by the name of its folder so gets the copy that was named on the command line,
-    and not another one that happens to be installed.
+    An application that imports itself by the name of its folder then gets the copy named on the command line, rather
+    than one that happens to be installed.
     """
     if not program.is_dir():
         return dict(os.environ)

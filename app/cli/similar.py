@@ -1,4 +1,4 @@
-"""`ctvae similar`: the series that are most like one."""
+"""`ctvae similar`: the series most similar to a given one."""
 
 from __future__ import annotations
 

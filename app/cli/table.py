@@ -1,4 +1,4 @@
-"""`ctvae table`: many results to one table."""
+"""`ctvae table`: many results into one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ctvae train`: a folder or a list of CT → a bundle."""
+"""`ctvae train`: from a folder or list of CT to a bundle."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def command(
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
 ) -> int:
     """Train a VAE on CT and write it as a bundle. OUTPUT.log beside it shows the progress."""
-    # Threads that wait must not spin: beside another process a step took 2.7 s with spinning, 0.7 without (two cores).
+    # Waiting threads must not spin: beside another process a step took 2.7 s with spinning, 0.7 without (two cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     def run() -> int:
@@ -106,7 +106,7 @@ def _plan(config: Path | None, given: Mapping[str, object], root: Path | None, i
 
 
 def _said(output: Path, config: Path | None, init: Path | None, given: Mapping[str, object]) -> str:
-    """The command as the card gives it: names, no places."""
+    """Return the command as the model card shows it: names instead of paths."""
     words = ["ctvae train DATA", f"-o {output.name}"]
     words += [f"--config {config.name}"] if config else []
     words += [f"--init {init.name}"] if init else []
@@ -134,5 +134,5 @@ def _summary(bundle: Bundle) -> None:
 
 
 def _first_process() -> bool:
-    """Whether this is the process that speaks, of all that train together."""
+    """Return whether this is the process that reports, among all that train together."""
     return all(os.environ.get(rank, "0") == "0" for rank in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"))

@@ -1,1 +1,1 @@
-"""Many results, as JSON, SR or from a DICOMweb server, to one table: Parquet or CSV. Reads results, never images."""
+"""From many results, as JSON, SR or on a DICOMweb server, to one table: Parquet or CSV. Reads results, never images."""

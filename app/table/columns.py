@@ -1,4 +1,4 @@
-"""The table's columns: their names, types, units and what they mean."""
+"""The table's columns: their names, types, units and meanings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which columns the table has: decided by the first result, held by all.
+    """The columns of the table: decided by the first result, and valid for all.
 
     Attributes:
         lengths: tap → number of dimensions, in the order of the columns.
@@ -74,7 +74,7 @@ class Layout:
         return (*known, *measured, *ending, *self._dimensions())
 
     def wide(self, result: Result, source_path: str | None) -> dict[str, Cell]:
-        """Return one row: column → value; numbers are float32 values."""
+        """Return one row, column → value; numbers are float32 values."""
         row: dict[str, Cell] = {"series_instance_uid": result.series_instance_uid, "part": result.part}
         row["study_instance_uid"] = result.study_instance_uid
         row |= {name: result.described.get(name) for name in DESCRIBED}
@@ -114,7 +114,7 @@ LONG: Final = (
 
 
 def arrow_schema(columns: Sequence[Column], about: Mapping[str, str]) -> pa.Schema:
-    """Return the Arrow schema; each field's metadata says what the column means."""
+    """Return the Arrow schema; each field's metadata explains the column."""
     import pyarrow as pa
 
     types = {"string": pa.string(), "int32": pa.int32(), "float": pa.float32()}

@@ -1,4 +1,4 @@
-"""Results to one table: what `ctvae table` does."""
+"""From results to one table: what `ctvae table` does."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class TableSettings:
 
     Attributes:
         taps: further layers to write, beside mu and sigma.
-        long: one row for each tap and dimension rather than one for each series.
-        with_paths: write where in its input each series lay.
-        mixed: allow results of several models, and several results of one series.
+        long: whether to write one row per tap and dimension rather than one per series.
+        with_paths: whether to write where in its input each series lay.
+        mixed: whether to allow results of several models, and several results of one series.
     """
 
     taps: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class TableSettings:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What became of the results that were found."""
+    """What happened to the results that were found."""
 
     rows: int
     columns: int

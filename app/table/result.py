@@ -1,4 +1,4 @@
-"""One result as the table needs it, from `features.json` or from a Structured Report: the same numbers bit for bit."""
+"""One result as the table needs it, from `features.json` or a Structured Report: the same numbers bit for bit."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ DESCRIBED = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The features of one series or part, and what stands beside them in the table.
+    """The features of one series or part, and the values beside them in the table.
 
     Attributes:
-        described: patient and acquisition, by the names of the columns; empty where the source does not say.
+        described: patient and acquisition, by column name; empty where the source does not state them.
         quantities: name → float32 value, or None where it could not be measured.
         taps: name → float32 (length,).
-        findings: codes, in their order.
-        verdict: of the reliability; None where it was not assessed.
+        findings: codes, in order.
+        verdict: verdict of the reliability; None where it was not assessed.
     """
 
     series_instance_uid: str
@@ -58,7 +58,7 @@ class Result:
 
 
 def result_of_json(path: Path) -> Result:
-    """Read one `features.json`.
+    """Return the result in one `features.json`.
 
     Raises:
         CtvaeError: `BROKEN_RESULT`: the file is not a `features.json` of ctvae, or is damaged.
@@ -73,7 +73,7 @@ def result_of_json(path: Path) -> Result:
 
 
 def result_of_sr(source: Any) -> Result:
-    """Read one Structured Report, a file or a data set.
+    """Return the result in one Structured Report, a file or a data set.
 
     An SR holds neither the acquisition nor the site's patient key: those columns stay empty.
 

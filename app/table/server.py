@@ -1,4 +1,4 @@
-"""The Structured Reports on a DICOMweb server → files in a folder, which the table then reads like any others."""
+"""The Structured Reports on a DICOMweb server, as files in a folder, which the table reads like any others."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def fetch_reports(url: str, token: str | None, folder: Path, on_report: Callable
     """Write each Comprehensive and Comprehensive 3D SR of a server into a folder, named by its UID.
 
     Args:
-        url: of the DICOMweb service, such as `http://localhost:8042/dicom-web`.
+        url: URL of the DICOMweb service, such as `http://localhost:8042/dicom-web`.
         token: bearer token; None for none.
-        folder: an existing one; what is written there names patients.
-        on_report: called after each.
+        folder: an existing folder; the files written there name patients.
+        on_report: called after each report.
 
     Raises:
-        StartError: `SERVER_FAILED`: it cannot be reached, refuses, or does not answer as DICOMweb does.
+        StartError: `SERVER_FAILED`: the server cannot be reached, refuses, or does not answer as DICOMweb.
     """
     try:
         client = open_client(url, token)
@@ -37,7 +37,7 @@ def fetch_reports(url: str, token: str | None, folder: Path, on_report: Callable
 
 
 def _reports(client: DICOMwebClient) -> Iterator[tuple[str, str, str]]:
-    """The study, series and instance UID of each SR of the two classes (QIDO-RS, PS3.18 10.6)."""
+    """Yield the study, series and instance UID of each SR of the two classes (QIDO-RS, PS3.18 10.6)."""
     for series in pages(lambda **page: client.search_for_series(search_filters={"Modality": "SR"}, **page)):
         of = value(series, STUDY), value(series, SERIES)
         instances = client.search_for_instances(*of, fields=["SOPClassUID"])

@@ -34,8 +34,8 @@ class Found:
     """A file that may hold a result.
 
     Attributes:
-        root: the folder that was given; the file itself where a file was.
-        named: whether the user named this very file, so that anything else than a result in it is an error.
+        root: the folder that was given, or the file itself.
+        named: whether the user named this very file, so that anything but a result in it is an error.
     """
 
     path: Path
@@ -44,19 +44,19 @@ class Found:
 
     @property
     def name(self) -> str:
-        """How messages call it: relative to what the user named."""
+        """Name in messages: relative to what the user named."""
         return self.path.name if self.named else str(self.path.relative_to(self.root))
 
 
 @dataclass(slots=True)
 class Passed:
-    """What was met and is not in the table.
+    """What was found but is not in the table.
 
     Attributes:
         broken: (file, reason) of each result that cannot be read.
-        others: files that are no results.
-        repeated: results that were met a second time.
-        replaced: SRs that another one names as its predecessor.
+        others: number of files that are not results.
+        repeated: number of results found a second time.
+        replaced: number of SRs that another one names as its predecessor.
     """
 
     broken: list[tuple[str, str]] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Passed:
 def local_places(
     places: Sequence[str], token_file: Path | None, on_report: Callable[[int, int], None]
 ) -> Iterator[list[Path]]:
-    """Paths of the places; the SRs of a DICOMweb server lie in a folder that is gone when the block ends.
+    """Yield paths of the places; SRs of a DICOMweb server lie in a folder that is removed when the block ends.
 
     Args:
         places: paths, and URLs of servers.
@@ -105,7 +105,7 @@ def local_places(
 def find_results(places: Iterable[Path]) -> Iterator[Found]:
     """Yield the files that may hold results, in a fixed order: two walks over the same folders are the same.
 
-    Of a folder that holds `features.json` that is the result; an SR beside it holds the same numbers and is left out.
+    In a folder that holds `features.json`, that is the result; an SR beside it holds the same numbers and is left out.
 
     Raises:
         StartError: `NO_RESULTS_THERE`: a place does not exist.
@@ -120,7 +120,7 @@ def find_results(places: Iterable[Path]) -> Iterator[Found]:
 
 
 def survey(found: Iterable[Found]) -> tuple[int, set[bytes]]:
-    """Return how many files there are, and the SRs whose place another one of them takes, as `short` has them."""
+    """Return the number of files, and the SRs that another of them replaces, in the form of `short`."""
     files, replaced = 0, set[bytes]()
     for file in found:
         files += 1
@@ -131,7 +131,7 @@ def survey(found: Iterable[Found]) -> tuple[int, set[bytes]]:
 def read_results(
     found: Iterable[Found], replaced: Set[bytes], passed: Passed, on_file: Callable[[], None]
 ) -> Iterator[tuple[Found, Result]]:
-    """Read each file; what holds no result, or one whose place a later one took, is counted in `passed`.
+    """Yield the result of each file; a file without a result, or with a replaced one, is counted in `passed`.
 
     Raises:
         CtvaeError: a file that the user named holds no result.
@@ -161,7 +161,7 @@ def _results_of(path: Path) -> Iterable[Result]:
 
 
 def _predecessors_of(file: Found) -> Iterator[bytes]:
-    """The SRs whose place the SR of a result takes (PS3.3 C.17.2), each as 16 bytes."""
+    """Yield the SRs that the SR of a result replaces (PS3.3 C.17.2), each as 16 bytes."""
     for study in _head(file).get("PredecessorDocumentsSequence") or []:
         for series in study.get("ReferencedSeriesSequence") or []:
             for one in series.get("ReferencedSOPSequence") or []:
@@ -173,9 +173,9 @@ def _uid_of(file: Found) -> bytes:
 
 
 def _head(file: Found) -> Dataset:
-    """The SR of a result, or the one beside its JSON, up to what it has of predecessors; empty where there is none.
+    """Return the SR of a result, or the one beside its JSON, up to its predecessors; empty if there is none.
 
-    What is wrong with it is said when it is read as a result.
+    Errors in it are reported when it is read as a result.
     """
     path = file.path.with_name(FEATURES_SR) if _is_json(file.path) else file.path
     try:
@@ -186,17 +186,17 @@ def _head(file: Found) -> Dataset:
 
 
 def short(text: str) -> bytes:
-    """Return 16 bytes that stand for a text: a million of them fit into memory."""
+    """Return 16 bytes that stand for a text, so that a million of them fit into memory."""
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def input_folder(file: Found, result: Result, ledgers: dict[Path, dict[tuple[str, int | None], str]]) -> str | None:
-    """The folder of the CT series in the run's input, as the run's `outcome.json` says; None without one.
+    """Return the folder of the CT series in the run's input, according to its `outcome.json`; None without one.
 
     Args:
         file: `OUT/<series>/features.json`.
-        result: what it holds.
-        ledgers: those read so far, by folder.
+        result: content of the file.
+        ledgers: ledgers read so far, by folder.
     """
     folder = file.path.parent.parent
     if folder not in ledgers:

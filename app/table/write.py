@@ -1,4 +1,4 @@
-"""Rows to a file, batch by batch, so that a table of a million rows needs no more memory than one of a thousand."""
+"""From rows to a file, batch by batch, so that a table of a million rows takes no more memory than a thousand."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ BATCH_VALUES: Final = 1 << 19
 
 
 class TableWriter(Protocol):
-    """What takes rows."""
+    """Accepts rows."""
 
     def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
         """Append rows."""
 
 
 class ParquetTable:
-    """Rows to Parquet, Zstandard-compressed, one row group per batch."""
+    """Writes rows to Parquet, Zstandard-compressed, one row group per batch."""
 
     def __init__(self, file: IO[bytes], columns: Sequence[Column], about: Mapping[str, str]) -> None:
         import pyarrow.parquet as pq
@@ -53,7 +53,7 @@ class ParquetTable:
 
 
 class CsvTable:
-    """Rows to CSV in UTF-8; a number is the shortest text that reads back to the same float32."""
+    """Writes rows to CSV in UTF-8; a number is the shortest text that reads back to the same float32."""
 
     def __init__(self, file: IO[bytes], columns: Sequence[Column]) -> None:
         self._columns = columns
@@ -70,13 +70,13 @@ class CsvTable:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Hand over what is buffered; the file stays open."""
+        """Flush the buffer; the file stays open."""
         self._text.detach()
 
 
 @contextmanager
 def open_table(path: Path, columns: Sequence[Column], about: Mapping[str, str]) -> Iterator[TableWriter]:
-    """Open a table; the file is there whole when the block ends, and not at all when it fails.
+    """Open a table; the file appears, complete, when the block ends, and not at all if it fails.
 
     Raises:
         StartError: `BAD_TABLE_NAME` or `OUTPUT_UNWRITABLE`.
@@ -90,7 +90,7 @@ def open_table(path: Path, columns: Sequence[Column], about: Mapping[str, str]) 
 
 
 def check_name(path: Path) -> None:
-    """Check that the file's name says which format it has, and that its folder exists.
+    """Check that the file's name ends in a known format, and that its folder exists.
 
     Raises:
         StartError: `BAD_TABLE_NAME` or `OUTPUT_UNWRITABLE`.

@@ -61,7 +61,7 @@ def test_a_predecessor_of_no_series_here_is_named(encoded, tmp_path, phantom_ct,
     other.save_as(tmp_path / "other.dcm")
     words = ["--predecessor", str(tmp_path / "other.dcm")]
     assert main(["encode", str(phantom_ct), "-o", str(tmp_path / "o"), *words]) == 0
-    assert "predecessor of series 2.25.9 is named in no SR" in capsys.readouterr().err
+    assert "no SR refers to the predecessor of series 2.25.9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("twice", [False, True])

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "show": "Show architecture, preprocessing, taps, training and certificate.",
-    "check": "Check that it is whole, reproduces its golden values, and has active units.",
+    "check": "Check that it is intact, reproduces its golden values, and has active units.",
     "run": "Run the encoder alone on windows from a file; one array per tap.",
     "export": "Write encoder and decoder as ONNX, compared with torch.",
     "certify": "Measure on your own scans what the features are worth; write it into the bundle.",
-    "reference": "Write its reference patients into it, so that results say whether to believe them.",
+    "reference": "Add reference patients, so that results state whether to trust them.",
     "import-keras": "Import a Keras encoder: .keras, .h5 or .weights.h5.",
     "import-torch": "Import a checkpoint of MONAI's AutoencoderKL or MAISI's autoencoder.",
 }
@@ -31,27 +31,27 @@ group = LazyGroup(
     "bundle",
     "app.cli.bundle",
     COMMANDS,
-    help="Look into a bundle, check, certify, export or run it; make one of a Keras or MONAI checkpoint.",
+    help="Inspect, check, certify, export or run a bundle; make one from a Keras or MONAI checkpoint.",
 )
 
 
 def preprocessing_of(
     window_voxels: object, spacing: str | None, window_hu: str | None, fit: str, overlap: float = 0.5
 ) -> Preprocessing:
-    """What the options of an import say of how a scan becomes a window.
+    """Return the preprocessing that the options of an import define.
 
     Args:
         window_voxels: `z,y,x`, or three numbers.
         spacing: `z,y,x` in mm, or None.
         window_hu: `low,high`, or None.
         fit: `window` or `resize`.
-        overlap: of windows.
+        overlap: overlap of windows.
 
     Returns:
-        Arrays only, where neither spacing nor window_hu is given.
+        The preprocessing; arrays only, if neither spacing nor window_hu is given.
 
     Raises:
-        BundleError: they do not go together.
+        BundleError: the options contradict each other.
     """
     from models.spec import BundleError, Preprocessing, arrays_only
 
@@ -66,7 +66,7 @@ def preprocessing_of(
     if fit not in ("window", "resize"):
         raise BundleError(f"--fit is {fit!r}; expected window or resize")
     if spacing is not None and fit == "resize":
-        raise BundleError("--spacing is given with --fit resize; --fit resize goes without: leave one of them out")
+        raise BundleError("--spacing is given with --fit resize; resizing has no spacing: leave one of them out")
     if fit == "resize":
         return Preprocessing("resize", size, None, (low, high), overlap)
     if spacing is None:
@@ -79,10 +79,10 @@ def preprocessing_of(
 
 
 def voxels(option: str, given: object) -> Shape:
-    """Three positive integers of `1,2,3`, or of a list.
+    """Return three positive integers from `1,2,3` or a list.
 
     Raises:
-        BundleError: something else.
+        BundleError: it is something else.
     """
     from models.spec import BundleError
 
@@ -93,10 +93,10 @@ def voxels(option: str, given: object) -> Shape:
 
 
 def numbers(option: str, given: object, count: int, *, whole: bool = False) -> list[float]:
-    """So many numbers of `1,2,3`, or of a list.
+    """Return this many numbers from `1,2,3` or a list.
 
     Raises:
-        BundleError: something else.
+        BundleError: it is something else.
     """
     from math import isfinite
 
@@ -115,7 +115,7 @@ def numbers(option: str, given: object, count: int, *, whole: bool = False) -> l
 
 
 def saved_arrays(file: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write NumPy's .npz, whole or not at all.
+    """Write NumPy's .npz, completely or not at all.
 
     Raises:
         StartError: `OUTPUT_UNWRITABLE`.
@@ -130,7 +130,7 @@ def saved_arrays(file: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
 
 
 def write_whole(contents: Mapping[Path, bytes]) -> None:
-    """Write files, all of them whole or none; folders are made.
+    """Write files, all of them completely or none; folders are created.
 
     Raises:
         StartError: `OUTPUT_UNWRITABLE`.

@@ -42,9 +42,9 @@ def command(
 ) -> int:
     """Measure what a bundle's features are worth on your own scans, and write it into the bundle.
 
-    Measured are repeatability, information, identity, reconstruction and disentanglement.
+    It measures repeatability, information, identity, reconstruction and disentanglement.
 
-    Patients that the bundle was trained or calibrated on are left out. Takes some seconds per scan and another minute.
+    Patients that the bundle was trained or calibrated on are left out. Takes some seconds per scan plus a minute.
     """
 
     def run() -> int:

@@ -1,4 +1,4 @@
-"""`ctvae bundle check`: is a bundle whole, does it give the numbers that it should, are its units active?"""
+"""`ctvae bundle check`: whether a bundle is intact, gives the numbers it should, and has active units."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Check that a bundle is whole, reproduces its golden values, and has active units.
+    """Check that a bundle is intact, reproduces its golden values, and has active units.
 
     Exit code 0: usable; 3: not usable, and the last line says why.
     """

@@ -24,7 +24,7 @@ def command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files; created where missing.")],
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Write encoder.onnx, with every tap an output, and decoder.onnx; each is compared with torch on a self-test input.
+    """Write encoder.onnx, with every tap as an output, and decoder.onnx, each compared with torch on a self-test input.
 
     Without torch only encoder.onnx is written, copied from the bundle. Exit code 1: they differ.
     """
@@ -55,7 +55,7 @@ def command(
 
 
 def _check_place(files: Mapping[Path, bytes]) -> None:
-    """Check that nothing is replaced but the very files that are to be written.
+    """Check that nothing is replaced except the files to be written.
 
     Raises:
         StartError: `OUTPUT_IN_THE_WAY`.
@@ -64,7 +64,7 @@ def _check_place(files: Mapping[Path, bytes]) -> None:
 
     for file, content in files.items():
         if file.exists() and not (file.is_file() and file.read_bytes() == content):
-            text = f"{file.name} in the output folder is another file; delete it or choose another folder"
+            text = f"{file.name} in the output folder is a different file; delete it or choose another folder"
             raise StartError("OUTPUT_IN_THE_WAY", text)
 
 

@@ -1,4 +1,4 @@
-"""`ctvae bundle import-keras`: an encoder that was trained in Keras → a bundle."""
+"""`ctvae bundle import-keras`: from an encoder trained in Keras to a bundle."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def command(
 ) -> int:
     """Make a bundle from a Keras encoder and its weights. Needs no TensorFlow and runs no code from the file.
 
-    The network is given windows in [0, 1], as the question's is: --window-hu says which HU those ends are. One that was
-    trained on other values needs a Rescaling as its first layer. Without --window-hu, and --spacing or --fit resize,
-    the bundle runs on arrays alone (ctvae bundle run), and encode refuses it.
+    The network gets windows in [0, 1]; --window-hu says which HU these ends stand for. A network trained on other
+    values needs a Rescaling as its first layer. Without --window-hu, and --spacing or --fit resize, the bundle accepts
+    only arrays (ctvae bundle run), and encode refuses it.
     """
 
     def run() -> int:
@@ -78,7 +78,7 @@ def command(
         count = bundle.training.encoder_parameters
         sys.stdout.write(f"{bundle.name} {bundle.version}: {bundle.architecture}, {count} parameters\ntaps: {taps}\n")
         if bundle.arrays_only:
-            sys.stdout.write("no preprocessing was given: it runs on arrays alone\n")
+            sys.stdout.write("no preprocessing was given: the bundle accepts only arrays\n")
         return 0
 
     return guarded(run, log_level)

@@ -1,4 +1,4 @@
-"""`ctvae bundle import-torch`: a checkpoint of one of MONAI's autoencoders → a bundle."""
+"""`ctvae bundle import-torch`: from a checkpoint of one of MONAI's autoencoders to a bundle."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def command(
 ) -> int:
     """Make a bundle from a checkpoint. Runs no code from the file.
 
-    Without --spacing, --window-hu (and --fit) nobody knows how a scan becomes a window: the bundle then takes arrays
-    (ctvae bundle run), and encode refuses it.
+    Without --spacing, --window-hu (and --fit) it is not known how a scan becomes a window: the bundle then accepts only
+    arrays (ctvae bundle run), and encode refuses it.
     """
 
     def run() -> int:
@@ -87,10 +87,10 @@ def imported(
     settings: Preprocessing,
     version: str,
 ) -> Bundle:
-    """The bundle of a checkpoint, written to `output`.
+    """Return the bundle of a checkpoint, written to `output`.
 
     Raises:
-        BundleError: the checkpoint, the parameters or the output will not do.
+        BundleError: the checkpoint, the parameters or the output cannot be used.
     """
     from models.bundle.export import encoder_onnx, tap_specs
     from models.bundle.store import save_bundle

@@ -1,4 +1,4 @@
-"""`ctvae bundle reference`: the patients that later say whether the features of a scan can be believed."""
+"""`ctvae bundle reference`: the patients by whom the features of later scans are judged."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def command(
 ) -> int:
     """Encode the reference patients and write their population into the bundle: results then have a reliability.
 
-    Patients that the bundle has learned from are left out. At least 9 are needed for a verdict. Weights and encoder
-    stay as they are; decoder.onnx is added where it is missing. Takes about a second per patient.
+    Patients that the bundle was trained on are left out. At least 9 are needed for a verdict. Weights and encoder stay
+    as they are; decoder.onnx is added if missing. Takes about a second per patient.
     """
 
     def run() -> int:

@@ -26,7 +26,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Show a bundle's name, version, architecture, preprocessing and taps; in short its training and certificate."""
+    """Show a bundle's name, version, architecture, preprocessing and taps; in brief its training and certificate."""
 
     def run() -> int:
         from app.open_bundle import bundle_errors, open_bundle
@@ -43,7 +43,7 @@ def command(
 
 
 def describe(bundle: Bundle, certificate: Certificate | str | None) -> dict[str, Any]:
-    """Return everything that is shown, as plain JSON values; the certificate as `_certificate` reads it."""
+    """Return everything that is shown, as plain JSON values; the certificate as `_certificate` returns it."""
     from models.bundle.check import check_active
     from models.weights import read_weights
 
@@ -77,7 +77,7 @@ def describe(bundle: Bundle, certificate: Certificate | str | None) -> dict[str,
 
 
 def _certificate(bundle: Bundle) -> Certificate | str | None:
-    """Read the certificate; where that fails, return why: a damaged one must not hide the bundle."""
+    """Return the certificate or, if it cannot be read, why: a damaged one must not hide the bundle."""
     from models.bundle.check import read_certificate
     from models.spec import BundleError
 
@@ -88,12 +88,12 @@ def _certificate(bundle: Bundle) -> Certificate | str | None:
 
 
 def _part(name: str) -> str:
-    """Of a weight: `decoder` is all that the encoder does without."""
+    """Return the part that a weight belongs to: `decoder` is all that the encoder does not need."""
     return "decoder" if name.startswith(("decoder.", "describer.")) else "encoder"
 
 
 def _training(record: TrainingRecord) -> dict[str, object]:
-    """What fits on some lines: patients by split, steps, time, reconstruction, origin."""
+    """Return what fits on a few lines: patients by split, steps, time, reconstruction, origin."""
     patients: dict[str, set[str]] = {}
     for case in record.data:
         patients.setdefault(case.split, set()).add(case.patient)
@@ -144,7 +144,7 @@ def _preprocessing(settings: Preprocessing) -> str:
     window = " × ".join(map(str, settings.window_voxels))
     low, high = settings.window_hu
     if settings.fit == "array":
-        return f"not known: it takes arrays of {window} (ctvae bundle run), and no scans"
+        return f"not known: it accepts arrays of {window} (ctvae bundle run), not scans"
     if settings.spacing_mm is None:
         return f"the whole scan resized to {window} voxels, {low:g} to {high:g} HU"
     spacing = " × ".join(f"{value:g}" for value in settings.spacing_mm)
@@ -156,7 +156,7 @@ def _nested(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    """A value in one line; of a long object what is plain in it."""
+    """Return a value in one line; for a long object, its plain values."""
     if isinstance(value, Mapping):
         plain = {key: one for key, one in value.items() if not isinstance(one, (Mapping, list, tuple))}
         return ", ".join(f"{key} {_short(one)}" for key, one in plain.items())

@@ -1,4 +1,4 @@
-"""`ctvae queue`: one module per command of the group, imported only when it is called; what they share."""
+"""`ctvae queue`: one module per command of the group, imported only when called; and what they share."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ COMMANDS = {
     "list": "List jobs with their state, newest first.",
     "series": "List series that are not in the queue, with what holds them up.",
     "show": "Show a job: its instances, results, and where they went.",
-    "retry": "Have failed jobs worked, or failed deliveries sent, once more.",
-    "replay": "Work series of the past again, with another bundle or a later ctvae.",
-    "purge": "Delete pixels whose results have arrived; says first what it would delete.",
+    "retry": "Run failed jobs, or send failed deliveries, once more.",
+    "replay": "Encode past series again, with another bundle or a later ctvae.",
+    "purge": "Delete pixels whose results have arrived; lists first what it would delete.",
     "audit": "Account for every instance that was acknowledged.",
 }
 
-group = LazyGroup("queue", "app.cli.queue", COMMANDS, help="Look into the listener's queue, and act on it.")
+group = LazyGroup("queue", "app.cli.queue", COMMANDS, help="Inspect the listener's queue, and act on it.")
 
 
 @contextmanager
 def opened(config: Path | None) -> Iterator[tuple[ListenerSettings, Database]]:
-    """Open the queue of the settings; one that is not there is not made.
+    """Open the queue of the settings; a missing one is not created.
 
     Raises:
-        StartError: `NO_QUEUE`, or what is wrong with settings or database.
+        StartError: `NO_QUEUE`, or an error in settings or database.
     """
     from app.pacs.database.engine import open_database
     from app.pacs.settings import load_listener
@@ -50,7 +50,7 @@ def opened(config: Path | None) -> Iterator[tuple[ListenerSettings, Database]]:
 
 
 def when(seconds: float | None) -> str:
-    """Return a time of the database as a person reads it, in the time zone of this machine."""
+    """Return a time of the database in words, in the time zone of this machine."""
     from datetime import datetime
 
     return "" if seconds is None else datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")

@@ -1,4 +1,4 @@
-"""`ctvae queue purge`: retention; shows what it would delete, and deletes when it is told to."""
+"""`ctvae queue purge`: retention; lists what it would delete, and deletes if told to."""
 
 from __future__ import annotations
 

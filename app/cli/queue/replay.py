@@ -1,4 +1,4 @@
-"""`ctvae queue replay`: a backlog, with another bundle."""
+"""`ctvae queue replay`: past series, with another bundle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def command(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Work series of the past again, behind what arrives new. Exit code 2: there is nothing to do again."""
+    """Encode past series again, after those that arrive. Exit code 2: there is nothing to encode again."""
 
     def run() -> int:
         from app.cli.queue import opened

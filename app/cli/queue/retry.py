@@ -19,9 +19,9 @@ def command(
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
-    """Have failed jobs worked, or failed deliveries sent, once more, with all their attempts.
+    """Run failed jobs, or send failed deliveries, once more, with all their attempts.
 
-    With --failed, series that wait after a failed attempt are looked at now.
+    With --failed, series that wait after a failed attempt are checked now.
     """
 
     def run() -> int:
@@ -34,8 +34,8 @@ def command(
         with opened(config) as (_, database):
             worked, sent = retry(database, job_ids or None)
             looked = look_again(database) if failed else 0
-        told = f"{worked} jobs wait to be worked again, {sent} deliveries to be sent again"
-        sys.stdout.write(told + (f", {looked} series to be looked at again\n" if failed else "\n"))
+        done = f"{worked} jobs will run again, {sent} deliveries will be sent again"
+        sys.stdout.write(done + (f", {looked} series will be checked again\n" if failed else "\n"))
         return 0 if worked or sent or looked else 2
 
     return guarded(run, log_level)

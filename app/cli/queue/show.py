@@ -1,4 +1,4 @@
-"""`ctvae queue show`: all that is known of one job."""
+"""`ctvae queue show`: everything known about one job."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def command(
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Return what is known of a job as lines: its own values, then the rows that belong to it."""
+    """Return what is known about a job as lines: its own values, then the rows that belong to it."""
     from app.cli.queue import when
 
     def shown(name: str, value: object) -> str:

@@ -18,7 +18,7 @@ from app.pacs.queue import finish, lease
 from tests.support.queued import arrive, make_results, paths_of, queue_series, state_of
 
 Call = Callable[..., tuple[int, str, str]]
-NOTHING_ELSE = "0 jobs wait to be worked again, 0 deliveries to be sent again"
+NOTHING_ELSE = "0 jobs will run again, 0 deliveries will be sent again"
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_jobs_are_listed_shown_and_retried(call, database, places):
     assert call("retry")[0] == 3
     assert call("retry", "--failed")[:2] == (
         0,
-        "1 jobs wait to be worked again, 0 deliveries to be sent again, 0 series to be looked at again\n",
+        "1 jobs will run again, 0 deliveries will be sent again, 0 series will be checked again\n",
     )
     assert state_of(database, failed)[0] == "waiting"
     assert call("retry", "--failed")[0] == 2
@@ -95,7 +95,7 @@ def test_what_holds_a_series_up_is_said_and_retry_has_it_looked_at(call, databas
     first, second = out.splitlines()
     assert code == 0 and first.startswith("1.1  arriving  2 of 9 instances, last 20")
     assert "  INTERNAL_ERROR: KeyError; attempt 3, next 20" in first and second.startswith("1.2  arriving  1 instances")
-    assert call("retry", "--failed")[:2] == (0, f"{NOTHING_ELSE}, 1 series to be looked at again\n")
+    assert call("retry", "--failed")[:2] == (0, f"{NOTHING_ELSE}, 1 series will be checked again\n")
     assert [one["attempts"] for one in json.loads(call("series", "--json")[1])] == [0, 0]
 
 

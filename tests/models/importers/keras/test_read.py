@@ -402,7 +402,7 @@ def test_the_command_writes_a_bundle_of_the_question_and_says_what_its_heads_are
         (["--spacing", "4,4,4"], "give --window-hu LOW,HIGH too"),
         (["--window-hu", "-1000,1000"], "give --spacing Z,Y,X or --fit resize"),
         (["--window-hu", "-1000,1000", "--fit", "window"], "--fit window needs --spacing"),
-        (["--window-hu", "-1000,1000", "--fit", "resize", "--spacing", "4,4,4"], "--fit resize goes without"),
+        (["--window-hu", "-1000,1000", "--fit", "resize", "--spacing", "4,4,4"], "resizing has no spacing"),
         (["--window-hu", "1000", "--fit", "resize"], "expected 2 numbers"),
         (["--heads", "relu"], "contradicts the file"),
     ],
