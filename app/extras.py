@@ -9,7 +9,17 @@ _LIBRARIES = {
     "explain": ("captum", "combatlearn", "pandas", "threadpoolctl", "umap"),
     "graph": ("holoscan", "holoscan_cli"),
     "map": ("cyclonedx",),
-    "pacs": ("httpx", "jinja2", "prometheus_client", "psycopg", "pynetdicom", "sqlalchemy", "starlette", "uvicorn"),
+    "pacs": (
+        "httpx",
+        "jinja2",
+        "prometheus_client",
+        "psycopg",
+        "pynetdicom",
+        "python_multipart",
+        "sqlalchemy",
+        "starlette",
+        "uvicorn",
+    ),
     "table": ("dicomweb_client", "pyarrow", "requests"),
     "train": ("h5py", "lightning", "monai", "onnx", "onnxscript", "sklearn", "tensorboard", "torch"),
 }

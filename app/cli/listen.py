@@ -45,7 +45,15 @@ def serve(settings: ListenerSettings, config: Path | None, *, dicom: bool = True
     with (
         trailing(settings.log.audit_file),
         listener(settings, load_settings(config), config, dicom=dicom) as running,
-        page(settings.page, running.database, running.places, running.checks, running.wake),
+        page(
+            settings.page,
+            running.database,
+            running.places,
+            running.checks,
+            running.wake,
+            running.intake,
+            settings.limits,
+        ),
     ):
         try:
             threading.Event().wait()

@@ -34,6 +34,7 @@ SYNTAXES: Final = (*NATIVE_SYNTAXES, *COMPRESSED_SYNTAXES)
 """Transfer syntaxes that the reader knows."""
 
 SUCCESS: Final = 0x0000
+PROCESSING_FAILURE: Final = 0x0110
 CLASS_NOT_SUPPORTED: Final = 0x0122
 OUT_OF_RESOURCES: Final = 0xA700
 WRONG_CLASS: Final = 0xA900
@@ -110,9 +111,9 @@ class Intake:
             syntax = transfer_syntax(incoming.path)
 
         def is_stored(who: Identity) -> None:
+            check(who)
             if who.sop_class_uid not in STORED_CLASSES:
                 raise Refused(CLASS_NOT_SUPPORTED, "the SOP class is not supported; expected CT")
-            check(who)
 
         if not incoming.refused and syntax not in SYNTAXES:
             raise Refused(NOT_UNDERSTOOD, "no DICOM file in a transfer syntax that is read")

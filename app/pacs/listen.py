@@ -53,6 +53,7 @@ class Running:
         database: of the queue.
         places: where what is kept.
         checks: name → whether this part works.
+        intake: of what arrives.
         wake: has worker and senders look into the queue now.
     """
 
@@ -60,6 +61,7 @@ class Running:
     database: Database
     places: Places
     checks: Mapping[str, Callable[[], bool]]
+    intake: Intake
     wake: Callable[[], None]
 
 
@@ -133,7 +135,7 @@ def listener(
             worker.service.wake.set()
             wake_senders()
 
-        yield Running(server.port if server else None, database, places, checks, wake)
+        yield Running(server.port if server else None, database, places, checks, intake, wake)
         logger.info("stopping")
 
 

@@ -16,6 +16,7 @@ class PageSettings:
         port: of HTTP; None for no page.
         address: loopback unless told otherwise.
         hosts: further names under which it is called, by a proxy for example.
+        stow_token_file: holds the token without which nobody can send by STOW-RS; None: STOW-RS is off.
         token_file: holds the token without which nothing can be changed; None: nothing can.
     """
 
@@ -25,3 +26,4 @@ class PageSettings:
     address: str = "127.0.0.1"
     hosts: tuple[str, ...] = ()
     token_file: str | None = None
+    stow_token_file: str | None = None

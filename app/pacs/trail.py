@@ -146,7 +146,7 @@ def purged(series_uid: str, instances: int) -> None:
 
 @dataclass(slots=True)
 class Rejections:
-    """Peers that are let in under no title: a line a minute for each address, with how many there were.
+    """Peers that are not let in: a line a minute for each address, with how many there were.
 
     Attributes:
         once_in_s: for each address.
@@ -160,12 +160,17 @@ class Rejections:
         """Tell of a rejected association: the handler of EVT_REJECTED."""
         asked: Any = event.assoc.requestor.primitive
         address = str(event.assoc.requestor.address)
-        count = self._counted(address)
-        if count:
-            who = {"role": "source", "ae_title": str(asked.calling_ae_title).strip(), "address": address}
-            called = {"role": "destination", "ae_title": str(asked.called_ae_title).strip()}
-            about = {"associations": count}
-            _emit(SECURITY_ALERT, EXECUTE, MINOR, [who, called], about, reason="AE_TITLE", code=NODE_AUTHENTICATION)
+        who = {"role": "source", "ae_title": str(asked.calling_ae_title).strip(), "address": address}
+        called = {"role": "destination", "ae_title": str(asked.called_ae_title).strip()}
+        self._tell(address, [who, called], "associations", "AE_TITLE")
+
+    def denied(self, address: str) -> None:
+        """Tell of a request over HTTP without the token."""
+        self._tell(address, [{"role": "source", "address": address}], "requests", "TOKEN")
+
+    def _tell(self, address: str, participants: Sequence[dict[str, Any]], what: str, reason: str) -> None:
+        if count := self._counted(address):
+            _emit(SECURITY_ALERT, EXECUTE, MINOR, participants, {what: count}, reason=reason, code=NODE_AUTHENTICATION)
 
     def _counted(self, address: str) -> int:
         """Return how many there were since the last line; 0 where it is too early for another one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs
@@ -44,6 +44,7 @@ def make_site(
     hosts: list[str],
     checks: Mapping[str, Check],
     on_retry: Callable[[], None] = lambda: None,
+    further: Sequence[Route] = (),
 ) -> Starlette:
     """Put the routes together.
 
@@ -54,6 +55,7 @@ def make_site(
         hosts: names under which the page may be called: another one is a page of somebody else's that calls ours.
         checks: name → whether this part works, for `/readyz`.
         on_retry: called when something is to be done again.
+        further: routes, which bound their bodies themselves.
     """
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
 
@@ -94,16 +96,16 @@ def make_site(
 
     routes = [
         Route("/", status),
-        Route("/retry", again, methods=["POST"]),
+        Route("/retry", again, methods=["POST"], max_body_size=LARGEST_REQUEST),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
+        *further,
     ]
     return Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
         exception_handlers={DBAPIError: away},
-        max_body_size=LARGEST_REQUEST,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +108,26 @@ def test_readiness_names_the_part_that_does_not_work(served, places):
     places.spool.rmdir()
     answer = served.get("/readyz")
     assert (answer.status_code, answer.json()["spool"]) == (503, False)
+
+
+def test_peers_that_ask_nothing_or_drip_their_headers_do_not_keep_others_out(served, monkeypatch):
+    monkeypatch.setattr("app.pacs.page.serve.REQUEST_S", 0.3)
+    where = ("127.0.0.1", served.base_url.port)
+    peers = [socket.create_connection(where, timeout=5) for _ in range(80)]
+    peers[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+    end = time.monotonic() + 20
+    while not (answered := _healthy(served)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert answered and peers[0].recv(100) == b"" == peers[1].recv(100)
+    for peer in peers:
+        peer.close()
+
+
+def _healthy(served: httpx.Client) -> bool:
+    try:
+        return served.get("/healthz").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def test_without_a_token_file_nothing_can_be_changed_and_the_page_has_no_button(filled, places):
