@@ -59,8 +59,8 @@ def _bar(what: str, console: Console) -> Iterator[Report]:
     columns = (SpinnerColumn(), BarColumn(bar_width=20), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), text_column, console=console, transient=True) as bar:
         # The log goes through the bar, which replaces stderr while it is shown; otherwise they overwrite each other.
-        handlers = [one for one in logging.getLogger().handlers if isinstance(one, logging.StreamHandler)]
-        before = [one.setStream(sys.stderr) for one in handlers]
+        handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
+        before = [handler.setStream(sys.stderr) for handler in handlers]
         task, shown = bar.add_task(what, total=None, count=""), what
 
         def report(done: float, total: float, text: str | None = None, note: str = "") -> None:
@@ -73,9 +73,9 @@ def _bar(what: str, console: Console) -> Iterator[Report]:
         try:
             yield report
         finally:
-            for one, stream in zip(handlers, before, strict=True):
+            for handler, stream in zip(handlers, before, strict=True):
                 if stream is not None:
-                    one.setStream(stream)
+                    handler.setStream(stream)
 
 
 def _log_lines(what: str) -> Report:
@@ -126,8 +126,8 @@ def summary(outcomes: Sequence[Outcome], where: str) -> None:
 def verdict_lines(verdicts: Sequence[Verdict]) -> str:
     """Return one line per verdict: good, BAD, or not known."""
     words = {True: "good", False: "BAD", None: "-"}
-    width = max(len(one.question) for one in verdicts)
-    return "".join(f"{words[one.good]:<5} {one.question:<{width}}  {one.detail}\n" for one in verdicts)
+    width = max(len(verdict.question) for verdict in verdicts)
+    return "".join(f"{words[verdict.good]:<5} {verdict.question:<{width}}  {verdict.detail}\n" for verdict in verdicts)
 
 
 def escaped(text: str) -> str:

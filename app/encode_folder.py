@@ -102,7 +102,9 @@ def encode_folder(paths: RunPaths, settings: Settings, predecessors: Sequence[Pa
         for done, job in enumerate(jobs):
             report(done, ledger.met, "encoding series")
             ledger.enter(pipeline.run(job).ended("written"))
-    written = {(one.series_instance_uid, one.part) for one in ledger.outcomes if one.status == "written"}
+    written = {
+        (outcome.series_instance_uid, outcome.part) for outcome in ledger.outcomes if outcome.status == "written"
+    }
     for series, _ in replaced.keys() - written:
         logger.warning("no SR refers to the predecessor of series %s, for that series was not written", series)
     summary(ledger.outcomes, f"see {paths.output / 'outcome.json'}")

@@ -27,40 +27,42 @@ def print_inspections(inspected: Sequence[Inspection], *, verbose: bool = False,
         decoded: whether the verdicts come from decoded pixels rather than headers alone.
     """
     console = Console(highlight=False, soft_wrap=True)
-    series = [one for one in inspected if one.outcome.file is None]
+    series = [inspection for inspection in inspected if inspection.outcome.file is None]
     for (study, folder), members in _by_place(series).items():
         console.print(f"[bold]{escaped(_cut(f'{folder}  study {study}', WIDTH))}[/]")
-        for one in members:
-            colour = COLOURS[one.outcome.status]
-            console.print(f"  [{colour}]{one.outcome.status:<9}[/]{escaped(_cut(_line(one), WIDTH - 11))}")
-            for line in _details(one.outcome) if verbose else ():
+        for inspection in members:
+            colour = COLOURS[inspection.outcome.status]
+            console.print(
+                f"  [{colour}]{inspection.outcome.status:<9}[/]{escaped(_cut(_line(inspection), WIDTH - 11))}"
+            )
+            for line in _details(inspection.outcome) if verbose else ():
                 console.print(f"    {escaped(line)}")
-    unreadable = [one.outcome for one in inspected if one.outcome.file is not None]
+    unreadable = [inspection.outcome for inspection in inspected if inspection.outcome.file is not None]
     if verbose:
         for outcome in unreadable:
             console.print(escaped(f"{outcome.status} {outcome.file}: {outcome.reason}: {outcome.message}"))
     elif unreadable:
         console.print(escaped(_cut(_unreadable(unreadable), WIDTH)))
     if not verbose:
-        for line in _reasons([one.outcome for one in series]):
+        for line in _reasons([inspection.outcome for inspection in series]):
             console.print(escaped(line))
     how = "verdicts after decoding" if decoded else "verdicts by headers; --pixels decodes and agrees with encode"
-    summary([one.outcome for one in inspected], how if verbose else f"{how}; -v shows more")
+    summary([inspection.outcome for inspection in inspected], how if verbose else f"{how}; -v shows more")
 
 
 def _by_place(series: Sequence[Inspection]) -> dict[tuple[str, str], list[Inspection]]:
     places: dict[tuple[str, str], list[Inspection]] = defaultdict(list)
-    for one in series:
-        places[one.study_instance_uid, one.outcome.folder].append(one)
+    for inspection in series:
+        places[inspection.study_instance_uid, inspection.outcome.folder].append(inspection)
     return dict(sorted(places.items(), key=lambda place: (place[0][1], place[0][0])))
 
 
-def _line(one: Inspection) -> str:
-    outcome = one.outcome
+def _line(inspection: Inspection) -> str:
+    outcome = inspection.outcome
     part = f"part {outcome.part} of " if outcome.part else ""
     count = len(outcome.findings)
     findings = f" ({count} finding{'s' if count > 1 else ''})" if count else ""
-    return f"{outcome.reason or _grid(outcome):<{_GRID}} {part}{one.description}{findings}"
+    return f"{outcome.reason or _grid(outcome):<{_GRID}} {part}{inspection.description}{findings}"
 
 
 def _grid(outcome: Outcome) -> str:

@@ -20,11 +20,11 @@ def read_predecessors(files: Sequence[Path]) -> dict[tuple[str, int | None], Pre
     found = dict[tuple[str, int | None], Predecessor]()
     for file in files:
         try:
-            one = read_predecessor(file)
+            predecessor = read_predecessor(file)
         except CtvaeError as error:
             raise StartError(error.reason, f"predecessor {file.name}: {error.message}") from error
-        if one.of in found:
-            text = f"predecessor {file.name} is the second one for series {one.of[0]}; give only the last one"
+        if predecessor.of in found:
+            text = f"predecessor {file.name} is the second one for series {predecessor.of[0]}; give only the last one"
             raise StartError("SEVERAL_PREDECESSORS", text)
-        found[one.of] = one
+        found[predecessor.of] = predecessor
     return found

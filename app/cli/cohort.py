@@ -57,11 +57,11 @@ def command(
         from app.settings import load_settings
 
         settings = load_settings(config)
-        asked = settings.encode
+        defaults = settings.encode
         encode = dataclasses.replace(
-            asked,
-            taps=split_taps(taps) if taps else asked.taps,
-            device=device.value if device else asked.device,
+            defaults,
+            taps=split_taps(taps) if taps else defaults.taps,
+            device=device.value if device else defaults.device,
         )
         limits = Limits(workers or default_workers(encode.device), memory_mb)
         options = Options(limits, "json_and_sr" if sr else "json" if json else "none")

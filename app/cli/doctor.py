@@ -47,10 +47,10 @@ def command(
 
         verdicts = list(examine(models, device.value))
         if as_json:
-            sys.stdout.write(json.dumps({"verdicts": [asdict(one) for one in verdicts]}, indent=1) + "\n")
+            sys.stdout.write(json.dumps({"verdicts": [asdict(verdict) for verdict in verdicts]}, indent=1) + "\n")
         else:
             sys.stdout.write(verdict_lines(verdicts))
-        return 1 if any(one.good is False for one in verdicts) else 0
+        return 1 if any(verdict.good is False for verdict in verdicts) else 0
 
     return guarded(run, log_level)
 
@@ -72,7 +72,7 @@ def examine(models: Path | None, device: str) -> Iterator[Verdict]:
         yield golden
         yield check_golden_decoder(bundle)
         if golden.good is None:
-            yield from (one for one in check_torch(bundle, encoder) if one.question == "torch")
+            yield from (verdict for verdict in check_torch(bundle, encoder) if verdict.question == "torch")
         yield _speed(bundle, encoder)
     except BundleError as error:
         yield Verdict("bundle", False, str(error))

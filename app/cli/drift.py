@@ -55,9 +55,9 @@ def command(
             return 0
         lines = [f"reference: {found.reference} ({found.reference_patients} patients)"]
         lines.append("distance  p      p corrected  dimensions changed  patients  group")
-        for one in found.groups:
-            numbers = f"{one.distance:8.2f}  {one.p:.3f}  {one.p_corrected:11.3f}  {len(one.changed):18d}"
-            lines.append(f"{numbers}  {one.patients:8d}  {one.group}")
+        for group in found.groups:
+            numbers = f"{group.distance:8.2f}  {group.p:.3f}  {group.p_corrected:11.3f}  {len(group.changed):18d}"
+            lines.append(f"{numbers}  {group.patients:8d}  {group.group}")
         if found.left_out:
             lines.append(f"fewer than {LEAST} patients, not compared: {', '.join(found.left_out)}")
         sys.stdout.write("\n".join(map(printable, lines)) + "\n")

@@ -73,20 +73,20 @@ def command(
         from app.settings import check_paths, load_settings
 
         settings = load_settings(config)
-        asked = settings.encode
+        defaults = settings.encode
         settings = dataclasses.replace(
             settings,
             encode=dataclasses.replace(
-                asked,
-                taps=_seeded(split_taps(taps) if taps else asked.taps, seed),
-                device=device.value if device else asked.device,
+                defaults,
+                taps=_seeded(split_taps(taps) if taps else defaults.taps, seed),
+                device=device.value if device else defaults.device,
             ),
             privacy=dataclasses.replace(
                 settings.privacy,
                 with_identifiers=with_identifiers or settings.privacy.with_identifiers,
                 with_dates=with_dates or settings.privacy.with_dates,
             ),
-            card=tuple(dict.fromkeys(one.value for one in card)) if card else settings.card,
+            card=tuple(dict.fromkeys(name.value for name in card)) if card else settings.card,
             fhir=fhir or settings.fhir,
         )
         return encode_folder(check_paths(folder, output, models), settings, tuple(predecessor or ()))

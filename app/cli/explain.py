@@ -82,7 +82,7 @@ def command(
             tap=tap,
             covariates=None
             if covariates is None
-            else [one for one in covariates.split(",") if one not in ("", "none")],
+            else [name for name in covariates.split(",") if name not in ("", "none")],
             all_series=all_series,
             permutations=permutations,
             seed=seed,

@@ -42,14 +42,14 @@ def command(
 
         found = similar(read_place(index), series, tap=tap, metric=metric.value, most=most)
         if as_json:
-            sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+            sys.stdout.write(json.dumps([asdict(neighbour) for neighbour in found], indent=1) + "\n")
             return 0
         sys.stdout.write("distance  nearer than  patient  series\n")
-        for one in found:
-            who = "same" if one.same_patient else "another"
-            part = f" part {one.part}" if one.part else ""
-            name = printable(one.series_instance_uid + part)
-            sys.stdout.write(f"{one.distance:8.3f}  {one.nearer_than:11.1%}  {who:<7}  {name}\n")
+        for neighbour in found:
+            who = "same" if neighbour.same_patient else "another"
+            part = f" part {neighbour.part}" if neighbour.part else ""
+            name = printable(neighbour.series_instance_uid + part)
+            sys.stdout.write(f"{neighbour.distance:8.3f}  {neighbour.nearer_than:11.1%}  {who:<7}  {name}\n")
         return 0
 
     return guarded(run, log_level)

@@ -58,8 +58,8 @@ def command(
             "no results": passed.others,
             "damaged": len(passed.broken),
         }
-        told = "".join(f", {count} {what}" for what, count in counts.items() if count)
-        sys.stdout.write(f"{made.rows} rows, {made.columns} columns in {output.name}{told}\n")
+        extra = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        sys.stdout.write(f"{made.rows} rows, {made.columns} columns in {output.name}{extra}\n")
         return 1 if passed.broken else 0
 
     return guarded(run, log_level)

@@ -76,7 +76,7 @@ def command(
         with bundle_errors():
             plan = _plan(config, given | {"threads": threads}, root, init)
             where = Path(plan.data.root) if plan.data.root else None
-            wording = Wording(version, _said(output, config, init, given), _text(notes))
+            wording = Wording(version, _command_text(output, config, init, given), _text(notes))
             places = Places(data, output, where, cache, labels)
             reading = load_settings(settings)
             if dry_run:
@@ -105,7 +105,7 @@ def _plan(config: Path | None, given: Mapping[str, object], root: Path | None, i
     return make_plan(recipe, training=given, data={"root": str(root) if root else None}, start=start)
 
 
-def _said(output: Path, config: Path | None, init: Path | None, given: Mapping[str, object]) -> str:
+def _command_text(output: Path, config: Path | None, init: Path | None, given: Mapping[str, object]) -> str:
     """Return the command as the model card shows it: names instead of paths."""
     words = ["ctvae train DATA", f"-o {output.name}"]
     words += [f"--config {config.name}"] if config else []

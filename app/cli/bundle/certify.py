@@ -57,7 +57,7 @@ def command(
         if 0 < phantoms < 30:
             raise StartError("FEW_PHANTOMS", f"{phantoms} phantoms say nothing; give at least 30, or 0 for none")
         bundle = open_bundle(path)
-        asked = tuple(filter(None, (name.strip() for name in taps.split(","))))
+        names = tuple(filter(None, (name.strip() for name in taps.split(","))))
         with bundle_errors():
             with progress("finding scans") as show:
                 certificate = certify_bundle(
@@ -65,7 +65,7 @@ def command(
                     data,
                     root=root,
                     labels=labels,
-                    taps=asked,
+                    taps=names,
                     cache=cache,
                     force=force,
                     phantoms=phantoms,

@@ -41,15 +41,19 @@ def command(
         with bundle_errors():
             verdicts = list(check_bundle(bundle))
         if as_json:
-            document = {"name": bundle.name, "version": bundle.version, "verdicts": [asdict(one) for one in verdicts]}
+            document = {
+                "name": bundle.name,
+                "version": bundle.version,
+                "verdicts": [asdict(verdict) for verdict in verdicts],
+            }
             sys.stdout.write(json.dumps(document, indent=1) + "\n")
         else:
             sys.stdout.write(verdict_lines(verdicts))
         learned = (ACTIVE_UNITS, RECONSTRUCTION)
-        bad = [one for one in verdicts if one.good is False and not (force and one.question in learned)]
+        bad = [verdict for verdict in verdicts if verdict.good is False and not (force and verdict.question in learned)]
         if bad:
-            found = "; ".join(f"{one.question}: {one.detail}" for one in bad)
-            hint = "; --force accepts it" if all(one.question in learned for one in bad) else ""
+            found = "; ".join(f"{verdict.question}: {verdict.detail}" for verdict in bad)
+            hint = "; --force accepts it" if all(verdict.question in learned for verdict in bad) else ""
             raise StartError("BUNDLE_REFUSED", f"{bundle.name} {bundle.version}: {found}{hint}")
         return 0
 

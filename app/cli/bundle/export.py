@@ -49,7 +49,7 @@ def command(
         write_whole(files)
         sys.stdout.write(verdict_lines(verdicts))
         sys.stdout.write("".join(f"{file.name}: {len(content):,} bytes\n" for file, content in files.items()))
-        return 1 if any(one.good is False for one in verdicts) else 0
+        return 1 if any(verdict.good is False for verdict in verdicts) else 0
 
     return guarded(run, log_level)
 

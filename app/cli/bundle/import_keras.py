@@ -65,8 +65,8 @@ def command(
         from models.spec import BundleError
 
         with bundle_errors():
-            asked = None if window_voxels is None else voxels("--window-voxels", window_voxels)
-            imported = read_keras(source, heads=heads, mu=mu, logvar=logvar, window_voxels=asked)
+            size = None if window_voxels is None else voxels("--window-voxels", window_voxels)
+            imported = read_keras(source, heads=heads, mu=mu, logvar=logvar, window_voxels=size)
             if fit is not None and window_hu is None:
                 raise BundleError("--fit sets where voxels lie but not their HU range; give --window-hu LOW,HIGH too")
             size = imported.parameters["window_voxels"]

@@ -49,8 +49,8 @@ def command(
                 )
             population = read_reference(written)
         assert population is not None
-        told = f"{population.patients} reference patients, smallest p {population.smallest_p:.2g}"
-        sys.stdout.write(f"{written.name} {written.version}: {told}\n")
+        population_text = f"{population.patients} reference patients, smallest p {population.smallest_p:.2g}"
+        sys.stdout.write(f"{written.name} {written.version}: {population_text}\n")
         return 0
 
     return guarded(run, log_level)

@@ -152,14 +152,14 @@ def _preprocessing(settings: Preprocessing) -> str:
 
 
 def _nested(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and any(isinstance(one, (dict, list)) for one in value)
+    return isinstance(value, (list, tuple)) and any(isinstance(item, (dict, list)) for item in value)
 
 
 def _short(value: Any) -> str:
     """Return a value in one line; for a long object, its plain values."""
     if isinstance(value, Mapping):
-        plain = {key: one for key, one in value.items() if not isinstance(one, (Mapping, list, tuple))}
-        return ", ".join(f"{key} {_short(one)}" for key, one in plain.items())
+        plain = {key: item for key, item in value.items() if not isinstance(item, (Mapping, list, tuple))}
+        return ", ".join(f"{key} {_short(item)}" for key, item in plain.items())
     if isinstance(value, (list, tuple)):
-        return (" × " if all(type(one) is int for one in value) else ", ").join(_short(one) for one in value)
+        return (" × " if all(type(item) is int for item in value) else ", ").join(_short(item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -43,8 +43,8 @@ def command(
         if len(found.lost) > MOST_NAMED:
             sys.stdout.write(f"  and {len(found.lost) - MOST_NAMED} more; --json names all\n")
         if found.unknown_files:
-            told = "in the spool but not in the database; they were not acknowledged, and the next start enters them"
-            sys.stdout.write(f"  {len(found.unknown_files)} files are {told}\n")
+            where = "in the spool but not in the database; they were not acknowledged, and the next start enters them"
+            sys.stdout.write(f"  {len(found.unknown_files)} files are {where}\n")
         return 1 if found.difference else 0
 
     return guarded(run, log_level)

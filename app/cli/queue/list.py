@@ -37,13 +37,13 @@ def command(
         if as_json:
             sys.stdout.write(json.dumps(found, indent=1) + "\n")
             return 0
-        for one in found:
-            about = f"{one['instances']} instances, revision {one['revision']}"
-            shadow = ", shadow" if one["kind"] == "shadow" else ""
-            reason = f"  {one['reason']}" if one["reason"] else ""
-            sent = f"  {', '.join(one['deliveries'])}" if one["deliveries"] else ""
-            created = when(one["created_at"])
-            line = f"{one['id']:>6}  {one['state']:<10}  {created}  {one['series_uid']}  {about}{shadow}{reason}{sent}"
+        for job in found:
+            about = f"{job['instances']} instances, revision {job['revision']}"
+            shadow = ", shadow" if job["kind"] == "shadow" else ""
+            reason = f"  {job['reason']}" if job["reason"] else ""
+            sent = f"  {', '.join(job['deliveries'])}" if job["deliveries"] else ""
+            created = when(job["created_at"])
+            line = f"{job['id']:>6}  {job['state']:<10}  {created}  {job['series_uid']}  {about}{shadow}{reason}{sent}"
             sys.stdout.write(line + "\n")
         return 0
 

@@ -33,17 +33,19 @@ def command(
         with opened(config) as (settings, database):
             least = settings.retention_days if days is None else days
             found = purgeable(database, settings.destinations, least, refused=refused)
-            for one in found:
-                megabytes = f"{one.size_bytes / 1e6:.1f} MB"
-                what = f"{one.series_uid}  {one.instances} instances, {megabytes}, arrived {when(one.ended_at)}"
-                sys.stdout.write(what + "\n")
-            count, size = sum(one.instances for one in found), sum(one.size_bytes for one in found) / 1e6
+            for series in found:
+                megabytes = f"{series.size_bytes / 1e6:.1f} MB"
+                line = (
+                    f"{series.series_uid}  {series.instances} instances, {megabytes}, arrived {when(series.ended_at)}"
+                )
+                sys.stdout.write(line + "\n")
+            count, size = sum(series.instances for series in found), sum(series.size_bytes for series in found) / 1e6
             if not yes:
-                told = "would be deleted; --yes deletes them"
-                sys.stdout.write(f"{len(found)} series, {count} instances, {size:.1f} MB: {told}\n")
+                done = "would be deleted; --yes deletes them"
+                sys.stdout.write(f"{len(found)} series, {count} instances, {size:.1f} MB: {done}\n")
                 return 0
             with trailing(settings.log.audit_file) if settings.log.audit_file else nullcontext():
-                purged = purge(database, settings.places, tuple(one.series_uid for one in found))
+                purged = purge(database, settings.places, tuple(series.series_uid for series in found))
         for uid, why in purged.failed.items():
             sys.stderr.write(f"{why}; series {uid} is not wholly purged, purge again to go on with it\n")
         sys.stdout.write(f"{len(found) - len(purged.failed)} series, {purged.instances} instances: deleted\n")

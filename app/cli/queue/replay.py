@@ -36,8 +36,8 @@ def command(
             made = replay(database, since.astimezone().timestamp(), work)
         for uid, error in made.failed.items():
             sys.stderr.write(f"INTERNAL_ERROR: series {uid} is not queued ({error}); report it\n")
-        told = {"queued": len(made.queued), "known already": made.known, "purged from the spool": made.purged}
-        sys.stdout.write(", ".join(f"{count} series {what}" for what, count in told.items()) + "\n")
+        counts = {"queued": len(made.queued), "known already": made.known, "purged from the spool": made.purged}
+        sys.stdout.write(", ".join(f"{count} series {what}" for what, count in counts.items()) + "\n")
         if made.failed:
             return 1
         return 0 if made.queued else 2

@@ -46,9 +46,9 @@ def lines(found: dict[str, Any]) -> list[str]:
             return when(value)
         return str(value)
 
-    told = [f"{name:<15} {shown(name, value)}" for name, value in found.items() if not isinstance(value, list)]
+    shown_lines = [f"{name:<15} {shown(name, value)}" for name, value in found.items() if not isinstance(value, list)]
     for name, rows in found.items():
         for row in rows if isinstance(rows, list) else []:
             values = ", ".join(f"{key} {shown(key, value)}" for key, value in row.items() if value is not None)
-            told.append(f"{ROWS[name]:<15} {values}")
-    return told
+            shown_lines.append(f"{ROWS[name]:<15} {values}")
+    return shown_lines

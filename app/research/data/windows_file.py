@@ -52,7 +52,7 @@ def read_windows(file: Path, window_voxels: Shape) -> Floats:
     return windows
 
 
-def pooled_taps(bundle: Bundle, encoder: Encoder, windows: Floats, asked: Sequence[str]) -> dict[str, Floats]:
+def pooled_taps(bundle: Bundle, encoder: Encoder, windows: Floats, requested: Sequence[str]) -> dict[str, Floats]:
     """Return name → float32 with one row per window: every tap as it is, or `mu`, `sigma` and the requested taps.
 
     Requested taps are pooled, except that a grid that is kept (`block3:none`) stays a grid.
@@ -60,9 +60,9 @@ def pooled_taps(bundle: Bundle, encoder: Encoder, windows: Floats, asked: Sequen
     Raises:
         StartError: `UNKNOWN_TAP`.
     """
-    if not asked:
+    if not requested:
         return encoder.run(windows, [tap.name for tap in bundle.taps])
-    specs = check_taps(bundle, asked)
+    specs = check_taps(bundle, requested)
     outputs = encoder.run(windows, tuple(dict.fromkeys(spec.name for spec in specs.values())))
     return {
         name: outputs[spec.name]

@@ -94,7 +94,7 @@ def test_one_patient_id_with_a_name_and_without_is_refused(same_id):
 def test_one_patient_id_under_two_names_is_two_patients_with_a_warning(same_id, caplog):
     listed = write_list(same_id / "list.csv", ("path", "patient"), ("p1", "a"), ("p2", "b"))
     assert [scan.patient for scan in find_scans(listed)] == ["a", "b"]
-    assert "1 PatientIDs of DICOM stand under several names" in caplog.text and "SECRET" not in caplog.text
+    assert "1 PatientIDs of DICOM have several names" in caplog.text and "SECRET" not in caplog.text
 
 
 @pytest.mark.parametrize("row", [None, "p0"])

@@ -196,7 +196,7 @@ def test_it_can_be_trained_through_the_protocol():
     [
         ("autoencoder_kl", {"channels": [8, 16, 16]}, "have different lengths"),
         ("autoencoder_kl", {"channels": [6, 16]}, "cannot be built"),
-        ("autoencoder_kl", {"window_voxels": [9, 16, 24]}, "no multiple of 2"),
+        ("autoencoder_kl", {"window_voxels": [9, 16, 24]}, "not a multiple of 2"),
         ("autoencoder_kl", {"axes": "RAX"}, "axes are 'RAX'"),
         ("autoencoder_kl", {"axes": "RLS"}, "axes are 'RLS'"),
         ("autoencoder_kl", {"attention_levels": [0, 1]}, "expected true or false"),
@@ -356,7 +356,7 @@ def test_one_number_of_residual_blocks_is_for_all_levels(tmp_path):
         (["--window-hu", "1000", "--fit", "resize"], "expected 2 numbers"),
         (["--window-hu=-1000,1000", "--spacing", "5,4,four"], "expected 3 numbers"),
         (["--window-voxels", "8,16"], "expected 3 numbers"),
-        (["--window-voxels", "8,16,23"], "no multiple of 2"),
+        (["--window-voxels", "8,16,23"], "not a multiple of 2"),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(tmp_path, parameters, capsys, options, says):

@@ -179,7 +179,7 @@ def test_receptive_fields_are_in_mm_and_no_larger_than_the_window():
         ("question", {"window_voxels": [32, 256]}, "expected"),
         ("question", {"heads": 3}, "expected a word"),
         ("question", {"decoder": "no"}, "expected true or false"),
-        ("ct_vae", {"window_voxels": [30, 96, 96]}, "no multiple of its fold"),
+        ("ct_vae", {"window_voxels": [30, 96, 96]}, "not a multiple of its fold"),
         ("ct_vae", {"channels": [12, 20]}, "multiples of 8"),
     ],
 )

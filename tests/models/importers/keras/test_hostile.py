@@ -61,7 +61,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path, member, monkeypatch):
     bomb = archive_of(tmp_path / "bomb.keras", members_of() | {member: bytes(64 << 20)})
     assert bomb.stat().st_size < 1 << 20
     tracemalloc.start()
-    refused(bomb, f"{member} in the .keras archive would unfold from")
+    refused(bomb, f"{member} in the .keras archive would expand from")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 32 << 20
@@ -273,7 +273,7 @@ def test_damaged_hdf5_gives_a_result_or_a_bundle_error_and_nothing_else(tmp_path
 
 def test_hdf5_that_never_ends_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(keras_hdf5, "TIME_LIMIT_S", 0.01)
-    refused(DATA / "keras_question.h5", "did not come to an end in 0.01 s")
+    refused(DATA / "keras_question.h5", "did not finish in 0.01 s")
 
 
 def test_a_module_in_the_current_folder_is_not_run(tmp_path, monkeypatch):

@@ -425,8 +425,8 @@ def imported_steps() -> KerasImport:
     [
         (0, {"kind": "lambda"}, "is of kind 'lambda'"),
         (1, {"inputs": ["later"]}, "expected one step before it"),
-        (1, {"name": "image"}, "expected a name of its own"),
-        (1, {"name": "pop"}, "expected a name of its own"),
+        (1, {"name": "image"}, "expected a unique name"),
+        (1, {"name": "pop"}, "expected a unique name"),
         (1, {"channels": 1 << 20}, "expected an integer"),
         (1, {"kernel": [1, 1]}, "expected three integers"),
         (1, {"colour": 3}, "a conv needs"),
