@@ -25,6 +25,7 @@ import yaml  # noqa: E402
 
 from app.research.certify.rivals import describing, score_features  # noqa: E402
 from app.research.data.changed_windows import ORIGINAL, see_scan  # noqa: E402
+from app.research.data.phantoms import phantom_scans  # noqa: E402
 from app.research.data.scans import Scan, cached_windows, find_scans, with_margin  # noqa: E402
 from app.research.train.recipe import load_recipe, make_plan, parse_recipe  # noqa: E402
 from models.statistics.aggregate import aggregate_kl, aggregate_kl_null  # noqa: E402
@@ -57,8 +58,9 @@ def main() -> None:
     train = [scan for scan in scans if scan.split == "train"]
     began = time.monotonic()
     train = readable(train, plan, args.cache)
+    learned = [*train, *phantom_scans(plan.data.phantoms, plan.data.seed)]
     vae, course = trained(
-        plan, [cached_windows(scan, with_margin(plan.preprocessing), args.cache).voxels for scan in train]
+        plan, [cached_windows(scan, with_margin(plan.preprocessing), args.cache).voxels for scan in learned]
     )
     seen = see_all([scan for scan in scans if scan.split == "calibration"], plan, args.cache)
     known = learn_all(train, plan, args.cache)

@@ -191,12 +191,13 @@ class DenseVae(Vae):
         """All taps: `mu`, `sigma`, `latent`, `latent_sigma`, then the stages from input to latent."""
         return ("mu", "sigma", "latent", "latent_sigma", *self.stages)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (mu, log-variance) of the dense latent, flattened: (n, channels × d × h × w) each."""
-        x = self.axes.to_network(x)
-        for stage in self.stages.values():
-            x = stage(x)
-        return self.mu(x).flatten(1), self.logvar(x).flatten(1)
+    def trunk(self, x: Tensor) -> Tensor:
+        """See `Vae`."""
+        return super().trunk(self.axes.to_network(x))
+
+    def heads(self, read: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, log-variance) of the dense latent, flattened: each (n, channels × d × h × w)."""
+        return self.mu(read).flatten(1), self.logvar(read).flatten(1)
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the named taps, all from one forward pass; the module describes them."""

@@ -91,8 +91,8 @@ class PatchStatistics(nn.Module):
         self.channels = len(self.levels) + 1
 
     def forward(self, folded: Tensor) -> Tensor:
-        # The order matters for later steps, which use small differences: means of 0 and 1 are exact everywhere.
-        filled = [((folded - low) / (high - low)).clamp(0.0, 1.0).mean(1) for low, high in pairwise(self.levels)]
+        # The order matters for what follows, which looks at small differences: means of 0 and 1 are exact everywhere.
+        filled = [_filled(folded, low, high) for low, high in pairwise(self.levels)]
         spread = ((folded - folded.mean(1, keepdim=True)).square().mean(1) + 1e-6).sqrt()
         return torch.stack([*filled, 10 * self._gradient(folded), 10 * spread], 1)
 
@@ -102,6 +102,13 @@ class PatchStatistics(nn.Module):
         squares = (grid[:, 1:, :-1, :-1] - corner).square()
         squares = squares + (grid[:, :-1, 1:, :-1] - corner).square() + (grid[:, :-1, :-1, 1:] - corner).square()
         return (squares + 1e-6).sqrt().mean((1, 2, 3))
+
+
+def _filled(folded: Tensor, low: float, high: float) -> Tensor:
+    """How much of the range a patch's voxels fill: in place where no gradient is wanted, which takes half the time."""
+    if folded.requires_grad or torch.onnx.is_in_onnx_export():
+        return ((folded - low) / (high - low)).clamp(0.0, 1.0).mean(1)
+    return (folded - low).div_(high - low).clamp_(0.0, 1.0).mean(1)
 
 
 def mean_and_spread(x: Tensor) -> Tensor:

@@ -59,17 +59,16 @@ class PooledVae(Vae):
         """All taps: `mu`, `sigma`, the stages from input on, `pooled`, `dense`."""
         return (*super().tap_names, "pooled", "dense")
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (mu, log-variance), (n, latents) each, of windows (n, 1, d, h, w) in [0, 1]."""
+    def trunk(self, x: Tensor) -> Tensor:
+        """What the heads read, (n, values): `dense` and `pooled`, of windows (n, 1, d, h, w) in [0, 1]."""
         seen = self._seen(x)
-        both = torch.cat([seen["dense"], seen["pooled"]], 1)
-        return self.mu(both), self.logvar(both)
+        return torch.cat([seen["dense"], seen["pooled"]], 1)
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the named taps, all from one forward pass; sigma = exp(log-variance / 2)."""
         found = self._seen(x)
-        both = torch.cat([found["dense"], found["pooled"]], 1)
-        found |= {"mu": self.mu(both), "sigma": torch.exp(0.5 * self.logvar(both))}
+        mu, logvar = self.heads(torch.cat([found["dense"], found["pooled"]], 1))
+        found |= {"mu": mu, "sigma": torch.exp(0.5 * logvar)}
         return {name: found[name] for name in names}
 
     def describe(self, z: Tensor) -> Tensor:

@@ -58,10 +58,18 @@ class Vae(nn.Module):
         return ("mu", "sigma", *self.stages)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (mu, log-variance), (n, latents) each, of windows (n, 1, d, h, w) in [0, 1]."""
+        """(mu, log-variance), each (n, latents), of windows (n, 1, d, h, w) in [0, 1]."""
+        return self.heads(self.trunk(x))
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """What the heads read, (n, …), of windows (n, 1, d, h, w) in [0, 1]."""
         for stage in self.stages.values():
             x = stage(x)
-        return self.mu(x), self.logvar(x)
+        return x
+
+    def heads(self, read: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu, log-variance), each (n, latents), from what `trunk` gives."""
+        return self.mu(read), self.logvar(read)
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the named taps, all from one forward pass; sigma = exp(log-variance / 2)."""

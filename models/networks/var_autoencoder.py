@@ -89,9 +89,9 @@ class VarAutoEncoderVae(Vae):
         super().__init__(stages, heads, decoder, layers=layers, window_voxels=window_voxels)
         self._axes = axes
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def trunk(self, x: Tensor) -> Tensor:
         """See `Vae`."""
-        return super().encode(self._axes.to_network(x))
+        return super().trunk(self._axes.to_network(x))
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """See `Vae`."""

@@ -12,25 +12,28 @@ from torch import Tensor
 
 from models.statistics.cropped import PLAIN_AIR, TILE_BELOW
 
-_LEAST_VARIANCE = 0.01
+_LEAST_VARIANCE = 1e-4
 _SHRINKAGE = 0.05
 _SMALLEST_RATIO = 1e-3
 
 
-def aggregate_divergence(mu: Tensor) -> Tensor:
-    """Return KL(N(m, C) ‖ N(0, I)) per dimension: m and C are mean and covariance of mu (n, k), C plus 0.01.
+def aggregate_distance(mu: Tensor) -> Tensor:
+    """Return how far mean, deviations and covariances of mu (n, k) are from the prior's 0, 1 and 0, a dimension.
 
-    The term -log det C keeps dimensions from being redundant: it grows where C loses rank. Variances and covariances
-    (VICReg: Bardes et al. 2022, arXiv:2105.04906; DIP-VAE-I: Kumar et al. 2018, arXiv:1711.00848) are weighted against
-    each other, and against the means, as in the divergence. It is for mu alone: with the posterior's variance in C, a
-    posterior equal to the prior would satisfy it, however similar the dimensions of mu are.
+    (Σᵢ mᵢ² + Σᵢ (1 - sᵢ)² + Σ_{i≠j} C_ij²) / k: the variance and covariance terms of VICReg (Bardes et al. 2022,
+    arXiv:2105.04906), two-sided. The deviations, not the variances as in DIP-VAE-I (Kumar et al. 2018,
+    arXiv:1711.00848), because these have no gradient left where a dimension has nearly collapsed. Nor does the
+    logarithm of the determinant with a floor that keeps it finite: with it half of 32 dimensions stayed at the floor.
+    It is of mu alone: with the posterior's variance in C, a posterior that is the prior pleases it, however alike the
+    dimensions of mu are.
     """
     mean, k = mu.mean(0), mu.shape[1]
     centred = mu - mean
-    covariance = centred.T @ centred / len(mu) + _LEAST_VARIANCE * torch.eye(k, dtype=mu.dtype, device=mu.device)
-    logarithm = torch.linalg.cholesky(covariance).diagonal().log().sum()  # half the log of the determinant
-    divergence: Tensor = 0.5 * (covariance.diagonal().sum() + mean.square().sum() - k) / k - logarithm / k
-    return divergence
+    covariance = centred.T @ centred / len(mu)
+    variance = covariance.diagonal()
+    apart = covariance.square().sum() - variance.square().sum()
+    distance: Tensor = (mean.square().sum() + (1 - (variance + _LEAST_VARIANCE).sqrt()).square().sum() + apart) / k
+    return distance
 
 
 def within_groups(mu: Tensor, group: Tensor) -> Tensor:
@@ -52,11 +55,12 @@ def within_groups(mu: Tensor, group: Tensor) -> Tensor:
 def whitened_pairs(mu: Tensor, other: Tensor, covariance: Tensor) -> Tensor:
     """Return how far two views of a window are apart on the axes of a covariance: half the log of the mean ratio.
 
-    The squared difference over the variance, mean over windows and whitened axes, is twice (1 - ICC) on average. Every
-    axis counts the same, and one shared by two dimensions counts once, so copying the axis that repeats best gains
-    nothing. The covariance (k, k) is that of the windows within their group, and is detached.
+    The squared difference over the variance, mean over windows and over the whitened axes, is twice (1 - ICC) in the
+    mean. No axis counts more than another, and one that two dimensions share counts once: nothing is gained by copying
+    the axis that repeats best. The covariance (k, k) is that of the windows, within their group. It is differentiated
+    too, so that nothing is gained by a smaller scale either: with a fixed one, all dimensions shrank to nothing.
     """
-    root = torch.linalg.cholesky(covariance.detach())
+    root = torch.linalg.cholesky(covariance)
     apart = torch.linalg.solve_triangular(root, (mu - other).T, upper=False)
     ratio: Tensor = apart.square().mean()
     return 0.5 * (ratio + _SMALLEST_RATIO).log()

@@ -105,7 +105,7 @@ def make_views(
     for number, drawn in enumerate(draws):
         if drawn.frame is not None:
             wide[number] = _framed(whole := wide[number].clone(), drawn.frame, size)
-            if bare is not None:
+            if bare is not None and any(view.bare for view in drawn.views):
                 bare[number] = _framed(bare[number], drawn.frame, size, like=whole)
     inner = tuple(slice(edge, edge + length) for edge, length in zip(around, size, strict=True))
     target = wide[:, inner[0], inner[1], inner[2]].contiguous()
@@ -149,11 +149,10 @@ def _framed(wide: Tensor, frame: Frame, size: Size, like: Tensor | None = None) 
     The part lies within what is not air in `like`, by default `wide`.
     """
     matrices = []
+    held = _held((wide if like is None else like)[None])[0] if math.isfinite(frame.part[0]) else None
     for axis, part, at in zip((1, 2), frame.part, frame.at, strict=True):
         have = wide.shape[axis]
-        first, last = (
-            (0, have) if math.isinf(part) else _part(wide if like is None else like, axis, round(part * size[axis]), at)
-        )
+        first, last = (0, have) if held is None else _part(held[axis - 1], round(part * size[axis]), at)
         index = torch.arange(have, device=wide.device, dtype=torch.float32)
         position = (first + last - 1) / 2 + (index - (have - 1) / 2) / frame.zoom
         inside = (position > first - 0.5) & (position < last - 0.5)
@@ -163,18 +162,22 @@ def _framed(wide: Tensor, frame: Frame, size: Size, like: Tensor | None = None) 
     return rows @ wide @ columns.T
 
 
-def _part(wide: Tensor, axis: int, length: int, at: float) -> tuple[int, int]:
-    """Return start and end of a part of this length, or shorter, within what is not air."""
-    first, last = extent(wide, axis)
+def _part(held: tuple[int, int], length: int, at: float) -> tuple[int, int]:
+    """From and to: a part of this length, or shorter, within what is not air."""
+    first, last = held
     start = first + math.floor(at * (max(0, last - first - length) + 1))
     return start, min(start + length, last)
 
 
-def extent(window: Tensor, axis: int) -> tuple[int, int]:
-    """Return start and end along an axis of (d, h, w) of what is not air; the whole axis where all is air."""
-    others = [candidate for candidate in range(3) if candidate != axis]
-    held = torch.nonzero((window > PLAIN_AIR).any(others[1]).any(others[0])).flatten()
-    return (int(held[0]), int(held[-1]) + 1) if len(held) else (0, window.shape[axis])
+def _held(windows: Tensor) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Of each (d, h, w) of a batch, from and to along y and x: what is not air; all of it where all is air."""
+    seen = windows.amax(1) > PLAIN_AIR
+    return [(_ends(rows), _ends(columns)) for rows, columns in zip(seen.any(2), seen.any(1), strict=True)]
+
+
+def _ends(held: Tensor) -> tuple[int, int]:
+    places = torch.nonzero(held).flatten()
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, len(held))
 
 
 def _seen(views: Sequence[View], wide: Tensor, target: Tensor, settings: TrainingSettings) -> Tensor:
@@ -194,9 +197,9 @@ def _seen(views: Sequence[View], wide: Tensor, target: Tensor, settings: Trainin
             row.add_(spread.normal_(generator=generator.manual_seed(view.noise_seed)), alpha=view.noise)
     seen.clamp_(0, 1)
     if settings.field_of_view or settings.tile:
-        for row, whole, view in zip(seen, target, views, strict=True):
+        for row, held, view in zip(seen, _held(target), views, strict=True):
             (top, bottom), (left, right) = (
-                _within(extent(whole, axis), view.window[2 * axis - 2 : 2 * axis], whole.shape[axis]) for axis in (1, 2)
+                _within(held[axis - 1], view.window[2 * axis - 2 : 2 * axis], target.shape[axis + 1]) for axis in (1, 2)
             )
             inside = row[:, top:bottom, left:right].clone()
             row.zero_()[:, top:bottom, left:right] = inside

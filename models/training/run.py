@@ -18,14 +18,26 @@ from torch import Tensor
 
 from models.networks.registry import build_vae
 from models.networks.vae import Vae
+from models.training.aggregate_losses import tile_group
 from models.training.augment import make_views, read_windows, window_places
+from models.training.bank import Bank, bank_from, bank_of
 from models.training.body_masks import body_masks
 from models.training.checkpoint import CheckpointError, digest_of, save_checkpoint
 from models.training.draws import Augmentation, draw_augmentation
 from models.training.losses import kl_warmup
-from models.training.objective import LossInputs, Parts, VaeForward, decoded, make_loss_inputs, objective
+from models.training.objective import (
+    Codes,
+    LossInputs,
+    Parts,
+    Passed,
+    VaeForward,
+    described,
+    make_loss_inputs,
+    objective,
+)
 from models.training.progress import StepLog
 from models.training.settings import TrainingSettings
+from models.training.settled import begin_at_components
 from models.training.state import TrainingIdentity, TrainingState
 
 if TYPE_CHECKING:
@@ -77,12 +89,14 @@ class TrainingRun:
             vae = vae.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.vae = vae.train()
         optimiser = torch.optim.AdamW(vae.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
-        self.network, self.optimiser = fabric.setup(VaeForward(vae, describe=settings.feature_weight > 0), optimiser)
+        self.forward = VaeForward(vae, describe=settings.feature_weight > 0)
+        self.network, self.optimiser = fabric.setup(self.forward, optimiser)
         self.measured = copy.deepcopy(vae).requires_grad_(False) if settings.ema else vae
         self.step, self.elapsed_s, self.fraction = 0, 0.0, 0.0
         self.ended: Literal["finished", "early"] = "finished"
         self.calibrated: float | None = None
         self.best: dict[str, Tensor] = {}
+        self.bank: Bank | None = None
         self.best_loss, self.worse = math.inf, 0
 
     def batches(self) -> Generator[Batch]:
@@ -97,7 +111,9 @@ class TrainingRun:
                 yield ready.result()
 
     def advance(self, batches: Iterator[Batch]) -> None:
-        """Take one step of the optimiser."""
+        """One step of the optimiser."""
+        if not self.forward.settled and self.fraction >= self.settings.trunk_until:
+            self._settle()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.fraction, self.settings.learning_rate)
         passes = self.settings.accumulate
@@ -170,6 +186,8 @@ class TrainingRun:
         if self.measured is not self.vae:
             tensors |= {f"average/{name}": tensor for name, tensor in self.measured.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        if self.bank is not None:
+            tensors |= {f"bank/{name}": tensor for name, tensor in self.bank.tensors().items()}
         for number, moments in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
         return TrainingState(
@@ -204,6 +222,8 @@ class TrainingRun:
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError("the checkpoint does not fit this network; remove it to train anew") from error
         self.best = state.under("best/")
+        self.forward.settled = bool(state.under("bank/"))
+        self.bank = bank_from({name: tensor.to(self.fabric.device) for name, tensor in state.under("bank/").items()})
         self.best_loss = math.inf if state.best_loss is None else state.best_loss
         self.step, self.worse, self.ended = state.step, state.worse, state.ended
         self.elapsed_s, self.fraction, self.calibrated = state.elapsed_s, state.fraction, state.calibrated
@@ -223,13 +243,49 @@ class TrainingRun:
         body = body if body is None else body.to(device)
         seen, target = make_views(cut_out.to(device, non_blocking=True), draws, self.size, self.settings, body)
         epsilon = torch.from_numpy(np.stack([drawn.epsilon for drawn in draws])).to(device, non_blocking=True)
-        passed = self.network(seen, epsilon, self.settings.batch // (self.settings.decode or self.settings.batch))
+        passed: Passed = self.network(seen, epsilon, None if self.bank is None else self.bank.views())
         rows = self._gathered(make_loss_inputs(passed, target, self.settings, self.vae))
-        return rows, self._objective(rows, self.settings, self._kl_weight())
+        kept = self._kept(passed)
+        if self.forward.settled and self.settings.bank:
+            self._keep(passed, epsilon, tile_group(target))
+        return rows, self._objective(rows, self.terms(), self._kl_weight(), kept)
 
-    def _objective(self, rows: LossInputs, settings: TrainingSettings, kl_weight: float) -> Parts:
+    def terms(self) -> TrainingSettings:
+        """The settings of the loss as it is now: what is asked of all codes together waits until the trunk stays."""
+        if self.forward.settled or self.settings.trunk_until >= 1:
+            return self.settings
+        scale = "between" if self.settings.invariance_scale == "whitened" else self.settings.invariance_scale
+        return replace(self.settings, aggregate=0.0, mmd=0.0, invariance_scale=scale)
+
+    def _settle(self) -> None:
+        """From here on the trunk, that of the averaged weights, stays, and the heads begin anew."""
+        vae = copy.deepcopy(self.measured).cpu().eval()
+        begin_at_components(vae, self.scans, self.settings)
+        weights = {name: self.fabric.broadcast(tensor) for name, tensor in vae.state_dict().items()}
+        for network in (self.vae, self.measured):
+            network.load_state_dict(weights)
+        self.optimiser.optimizer.state.clear()
+        self.forward.settled = True
+
+    def _objective(
+        self, rows: LossInputs, settings: TrainingSettings, kl_weight: float, kept: Codes | None = None
+    ) -> Parts:
         voxels, dataset = math.prod(self.size), len(self.places)
-        return objective(rows, settings, voxels=voxels, kl_weight=kl_weight, dataset=dataset)
+        return objective(rows, settings, voxels=voxels, kl_weight=kl_weight, dataset=dataset, kept=kept)
+
+    def _kept(self, passed: Passed) -> Codes | None:
+        """The codes of the bank, as the heads of this step make them."""
+        if self.bank is None or passed.kept_mu is None or passed.kept_logvar is None:
+            return None
+        return self.bank.codes(passed.kept_mu, passed.kept_logvar)
+
+    def _keep(self, passed: Passed, epsilon: Tensor, group: Tensor) -> None:
+        """The batch, that of all processes, goes into the bank."""
+        assert passed.read is not None
+        newest = bank_of(passed.read, epsilon, group)
+        if self.fabric.world_size > 1:
+            newest = Bank(*(all_rows(self.fabric, one) for one in newest.tensors().values()))
+        self.bank = newest if self.bank is None else self.bank.with_newest(newest, self.settings.bank)
 
     def _gathered(self, rows: LossInputs) -> LossInputs:
         """Return the rows of all processes.
@@ -244,9 +300,7 @@ class TrainingRun:
             if mine.shape[1] == 0:
                 gathered[name] = mine.repeat(self.fabric.world_size, 1)
                 continue
-            everyone = self.fabric.all_gather(mine, sync_grads=True)
-            assert isinstance(everyone, Tensor)
-            gathered[name] = everyone.flatten(0, 1)
+            gathered[name] = all_rows(self.fabric, mine, sync_grads=True)
         return LossInputs(**gathered)
 
     def _kl_weight(self) -> float:
@@ -270,7 +324,7 @@ class TrainingRun:
             target = windows[:, None].to(self.fabric.device, torch.float32)
             with self.fabric.autocast():
                 mu, logvar = self.measured.encode(target)
-                passed = mu, logvar, mu, *decoded(self.measured, mu)
+                passed = Passed(mu, logvar, mu, self.measured.decode(mu), described(self.measured, mu))
             rows.append(make_loss_inputs(passed, target, plain, self.measured))
         self.vae.train()
         loss = self._objective(LossInputs.joined(rows), plain, self.settings.beta).loss.item()
@@ -284,6 +338,13 @@ class TrainingRun:
             self.worse += 1
         if self.worse >= self.settings.patience:
             self.ended = "early"
+
+
+def all_rows(fabric: Fabric, mine: Tensor, *, sync_grads: bool = False) -> Tensor:
+    """The rows of all processes."""
+    gathered = fabric.all_gather(mine, sync_grads=sync_grads)
+    assert isinstance(gathered, Tensor)
+    return gathered.flatten(0, 1)
 
 
 def over_all(fabric: Fabric, values: Tensor, how: Literal["max", "mean"]) -> Tensor:

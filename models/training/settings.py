@@ -32,12 +32,15 @@ class TrainingSettings:
         minutes: training time by the clock, including the earlier part of a resumed training; or else
         steps: number of optimiser steps. The learning rate and the KL's weight follow whichever of the two is given.
         batch: windows in one pass, over all processes together.
-        decode: how many of them are also decoded, over all processes together; 0: all. The terms on all codes together
-            need more codes than there are latents, and encoding is the cheaper half.
-        accumulate: number of passes whose gradients are averaged for one step of the optimiser.
-        learning_rate: peak learning rate.
-        kl_warmup: fraction of the training over which the KL's weight rises from 0 to `beta`.
-        free_bits_nats: KL below which a dimension is not pushed.
+        trunk_until: part of the training after which what lies before the heads stays as it is, and the heads begin
+            anew (`models.training.settled`): `aggregate`, `mmd` and `invariance_scale: whitened`, which until then is
+            `between`, begin there. 1: all of it learns to the end.
+        bank: windows of earlier passes whose codes the terms on all codes together see beside the batch's once the
+            trunk stays (`models.training.bank`). Codes should be many times the latents.
+        accumulate: passes whose gradients are averaged for one step of the optimiser.
+        learning_rate: at its peak.
+        kl_warmup: part of the training over which the KL's weight rises from 0 to `beta`.
+        free_bits_nats: a dimension's KL is not pushed below it.
         beta: weight of the KL (Higgins et al. 2017); 1 is the VAE, with `kl_scale: voxel`.
         kl_scale: what KL and penalty are divided by, beside a likelihood per voxel: the voxels of a window, or its
             latents.
@@ -92,7 +95,8 @@ class TrainingSettings:
     minutes: float | None = None
     steps: int | None = None
     batch: int = 16
-    decode: int = 0
+    trunk_until: float = 1.0
+    bank: int = 0
     accumulate: int = 1
     learning_rate: float = 2e-3
     kl_warmup: float = 0.1
@@ -148,8 +152,9 @@ class TrainingSettings:
                 raise ValueError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}")
         if self.invariance and self.invariance_scale == "between" and self.batch < 2:
             raise ValueError("invariance_scale is 'between' and batch 1; expected two windows a batch or more")
-        if self.decode and self.batch % self.decode:
-            raise ValueError(f"decode is {self.decode} and batch {self.batch}; expected a divisor of the batch, or 0")
+        if (self.bank > 0) != (self.trunk_until < 1):
+            given = f"bank is {self.bank} and trunk_until {self.trunk_until:g}"
+            raise ValueError(f"{given}; expected a bank and a part below 1, or 0 and 1")
         if self.scale != "learned" and not (_between(self.scale, 1e-4, 1.0)):
             raise ValueError(f"scale is {self.scale!r}; expected 'learned' or a number from 0.0001 to 1")
         if (self.penalty == "none") != (self.penalty_weight == 0):
@@ -158,11 +163,10 @@ class TrainingSettings:
         bins = self.feature_bins
         if not (2 <= len(bins) <= 32 and all(_between(b, 0, 1) for b in bins) and list(bins) == sorted(set(bins))):
             raise ValueError(f"feature_bins are {bins!r}; expected 2 to 32 ascending numbers from 0 to 1")
-        for name, windows in (("batch", self.batch), ("decode", self.decode)):
-            if windows % (self.devices * self.nodes) != 0:
-                raise ValueError(
-                    f"a {name} of {windows} cannot be shared by {self.devices} devices on {self.nodes} nodes"
-                )
+        if self.batch % (self.devices * self.nodes) != 0:
+            raise ValueError(
+                f"a batch of {self.batch} cannot be shared by {self.devices} devices on {self.nodes} nodes"
+            )
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -177,7 +181,7 @@ _WHOLE: Mapping[str, int] = {
     "seed": 0,
     "steps": 1,
     "batch": 1,
-    "decode": 0,
+    "bank": 0,
     "accumulate": 1,
     "feature_block": 2,
     "patience": 0,
@@ -186,6 +190,7 @@ _WHOLE: Mapping[str, int] = {
     "nodes": 1,
 }
 _REAL: Mapping[str, tuple[float, float]] = {
+    "trunk_until": (0.0, 1.0),
     "minutes": (1e-4, 1e6),
     "learning_rate": (1e-8, 1.0),
     "kl_warmup": (0.0, 1.0),

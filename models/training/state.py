@@ -37,11 +37,11 @@ class TrainingState:
     """All that a step changes. Random draws have no state.
 
     Attributes:
-        identity: the training it belongs to.
-        tensors: `vae/…`, `average/…`, `best/…` by parameter, `optimiser/<number>/<moment>`.
-        step: number of the optimiser's step.
-        elapsed_s: training time so far.
-        fraction: fraction of the training that is done.
+        identity: whose state it is.
+        tensors: `vae/…`, `average/…`, `best/…` by parameter, `optimiser/<number>/<moment>`, `bank/…`.
+        step: of the optimiser.
+        elapsed_s: of training.
+        fraction: of it that is done.
         ended: whether the calibration windows ended it.
         calibrated: loss on the calibration windows when last measured.
         best_loss: the smallest of them; None before the first.

@@ -7,7 +7,7 @@ z. Sigma becomes the exact marginal of each new dimension (`models.statistics.pc
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,23 +47,29 @@ def training_axes(
         settings: settings that views are drawn with; without a second view the longest axis comes first.
         windows: number of windows to draw.
     """
-    places = window_places(scans)
-    size, latents = vae.window_voxels, len(vae.encode(torch.zeros(1, 1, *vae.window_voxels))[0][0])
-    masks = body_masks(scans) if settings.bare else None
+    latents = len(vae.encode(torch.zeros(1, 1, *vae.window_voxels))[0][0])
     codes: list[tuple[Tensor, Tensor]] = []
-    for first in range(0, windows, _AT_ONCE):
-        numbers = range(first, min(first + _AT_ONCE, windows))
-        draws = [draw_augmentation(settings, size, latents, len(places), number) for number in numbers]
-        cut_out, body = read_windows(scans, masks, places, draws, size, settings)
-        seen, _ = make_views(cut_out, draws, size, settings, body)
-        views = len(seen) // len(draws)
-        heads = (head.reshape(views, len(draws), -1).transpose(0, 1) for head in vae.encode(seen))
+    for seen, n in drawn_views(vae, scans, settings, windows):
+        heads = (head.reshape(len(seen) // n, n, -1).transpose(0, 1) for head in vae.encode(seen))
         codes += list(zip(*heads, strict=True))
     mu, logvar = (torch.stack(batch).double().numpy() for batch in zip(*codes, strict=True))
     axes = learn_axes(mu.reshape(-1, latents), np.exp(0.5 * logvar).reshape(-1, latents))
     if mu.shape[1] < 2:
         return axes
     return axes.ordered(np.nan_to_num(icc_a1(axes.of_mu(mu.reshape(-1, latents)).reshape(mu.shape))))
+
+
+def drawn_views(
+    vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
+) -> Iterator[tuple[Tensor, int]]:
+    """The first windows of a training as it sees them, some at a time: their views (views · n, 1, d, h, w), and n."""
+    places, size = window_places(scans), vae.window_voxels
+    masks = body_masks(scans) if settings.bare else None
+    for first in range(0, windows, _AT_ONCE):
+        numbers = range(first, min(first + _AT_ONCE, windows))
+        draws = [draw_augmentation(settings, size, 1, len(places), number) for number in numbers]
+        cut_out, body = read_windows(scans, masks, places, draws, size, settings)
+        yield make_views(cut_out, draws, size, settings, body)[0], len(draws)
 
 
 @torch.no_grad()
@@ -80,16 +86,21 @@ def with_axes(vae: Vae, axes: LatentAxes) -> Vae:
     inverse = np.linalg.inv(matrix)
     if not np.allclose(inverse @ matrix, np.eye(len(matrix)), atol=1e-6):
         raise ValueError("the axes cannot be undone to a millionth; shrink them more, or take fewer latents")
-    head, mixing, first = made.mu, _mixing(made), _first_linear(made.decoder)
-    assert isinstance(head, nn.Linear) and mixing is not None and first is not None
+    head, mixing = made.mu, _mixing(made)
+    assert isinstance(head, nn.Linear) and mixing is not None
     _set(head, matrix @ _array(head.weight), matrix @ (_array(head.bias) - centre))
     mixing.squares.copy_(torch.from_numpy(np.square(matrix) @ _array(mixing.squares)))
-    from_z = [first, made.describer] if isinstance(made, PooledVae) else [first]
-    for linear in from_z:
-        assert isinstance(linear, nn.Linear)
+    for linear in fed_by_z(made):
         weight = _array(linear.weight)
         _set(linear, weight @ inverse, _array(linear.bias) + weight @ centre)
     return made
+
+
+def fed_by_z(vae: Vae) -> list[nn.Linear]:
+    """The linear layers that take z: the decoder's first and the describer; none where the decoder begins otherwise."""
+    first = _first_linear(vae.decoder)
+    described = [vae.describer] if isinstance(vae, PooledVae) and isinstance(vae.describer, nn.Linear) else []
+    return [] if first is None else [first, *described]
 
 
 def _mixing(vae: Vae) -> MixVariance | None:

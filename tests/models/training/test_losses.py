@@ -21,7 +21,7 @@ from models.training.losses import (
     penalty,
     total_correlation,
 )
-from models.training.objective import LossInputs, make_loss_inputs, objective
+from models.training.objective import LossInputs, Passed, make_loss_inputs, objective
 from models.training.settings import TrainingSettings
 
 BINS = (0.0, 0.2, 0.5, 1.0)
@@ -201,7 +201,7 @@ SETTINGS = TrainingSettings(
 
 def rows_of(n: int = 4, settings: TrainingSettings = SETTINGS) -> LossInputs:
     mu, logvar = drawn(2 * n, 3), drawn(2 * n, 3, seed=1)
-    return make_loss_inputs((mu, logvar, drawn(n, 3, seed=2), windows(n, 3)), windows(n, 4), settings)
+    return make_loss_inputs(Passed(mu, logvar, drawn(n, 3, seed=2), windows(n, 3)), windows(n, 4), settings)
 
 
 def test_the_loss_is_the_sum_of_its_weighted_parts():

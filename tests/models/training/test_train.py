@@ -11,7 +11,7 @@ import torch
 from models.networks.registry import build_vae
 from models.statistics.aggregate import aggregate_kl
 from models.statistics.redundancy import redundancy
-from models.training.aggregate_losses import aggregate_divergence
+from models.training.aggregate_losses import aggregate_distance
 from models.training.evaluate import evaluate
 from models.training.progress import Progress, StepLog
 from models.training.run import learning_rate
@@ -105,7 +105,15 @@ def test_a_pair_term_makes_mu_steadier_under_what_is_drawn():
         {"feature_weight": 0.5, "feature_block": 4},
         {"beta": 4.0, "sharpen": 0.5, "thickness": 2.5, "field_of_view": 0.3, "shift": 1.0, "invariance": 0.1},
         {"offset": 0.01, "turn": 5.0, "bare": 0.5, "tile": 0.3, "shift": 1.0, "invariance": 0.1},
-        {"batch": 32, "decode": 8, "aggregate": 0.02, "mmd": 0.1, "invariance": 0.01, "invariance_scale": "whitened"}
+        {
+            "batch": 8,
+            "bank": 24,
+            "trunk_until": 0.7,
+            "aggregate": 0.02,
+            "mmd": 0.1,
+            "invariance": 0.01,
+            "invariance_scale": "whitened",
+        }
         | {"beta": 0.01, "kl_scale": "latent"},
     ],
     ids=lambda changes: " ".join(changes),
@@ -118,9 +126,9 @@ def test_every_kind_of_loss_and_view_trains(changes):
 
 
 def test_the_divergence_of_all_codes_becomes_smaller_where_it_has_a_weight():
-    settings = replace(SETTINGS, steps=30, batch=16, decode=8, learning_rate=1e-2)
+    settings = replace(SETTINGS, steps=30, batch=8, bank=56, trunk_until=0.3, learning_rate=1e-2)
     trained = [train([blobs(64)], replace(settings, aggregate=weight)).vae for weight in (0.0, 3.0)]
-    without, weighed = (aggregate_divergence(torch.from_numpy(codes_of(vae)[0])).item() for vae in trained)
+    without, weighed = (aggregate_distance(torch.from_numpy(codes_of(vae)[0])).item() for vae in trained)
     assert weighed < 0.3 * without
 
 

@@ -1,0 +1,72 @@
+"""The second part of a training: what lies before the heads stays as it is, and the heads begin anew.
+
+The terms on all codes together need the codes of many windows by one network. Codes of some steps ago are those of
+another network, and even what its heads read of them drifts by more than the shorter axes of mu are long: over 30 steps
+the drift was most of the variance. Once the trunk stays, what the heads read of a window stays too
+(`models.training.bank`).
+
+They begin at the whitened principal components of what they read. It is nearly collinear: of 32 random projections of
+it, half vary by less than a hundredth of the first, and a gradient does not make up for that in a training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.networks.vae import Vae
+from models.training.settings import TrainingSettings
+from models.training.whitening import WINDOWS, drawn_views, fed_by_z
+
+_LEAST_DEVIATION = 1e-3
+_LOGVAR = -3.0
+"""Of the posterior at the beginning: well below the variance of mu, which is 1."""
+
+
+@torch.no_grad()
+def begin_at_components(
+    vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int = WINDOWS
+) -> None:
+    """Set the head of mu to whitened principal components of what it reads, standardised; decoder and describer follow.
+
+    What these made of the old mu they then make of its best linear guess from the new one. Changes nothing where the
+    ends are not linear, or the windows are no more than the latents.
+
+    Args:
+        vae: on the CPU, in eval mode.
+        scans: that it is trained on.
+        settings: what the views are drawn with.
+        windows: how many are looked at.
+    """
+    head = vae.mu
+    if not isinstance(head, nn.Linear) or not fed_by_z(vae) or windows <= head.out_features:
+        return
+    read = torch.cat([vae.trunk(seen) for seen, _ in drawn_views(vae, scans, settings, windows)]).double()
+    mean, deviation = read.mean(0), read.std(0).clamp_min(_LEAST_DEVIATION)
+    _, lengths, axes = torch.linalg.svd((read - mean) / deviation, full_matrices=False)
+    scale = len(read) ** 0.5 / lengths[: head.out_features].clamp_min(1e-6 * lengths[0])
+    weight = scale[:, None] * axes[: head.out_features] / deviation
+    before, after = head(read.float()).double(), (read - mean) @ weight.T
+    head.weight.copy_(weight)
+    head.bias.copy_(-weight @ mean)
+    _follow(fed_by_z(vae), before, after)
+    first = vae.logvar[0] if isinstance(vae.logvar, nn.Sequential) else vae.logvar
+    if isinstance(first, nn.Linear):
+        nn.init.zeros_(first.weight)
+        nn.init.constant_(first.bias, _LOGVAR)
+
+
+def _follow(linears: Sequence[nn.Linear], before: Tensor, after: Tensor) -> None:
+    """Give layers that took the codes `before` those `after`, (n, k) each: the least squares from one to the other."""
+    ones = torch.ones(len(after), 1, dtype=after.dtype)
+    solved = torch.linalg.lstsq(torch.cat([after, ones], 1), before).solution
+    slope, offset = solved[:-1], solved[-1]
+    for linear in linears:
+        weight = linear.weight.double()
+        linear.bias.add_((weight @ offset).float())
+        linear.weight.copy_(weight @ slope.T)
