@@ -111,7 +111,7 @@ class TrainingRun:
                 yield ready.result()
 
     def advance(self, batches: Iterator[Batch]) -> None:
-        """One step of the optimiser."""
+        """Take one step of the optimiser."""
         if not self.forward.settled and self.fraction >= self.settings.trunk_until:
             self._settle()
         for group in self.optimiser.param_groups:
@@ -251,14 +251,17 @@ class TrainingRun:
         return rows, self._objective(rows, self.terms(), self._kl_weight(), kept)
 
     def terms(self) -> TrainingSettings:
-        """The settings of the loss as it is now: what is asked of all codes together waits until the trunk stays."""
-        if self.forward.settled or self.settings.trunk_until >= 1:
+        """Return the settings of the loss now: the terms on all codes together wait until the trunk stays."""
+        if not self._learning_trunk():
             return self.settings
         scale = "between" if self.settings.invariance_scale == "whitened" else self.settings.invariance_scale
         return replace(self.settings, aggregate=0.0, mmd=0.0, invariance_scale=scale)
 
+    def _learning_trunk(self) -> bool:
+        return self.settings.trunk_until < 1 and not self.forward.settled
+
     def _settle(self) -> None:
-        """From here on the trunk, that of the averaged weights, stays, and the heads begin anew."""
+        """Let the trunk, that of the averaged weights, stay from here on, and the heads begin anew."""
         vae = copy.deepcopy(self.measured).cpu().eval()
         begin_at_components(vae, self.scans, self.settings)
         weights = {name: self.fabric.broadcast(tensor) for name, tensor in vae.state_dict().items()}
@@ -266,6 +269,7 @@ class TrainingRun:
             network.load_state_dict(weights)
         self.optimiser.optimizer.state.clear()
         self.forward.settled = True
+        self.best, self.best_loss, self.worse = {}, math.inf, 0
 
     def _objective(
         self, rows: LossInputs, settings: TrainingSettings, kl_weight: float, kept: Codes | None = None
@@ -274,13 +278,13 @@ class TrainingRun:
         return objective(rows, settings, voxels=voxels, kl_weight=kl_weight, dataset=dataset, kept=kept)
 
     def _kept(self, passed: Passed) -> Codes | None:
-        """The codes of the bank, as the heads of this step make them."""
+        """Return the codes of the bank, as the heads of this step make them."""
         if self.bank is None or passed.kept_mu is None or passed.kept_logvar is None:
             return None
         return self.bank.codes(passed.kept_mu, passed.kept_logvar)
 
     def _keep(self, passed: Passed, epsilon: Tensor, group: Tensor) -> None:
-        """The batch, that of all processes, goes into the bank."""
+        """Put the batch of all processes into the bank."""
         assert passed.read is not None
         newest = bank_of(passed.read, epsilon, group)
         if self.fabric.world_size > 1:
@@ -329,7 +333,7 @@ class TrainingRun:
         self.vae.train()
         loss = self._objective(LossInputs.joined(rows), plain, self.settings.beta).loss.item()
         self.calibrated = float(self.fabric.broadcast(loss)) if self.fabric.world_size > 1 else loss
-        if not self.settings.patience or self.fraction < self.settings.kl_warmup:
+        if not self.settings.patience or self.fraction < self.settings.kl_warmup or self._learning_trunk():
             return
         if self.calibrated < self.best_loss:
             self.best_loss, self.worse = self.calibrated, 0
@@ -341,7 +345,7 @@ class TrainingRun:
 
 
 def all_rows(fabric: Fabric, mine: Tensor, *, sync_grads: bool = False) -> Tensor:
-    """The rows of all processes."""
+    """Return the rows of all processes."""
     gathered = fabric.all_gather(mine, sync_grads=sync_grads)
     assert isinstance(gathered, Tensor)
     return gathered.flatten(0, 1)
