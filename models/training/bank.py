@@ -53,7 +53,7 @@ class Bank:
 def bank_of(read: Tensor, epsilon: Tensor, group: Tensor) -> Bank:
     """Return the rows of a batch of n windows: what the heads read of its views (views · n, …), without gradient."""
     n = len(epsilon)
-    rows = read.detach().float().unflatten(0, (-1, n)).transpose(0, 1)
+    rows = read.detach().float().reshape(-1, n, *read.shape[1:]).transpose(0, 1)
     return Bank(rows, epsilon.reshape(n, -1), group)
 
 
