@@ -1,6 +1,7 @@
 # make env    the environment, .venv, with everything that ctvae needs
 # make demo   shows the whole way on a study of its own; make demo IN=folder on yours
 # make test   ruff, mypy, pytest; make test ARGS="-k sr" passes ARGS to pytest
+# make map    builds the container image, dist/ctvae-cpu.oci.tar; make map ARGS="--base IMAGE" passes ARGS on
 # make ohif   unpacks the viewer that a test opens the SR in, into .cache
 # make clean  removes what was built and cached, and demo/; the environment stays (rm -r .venv)
 #
@@ -10,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := env
 .DELETE_ON_ERROR:
-.PHONY: env demo test ohif clean
+.PHONY: env demo test map map-locks ohif clean
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -50,6 +51,22 @@ test: env $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+map: env
+	@$(BIN)/ctvae map build $(ARGS)
+
+# The libraries of the image: pyproject.toml's core and what the variant's .in names, in the versions of requirements.txt.
+# Left out is what holoscan asks for and only installs, or only other operators of it import. For --python-platform
+# aarch64-manylinux_2_36 the same versions are found.
+LEFT_OUT := cupy-cuda13x pip cloudpickle wheel-axle-runtime wheel setuptools
+LOCK := uv pip compile --quiet --extra pacs --python-version 3.11 --only-binary :all: --no-emit-index-url \
+  --constraint requirements.txt --no-annotate --generate-hashes --python-platform x86_64-manylinux_2_36 \
+  --custom-compile-command "make map-locks" $(LEFT_OUT:%=--no-emit-package %)
+
+map-locks:
+	$(LOCK) pyproject.toml app/packaging/requirements-cpu.in --no-emit-package cuda-pathfinder \
+	  --output-file app/packaging/requirements-cpu.lock >/dev/null
+	$(LOCK) pyproject.toml app/packaging/requirements-gpu.in --output-file app/packaging/requirements-gpu.lock >/dev/null
 
 ohif: $(OHIF)/.unpacked
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "build": "Build the image as an OCI archive, with its bill of materials.",
     "stage": "Write the folder that the image is built from.",
     "check": "Check an image without a daemon: the MAP specification, its hardening, its SBOM.",
 }

@@ -1,0 +1,49 @@
+"""`ctvae map build`: the container image as an OCI archive, with its bill of materials beside it."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.process import LogLevel, guarded
+
+
+class VariantName(StrEnum):
+    """Which libraries are in the image."""
+
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+def command(
+    variant: Annotated[VariantName, typer.Option(help="cpu: ONNX Runtime; gpu: torch with CUDA.")] = VariantName.cpu,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Base image, or a root file system as .tar. Default: python:3.11-slim-bookworm where the registry can "
+            "be reached, else Debian bookworm made with debootstrap."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the archive.")] = Path("dist"),
+    image: Annotated[str, typer.Option(help="Name with tag; default: ctvae:VERSION.")] = "",
+    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+) -> int:
+    """Build the container image from this checkout, with Docker where its daemon runs, else with buildah."""
+
+    def run() -> int:
+        from app.packaging.base import chosen_base
+        from app.packaging.build import build
+
+        built = build(variant.value, base or chosen_base(output), output, image)
+        unpacked_mb, compressed_mb = built.unpacked_bytes / 1e6, built.compressed_bytes / 1e6
+        sys.stdout.write(
+            f"{built.archive}\n{built.digest}\n{unpacked_mb:.0f} MB unpacked, {compressed_mb:.0f} MB compressed; "
+            f"bill of materials: {built.bill}\n"
+        )
+        return 0
+
+    return guarded(run, log_level)
