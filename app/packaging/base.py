@@ -15,7 +15,10 @@ SUITE: Final = "bookworm"
 FROM_REGISTRY: Final = "docker.io/library/python:3.11-slim-bookworm"
 MIRROR: Final = "http://deb.debian.org/debian"
 # debootstrap copies the names of this machine and of its name servers: they do not leave it.
-_LEFT_OUT: Final = ("./etc/hostname", "./etc/resolv.conf", "./var/cache/apt/*", "./var/lib/apt/lists/*", "./var/log/*")
+_LEFT_OUT: Final = (
+    "./etc/hostname", "./etc/resolv.conf", "./dev/*", "./proc/*", "./sys/*", "./run/*",
+    "./var/cache/apt/*", "./var/lib/apt/lists/*", "./var/log/*",
+)  # fmt: skip
 _TAR: Final = ("--sort=name", "--mtime=@0", "--numeric-owner", "--one-file-system")
 
 

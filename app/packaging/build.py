@@ -19,7 +19,7 @@ from app.packaging.layout import ENVIRONMENT, PROCESS_ENVIRONMENT, SBOM
 from app.packaging.libraries import Variant, install, lock_of
 from app.packaging.manifests import labels
 from app.packaging.programs import find, run
-from app.packaging.sbom import model_component
+from app.packaging.sbom import model_components
 from app.packaging.stage import BUNDLES, ROOT, Revision, revision, stage
 from models.bundle.store import load_bundle
 from operators import __version__
@@ -83,7 +83,8 @@ def prepare(variant: Variant, base: str, image: str, commit: Revision) -> Path:
     shutil.rmtree(context, ignore_errors=True)
     stage(context, image)
     shutil.copytree(libraries(variant), context / "lib", symlinks=True, copy_function=os.link)
-    (context / "components.json").write_text(json.dumps([_model(name) for name in BUNDLES]), encoding="utf-8")
+    models = [one for name in BUNDLES for one in _models(name)]
+    (context / "components.json").write_text(json.dumps(models), encoding="utf-8")
     created = datetime.fromtimestamp(commit.epoch, UTC).isoformat()
     named = labels(image, commit.source, commit.commit, created, Path(base).name if base.endswith(".tar") else base)
     lines = [_line("ENV", ENVIRONMENT | PROCESS_ENVIRONMENT), _line("LABEL", named)]
@@ -109,8 +110,9 @@ def libraries(variant: Variant) -> Path:
 def docker_daemon() -> bool:
     """Return whether a Docker daemon answers."""
     program = shutil.which("docker")
-    asked = program and subprocess.run([program, "version"], capture_output=True, timeout=60)  # noqa: S603
-    return bool(asked) and asked.returncode == 0
+    if program is None:
+        return False
+    return subprocess.run([program, "version"], capture_output=True, timeout=60).returncode == 0  # noqa: S603
 
 
 def _with_buildah(context: Path, base: str, image: str, commit: Revision, archive: Path) -> None:
@@ -178,11 +180,9 @@ def _blob(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
-def _model(name: str) -> dict[str, Any]:
+def _models(name: str) -> list[dict[str, Any]]:
     folder = ROOT / "models" / name
-    bundle = load_bundle(folder)
-    metadata = json.loads((folder / "configs" / "metadata.json").read_bytes())
-    return model_component(folder, metadata, bundle.weights_sha256)
+    return model_components(folder, load_bundle(folder).version)
 
 
 def _line(instruction: str, values: Mapping[str, str]) -> str:

@@ -9,7 +9,8 @@ API_VERSION: Final = "1.0.0"
 APP: Final = PurePosixPath("/opt/holoscan/app")
 MODELS: Final = PurePosixPath("/opt/holoscan/models")
 DOCS: Final = PurePosixPath("/opt/holoscan/docs")
-LIBRARIES: Final = PurePosixPath("/opt/holoscan/lib")
+# Where Debian's Python looks for what is no Debian package; a link leads Docker's own Python there.
+LIBRARIES: Final = PurePosixPath("/usr/local/lib/python3.11/dist-packages")
 WORK: Final = PurePosixPath("/var/holoscan")
 INPUT: Final = WORK / "input"
 OUTPUT: Final = WORK / "output"
@@ -32,7 +33,7 @@ COMMAND: Final = " ".join(PROGRAM)
 CHALLENGE_INPUT: Final = PurePosixPath("/input")
 CHALLENGE_OUTPUT: Final = PurePosixPath("/output")
 
-# What the specification asks for, then what the programs in the image need: no home to write to, no bytecode written.
+# What the specification asks for; below, what Python needs: bytecode is not written, any uid has a home.
 ENVIRONMENT: Final = {
     "HOLOSCAN_APPLICATION": str(APP),
     "HOLOSCAN_INPUT_PATH": f"{INPUT}/",
@@ -47,7 +48,6 @@ ENVIRONMENT: Final = {
 }
 PROCESS_ENVIRONMENT: Final = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "PYTHONPATH": str(LIBRARIES),
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
     "HOME": "/tmp",  # noqa: S108  any uid may write there, and nothing else

@@ -57,7 +57,7 @@ def app_and_pkg(staged: Path, settings: Path, bundles: Sequence[str]) -> tuple[d
     from holoscan_cli.packager.config_reader import ApplicationConfiguration
     from holoscan_cli.packager.parameters import PackageBuildParameters
 
-    config, parameters = ApplicationConfiguration(), PackageBuildParameters()
+    config, parameters = ApplicationConfiguration(), PackageBuildParameters()  # type: ignore[no-untyped-call]
     config.read(settings)
     parameters.application = staged
     parameters.models = {name: staged / name for name in bundles}

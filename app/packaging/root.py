@@ -109,7 +109,10 @@ def cut_base(root: Path) -> None:
 def place_files(context: Path, root: Path) -> None:
     """Copy application, libraries, bundles, pages and manifests to their places, with plain permissions."""
     for source, place in (("app", APP), ("lib", LIBRARIES), ("models", MODELS), ("docs", DOCS), ("etc", MANIFESTS)):
-        shutil.copytree(context / source, root / str(place)[1:], symlinks=True, copy_function=_copy)
+        target = root / str(place)[1:]
+        _remove(target)
+        shutil.copytree(context / source, target, symlinks=True, copy_function=_copy)
+    (root / str(LIBRARIES)[1:]).with_name("site-packages").symlink_to(LIBRARIES.name)
     for place, mode in ((WORK, 0o755), (INPUT, 0o755), (OUTPUT, 0o1777), (LOGS, 0o1777)):
         folder = root / str(place)[1:]
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,9 +120,10 @@ def place_files(context: Path, root: Path) -> None:
     _copy(context / "app.yaml", root / str(CONFIG)[1:])
     _copy(context / "processing-container.json", root / str(PROCESSING_CONTAINER)[1:])
     (root / str(MONAI)[1:]).symlink_to(MANIFESTS.name)
-    for path in (root / "opt/holoscan").rglob("*"):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
+    for folder in (root / "opt/holoscan", root / str(LIBRARIES)[1:]):
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)
 
 
 def compile_bytecode(folder: Path) -> None:

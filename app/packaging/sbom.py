@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from app.packaging.debian import DebianPackage
+from app.packaging.layout import MODELS
 from app.packaging.manifests import LICENCE, TITLE
 from operators import __version__
 
@@ -47,31 +48,36 @@ def bill_of_materials(
     }
 
 
-def model_component(bundle: Path, metadata: Mapping[str, Any], digest: str) -> dict[str, Any]:
-    """Return the component of a bundle: its weights' digest, its licence and its model card.
+def model_components(bundle: Path, version: str) -> list[dict[str, Any]]:
+    """Return a component per file of weights of a bundle: its digest, its licence and the bundle's model card.
 
     Args:
         bundle: folder of the bundle.
-        metadata: its metadata.json.
-        digest: SHA-256 of its weights, as results name it.
+        version: of the bundle.
     """
-    card = bundle / "docs" / "README.md"
-    return {
-        "bom-ref": f"model:{bundle.name}",
-        "type": "machine-learning-model",
-        "name": bundle.name,
-        "version": str(metadata["version"]),
-        "description": str(metadata.get("description", "")),
-        "hashes": [{"alg": "SHA-256", "content": digest}],
-        "licenses": [{"license": {"id": LICENCE}}],
-        "modelCard": {
-            "modelParameters": {"task": "feature extraction", "architectureFamily": "variational autoencoder"},
-            "properties": [
-                {"name": "ctvae:card", "value": f"/opt/holoscan/models/{bundle.name}/docs/README.md"},
-                {"name": "ctvae:card:sha256", "value": sha256(card.read_bytes()).hexdigest()},
-            ],
-        },
+    card = {
+        "modelParameters": {"task": "feature extraction", "architectureFamily": "variational autoencoder"},
+        "properties": [
+            {"name": "ctvae:card", "value": f"{MODELS}/{bundle.name}/docs/README.md"},
+            {"name": "ctvae:card:sha256", "value": _sha256(bundle / "docs" / "README.md")},
+        ],
     }
+    return [
+        {
+            "bom-ref": f"model:{bundle.name}/{file.name}",
+            "type": "machine-learning-model",
+            "name": f"{bundle.name}/{file.name}",
+            "version": version,
+            "hashes": [{"alg": "SHA-256", "content": _sha256(file)}],
+            "licenses": [{"license": {"id": LICENCE}}],
+            "modelCard": card,
+        }
+        for file in sorted((bundle / "models").iterdir())
+    ]
+
+
+def _sha256(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()
 
 
 def _python(package: Distribution) -> dict[str, Any]:
@@ -89,7 +95,8 @@ def _python(package: Distribution) -> dict[str, Any]:
 
 def _licence(package: Distribution) -> str:
     """Return the licence's name: the SPDX expression, else the short text, else the classifiers."""
-    stated = package.metadata.get("License-Expression") or package.metadata.get("License") or ""
+    fields = package.metadata.json
+    stated = str(fields.get("license_expression") or fields.get("license") or "")
     if stated.strip() and stated.strip() != "UNKNOWN" and "\n" not in stated and len(stated) <= LONGEST_NAME:
         return stated.strip()
     classifiers = package.metadata.get_all("Classifier") or []
