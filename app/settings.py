@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 from app.settings_file import FORBID_UNKNOWN_KEYS, SETTINGS_FILE, SettingsFile, read_settings_file
 from operators.errors import StartError
@@ -93,7 +92,7 @@ def starting() -> Iterator[None]:
 def load_settings(
     path: Path | None = None,
     environment: Mapping[str, str] = os.environ,
-    changes: Mapping[str, Any] = MappingProxyType({}),
+    changes: SettingsFile | None = None,
 ) -> Settings:
     """Return settings from `path`, or HOLOSCAN_CONFIG_PATH, or the app.yaml beside the code, or defaults.
 
@@ -102,7 +101,7 @@ def load_settings(
     Args:
         path: path of the file.
         environment: environment of the process.
-        changes: sections that replace values of the file, such as those a router gives for one job.
+        changes: settings that replace values of the file, such as those that a router gives for one job.
 
     Raises:
         StartError: `SETTINGS_INVALID`, naming the wrong key or value.
@@ -112,13 +111,17 @@ def load_settings(
     return replace(settings, privacy=replace(settings.privacy, site_key=key.encode() if key else None))
 
 
-def _settings_file(path: Path | None, named: str | None, changes: Mapping[str, Any]) -> Settings:
+def _settings_file(path: Path | None, named: str | None, changes: SettingsFile | None) -> Settings:
     chosen = path or (Path(named) if named else SETTINGS_FILE)
     if not chosen.is_file():
         if path is None and not named and not changes:
             return Settings()
         raise StartError("SETTINGS_INVALID", f"no settings file {chosen}; expected app.yaml or a file like it")
-    return _checked(read_settings_file(chosen).changed(changes))
+    file = read_settings_file(chosen)
+    if changes is None:
+        return _checked(file)
+    _checked(changes)  # what is wrong with them is said with their own path
+    return _checked(file.changed(changes))
 
 
 def _checked(file: SettingsFile) -> Settings:

@@ -44,10 +44,10 @@ class SettingsFile:
     sections: dict[str, Any]
     root: yaml.Node
 
-    def changed(self, changes: Mapping[str, Any]) -> SettingsFile:
-        """Return the file with some values replaced, section by section and key by key."""
+    def changed(self, changes: SettingsFile) -> SettingsFile:
+        """Return the file with the values of another in place of its own, key by key."""
         merged = dict(self.sections)
-        for name, value in changes.items():
+        for name, value in changes.sections.items():
             old = merged.get(name)
             merged[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
         return replace(self, sections=merged)
@@ -92,6 +92,11 @@ class SettingsFile:
         if text.startswith("missing"):
             named.append(str(place[-1]))
         return StartError("SETTINGS_INVALID", f"{self.path}, line {line + 1}: {'.'.join(named)}: {text}")
+
+
+def plain_settings(path: Path, sections: dict[str, Any]) -> SettingsFile:
+    """Return settings that another file holds among other things, such as a router's task."""
+    return SettingsFile(path, sections, yaml.compose(json.dumps(sections)))
 
 
 def read_settings_file(path: Path) -> SettingsFile:

@@ -87,7 +87,7 @@ def prepare(variant: Variant, base: str, image: str, commit: Revision) -> Path:
     (context / "components.json").write_text(json.dumps(models), encoding="utf-8")
     created = datetime.fromtimestamp(commit.epoch, UTC).isoformat()
     named = labels(image, commit.source, commit.commit, created, Path(base).name if base.endswith(".tar") else base)
-    lines = [_line("ENV", ENVIRONMENT | PROCESS_ENVIRONMENT), _line("LABEL", named)]
+    lines = [containerfile_line("ENV", ENVIRONMENT | PROCESS_ENVIRONMENT), containerfile_line("LABEL", named)]
     text = (HERE / "Containerfile").read_text(encoding="utf-8")
     (context / "Containerfile").write_text(text + "".join(lines), encoding="utf-8")
     return context
@@ -185,7 +185,7 @@ def _models(name: str) -> list[dict[str, Any]]:
     return model_components(folder, load_bundle(folder).version)
 
 
-def _line(instruction: str, values: Mapping[str, str]) -> str:
+def containerfile_line(instruction: str, values: Mapping[str, str]) -> str:
     """Return an instruction of a Containerfile, with every value quoted."""
     quoted = [f"{name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in sorted(values.items())]
     return f"{instruction} " + " \\\n    ".join(quoted) + "\n"

@@ -7,13 +7,16 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from app.__main__ import encode_graph, parse
 from app.exit_codes import WRITTEN
 from app.packaging.start.conventions import MODELS, Folders, folders
 from app.process import LogLevel, guarded
 from operators.errors import RunFailed, StartError
+
+if TYPE_CHECKING:
+    from app.settings_file import SettingsFile
 
 TASK: Final = "task.json"
 CHALLENGE_RESULT: Final = "ct-vae-features.json"
@@ -39,7 +42,7 @@ def batch(argv: list[str], environment: Mapping[str, str] = os.environ, root: Pa
         if arguments.input or arguments.output:
             found = Folders("map", arguments.input or found.source, arguments.output or found.target)
         models = arguments.model or _named(environment.get(MODELS))
-        changes = mercure_settings(found.source) if found.convention == "mercure" else {}
+        changes = mercure_settings(found.source) if found.convention == "mercure" else None
         settings = load_settings(arguments.config, environment, changes)
         paths = check_paths(found.source, found.target, models, environment)
         code = encode_graph(paths, settings)
@@ -52,7 +55,7 @@ def batch(argv: list[str], environment: Mapping[str, str] = os.environ, root: Pa
     return guarded(run, LogLevel(arguments.log_level))
 
 
-def mercure_settings(folder: Path) -> dict[str, Any]:
+def mercure_settings(folder: Path) -> SettingsFile | None:
     """Return the settings that mercure's module or rule gives, from task.json: sections of app.yaml.
 
     Raises:
@@ -60,7 +63,7 @@ def mercure_settings(folder: Path) -> dict[str, Any]:
     """
     file = folder / TASK
     if not file.is_file():
-        return {}
+        return None
     try:
         task = json.loads(file.read_bytes())
         given = (task.get("process") or {}).get("settings") or {}
@@ -69,7 +72,9 @@ def mercure_settings(folder: Path) -> dict[str, Any]:
         raise StartError("SETTINGS_INVALID", text) from error
     if not isinstance(given, dict):
         raise StartError("SETTINGS_INVALID", f"{TASK}: process.settings: expected sections of app.yaml")
-    return given
+    from app.settings_file import plain_settings
+
+    return plain_settings(file, given) if given else None
 
 
 def flatten(output: Path) -> None:

@@ -53,7 +53,11 @@ def _show(which: list[str], root: Path) -> int:
     if unknown:
         raise StartError("USAGE", f"show knows {', '.join(places)}, not {unknown[0]!r}")
     for name in which or ["app", "pkg"]:
-        text = _inside(root, str(places[name])).read_text(encoding="utf-8")
+        try:
+            text = _inside(root, str(places[name])).read_text(encoding="utf-8")
+        except OSError as error:
+            text = f"{error.strerror}: {places[name]}; the container has it, and this is not the container"
+            raise StartError("NOT_ACCESSIBLE", text) from error
         title = f"{name}.json".center(12).center(72, "=") + "\n" if len(which) != 1 else ""
         sys.stdout.write(f"{title}{text}")
     return WRITTEN

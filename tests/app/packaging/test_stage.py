@@ -1,0 +1,137 @@
+"""What goes into the image, and the manifests that say so."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.packaging.build import containerfile_line
+from app.packaging.debian import installed, remove_packages
+from app.packaging.layout import APP, COMMAND, ENVIRONMENT
+from app.packaging.libraries import lock_of
+from app.packaging.manifests import labels, processing_container, xnat_command
+from app.packaging.sbom import bill_of_materials, model_components
+from app.packaging.stage import digest, sources, stage
+from operators import __version__
+from operators.errors import StartError
+from tests.support.checkout import ROOT
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("staged") / "context"
+    stage(folder, "ctvae:test")
+    return folder
+
+
+def test_the_staged_application_is_the_code_and_nothing_of_the_tests(staged: Path):
+    assert sorted(path.name for path in (staged / "app").iterdir()) == [
+        "__main__.py", "app", "app.yaml", "models", "operators",
+    ]  # fmt: skip
+    assert (staged / "app" / "models" / "ct_vae" / "configs" / "metadata.json").is_file(), "the link to the bundle"
+    assert not any("tests" in Path(name).parts for name in sources())
+
+
+def test_the_staged_application_starts(staged: Path):
+    ended = subprocess.run([sys.executable, staged / "app", "show", "app"], capture_output=True, text=True)
+    assert ended.returncode == 3 and "NOT_ACCESSIBLE" in ended.stderr, "outside the image there is no /etc/holoscan"
+    assert subprocess.run([sys.executable, staged / "app", "help"], capture_output=True).returncode == 0
+
+
+def test_a_folder_that_exists_is_not_staged_into(tmp_path: Path):
+    with pytest.raises(StartError, match="OUTPUT_IN_THE_WAY"):
+        stage(tmp_path, "ctvae:test")
+
+
+def test_app_json_says_what_the_specification_asks_for(staged: Path):
+    app = json.loads((staged / "etc" / "app.json").read_bytes())
+    assert (app["type"], app["command"], app["version"]) == ("application", COMMAND, __version__)
+    assert app["command"].split() == ["python3", str(APP)], "mercure splits it at spaces"
+    assert app["environment"] == ENVIRONMENT
+    assert isinstance(app["output"]["format"], dict) and app["input"]["path"].startswith("/")
+
+
+def test_pkg_json_lists_the_bundles(staged: Path):
+    pkg = json.loads((staged / "etc" / "pkg.json").read_bytes())
+    assert pkg["models"] == [{"name": "ct_vae", "path": "ct_vae"}]
+    assert (staged / "models" / "ct_vae" / "models" / "encoder.onnx").is_file()
+    assert set(pkg["resources"]) >= {"cpu", "gpu", "memory"}
+
+
+def test_kaapana_mounts_what_its_variables_name():
+    (template,) = processing_container()["templates"]
+    values = {one["name"]: one["value"] for one in template["env"]}
+    assert values["OPERATOR_IN_DIR"] == template["inputs"][0]["mounted_path"]
+    assert values["OPERATOR_OUT_DIR"] == template["outputs"][0]["mounted_path"]
+
+
+def test_xnat_calls_the_image_on_its_mounts():
+    command = xnat_command("ctvae:1")
+    source, target = (mount["path"] for mount in command["mounts"])
+    assert command["command-line"] == f"-i {source} -o {target}"
+    assert json.loads(labels("ctvae:1", "urn:git:1", "1", "now", "base")["org.nrg.commands"]) == [command]
+
+
+def test_a_value_with_quotes_and_dollars_survives_the_containerfile():
+    assert containerfile_line("LABEL", {"a": 'say "$HOME"'}) == 'LABEL a="say \\"\\$HOME\\""\n'
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_each_library_is_pinned_with_hashes_to_the_version_that_is_tested(variant):
+    lock = lock_of(variant).read_text()
+    pins = dict(re.findall(r"^([a-z0-9._-]+)==(\S+) \\$", lock, re.MULTILINE))
+    ours = dict(
+        re.findall(r"^([a-z0-9._-]+)(?:\[\w+\])?==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    )
+    hashed = re.findall(r"^([a-z0-9._-]+)==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", lock, re.MULTILINE)
+    assert sorted(hashed) == sorted(pins) and len(pins) > 50
+    assert {name: version for name, version in pins.items() if ours.get(name, version) != version} == {}
+    assert "://" not in lock and ("torch" in pins) is (variant == "gpu") and "cupy-cuda13x" not in pins
+
+
+def test_the_digest_of_the_inputs_changes_with_a_file(tmp_path: Path):
+    before = digest()
+    assert digest() == before
+    assert digest([ROOT / "Makefile"]) != before
+
+
+def debian_root(root: Path) -> None:
+    (root / "var/lib/dpkg/info").mkdir(parents=True)
+    stanzas = []
+    for name, files in {"kept": ["/usr", "/usr/bin", "/usr/bin/a"], "gone": ["/usr", "/usr/bin", "/usr/bin/b"]}.items():
+        (root / f"var/lib/dpkg/info/{name}.list").write_text("".join(f"{file}\n" for file in ["/.", *files]))
+        (root / "usr/share/doc" / name).mkdir(parents=True)
+        (root / "usr/share/doc" / name / "copyright").write_text("Files: *\nLicense: GPL-2+\n text\n")
+        fields = {"Package": name, "Status": "install ok installed", "Architecture": "amd64", "Version": "1:2.0-3"}
+        stanzas.append("".join(f"{field}: {value}\n" for field, value in fields.items()))
+    (root / "usr/bin").mkdir(parents=True)
+    for file in ("a", "b"):
+        (root / "usr/bin" / file).touch()
+    (root / "var/lib/dpkg/status").write_text("\n".join(stanzas))
+
+
+def test_a_removed_package_is_gone_from_disk_and_from_the_database(tmp_path: Path):
+    debian_root(tmp_path)
+    remove_packages(tmp_path, re.compile("kept"))
+    assert [path.name for path in (tmp_path / "usr/bin").iterdir()] == ["a"]
+    assert [one.name for one in installed(tmp_path)] == ["kept"]
+    assert [path.name for path in (tmp_path / "var/lib/dpkg/info").iterdir()] == ["kept.list"]
+
+
+def test_the_bill_lists_debian_python_and_model_with_licences(tmp_path: Path):
+    debian_root(tmp_path)
+    info = tmp_path / "lib" / "Some_Lib-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.4\nName: Some_Lib\nVersion: 1.0\nLicense-Expression: MIT\n")
+    bill = bill_of_materials(tmp_path / "lib", installed(tmp_path), model_components(ROOT / "models/ct_vae", "1"))
+    by_name = {one["name"]: one for one in bill["components"]}
+    assert by_name["some-lib"]["licenses"] == [{"license": {"name": "MIT"}}]
+    assert by_name["kept"]["purl"] == "pkg:deb/debian/kept@1%3A2.0-3?arch=amd64"
+    assert by_name["kept"]["licenses"] == [{"license": {"name": "GPL-2+"}}]
+    assert len(by_name["ct_vae/encoder.onnx"]["hashes"][0]["content"]) == 64
+    assert bill["specVersion"] == "1.6"
