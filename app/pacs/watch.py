@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
@@ -18,12 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import delete, insert, select
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.pacs import trail
 from app.pacs.arrivals import Identity, Origin
 from app.pacs.database.tables import watched
 from app.pacs.intake import CLASS_NOT_SUPPORTED, OUT_OF_RESOURCES, STORED_CLASSES, Intake, Refused, transfer_syntax
+from app.pacs.service import Service
 from app.pacs.watch_settings import WatchSettings
 from operators.dicom.enhanced_ct import sop_class
 from operators.dicom.read_header import read_instance
@@ -34,7 +33,6 @@ logger = logging.getLogger(__name__)
 SOURCE: Final = "WATCH"
 """What rules (`from_ae`) name as the sender."""
 
-PAUSE_S: Final = 5.0
 ENTERED_AT_ONCE: Final = 200
 _PIECE: Final = 1 << 20
 _END_OF_FRAGMENTS: Final = b"\xfe\xff\xdd\xe0\0\0\0\0"
@@ -52,37 +50,38 @@ class Watcher:
         folder: that is looked into, with all below it.
         settings: when a file has settled.
         clock: in seconds.
-        stop: ends `run`.
+        service: the loop.
     """
 
     intake: Intake
     folder: Path
     settings: WatchSettings
     clock: Callable[[], float] = time.monotonic
-    stop: threading.Event = field(default_factory=threading.Event)
+    service: Service = field(init=False)
     _taken: dict[str, tuple[int, int]] | None = None
     _waiting: dict[str, tuple[State, float]] = field(default_factory=dict)
     _entries: dict[str, tuple[int, int]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
     _said: str = ""
 
+    def __post_init__(self) -> None:
+        """Set up the loop."""
+        self.service = Service("watcher of the folder", self.settings.poll_s)
+
     def run(self) -> None:
-        """Look until `stop` is set; whatever goes wrong is said once, and tried again."""
-        while not self.stop.wait(self.settings.poll_s):
-            try:
-                self.step()
-            except SQLAlchemyError as error:
-                self._say(f"DATABASE_AWAY: {type(error).__name__}; files wait")
-            except OSError as error:
-                self._say(f"the watched folder cannot be read ({error.strerror}); trying again")
-            except Refused as refused:
-                self._say(f"a file was not taken ({refused.why}); files wait")
-            except Exception as error:  # without this thread nothing is taken any more
-                self._say(f"INTERNAL_ERROR: {type(error).__name__} while watching the folder; trying again")
-                logger.debug("watching the folder", exc_info=True)
-                self.stop.wait(PAUSE_S)
-            else:
-                self._said = ""
+        """Look again and again until the service is stopped."""
+        self.service.run(self.turn)
+
+    def turn(self) -> None:
+        """Look once; what keeps files from being taken is said once."""
+        try:
+            self.step()
+        except OSError as error:
+            self._say(f"the watched folder cannot be read ({error.strerror}); trying again")
+        except Refused as refused:
+            self._say(f"a file was not taken ({refused.why}); files wait")
+        else:
+            self._said = ""
 
     def _say(self, what: str) -> None:
         if what != self._said:
@@ -110,8 +109,7 @@ class Watcher:
                         count += self._take(path, state)
                 except OSError as error:
                     self._unreadable(error)
-                if self.stop.is_set():
-                    return count
+                self.service.check_stop()
             self._forget(seen)
         finally:
             self._enter()

@@ -143,38 +143,21 @@ def test_a_full_disk_takes_nothing_half_and_goes_on_when_there_is_room(watcher, 
     watcher.clock.now += 6
     watcher.intake.spool.reserve_bytes = 1 << 60
     for _ in range(2):
-        run_once(watcher)
+        watcher.turn()
     assert caplog.text.count("files wait") == 1 and kept(watcher) == [] and rows(sqlite, watched) == []
     watcher.intake.spool.reserve_bytes = 0
-    run_once(watcher)
+    watcher.turn()
     assert len(kept(watcher)) == 3
-
-
-def run_once(watcher: Watcher) -> None:
-    """One turn of the loop of `run`."""
-
-    class Once:
-        def __init__(self) -> None:
-            self.left = iter((False, True))
-
-        def wait(self, seconds: float) -> bool:
-            return next(self.left)
-
-        def is_set(self) -> bool:
-            return False
-
-    watcher.stop = Once()
-    watcher.run()
 
 
 def test_a_folder_that_is_away_is_said_and_what_was_in_it_is_not_taken_twice(watcher, sqlite, caplog):
     write_tiny_ct(watcher.folder, stored_values(2))
     assert later(watcher) == 2
     away = watcher.folder.rename(watcher.folder.with_name("away"))
-    run_once(watcher)
+    watcher.turn()
     assert "the watched folder cannot be read (No such file or directory)" in caplog.text
     watcher.folder.mkdir()
-    run_once(watcher)
+    watcher.turn()
     watcher.folder.rmdir()
     away.rename(watcher.folder)
     assert len(rows(sqlite, watched)) == 2 and later(watcher) == 0
