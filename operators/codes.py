@@ -263,8 +263,12 @@ class RunCode(_Documented):
     NO_QUEUE = "NO_QUEUE", "exit 3", "There is no queue where the settings say."
     NO_JOB = "NO_JOB", "exit 3", "The queue has no job with that number."
     PORT_UNUSABLE = "PORT_UNUSABLE", "exit 3", "The listener or its page cannot use its port."
-    TLS_INVALID = "TLS_INVALID", "exit 3", "The listener's certificate, key or CA cannot be used."
-    TOKEN_UNREADABLE = "TOKEN_UNREADABLE", "exit 3", "The token of the listener's page cannot be read, or is too short."
+    TLS_INVALID = "TLS_INVALID", "exit 3", "Certificate, key or CA of the listener or a destination cannot be used."
+    TOKEN_UNREADABLE = (
+        "TOKEN_UNREADABLE",
+        "exit 3",
+        "The token of the listener's page or of a destination cannot be read, or is too short.",
+    )
     NO_CHECKOUT = "NO_CHECKOUT", "exit 3", "The image can only be built from a git checkout."
     NO_PROGRAM = "NO_PROGRAM", "exit 3", "A program that the command calls is not installed."
     NO_EXPORT = "NO_EXPORT", "exit 3", "No folder is mounted that the container could extract to."

@@ -19,6 +19,7 @@ from app.pacs.places import Places
 from app.pacs.service import Service
 from app.pacs.store import store
 from app.pacs.stow import stow
+from operators.errors import CtvaeError
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class Deliverer:
         except AWAY:
             raise
         except Exception as error:
-            reason = f"INTERNAL_ERROR ({type(error).__name__})"
+            known = error.reason if isinstance(error, CtvaeError) else None
+            reason = known or f"INTERNAL_ERROR ({type(error).__name__})"
             logger.error("%s: delivery %d to %s", reason, sending.delivery_id, self._to.name)
             logger.debug("delivery %d", sending.delivery_id, exc_info=True)
             if sending.state == "sent":

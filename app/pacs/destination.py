@@ -25,7 +25,8 @@ class Destination:
         token_file: holds the bearer token of a `stow`.
         from_ae: calling AE titles whose series it gets the results of; empty for all.
         calling_ae: our AE title for it; None for the listener's.
-        ca: PEM file of the authorities that its certificate is checked by; with it a `store` uses TLS.
+        ca: PEM file of the authorities that its certificate is checked by; with it a `store` uses TLS. Without it a
+            `stow` trusts those of the system.
         certificate: PEM file of our client certificate.
         key: PEM file of its private key.
         commitment: ask it to take over the responsibility (Storage Commitment Push Model, PS3.4 J).
@@ -68,6 +69,12 @@ class Destination:
             raise ValueError(f"destination {self.name}: no url; a destination by STOW-RS needs one")
         if self.kind == "folder" and not self.path:
             raise ValueError(f"destination {self.name}: no path; a destination of kind folder needs one")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError(f"destination {self.name}: expected both certificate and key")
+        if self.kind == "store" and self.certificate and not self.ca:
+            raise ValueError(f"destination {self.name}: certificate without ca; without it nothing would be encrypted")
+        if self.kind == "stow" and (self.ca or self.certificate) and not (self.url or "").startswith("https:"):
+            raise ValueError(f"destination {self.name}: ca and certificate need a url that begins with https:")
         if self.kind != "store" and self.commitment:
             raise ValueError(f"destination {self.name}: commitment goes with kind: store alone")
 

@@ -19,6 +19,7 @@ from app.pacs.arrivals import reconcile
 from app.pacs.child_process import child_program
 from app.pacs.commitment import report_handler
 from app.pacs.complete import Completer, Emit
+from app.pacs.credentials import check_credentials
 from app.pacs.database.engine import Database, open_database
 from app.pacs.deliver import Deliverer
 from app.pacs.destination import routes
@@ -82,6 +83,8 @@ def listener(
     """
     places = Places(Path(settings.folder).resolve())
     watched = watched_folder(settings)
+    for destination in settings.destinations:
+        check_credentials(destination)
     secured, works = tls_context(settings.tls), [work_of(run)]
     if settings.shadow:
         works.append(work_of(run, Path(settings.shadow), "shadow"))
@@ -119,7 +122,7 @@ def listener(
         parts = [(one.run, one.service.stop) for one in looping]
         if watched:
             watcher = Watcher(intake, watched, settings.watch)
-            parts.append((watcher.run, watcher.stop.set))
+            parts.append((watcher.run, watcher.service.stop))
             checks["watched folder"] = watcher.folder.is_dir
             logger.info("watching a folder, every %g s", settings.watch.poll_s)
         stack.callback(trail.activity, trail.APPLICATION_STOP, settings.ae_title)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from app.pacs.credentials import client_tls
 from app.pacs.destination import Destination
 from app.pacs.judge import Answer, Verdict, judged
 
@@ -71,7 +71,7 @@ def association(
     # A context for each transfer syntax: of one with both, a peer may choose to have our bytes transcoded.
     contexts = [build_context(sop_class, syntax) for sop_class in (*classes, Verification) for syntax in SYNTAXES]
     where = destination.host, destination.port
-    tls = _tls(destination)
+    tls = client_tls(destination)
     peer = ae.associate(
         *where,
         contexts,
@@ -94,13 +94,3 @@ def _no_delay(event: Event) -> None:
     transport = event.assoc.dul.socket
     if transport and transport.socket:
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _tls(destination: Destination) -> ssl.SSLContext | None:
-    if destination.ca is None:
-        return None
-    context = ssl.create_default_context(cafile=destination.ca)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if destination.certificate:
-        context.load_cert_chain(destination.certificate, destination.key)
-    return context

@@ -9,6 +9,7 @@ from typing import Any, Final
 import httpx
 from pydicom import dcmread
 
+from app.pacs.credentials import bearer_token, client_tls
 from app.pacs.destination import Destination
 from app.pacs.judge import Answer, Verdict, judged
 
@@ -32,11 +33,12 @@ def stow(destination: Destination, path: Path) -> Answer:
         "Accept": "application/dicom+json",
         "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
     }
-    if destination.token_file:
-        headers["Authorization"] = f"Bearer {Path(destination.token_file).read_text(encoding='utf-8').strip()}"
+    if token := bearer_token(destination):
+        headers["Authorization"] = f"Bearer {token}"
+    verify = client_tls(destination) or True
     url = f"{(destination.url or '').rstrip('/')}/studies"
     try:
-        with httpx.Client(timeout=destination.timeout_s, verify=_verify(destination), trust_env=False) as client:
+        with httpx.Client(timeout=destination.timeout_s, verify=verify, trust_env=False) as client:
             mark = boundary.encode()
             response = client.post(url, content=body % (mark, content, mark), headers=headers)
     except httpx.HTTPError as error:
@@ -62,17 +64,6 @@ def judge_response(status: int, answer: dict[str, Any], uid: str) -> Answer:
             reasons = [int(value) for value in _values(one, FAILURE_REASON)]
             return judged(reasons[0]) if reasons and reasons[0] else Answer(Verdict.FINAL, said, "REFUSED_BY_PEER")
     return Answer(Verdict.FINAL, said, "NOT_NAMED_AS_STORED")
-
-
-def _verify(destination: Destination) -> Any:
-    import ssl
-
-    if destination.ca is None:
-        return True
-    context = ssl.create_default_context(cafile=destination.ca)
-    if destination.certificate:
-        context.load_cert_chain(destination.certificate, destination.key)
-    return context
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

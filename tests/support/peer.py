@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,9 @@ class Peer:
 
 
 @contextmanager
-def peer(classes: Sequence[str] = tuple(SR_CLASSES.values()), port: int = 0) -> Iterator[Peer]:
+def peer(
+    classes: Sequence[str] = tuple(SR_CLASSES.values()), port: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[Peer]:
     """Run one until the block ends; it takes these SOP classes."""
     told = Peer()
 
@@ -43,7 +46,8 @@ def peer(classes: Sequence[str] = tuple(SR_CLASSES.values()), port: int = 0) -> 
     ae = AE(ae_title="PACS")
     for sop_class in (*classes, "1.2.840.10008.1.1"):
         ae.add_supported_context(sop_class)
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    handlers = [(evt.EVT_C_STORE, store)]
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls)
     told.port = server.server_address[1]
     try:
         yield told

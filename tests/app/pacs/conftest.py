@@ -9,6 +9,7 @@ import pytest
 
 from app.pacs.database.engine import Database, open_database
 from tests.support.postgres import emptied, postgres
+from tests.support.tls import make_certificates
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,12 @@ def postgres_server() -> Iterator[str]:
     """A PostgreSQL server of this session."""
     with postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of PEM files: an authority, and what it signed for a listener and for a client."""
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

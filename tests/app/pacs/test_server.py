@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import struct
-import subprocess
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,7 +16,6 @@ from app.pacs.receive import tls_context
 from app.pacs.settings import ListenerSettings, Tls
 from operators.dicom import file_format
 from operators.errors import StartError
-from tests.support.checkout import skip_or_fail
 from tests.support.listeners import (
     HASTY,
     SERVED_S,
@@ -153,25 +151,6 @@ def test_idle_associations_are_ended(tmp_path):
         found = [associate(here.port) for _ in range(5)]
         until(lambda: all(one.is_aborted for one in found))
     until(lambda: usage() <= before)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """An authority, and a certificate of it for the listener and one for a client."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments):
-        ended = subprocess.run(["openssl", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-        if ended.returncode:
-            skip_or_fail(f"openssl: {ended.stderr[-200:]}")
-
-    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    openssl("req", "-x509", *new, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
-    for name in ("listener", "client"):
-        openssl("req", *new[:-2], "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
-        openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
-    return folder
 
 
 def client_context(certificates, own=True):

@@ -1,0 +1,56 @@
+"""What a destination is to be shown, and what it has to show: TLS files and the bearer token."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from app.pacs.destination import Destination
+from operators.errors import StartError
+
+
+def client_tls(destination: Destination) -> ssl.SSLContext | None:
+    """Make the TLS context for a destination; None for plain TCP.
+
+    A destination by STOW-RS without `ca` is checked by the system's authorities.
+
+    Raises:
+        StartError: `TLS_INVALID`, where a file cannot be used.
+    """
+    encrypted = destination.ca is not None or (destination.url or "").startswith("https:")
+    if not encrypted:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=destination.ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if destination.certificate:
+            context.load_cert_chain(destination.certificate, destination.key)
+    except OSError as error:  # an SSLError is one
+        what = f"destination {destination.name}: cannot use ca, certificate or key"
+        raise StartError("TLS_INVALID", f"{what} ({error.strerror or 'not PEM'}); expected PEM files") from error
+    return context
+
+
+def bearer_token(destination: Destination) -> str | None:
+    """Read the token for a destination; None where it needs none.
+
+    Raises:
+        StartError: `TOKEN_UNREADABLE`.
+    """
+    if destination.token_file is None:
+        return None
+    try:
+        return Path(destination.token_file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        told = f"destination {destination.name}: cannot read token_file ({type(error).__name__})"
+        raise StartError("TOKEN_UNREADABLE", f"{told}; check path and permissions") from error
+
+
+def check_credentials(destination: Destination) -> None:
+    """Check at the start what each delivery will need.
+
+    Raises:
+        StartError: `TLS_INVALID` or `TOKEN_UNREADABLE`.
+    """
+    client_tls(destination)
+    bearer_token(destination)

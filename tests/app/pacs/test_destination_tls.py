@@ -1,0 +1,192 @@
+"""Destinations over TLS: what they show is checked, and what they want to see is shown; nothing is sent otherwise."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from app.pacs.credentials import check_credentials
+from app.pacs.database.engine import Database
+from app.pacs.database.tables import delivery
+from app.pacs.deliver import Deliverer
+from app.pacs.destination import Destination
+from app.pacs.places import Places
+from operators.errors import StartError
+from tests.support.checkout import skip_or_fail
+from tests.support.peer import peer
+from tests.support.queued import make_results
+from tests.support.tls import server_context
+
+STORESCP = Path("/usr/bin/storescp")
+
+# pynetdicom leaves it to the garbage collector to close the socket of a connection that was refused.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Have the garbage collector do it within the test whose garbage it is."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def to(certificates: Path) -> Destination:
+    """A destination by C-STORE that is checked, and to which our certificate is shown."""
+    names = {name: str(certificates / file) for name, file in (("certificate", "client.pem"), ("key", "client.key"))}
+    return Destination("PACS", ae_title="PACS", timeout_s=5, ca=str(certificates / "ca.pem"), **names)
+
+
+def sent(database: Database, folder: Path, destination: Destination) -> tuple[str, str | None, str | None]:
+    """Send one result; what came of it."""
+    places = Places(folder / "listener")
+    make_results(database, places, "1.1", ["PACS"])
+    assert Deliverer(database, places, destination, "CTVAE").deliver_one()
+    columns = delivery.c.state, delivery.c.status, delivery.c.reason
+    with database.read() as connection:
+        return tuple(connection.execute(select(*columns)).one())
+
+
+def test_dcmtk_gets_a_result_over_tls_from_a_client_whose_certificate_it_knows(sqlite, tmp_path, certificates, to):
+    if not STORESCP.exists():
+        skip_or_fail("no dcmtk; run .ci/programs")
+    with peer() as free:
+        port = free.port  # free again when the block ends
+    received = tmp_path / "received"
+    received.mkdir()
+    tls = ["+tls", certificates / "listener.key", certificates / "listener.pem", "+cf", certificates / "ca.pem"]
+    command = [STORESCP, "-v", "--fork", *tls, "--output-directory", received, str(port)]
+    with subprocess.Popen(command, env=os.environ | {"TCP_NODELAY": "1"}, stdout=subprocess.PIPE) as scp:
+        try:
+            while not listens(port):
+                assert scp.poll() is None
+            assert sent(sqlite, tmp_path, replace(to, port=port)) == ("sent", "0x0000", None)
+        finally:
+            scp.kill()
+    assert len(list(received.iterdir())) == 1
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_nothing_is_sent_to_a_peer_whose_certificate_is_of_another_authority(sqlite, tmp_path, certificates, to):
+    with peer(tls=server_context(certificates)) as pacs:
+        other = replace(to, port=pacs.port, ca=str(certificates / "other.pem"))
+        assert sent(sqlite, tmp_path, other) == ("waiting", None, "NO_ASSOCIATION")
+    assert pacs.stored == []
+
+
+def test_nothing_is_sent_to_a_peer_that_speaks_no_tls(sqlite, tmp_path, to):
+    heard = []
+
+    def plain(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            heard.append(connection.recv(4096))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=plain, args=(server,))
+        thread.start()
+        assert sent(sqlite, tmp_path, replace(to, port=server.getsockname()[1]))[::2] == ("waiting", "NO_ASSOCIATION")
+        thread.join()
+    assert b"PACS" not in heard[0]  # a TLS hello, and no A-ASSOCIATE-RQ
+
+
+@contextmanager
+def dicomweb(certificates: Path) -> Iterator[ThreadingHTTPServer]:
+    """A server that says it has what it got, to clients whose certificate it knows."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            uid = {"00081155": {"vr": "UI", "Value": ["2.25.10"]}}
+            body = json.dumps({"00081199": {"vr": "SQ", "Value": [uid]}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *about: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, address: object) -> None:
+            pass  # a client that does not trust us leaves
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.socket = server_context(certificates).wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("change", "ended"),
+    [
+        ({}, ("sent", "HTTP 200", None)),
+        ({"ca": "other.pem"}, ("waiting", None, "NO_ANSWER (ConnectError)")),
+        ({"ca": None}, ("waiting", None, "NO_ANSWER (ConnectError)")),
+    ],
+)
+def test_stow_over_https_checks_the_server_and_shows_our_certificate(sqlite, tmp_path, certificates, to, change, ended):
+    with dicomweb(certificates) as server:
+        url = f"https://127.0.0.1:{server.server_port}/dicom-web"
+        names = {name: file and str(certificates / file) for name, file in change.items()}
+        assert sent(sqlite, tmp_path, replace(to, kind="stow", url=url, **names)) == ended
+
+
+def test_a_server_that_wants_a_certificate_gets_none_where_none_is_set(sqlite, tmp_path, certificates, to):
+    with dicomweb(certificates) as server:
+        url = f"https://127.0.0.1:{server.server_port}/dicom-web"
+        bare = replace(to, kind="stow", url=url, certificate=None, key=None)
+        state, _, reason = sent(sqlite, tmp_path, bare)
+    assert state == "waiting" and reason and reason.startswith("NO_ANSWER")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ca": "nothing.pem"}, "TLS_INVALID: destination PACS: cannot use ca, certificate or key .No such file"),
+        ({"certificate": "listener.csr"}, "TLS_INVALID: destination PACS"),
+        ({"token_file": "nothing"}, "TOKEN_UNREADABLE: destination PACS: cannot read token_file"),
+    ],
+)
+def test_what_cannot_be_used_is_said_at_the_start(certificates, to, change, said):
+    with pytest.raises(StartError, match=said):
+        check_credentials(replace(to, **{name: str(certificates / file) for name, file in change.items()}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ca": None}, "certificate without ca"),
+        ({"key": None}, "expected both certificate and key"),
+        ({"kind": "stow", "url": "http://127.0.0.1/dicom-web"}, "a url that begins with https:"),
+    ],
+)
+def test_settings_that_would_send_in_the_clear_are_refused(to, change, said):
+    with pytest.raises(ValueError, match=said):
+        replace(to, **change)
+
+
+def test_a_file_that_vanishes_later_is_the_reason_of_the_delivery(sqlite, tmp_path, to):
+    gone = replace(to, ca=str(tmp_path / "gone.pem"))
+    assert sent(sqlite, tmp_path, gone) == ("waiting", None, "TLS_INVALID")
