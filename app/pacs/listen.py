@@ -109,7 +109,7 @@ def listener(
         worker = Worker(
             database, places, settings.worker, to, on_done=wake_senders, settings_file=settings_file, program=program
         )
-        completer = Completer(database, settings, _emit(works), _pacs(settings, receiver), worker.service.wake.set)
+        completer = Completer(database, settings, emit_to(works), _pacs(settings, receiver), worker.service.wake.set)
         report = report_handler(database, wake_senders)
         handlers: list[tuple[evt.EventType, Callable[..., Any]]] = [
             (evt.EVT_C_STORE, receiver.store),
@@ -174,8 +174,8 @@ def _pacs(settings: ListenerSettings, receiver: Receiver) -> Pacs | None:
     return Pacs(settings.query, settings.ae_title, receiver.store) if settings.query.ae_title else None
 
 
-def _emit(works: Sequence[Work]) -> Emit:
-    """One job for each bundle."""
+def emit_to(works: Sequence[Work]) -> Emit:
+    """Return what puts a complete series into the queue: a job for each bundle."""
 
     def emit(connection: Connection, series_uid: str, instances: Sequence[int]) -> None:
         for work in works:

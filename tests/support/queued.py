@@ -9,9 +9,11 @@ from pathlib import Path
 from pydicom import dcmread
 from sqlalchemy import insert, select, update
 
+from app.pacs import deliveries
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import instance, job, now, series
 from app.pacs.jobs import Became, Ended, Made
+from app.pacs.judge import Answer, Verdict
 from app.pacs.places import Places
 from app.pacs.queue import enqueue, finish, lease
 from app.pacs.work import Work
@@ -64,6 +66,16 @@ def queue_series(
     with database.begin() as connection:
         connection.execute(update(series).where(series.c.series_uid == series_uid).values(state="queued"))
         return enqueue(connection, series_uid, ids, work, priority)
+
+
+def sent_to(database: Database, destination: str, answer: Answer) -> None:
+    """Let a destination answer for the next result that waits for it."""
+    sending = deliveries.take(database, destination, 60)
+    assert sending
+    if answer.verdict is Verdict.DELIVERED:
+        deliveries.mark_sent(database, sending, answer)
+    else:
+        deliveries.mark_failed(database, sending, answer)
 
 
 def made(sop_uid: str, part: int | None = None, predecessor: str | None = None, rank: int = 0) -> Made:

@@ -7,21 +7,20 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from app.pacs import deliveries
 from app.pacs.audit import Audit, audit
 from app.pacs.backoff import Backoff
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import delivery, instance, job, now, series
 from app.pacs.destination import Destination
 from app.pacs.jobs import Became, Ended, LostLease
-from app.pacs.judge import Answer, Verdict, judged
+from app.pacs.judge import judged
 from app.pacs.look import retry
 from app.pacs.places import Places
 from app.pacs.purge import purge, purgeable
 from app.pacs.queue import fail, finish, lease, listed
 from app.pacs.replay import replay
 from app.pacs.work import Work
-from tests.support.queued import WORK, arrive, made, make_results, paths_of, queue_series, state_of
+from tests.support.queued import WORK, arrive, made, make_results, paths_of, queue_series, sent_to, state_of
 
 OTHER = Work("o" * 64, "c" * 64)
 
@@ -45,15 +44,6 @@ def sums(found: Audit) -> tuple[int, int, int, dict[str, int], int]:
     return found.acknowledged, found.delivered, found.waiting, dict(found.ended), found.difference
 
 
-def send(database: Database, destination: str, answer: Answer) -> None:
-    sending = deliveries.take(database, destination, 60)
-    assert sending
-    if answer.verdict is Verdict.DELIVERED:
-        deliveries.mark_sent(database, sending, answer)
-    else:
-        deliveries.mark_failed(database, sending, answer)
-
-
 def test_an_instance_is_followed_from_its_arrival_to_its_last_destination(database, places):
     arrive(database, "1.1", [1, 2])
     assert sums(audited(database, places)) == (2, 0, 2, {}, 0)  # for more of its series
@@ -65,13 +55,13 @@ def test_an_instance_is_followed_from_its_arrival_to_its_last_destination(databa
     assert sums(audited(database, places)) == (5, 0, 2, {"TOO_FEW_SLICES": 3}, 0)
     make_results(database, places, "1.3", ["PACS", "ARCHIVE"])
     assert sums(audited(database, places)) == (7, 0, 4, {"TOO_FEW_SLICES": 3}, 0)  # to be sent
-    send(database, "PACS", judged(0))
+    sent_to(database, "PACS", judged(0))
     assert audited(database, places).delivered == 0  # to the other one
-    send(database, "ARCHIVE", judged(0xA900))
+    sent_to(database, "ARCHIVE", judged(0xA900))
     ended = {"TOO_FEW_SLICES": 3, "REFUSED_BY_PEER by ARCHIVE": 2}
     assert sums(audited(database, places)) == (7, 0, 2, ended, 0)
     assert retry(database, None) == (0, 1)
-    send(database, "ARCHIVE", judged(0))
+    sent_to(database, "ARCHIVE", judged(0))
     assert sums(audited(database, places)) == (7, 2, 2, {"TOO_FEW_SLICES": 3}, 0)
 
 
@@ -146,7 +136,7 @@ def test_a_part_that_was_written_counts_though_another_part_failed(sqlite, place
     parts = (Became(first.instance_id, 1, "written", None), Became(second.instance_id, 2, "failed", "OUT_OF_MEMORY"))
     finish(sqlite, one, Ended("failed", "OUT_OF_MEMORY", "m", (made("2.1", part=1),), parts), ["PACS"])
     assert sums(audited(sqlite, places)) == (2, 0, 1, {"OUT_OF_MEMORY": 1}, 1)  # made-up result without a file
-    send(sqlite, "PACS", judged(0))
+    sent_to(sqlite, "PACS", judged(0))
     assert audited(sqlite, places).delivered == 1
 
 
@@ -188,8 +178,8 @@ def test_pixels_go_when_each_destination_has_the_result_and_the_time_has_passed(
     make_results(database, places, "1.1", ["PACS", "ARCHIVE"])
     audited(database, places)
     assert purgeable(database, CONFIRMING, 0.0) == ()
-    send(database, "PACS", judged(0))
-    send(database, "ARCHIVE", judged(0))
+    sent_to(database, "PACS", judged(0))
+    sent_to(database, "ARCHIVE", judged(0))
     assert purgeable(database, CONFIRMING, 0.0) == ()  # PACS has not confirmed it
     with database.begin() as connection:
         confirmed = {"state": "confirmed", "confirmed_at": now()}
