@@ -74,9 +74,9 @@ def layers_section(question: Question, found: Sequence[Association], on_layer: C
         "better "
         "here than it will in new patients. Choose before you look at your outcome.",
         notes=(
-            "All layers have the same folds. “Chosen inside” is the R² where each fold takes the layer that was "
-            "best among its "
-            "own training patients; what it is below the best layer's score is lost to choosing.",
+            "All layers have the same folds. “Chosen inside” is the score where each fold takes the layer that was "
+            "best among its own training patients; what it is below that of the best layer on the same folds (AUC: "
+            "those of the first of three repeats) is lost to choosing.",
             "“Together adds” is how much the best two layers side by side score above the best alone, with a 95 % "
             "interval over "
             "patients.",
@@ -111,10 +111,9 @@ def _by_label(taps: list[str], made: list[tuple[str, LayerChoice]]) -> Table:
 
 def _choice_row(label: str, choice: LayerChoice, tap: str) -> tuple[Cell, ...]:
     best = choice.scores[choice.best].score.value
-    lost = None if choice.chosen is None else best - choice.chosen
     adds = choice.together or (None, None, None)
     own = choice.scores[tap].score.value
-    return (label, choice.scores[tap].measure, choice.best, best, own, choice.chosen, lost, choice.second, *adds)
+    return (label, choice.scores[tap].measure, choice.best, best, own, choice.chosen, choice.lost, choice.second, *adds)
 
 
 def _found(tap: str, made: list[tuple[str, LayerChoice]]) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.explain.data.labels import Label
-from app.explain.statistics.probes import FOLDS, Score, better_by, probe
+from app.explain.statistics.probes import Score, better_by, probe
+from app.explain.statistics.rankings import FOLDS, class_folds, joined, macro_auc, ranked
 from models.statistics.patients import Interval, numbered, patient_folds
 from models.statistics.probes import out_of_fold, pooled_r2
 
@@ -26,7 +27,8 @@ class LayerChoice:
         best: the layer with the best score.
         second: a further layer, of all others the one that adds most to the best; None where there is one layer.
         together: how much the best and the second score above the best alone.
-        chosen: the score where the layer is chosen inside of each training fold; of numbers only.
+        chosen: the score where the layer is chosen inside of each training fold; None where there is one layer.
+        lost: what that is below the best layer's score on the same folds.
     """
 
     scores: Mapping[str, Score]
@@ -34,6 +36,7 @@ class LayerChoice:
     second: str | None
     together: Interval | None
     chosen: float | None
+    lost: float | None
 
 
 def choose_layer(
@@ -48,21 +51,51 @@ def choose_layer(
     joined = probe(pairs, label, patients, seed=seed, shuffles=0)
     second = max(joined, key=lambda name: joined[name].score.value) if joined else None
     together = better_by(joined[second], scores[best], seed) if second else None
-    chosen = _chosen_inside(layers, label, patients, seed) if label.kind == "number" and len(layers) > 1 else None
-    return LayerChoice(scores, best, second, together, chosen)
+    if len(layers) < 2:
+        return LayerChoice(scores, best, second, together, None, None)
+    chosen_inside = r2_chosen_inside if label.kind == "number" else auc_chosen_inside
+    chosen, of_best = chosen_inside(layers, best, label, patients, seed)
+    return LayerChoice(scores, best, second, together, chosen, of_best - chosen)
 
 
-def _chosen_inside(layers: Mapping[str, NDArray[Any]], label: Label, patients: NDArray[np.str_], seed: int) -> float:
-    """R² of predictions in which each fold takes the layer that was best among its training patients."""
+def r2_chosen_inside(
+    layers: Mapping[str, NDArray[Any]], best: str, label: Label, patients: NDArray[np.str_], seed: int
+) -> tuple[float, float]:
+    """Return R² of predictions in which each fold takes the layer that was best among its training patients.
+
+    Returns:
+        That, and R² of the layer `best` on the same folds.
+    """
     there = label.there
     y, of = np.asarray(label.values, np.float64)[there][:, None], numbered(patients[there])
-    known = [np.asarray(x, np.float64)[there] for x in layers.values()]
-    whole = [out_of_fold(x, y, of, folds=FOLDS, seed=seed) for x in known]
+    known = {name: np.asarray(x, np.float64)[there] for name, x in layers.items()}
+    whole = {name: out_of_fold(x, y, of, folds=FOLDS, seed=seed) for name, x in known.items()}
     predicted = np.empty_like(y)
     for test in patient_folds(of, FOLDS, seed):
         train = ~test
-        inside = [
-            pooled_r2(y[train], out_of_fold(x[train], y[train], of[train], folds=FOLDS, seed=seed))[0] for x in known
-        ]
-        predicted[test] = whole[int(np.argmax(inside))][test]
-    return float(pooled_r2(y, predicted)[0])
+        inside = {
+            name: pooled_r2(y[train], out_of_fold(x[train], y[train], of[train], folds=FOLDS, seed=seed))[0]
+            for name, x in known.items()
+        }
+        predicted[test] = whole[max(inside, key=lambda name: inside[name])][test]
+    return float(pooled_r2(y, predicted)[0]), float(pooled_r2(y, whole[best])[0])
+
+
+def auc_chosen_inside(
+    layers: Mapping[str, NDArray[Any]], best: str, label: Label, patients: NDArray[np.str_], seed: int
+) -> tuple[float, float]:
+    """Return the same for classes: the AUC of the choice, and of the layer `best`, on the folds of one repeat."""
+    there = label.there
+    y, of = np.asarray(label.values, np.str_)[there], numbered(patients[there])
+    known = {name: np.asarray(x, np.float64)[there] for name, x in layers.items()}
+    folds, parts = class_folds(y, of, seed), []
+    for test in folds:
+        train, inner_of = ~test, numbered(of[~test])
+        inner, labels = class_folds(y[train], inner_of, seed), y[train][None]
+        inside = {
+            name: macro_auc(ranked(x[train], labels, inner, inner_of, label.classes)[0])[0] for name, x in known.items()
+        }
+        chosen = max(inside, key=lambda name: inside[name])
+        parts.append(ranked(known[chosen], y[None], [test], of, label.classes)[0])
+    choice = [joined(one, int(of.max()) + 1) for one in zip(*parts, strict=True)]
+    return float(macro_auc(choice)[0]), float(macro_auc(ranked(known[best], y[None], folds, of, label.classes)[0])[0])

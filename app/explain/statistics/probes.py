@@ -16,42 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.explain.data.labels import Label
-from app.explain.statistics.logistic import nested_scores
+from app.explain.statistics.rankings import FOLDS, Ranking, class_folds, firsts, macro_auc, ranked
 from models.statistics.patients import RESAMPLES, Interval, interval, numbered, sample_counts
 from models.statistics.probes import Probe, ridge_probes, score_difference
-from models.statistics.rivals import principal_components
 
 Floats = NDArray[np.float64]
 
-COMPONENTS: Final = 32
-FOLDS, REPEATS, SHUFFLES = 5, 3, 20
+REPEATS, SHUFFLES = 3, 20
 
 LEAST_CLASS: Final = 6
 """Patients of a class, for a probe to be learned and tested on some of them each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Which of two patients of different classes scored higher, for every pair of rows in a test fold.
-
-    Attributes:
-        first, second: intp (p,): patients; the first is of the class.
-        right: (p,): 1 where the first scored higher, 0.5 for a tie.
-        patients: how many there are.
-    """
-
-    first: NDArray[np.intp]
-    second: NDArray[np.intp]
-    right: Floats
-    patients: int
-
-    def auc(self, counts: Floats | None = None) -> Floats:
-        """Return the AUC of each bootstrap sample of patients (b, patients); of all of them without one."""
-        if counts is None:
-            return np.array([self.right.mean()])
-        weight = counts[:, self.first] * counts[:, self.second]
-        with np.errstate(invalid="ignore"):
-            return np.asarray((weight @ self.right) / weight.sum(axis=1), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +100,8 @@ def better_by(one: Score, other: Score, seed: int = 0) -> Interval:
     if isinstance(one.parts, Probe) or isinstance(other.parts, Probe):
         raise ValueError("the scores are of different kinds of labels")
     counts = sample_counts(one.parts[0].patients, RESAMPLES, seed)
-    value = _macro(one.parts)[0] - _macro(other.parts)[0]
-    return interval(float(value), _macro(one.parts, counts) - _macro(other.parts, counts))
+    value = macro_auc(one.parts)[0] - macro_auc(other.parts)[0]
+    return interval(float(value), macro_auc(one.parts, counts) - macro_auc(other.parts, counts))
 
 
 def _number(
@@ -154,13 +128,8 @@ def _shuffled_r2(x: Floats, y: Floats, of: NDArray[np.intp], seed: int, shuffles
 
 def _shuffled(y: NDArray[Any], of: NDArray[np.intp], rng: np.random.Generator) -> NDArray[Any]:
     """Give each patient's first label to another patient, all rows of it."""
-    first = _firsts(y, of)
+    first = firsts(y, of)
     return first[rng.permutation(len(first))][of]
-
-
-def _firsts(y: NDArray[Any], of: NDArray[np.intp]) -> NDArray[Any]:
-    """The first label of each patient, in the order of their numbers."""
-    return y[np.unique(of, return_index=True)[1]]
 
 
 def _category(
@@ -169,71 +138,16 @@ def _category(
     classes = label.classes
     if min(len(np.unique(of[label.values == one])) for one in classes) < LEAST_CLASS:
         return {}
-    folds = [test for repeat in range(REPEATS) for test in _folds(label.values, of, seed + repeat)]
+    folds = [test for repeat in range(REPEATS) for test in class_folds(label.values, of, seed + repeat)]
     counts = sample_counts(int(of.max()) + 1, RESAMPLES, seed)
     rng = np.random.default_rng(seed)
     mixed = [_shuffled(label.values, of, rng) for _ in range(shuffles)]
     made: dict[str, Score] = {}
     for name, x in sets.items():
-        own = tuple(_ranked(x, label.values[None], folds, of, classes)[0])
-        control = [_macro(one)[0] for one in _ranked(x, np.array(mixed), folds[:FOLDS], of, classes)] if mixed else []
-        score = interval(float(_macro(own)[0]), _macro(own, counts))
+        own = tuple(ranked(x, label.values[None], folds, of, classes)[0])
+        control = [macro_auc(one)[0] for one in ranked(x, np.array(mixed), folds[:FOLDS], of, classes)] if mixed else []
+        score = interval(float(macro_auc(own)[0]), macro_auc(own, counts))
         high = float(np.quantile(control, 0.95)) if control else float("nan")
         made[name] = Score("AUC", score, float(np.mean(control or [np.nan])), high, len(counts[0]), own)
         mixed = []
     return made
-
-
-def _macro(rankings: Sequence[Ranking], counts: Floats | None = None) -> Floats:
-    return np.asarray(np.mean([one.auc(counts) for one in rankings], axis=0), np.float64)
-
-
-def _folds(y: NDArray[Any], of: NDArray[np.intp], seed: int) -> list[NDArray[np.bool_]]:
-    """Masks of rows to test on; of each class (a patient's first) every fold has as many patients, or one more."""
-    rng = np.random.default_rng(seed)
-    first = _firsts(y, of)
-    shuffled = rng.permutation(len(first))
-    dealt = np.empty(len(first), np.intp)
-    dealt[shuffled[np.argsort(first[shuffled], kind="stable")]] = np.arange(len(first)) % FOLDS
-    return [dealt[of] == fold for fold in range(FOLDS)]
-
-
-def _ranked(
-    x: Floats, labels: NDArray[Any], folds: list[NDArray[np.bool_]], of: NDArray[np.intp], classes: tuple[str, ...]
-) -> list[list[Ranking]]:
-    """For each of labels (m, n) a ranking for each class against the rest; for two classes one in all."""
-    asked = classes[1:] if len(classes) == 2 else classes
-    y = np.concatenate([labels == one for one in asked])
-    parts: list[list[tuple[NDArray[np.intp], NDArray[np.intp], Floats]]] = [[] for _ in y]
-    for test in folds:
-        usable = [
-            at for at in range(len(y)) if 0 < y[at][test].sum() < test.sum() and 0 < y[at][~test].sum() < (~test).sum()
-        ]
-        if not usable:
-            continue
-        scores = nested_scores(_prepared(x, test), y[usable], of, ~test)
-        for at, score in zip(usable, scores, strict=True):
-            ones, zeros = np.flatnonzero(test & y[at]), np.flatnonzero(test & ~y[at])
-            right = 0.5 + 0.5 * np.sign(score[ones][:, None] - score[zeros][None])
-            parts[at].append((np.repeat(of[ones], len(zeros)), np.tile(of[zeros], len(ones)), right.reshape(-1)))
-    made = [_joined(one, int(of.max()) + 1) for one in parts]
-    return [made[at :: len(labels)] for at in range(len(labels))]
-
-
-def _joined(parts: list[tuple[NDArray[np.intp], NDArray[np.intp], Floats]], patients: int) -> Ranking:
-    if not parts:
-        return Ranking(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0), patients)
-    first, second, right = (np.concatenate(listed) for listed in zip(*parts, strict=True))
-    return Ranking(first, second, right, patients)
-
-
-def _prepared(x: Floats, test: NDArray[np.bool_]) -> Floats:
-    """Standardise as in the training part; more than 32 columns become components of it, each of variance 1."""
-    train = x[~test]
-    deviation = train.std(axis=0)
-    varies = deviation > 1e-9 * (1 + np.abs(train.mean(axis=0)))
-    scaled = (x[:, varies] - train[:, varies].mean(axis=0)) / deviation[varies]
-    if scaled.shape[1] > COMPONENTS:
-        scaled = principal_components(scaled[~test], COMPONENTS)(scaled)
-        scaled = scaled / scaled[~test].std(axis=0)
-    return np.asarray(scaled, np.float64)

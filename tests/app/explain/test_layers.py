@@ -1,0 +1,57 @@
+"""What choosing a layer by its score costs: nothing where one layer is best everywhere, much where all are noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.explain.data.labels import Label, as_label
+from app.explain.statistics.layers import auc_chosen_inside, choose_layer, r2_chosen_inside
+
+PATIENTS = 40
+WHO = np.array([f"p{k:02d}" for k in range(PATIENTS)])
+
+
+def layers(seed: int, count: int, effect: float = 0.0) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Layers of noise, and one that holds the class where there is an effect."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(PATIENTS) % 2)
+    noise = {f"noise{k}": rng.standard_normal((PATIENTS, 2)) for k in range(count)}
+    known = {"known": rng.standard_normal((PATIENTS, 2)) + effect * y[:, None]} if effect else {}
+    return noise | known, y
+
+
+def label(y: np.ndarray, *, classes: bool) -> Label:
+    found = as_label("y", np.where(y, "case", "control") if classes else y + np.linspace(0, 0.1, PATIENTS), WHO)
+    assert isinstance(found, Label)
+    return found
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_where_one_layer_is_best_in_every_fold_nothing_is_lost(classes):
+    known, y = layers(0, 1, effect=5.0)
+    found = choose_layer(known, label(y, classes=classes), WHO, 0)
+    assert found.best == "known" and found.lost == 0
+    assert found.chosen > 0.8
+
+
+@pytest.mark.parametrize(("inside", "classes"), [(auc_chosen_inside, True), (r2_chosen_inside, False)])
+def test_the_luckiest_of_several_layers_of_noise_is_not_as_good_where_it_is_chosen_without_the_test_patients(
+    inside, classes
+):
+    chosen, best = [], []
+    for seed in range(4):
+        known, y = layers(seed, 4)
+        scores = {name: inside({name: x}, name, label(y, classes=classes), WHO, seed)[1] for name, x in known.items()}
+        luckiest = max(scores, key=scores.get)
+        one = inside(known, luckiest, label(y, classes=classes), WHO, seed)
+        chosen.append(one[0])
+        best.append(one[1])
+        assert one[1] == scores[luckiest]
+    assert np.mean(best) - np.mean(chosen) > 0.05
+
+
+def test_of_a_single_layer_there_is_nothing_to_choose():
+    known, y = layers(0, 1)
+    found = choose_layer(known, label(y, classes=False), WHO, 0)
+    assert found.chosen is None and found.lost is None and found.second is None
