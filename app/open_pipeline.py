@@ -10,6 +10,7 @@ from app.settings import Settings, starting
 from models.bundle.reference import open_reference
 from models.runtime import open_decoder, open_encoder
 from operators.encode import check_taps
+from operators.errors import StartError
 from operators.pipeline import Pipeline
 
 
@@ -32,7 +33,10 @@ def open_pipeline(settings: Settings, models: Path | None, output: Path | None) 
         encoder = open_encoder(bundle, settings.encode.device)
         reference = open_reference(bundle)
         decoder = open_decoder(bundle) if settings.card else None
-    check_taps(bundle, settings.encode.taps)
+    taps = check_taps(bundle, settings.encode.taps)
+    if settings.parametric_map and not any(tap.pooling == "none" and len(tap.shape) == 4 for tap in taps.values()):
+        text = "a Parametric Map needs a layer that is kept as a grid, and none is asked for; add one, as block3:none"
+        raise StartError("UNKNOWN_TAP", text)
     return Pipeline(
         bundle=bundle,
         encoder=encoder,
@@ -44,5 +48,6 @@ def open_pipeline(settings: Settings, models: Path | None, output: Path | None) 
         reference=reference,
         cards=settings.card,
         fhir=settings.fhir,
+        maps=settings.parametric_map,
         reconstruct=None if decoder is None else decoder.run,
     )

@@ -58,6 +58,7 @@ class Settings:
     sr: SrClass = "comprehensive_3d"
     card: tuple[CardFormat, ...] = ()
     fhir: bool = False
+    parametric_map: bool = False
 
 
 DEFAULTS: Final = Settings()

@@ -42,6 +42,7 @@ class Pipeline:
         predecessor_of: the earlier SR, if any, whose place the new one takes.
         cards: formats in which the card, a page for a person, is written.
         fhir: write the SR's content as FHIR R5 too.
+        maps: write layers that are kept as grids as Parametric Maps too.
         reference: the bundle's reference population, open; None for a bundle without reference patients.
         reconstruct: the bundle's decoder, for the card; None where it has none.
     """
@@ -57,6 +58,7 @@ class Pipeline:
     predecessor_of: PredecessorOf = no_predecessor
     cards: tuple[CardFormat, ...] = ()
     fhir: bool = False
+    maps: bool = False
     reference: Reference | None = None
     reconstruct: Reconstruct | None = None
 
@@ -78,7 +80,7 @@ class Pipeline:
         if self.reference is not None:
             record = record.then("reliability", partial(self._with_reliability, self.reference))
         output, classes = self.output, (self.sr, *self.sr_beside)
-        files = ResultFiles(classes, self.predecessor_of, self.cards, self.reconstruct, self.fhir)
+        files = ResultFiles(classes, self.predecessor_of, self.cards, self.reconstruct, self.fhir, self.maps)
         return record if output is None else record.then("write", lambda made: write_features(made, output, files))
 
     def _with_reliability(self, reference: Reference, record: FeatureRecord) -> FeatureRecord:

@@ -1,4 +1,4 @@
-"""FeatureRecord → the files of a series, all or none: JSON, SR for DICOM, long taps, the card."""
+"""FeatureRecord → the files of a series, all or none: JSON, SR for DICOM, long taps, the card, maps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from operators.errors import SeriesFailed
 from operators.record import FeatureRecord
 from operators.results.atomic import write_together
 from operators.results.card_kinds import CARD_FILES, CardFormat, Reconstruct
+from operators.results.map_files import MAP_FILE
 from operators.results.write_json import features_json
 from operators.results.write_taps import TAP_FILE, tap_files
 from operators.sr.codes import SrClass
@@ -45,6 +46,7 @@ class ResultFiles:
         cards: formats in which the card, a page for a person, is written.
         reconstruct: the bundle's decoder, for the card; None where it has none.
         fhir: write the SR's content as FHIR R5 too.
+        maps: write layers that are kept as grids as Parametric Maps too.
     """
 
     sr: tuple[SrClass, ...] = ("comprehensive_3d",)
@@ -52,6 +54,7 @@ class ResultFiles:
     cards: tuple[CardFormat, ...] = ()
     reconstruct: Reconstruct | None = None
     fhir: bool = False
+    maps: bool = False
 
 
 JSON_AND_SR: Final = ResultFiles()
@@ -85,6 +88,10 @@ def write_features(record: FeatureRecord, output: Path, files: ResultFiles = JSO
             from operators.results.fhir import fhir_json
 
             contents[FEATURES_FHIR] = fhir_json(record)
+        if files.maps:
+            from operators.dicom_out.parametric_map import parametric_maps
+
+            contents |= parametric_maps(record)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -138,11 +145,12 @@ def remove_features(output: Path, name: str) -> None:
 
 
 def _files_of(folder: Path) -> set[Path]:
-    """Return the files in a folder that an earlier run wrote: those with fixed names, and the listed tap files."""
+    """Return the files in a folder that an earlier run wrote: by their names, and the tap files that are listed."""
     fixed = {
         folder / name
         for name in (FEATURES_JSON, FEATURES_FHIR, FEATURES_SR, *map(sr_file, get_args(SrClass)), *CARD_FILES.values())
     }
+    fixed |= {file for file in folder.glob("features.*") if MAP_FILE.fullmatch(file.name)}
     try:
         taps = json.loads((folder / FEATURES_JSON).read_bytes())["taps"].values()
         names = [str(tap["file"]["name"]) for tap in taps if "file" in tap]

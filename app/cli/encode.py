@@ -59,6 +59,9 @@ def command(
         typer.Option(help="Also write a page per series for a person: png, sc (Secondary Capture) or pdf. May repeat."),
     ] = None,
     fhir: Annotated[bool, typer.Option(help="Also write the SR's content as FHIR R5 (features.fhir.json).")] = False,
+    parametric_map: Annotated[
+        bool, typer.Option(help="Also write layers kept as grids (block3:none) as DICOM Parametric Maps.")
+    ] = False,
     predecessor: Annotated[
         list[Path] | None,
         typer.Option(help="An earlier features.sr.dcm that the new SR replaces. May repeat."),
@@ -88,6 +91,7 @@ def command(
             ),
             card=tuple(dict.fromkeys(name.value for name in card)) if card else settings.card,
             fhir=fhir or settings.fhir,
+            parametric_map=parametric_map or settings.parametric_map,
         )
         return encode_folder(check_paths(folder, output, models), settings, tuple(predecessor or ()))
 
