@@ -123,10 +123,10 @@ def summary(outcomes: Sequence[Outcome], where: str) -> None:
     Console(highlight=False, soft_wrap=True).print(escaped(f"{text}; {where}" if where else text))
 
 
-def verdict_lines(verdicts: Sequence[Verdict]) -> str:
+def verdict_lines(verdicts: Sequence[Verdict], width: int = 0) -> str:
     """Return one line per verdict: good, BAD, or not known."""
     words = {True: "good", False: "BAD", None: "-"}
-    width = max(len(verdict.question) for verdict in verdicts)
+    width = max(width, *(len(verdict.question) for verdict in verdicts))
     return "".join(f"{words[verdict.good]:<5} {verdict.question:<{width}}  {verdict.detail}\n" for verdict in verdicts)
 
 

@@ -273,6 +273,7 @@ class RunCode(_Documented):
     NO_PROGRAM = "NO_PROGRAM", "exit 3", "A program that the command calls is not installed."
     NO_EXPORT = "NO_EXPORT", "exit 3", "No folder is mounted that the container could extract to."
     BAD_IMAGE = "BAD_IMAGE", "exit 3", "The archive is not an image that can be read, or is not safe to read."
+    NO_SANDBOX = "NO_SANDBOX", "exit 3", "Nothing is there to run an image in without a daemon."
     DIVERGED = "DIVERGED", "exit 1", "The loss or a gradient of a training is not finite."
     INTERRUPTED = "INTERRUPTED", "exit 1", "A training was stopped; its checkpoint keeps it."
     LOST_RUN = "LOST_RUN", "exit 1", "The run ended before the input was read."

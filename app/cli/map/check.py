@@ -4,36 +4,85 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.process import LogLevel, guarded
 
+if TYPE_CHECKING:
+    from app.packaging.check.image import Image
+    from models.bundle.check import Verdict
+
+
+WIDTH = 22  # of the longest codes
+
+
+class CallerName(StrEnum):
+    """By whose conventions the image is called."""
+
+    plain = "plain"
+    map = "map"
+    mercure_monai = "mercure-monai"
+    mercure = "mercure"
+    kaapana = "kaapana"
+    xnat = "xnat"
+    grand_challenge = "grand-challenge"
+
 
 def command(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="OCI archive, or what docker save writes.")],
+    run_it: Annotated[
+        bool, typer.Option("--run", help="Also run it: read-only root, uid 4321, no network, no capabilities.")
+    ] = False,
+    callers: Annotated[
+        list[CallerName] | None,
+        typer.Option("--as", help="Also call it as this platform does and compare the results. May repeat."),
+    ] = None,
+    scan: Annotated[
+        Path | None, typer.Option("--input", help="CT to encode in the runs; default: a small phantom.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
 ) -> int:
     """Check an image, one line per point: its code, and what was found, expected and to be done.
 
-    Needs no daemon. Exit code 0: every point holds; 1: one does not; 3: the archive cannot be read.
+    Needs no daemon; --run and --as need bubblewrap. Exit code 0: every point holds; 1: one does not; 3: the archive
+    cannot be read, or not be run.
     """
 
     def run() -> int:
         from app.console import verdict_lines
-        from app.packaging.check.check import check_archive
         from app.packaging.check.image import open_image
 
+        good = True
         with open_image(archive) as image:
-            verdicts = list(check_archive(image))
-        if as_json:
-            sys.stdout.write(json.dumps({"verdicts": [asdict(one) for one in verdicts]}, indent=1) + "\n")
-        else:
-            sys.stdout.write(verdict_lines(verdicts))
-        return 1 if any(one.good is False for one in verdicts) else 0
+            verdicts = []
+            for verdict in _verdicts(image, run_it, [one.name for one in callers or []], scan):
+                verdicts.append(verdict)
+                good = good and verdict.good is not False
+                if not as_json:  # a line when it is known: runs take their time
+                    sys.stdout.write(verdict_lines([verdict], WIDTH))
+                    sys.stdout.flush()
+            if as_json:
+                sys.stdout.write(json.dumps({"verdicts": [asdict(one) for one in verdicts]}, indent=1) + "\n")
+        return 0 if good else 1
 
     return guarded(run, log_level)
+
+
+def _verdicts(image: Image, run_it: bool, callers: list[str], scan: Path | None) -> Iterator[Verdict]:
+    from app.packaging.check.check import check_archive, check_container
+    from app.packaging.check.container import open_container
+    from app.settings import check_input
+
+    if not run_it and not callers:
+        yield from check_archive(image)
+        return
+    with open_container(image, None if scan is None else check_input(scan)) as container:
+        yield from check_archive(image)
+        yield from check_container(container, runs=run_it, calls=[f"CALL_{name.upper()}" for name in callers])

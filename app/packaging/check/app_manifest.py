@@ -219,7 +219,7 @@ def executable(image: Image, program: str) -> str:
     raise NotHeld(f"no program {program!r} that everybody may run", "it on the image's PATH", "install it, mode 755")
 
 
-CLAUSES: Final[Mapping[str, Clause]] = {
+CLAUSES: Final[Mapping[str, Clause[Image]]] = {
     "APP_JSON": is_json,
     "APP_API_VERSION": api_version,
     "APP_TYPE": type_,

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeVar
 
 from app.packaging.check.tree import LeavesRoot
 from models.bundle.check import Verdict
 from operators.printable import printable
-
-if TYPE_CHECKING:
-    from app.packaging.check.image import Image
 
 LONGEST: Final = 300
 MOST_NAMED: Final = 3
@@ -28,18 +25,19 @@ class CannotTell(Exception):
     """A demand that does not apply, or that cannot be judged here; the text says why."""
 
 
-Clause = Callable[["Image"], str]
+T = TypeVar("T")
+Clause = Callable[[T], str]
 
 
-def judged(clauses: Mapping[str, Clause], image: Image) -> Iterator[Verdict]:
-    """Judge an image by each clause in turn.
+def judged(clauses: Mapping[str, Clause[T]], subject: T) -> Iterator[Verdict]:
+    """Judge an image, or a container of it, by each clause in turn.
 
     Args:
         clauses: by their code.
-        image: that is open.
+        subject: what they look at.
     """
     for code, clause in clauses.items():
-        yield verdict(code, partial(clause, image))
+        yield verdict(code, partial(clause, subject))
 
 
 def verdict(code: str, clause: Callable[[], str]) -> Verdict:

@@ -107,7 +107,7 @@ def _known(field: str, found: set[str], known: set[Any]) -> None:
         raise NotHeld(f"{field} names {named(unknown)}", f"one of {sorted(map(str, known))}", "correct command.json")
 
 
-CLAUSES: Final[Mapping[str, Clause]] = {
+CLAUSES: Final[Mapping[str, Clause[Image]]] = {
     "AS_MERCURE": mercure,
     "AS_KAAPANA": kaapana,
     "AS_XNAT": xnat_command,

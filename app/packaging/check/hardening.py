@@ -10,12 +10,13 @@ from typing import Final
 
 from app.packaging.check.clause import Clause, NotHeld, named
 from app.packaging.check.image import Image
+from app.packaging.check.python_folders import python_folders
 from app.packaging.check.tree import Entry, climbs_out
 
 COMPILERS: Final = re.compile(
     r"/(usr/(local/)?)?s?bin/([\w-]+-)?(gcc|g\+\+|cc|c\+\+|clang|clang\+\+|ld|as|make|cmake|nvcc|rustc|go|tcc)(-[\d.]+)?"
 )
-PIP: Final = re.compile(r".*/(bin/pip[\d.]*|(site|dist)-packages/(pip|ensurepip)|ensurepip|uv|uvx|wheels/pip-.*)")
+PIP: Final = re.compile(r".*/(bin/(pip[\d.]*|uvx?)|pip|ensurepip|uv|pip-[^/]*\.(dist-info|whl))")
 # Build configuration, caches, credentials, and logs of a build.
 LEFT: Final = re.compile(
     r"/etc/pip\.conf|/etc/apt/(auth\.conf.*|apt\.conf\.d/.*proxy.*)|.*/\.(netrc|pip|pypirc|docker|git|ssh|aws)(/.*)?"
@@ -28,7 +29,6 @@ SECRETS: Final = re.compile(
     r"|uv_(default_)?index\w*)=|--(extra-)?index-url|--trusted-host|\w*(password|token|secret)\w*="
 )
 SHARED: Final = ("/opt/holoscan", "/etc/holoscan", "/processing-container.json")
-PYTHON: Final = re.compile(r".*/(site|dist)-packages")
 
 
 def links(image: Image) -> str:
@@ -82,7 +82,7 @@ def any_uid(image: Image) -> str:
 
 def shared_packages(image: Image) -> str:
     """Check that no Python packages lie in a home folder, where only its owner's Python finds them."""
-    found = [path for path, entry in image.tree.below("/") if entry.kind == "folder" and PYTHON.fullmatch(path)]
+    found = python_folders(image.tree)
     private = [path for path in found if path.startswith(("/home/", "/root/"))]
     if private:
         raise NotHeld(f"packages in {named(private)}", "packages for all users", "install without --user")
@@ -91,7 +91,7 @@ def shared_packages(image: Image) -> str:
 
 def _needed(image: Image) -> Iterator[tuple[str, Entry]]:
     """Iterate over what the application needs, and the folders on the way to it."""
-    roots = [*SHARED, *(path for path, _ in image.tree.below("/") if PYTHON.fullmatch(path))]
+    roots = [*SHARED, *python_folders(image.tree)]
     ways = {posixpath.dirname(root) for root in roots}
     while ways:
         yield from ((path, image.tree.entries[path]) for path in ways if path in image.tree.entries)
@@ -144,7 +144,7 @@ def _none(found: Iterable[str], what: str, do: str) -> str:
     return "none"
 
 
-CLAUSES: Final[Mapping[str, Clause]] = {
+CLAUSES: Final[Mapping[str, Clause[Image]]] = {
     "SAFE_LINKS": links,
     "SAFE_NO_DEVICES": no_devices,
     "SAFE_NO_SETUID": no_setuid,

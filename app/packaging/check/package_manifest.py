@@ -115,7 +115,7 @@ def version(image: Image) -> str:
     return found
 
 
-CLAUSES: Final[Mapping[str, Clause]] = {
+CLAUSES: Final[Mapping[str, Clause[Image]]] = {
     "PKG_JSON": is_json,
     "PKG_API_VERSION": api_version,
     "PKG_APPLICATION_ROOT": application_root,

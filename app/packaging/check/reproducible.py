@@ -9,13 +9,14 @@ from typing import Final
 
 from app.packaging.check.clause import CannotTell, Clause, NotHeld, named
 from app.packaging.check.image import Image
+from app.packaging.check.python_folders import python_folders
 from app.packaging.check.start import LABEL
 
 MB: Final = 1_000_000
 UNPACKED_MB: Final = 850
 PACKED_MB: Final = 300
+STANDARD: Final = re.compile(r".*/lib/python3\.\d+")
 SOURCE: Final = re.compile(r"(.*/)([^/]+)\.py")
-PACKAGES: Final = re.compile(r"(/opt/holoscan/app|.*/(site|dist)-packages)/.*\.py")
 
 
 def digests(image: Image) -> str:
@@ -36,7 +37,7 @@ def packed(image: Image) -> str:
 
 def _within(image: Image, size: int, most: int) -> str:
     found = f"{size / MB:.0f} MB"
-    if any(path.endswith("-packages/torch") for path, _ in image.tree.below("/")):
+    if any(f"{folder}/torch" in image.tree.entries for folder in python_folders(image.tree)):
         raise CannotTell(f"{found}; the limit of {most} MB is for images without torch")
     if size > most * MB:
         raise NotHeld(found, f"at most {most} MB", "leave out what nothing imports")
@@ -73,7 +74,10 @@ def times(image: Image) -> str:
 
 def compiled(image: Image) -> str:
     """Check that Python's code is compiled and fits its source: a read-only image would compile it at every start."""
-    sources = [path for path, entry in image.tree.below("/") if entry.kind == "file" and PACKAGES.fullmatch(path)]
+    standard = [path for path, _ in image.tree.below("/usr") if STANDARD.fullmatch(path)]
+    folders = ("/opt/holoscan/app", *standard, *python_folders(image.tree))
+    below = {path: entry for folder in folders for path, entry in image.tree.below(folder)}
+    sources = [path for path, entry in below.items() if entry.kind == "file" and SOURCE.fullmatch(path)]
     if not sources:
         raise CannotTell("no Python code in /opt/holoscan/app or in packages")
     stale = [path for path in sources if not _is_compiled(image, path)]
@@ -112,7 +116,7 @@ def _time(text: object) -> float | None:
     return found.replace(tzinfo=found.tzinfo or UTC).timestamp()
 
 
-CLAUSES: Final[Mapping[str, Clause]] = {
+CLAUSES: Final[Mapping[str, Clause[Image]]] = {
     "ARCHIVE_DIGESTS": digests,
     "ARCHIVE_UNPACKED": unpacked,
     "ARCHIVE_PACKED": packed,

@@ -12,12 +12,12 @@ from urllib.parse import unquote
 
 from app.packaging.check.clause import CannotTell, Clause, NotHeld, named
 from app.packaging.check.image import PACKAGE_MANIFEST, Image
+from app.packaging.check.python_folders import metadata_files
 
 SBOM: Final = "/etc/holoscan/sbom.json"
 BESIDE: Final = ".sbom.json"
 SPEC_VERSION: Final = "1.6"
 DPKG: Final = re.compile(r"/var/lib/dpkg/(status|status\.d/(?!.*\.md5sums).+)")
-METADATA: Final = re.compile(r".*/(?:site|dist)-packages/[^/]+\.(?:dist-info/METADATA|egg-info/PKG-INFO|egg-info)")
 WEIGHTS: Final = re.compile(r".*\.(onnx|safetensors|pt|ts)")
 WRITE: Final = "make the SBOM of what is installed, in the last step of the build"
 
@@ -77,24 +77,25 @@ def nothing_else(image: Image) -> str:
 
 def models(image: Image) -> str:
     """Check that each model is a component with the SHA-256 of its weights, and its card."""
-    root = str(image.document(PACKAGE_MANIFEST).get("modelRoot", "/opt/holoscan/models/"))
-    weights = {
-        path: hashlib.sha256(image.content(entry)).hexdigest()
-        for path, entry in image.tree.below(image.tree.resolve(root) or root)
-        if entry.kind == "file" and WEIGHTS.fullmatch(path)
-    }
-    if not weights:
+    given = str(image.document(PACKAGE_MANIFEST).get("modelRoot", "/opt/holoscan/models/"))
+    root = (image.tree.resolve(given) or given).rstrip("/")
+    digests: dict[str, set[str]] = {}
+    for path, entry in image.tree.below(root):
+        if entry.kind == "file" and WEIGHTS.fullmatch(path):
+            model = path[len(root) + 1 :].partition("/")[0]
+            digests.setdefault(model, set()).add(hashlib.sha256(image.content(entry)).hexdigest())
+    if not digests:
         raise NotHeld(f"no weights in {root}", "a model", "copy the bundle there")
     components = [one for one in _components(image) if one.get("type") == "machine-learning-model"]
     known = {str(one.get("content")) for component in components for one in _hashes(component)}
-    missing = [path for path, digest in weights.items() if digest not in known]
+    missing = [model for model, found in digests.items() if not found & known]
     if missing:
-        text = f"no component of type machine-learning-model has the SHA-256 of {named(missing)}"
-        raise NotHeld(text, "a component per model with the digests of its weights", WRITE)
+        text = f"no component of type machine-learning-model has the SHA-256 of the weights of {named(missing)}"
+        raise NotHeld(text, "a component per model, with its digest", WRITE)
     bare = [str(one.get("name")) for one in components if not _has_card(one)]
     if bare:
         raise NotHeld(f"no model card for {named(bare)}", "modelCard, or a reference to the card", WRITE)
-    return f"{len(components)} models, {len(weights)} files of weights by their digests"
+    return f"{', '.join(digests)}: by the digest of the weights, with a card"
 
 
 def _hashes(component: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -142,10 +143,9 @@ def _components(image: Image) -> list[Mapping[str, Any]]:
 
 def _distributions(image: Image) -> Iterator[tuple[str, str]]:
     """Names, as package URLs write them, and versions of the Python packages that are installed."""
-    for path, entry in image.tree.below("/"):
-        if entry.kind == "file" and METADATA.fullmatch(path):
-            found = HeaderParser().parsestr(image.content(entry).decode("utf-8", "replace"))
-            yield re.sub(r"[-_.]+", "-", str(found["Name"])).lower(), str(found["Version"])
+    for path in metadata_files(image.tree):
+        found = HeaderParser().parsestr(image.read(path).decode("utf-8", "replace"))
+        yield re.sub(r"[-_.]+", "-", str(found["Name"])).lower(), str(found["Version"])
 
 
 def _debian(image: Image) -> Iterator[tuple[str, str]]:
@@ -159,7 +159,7 @@ def _debian(image: Image) -> Iterator[tuple[str, str]]:
                 yield str(found["Package"]), str(found["Version"])
 
 
-CLAUSES: Final[Mapping[str, Clause]] = {
+CLAUSES: Final[Mapping[str, Clause[Image]]] = {
     "SBOM_VALID": valid,
     "SBOM_PYTHON": python_packages,
     "SBOM_DEBIAN": debian_packages,

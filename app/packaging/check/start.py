@@ -136,7 +136,7 @@ def documents(image: Image) -> str:
     return f"{len(names)} files"
 
 
-CLAUSES: Final[Mapping[str, Clause]] = {
+CLAUSES: Final[Mapping[str, Clause[Image]]] = {
     "IMAGE_PLATFORM": platform,
     "IMAGE_USER": user,
     "IMAGE_ENTRYPOINT": entry_point,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import main
+from app.packaging.check import calling, running
 from app.packaging.check.check import CLAUSES
 from tests.support.checkout import ROOT
 from tests.support.images import EPOCH, PROGRAM, File, MadeImage, document, folder, licensed, link, right_image
@@ -130,7 +131,7 @@ WRONG: list[tuple[str, Change]] = [
     ("SAFE_NO_PIP", add("usr/bin/pip3", PROGRAM)),
     ("SAFE_NO_COMPILER", add("usr/bin/x86_64-linux-gnu-gcc-12", PROGRAM)),
     ("SAFE_NO_LEFTOVERS", add("etc/pip.conf", File(b"[global]\n"))),
-    ("SAFE_NO_LEFTOVERS", add("root/.cache/pip/http/a", File(b"x"))),
+    ("SAFE_NO_LEFTOVERS", add("root/.cache/fontconfig/a", File(b"x"))),
     ("SAFE_NO_LEFTOVERS", add("tmp/requirements.txt", File(b"numpy"))),
     ("SAFE_NO_MOUNT_POINTS", add("run/secrets/key", File())),
     ("SAFE_NO_SECRETS", variable("https_proxy=http://proxy:3128")),
@@ -143,7 +144,9 @@ WRONG: list[tuple[str, Change]] = [
     ),
     ("SBOM_PYTHON", add(f"{PACKAGES}/numpy-2.0.dist-info/METADATA", File(b"Name: numpy\nVersion: 2.0\n"))),
     ("SBOM_NOTHING_ELSE", lambda image: image.changed(SBOM, list_cupy)),
-    ("SBOM_MODELS", add("opt/holoscan/models/ct_vae/decoder.onnx", File(b"others"))),
+    ("SBOM_MODELS", add("opt/holoscan/models/ct_vae/encoder.onnx", File(b"others"))),
+    ("SBOM_MODELS", add("opt/holoscan/models/other/encoder.onnx", File(b"others"))),
+    ("SBOM_PYTHON", add("opt/holoscan/lib/numpy-2.0.dist-info/METADATA", File(b"Name: numpy\nVersion: 2.0\n"))),
     ("SBOM_MODELS", lambda image: image.changed(SBOM, lambda content: content["components"][2].pop("modelCard"))),
     ("SBOM_LICENCES", lambda image: image.changed(SBOM, lambda content: content["components"][0].pop("licenses"))),
     ("AS_MERCURE", removed("bin/cat")),
@@ -259,7 +262,8 @@ def test_text_of_an_image_steers_no_terminal(tmp_path, capsys):
 def test_the_page_names_each_clause_with_its_line():
     page = (ROOT / "docs" / "map-check.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([A-Z]+_[A-Z_]+)` \| (.+?) \|$", page, re.M))
-    said = {code: (clause.__doc__ or "").split("\n")[0].removeprefix("Check that ") for code, clause in CLAUSES.items()}
+    clauses = {**CLAUSES, **running.CLAUSES, **calling.CLAUSES}
+    said = {code: (clause.__doc__ or "").split("\n")[0].removeprefix("Check that ") for code, clause in clauses.items()}
     assert {code: rows.get(code) for code in said} == said
 
 
