@@ -23,8 +23,8 @@ def read_predecessors(files: Sequence[Path]) -> dict[tuple[str, int | None], Pre
             predecessor = read_predecessor(file)
         except CtvaeError as error:
             raise StartError(error.reason, f"predecessor {file.name}: {error.message}") from error
-        if predecessor.of in found:
-            text = f"predecessor {file.name} is the second one for series {predecessor.of[0]}; give only the last one"
-            raise StartError("SEVERAL_PREDECESSORS", text)
-        found[predecessor.of] = predecessor
+        if predecessor.described in found:
+            found_twice = f"predecessor {file.name} is the second one for series {predecessor.described[0]}"
+            raise StartError("SEVERAL_PREDECESSORS", f"{found_twice}; give only the last one")
+        found[predecessor.described] = predecessor
     return found

@@ -83,12 +83,12 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
     )
 
 
-def _resample(volume: Volume, axes: list[TargetAxis], air_hu: float) -> tuple[NDArray[np.float32], _Met]:
-    """HU on the new grid, axes in the volume's order and each in its patient direction; and what the slices met."""
+def _resample(volume: Volume, axes: list[TargetAxis], air_hu: float) -> tuple[NDArray[np.float32], _Read]:
+    """Return HU on the new grid, axes in the volume's order and patient direction, and the slices' findings."""
     along, rows, columns = (axis.weights() for axis in axes)
     in_plane, region = _in_plane(rows, columns)
     canvas = np.full([axis.n_target for axis in axes], air_hu, np.float32)
-    seen = _Met()
+    seen = _Read()
     planes = _planes(volume, region, seen)
     if axes[0].step > 1:
         made = map_ahead(lambda slab: (slab.target, in_plane(_mean(slab))), _slabs(planes, along), THREADS)
@@ -99,8 +99,8 @@ def _resample(volume: Volume, axes: list[TargetAxis], air_hu: float) -> tuple[ND
     return canvas, seen
 
 
-class _Met:
-    """What the slices of a volume met: their findings, and the histogram of their values."""
+class _Read:
+    """What the slices of a volume contained: their findings, and the histogram of their values."""
 
     def __init__(self) -> None:
         self.findings: list[tuple[Finding, ...]] = []
@@ -112,7 +112,7 @@ class _Met:
             self.histogram = stored.histogram if self.histogram is None else self.histogram + stored.histogram
 
     def judged(self, volume: Volume) -> tuple[Finding, ...]:
-        """All findings, once every slice was met.
+        """Return all findings, once every slice has been read.
 
         Raises:
             SeriesRejected: `NOT_HU`.
@@ -129,8 +129,8 @@ class _Met:
         )
 
 
-def _planes(volume: Volume, region: tuple[slice, slice], seen: _Met) -> Iterator[NDArray[np.int16]]:
-    """Yield the part of each slice that is needed; what it met goes to `met`."""
+def _planes(volume: Volume, region: tuple[slice, slice], seen: _Read) -> Iterator[NDArray[np.int16]]:
+    """Yield the needed part of each slice, and record its findings in `seen`."""
     for stored in volume.slices():
         if stored.hu.shape != volume.shape[1:]:
             found = f"a slice is {stored.hu.shape}; expected {volume.shape[1:]}: read the series again"
@@ -148,7 +148,7 @@ class _Slab(NamedTuple):
 
 
 def _slabs(planes: Iterable[NDArray[Any]], along: AxisWeights) -> Iterator[_Slab]:
-    """Each new slice as soon as the last of its old ones is there; old ones are held as long as one needs them."""
+    """Yield each new slice once all of its old ones have arrived; old ones are held as long as they are needed."""
     needs = []
     for target, (sources, weights) in enumerate(zip(along.source, along.weight, strict=True), start=along.begin):
         given = sorted((int(source), weight) for source, weight in zip(sources, weights, strict=True) if weight > 0)
@@ -168,7 +168,7 @@ def _slabs(planes: Iterable[NDArray[Any]], along: AxisWeights) -> Iterator[_Slab
 
 
 def _mean(slab: _Slab) -> NDArray[np.float32]:
-    """Weighted sum of the planes, by ascending weight: a product for each weight, not for each plane.
+    """Return the weighted sum of the planes, by ascending weight: one product per weight, not per plane.
 
     What is returned is the thread's own array, until it calls again: new memory for each costs as much as the sum.
     """
@@ -189,7 +189,7 @@ def _mean(slab: _Slab) -> NDArray[np.float32]:
 def _in_plane(
     rows: AxisWeights, columns: AxisWeights
 ) -> tuple[Callable[[NDArray[Any]], NDArray[np.float32]], tuple[slice, slice]]:
-    """Return how a slice becomes a new one, and the part of it that this needs.
+    """Return a function that resamples a slice in plane, and the part of the slice that it needs.
 
     By sparse matrices: each sum in the order of the weights, and no BLAS whose order would depend on threads.
     """
@@ -212,7 +212,7 @@ def _matrix(weights: AxisWeights, region: slice) -> Any:
 
 
 def _scale(hu: NDArray[np.float32], window_hu: tuple[float, float]) -> None:
-    """Window to [0, 1], clipped, in place."""
+    """Scale `window_hu` to [0, 1], clipped, in place."""
     low, high = window_hu
     hu -= np.float32(low)
     hu /= np.float32(high - low)

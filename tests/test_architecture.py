@@ -186,6 +186,53 @@ def test_each_package_says_in_one_line_what_belongs_in_it():
     assert [path for path in sorted(packages) if not re.fullmatch(r".{20,}\.", first_line(path))] == []
 
 
+# What the docstring of a function begins with; extend it by verbs.
+VERBS = frozenset(
+    (
+        *("Add", "Append", "Blend", "Check", "Compare", "Continue", "Convolve", "Correct", "Correlate", "Count"),
+        *("Decide", "Declare", "Decode", "Describe", "Divide", "Draw", "Emit", "Enter", "Fill", "Give"),
+        *("Join", "Keep", "Log", "Make", "Measure", "Move", "Number", "Open", "Raise", "Read"),
+        *("Record", "Remove", "Replace", "Report", "Resample", "Return", "Run", "Scale", "See", "Set"),
+        *("Split", "Start", "Strip", "Take", "Train", "Turn", "Undo", "Unpack", "Update", "Write", "Yield"),
+    )
+)
+# Variable names that do not say what they hold.
+MISLEADING = frozenset(("said", "of", "met", "asked", "told"))
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def misworded(source: str) -> list[str]:
+    """Functions whose docstring does not begin with a verb (a property's may be a noun), and misleading names."""
+    tree = ast.parse(source)
+    nouns = [
+        f"line {node.lineno}: {first}"
+        for node in functions(tree)
+        if not any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+        for first in (ast.get_docstring(node) or "Return").split(maxsplit=1)[:1]
+        if first.strip(".,") not in VERBS
+    ]
+    variables = [
+        f"line {node.lineno}: {node.id if isinstance(node, ast.Name) else node.arg}"
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in MISLEADING)
+        or (isinstance(node, ast.arg) and node.arg in MISLEADING)
+    ]
+    return nouns + variables
+
+
+def test_in_operators_and_models_docstrings_begin_with_a_verb_and_names_do_not_mislead():
+    found = {path: misworded(source) for path, source in SOURCES.items() if not path.startswith("app/")}
+    assert {path: wrong for path, wrong in found.items() if wrong} == {}
+
+
+def test_a_noun_and_a_misleading_name_would_be_found():
+    assert misworded('def f(of):\n    """The sum."""\n    told = of') == ["line 1: The", "line 1: of", "line 3: told"]
+    assert misworded('@property\ndef f():\n    """The sum."""') == []
+
+
 def test_the_tests_mirror_the_layers():
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
     assert sorted(str(folder) for folder in folders if not (ROOT / folder).is_dir()) == []

@@ -147,7 +147,7 @@ def _checked(step: Any, shapes: Mapping[str, Shape]) -> tuple[str, str, tuple[st
 
 
 def build_step(kind: str, options: Mapping[str, Any], given: Sequence[Shape]) -> tuple[nn.Module, Shape]:
-    """The module of one step, and the shape that it gives.
+    """Return the module of one step, and the shape of its output.
 
     Raises:
         BundleError: it cannot be built from these, or not on what it is given.
@@ -207,7 +207,7 @@ def _conv(options: Mapping[str, Any], shape: Shape) -> tuple[nn.Module, Shape]:
 
 
 def _placed(options: Mapping[str, Any], shape: Shape, kernel: Size, stride: Size) -> tuple[Pads, Size]:
-    """Padding, and the size of the grid that comes out."""
+    """Return the padding, and the size of the resulting grid."""
     grid, padding = (shape[0], shape[1], shape[2]), options["padding"]
     if padding not in ("same", "valid"):
         raise BundleError(f"padding is {_short(padding)}; expected 'same' or 'valid'")
@@ -271,7 +271,7 @@ def _activation(options: Mapping[str, Any]) -> Activation:
 def _field(
     kind: str, options: Mapping[str, Any], given: Sequence[tuple[Size, Size]], rank: int
 ) -> tuple[Size, Size] | None:
-    """(receptive field, step between neighbours) in voxels of the input; None where that is the whole window."""
+    """Return (receptive field, step between neighbours) in voxels of the input; None for the whole window."""
     whole = kind in ("reshape", "global_max_pool", "global_mean_pool")
     if rank != 4 or whole or (kind == "layer_norm" and options["axes"] != [4]):
         return None
@@ -287,7 +287,7 @@ def _field(
 
 
 def _as_one_row(fields: Mapping[str, Size]) -> list[Layer]:
-    """Layers from which `receptive_fields` gets these, though the graph may branch: each widens the one before it."""
+    """Return layers with these receptive fields, although the graph may branch: each widens the one before it."""
     row, before = [], (1, 1, 1)
     for tap, (z, y, x) in fields.items():
         row.append(Layer((z - before[0] + 1, y - before[1] + 1, x - before[2] + 1), (1, 1, 1), tap))
@@ -317,7 +317,7 @@ def _number(options: Mapping[str, Any], key: str) -> float:
 
 
 def _axes(value: Any, shape: Shape, *, least: int) -> list[int]:
-    """Ascending axes of Keras' order; the batch, which is 0, is none of them."""
+    """Return ascending axes in Keras' order; the batch, 0, is not among them."""
     good = isinstance(value, (list, tuple)) and least <= len(value) <= len(shape)
     if not good or not all(type(axis) is int and 1 <= axis <= len(shape) for axis in value):
         raise BundleError(f"axes are {_short(value)}; expected a list of 1 to {len(shape)}")

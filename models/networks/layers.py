@@ -112,7 +112,7 @@ def _filled(folded: Tensor, low: float, high: float) -> Tensor:
 
 
 def mean_and_spread(x: Tensor) -> Tensor:
-    """(n, c, d, h, w) → (n, 2c): mean and standard deviation of each channel over the window."""
+    """Return mean and standard deviation of each channel over the window: (n, 2c) of (n, c, d, h, w)."""
     flat = x.flatten(2)
     mean = flat.mean(2)
     spread = ((flat - mean[:, :, None]).square().mean(2) + 1e-6).sqrt()

@@ -47,29 +47,29 @@ def repeat_scans(features: NDArray[Any], patients: ArrayLike, *, seed: int = 0) 
         patients: (n,).
         seed: of the bootstrap samples of patients.
     """
-    of = numbered(patients)
+    patient = numbered(patients)
     x = standardised(features)
-    same = of[:, None] == of[None]
+    same = patient[:, None] == patient[None]
     np.fill_diagonal(same, False)
-    if not same.any() or of.max() < 1:
+    if not same.any() or patient.max() < 1:
         return None
     lengths = np.square(x).sum(axis=1)
     apart = np.sqrt(np.maximum(0, lengths[:, None] + lengths[None] - 2 * x @ x.T))
     np.fill_diagonal(apart, np.inf)
     nearest = apart.argmin(axis=1)
-    has = same.any(axis=1)
-    hits = of[nearest] == of
-    mutual = hits & (nearest[nearest] == np.arange(len(of)))
+    repeated = same.any(axis=1)
+    hits = patient[nearest] == patient
+    mutual = hits & (nearest[nearest] == np.arange(len(patient)))
     upper = np.triu(np.ones_like(same), 1)
     within, between = apart[same & upper], apart[~same & upper]
     return RepeatScans(
         within=float(np.median(within)),
         between=float(np.median(between)),
-        found=mean_interval(hits[has], of[has], seed=seed),
-        mutual=mean_interval(mutual[has], of[has], seed=seed),
-        chance=float((same.sum(axis=1)[has] / (len(of) - 1)).mean()),
-        scans=int(has.sum()),
-        patients=len(np.unique(of[has])),
+        found=mean_interval(hits[repeated], patient[repeated], seed=seed),
+        mutual=mean_interval(mutual[repeated], patient[repeated], seed=seed),
+        chance=float((same.sum(axis=1)[repeated] / (len(patient) - 1)).mean()),
+        scans=int(repeated.sum()),
+        patients=len(np.unique(patient[repeated])),
         within_all=within,
         between_all=between,
     )

@@ -60,15 +60,15 @@ def variance_shares(features: NDArray[Any], patients: ArrayLike, settings: Array
     Returns:
         Shares of the sum over features, none below 0; None where fewer than three patients have two or more series.
     """
-    of = numbered(patients)
-    several = np.isin(of, np.flatnonzero(np.bincount(of) > 1))
-    of = numbered(of[several])
-    count = int(of.max()) + 1 if of.size else 0
+    owner = numbered(patients)
+    several = np.isin(owner, np.flatnonzero(np.bincount(owner) > 1))
+    owner = numbered(owner[several])
+    count = int(owner.max()) + 1 if owner.size else 0
     x = standardised(np.asarray(features)[several]) if count >= LEAST_PATIENTS else np.empty((0, 0))
     if not x.size:
         return None
-    level = np.zeros(len(of), np.intp) if settings is None else numbered(np.asarray(settings)[several])
-    sums, everyone = _sums(x, of, level), np.ones(count)
+    level = np.zeros(len(owner), np.intp) if settings is None else numbered(np.asarray(settings)[several])
+    sums, everyone = _sums(x, owner, level), np.ones(count)
     changing = int((np.bincount(sums.patient) > 1).sum())
     crossed = changing >= LEAST_PATIENTS and bool(np.isfinite(_shares(sums, everyone, crossed=True)).all())
     whole = _shares(sums, everyone, crossed=crossed)
@@ -84,11 +84,11 @@ def variance_shares(features: NDArray[Any], patients: ArrayLike, settings: Array
 
 def _jackknife(value: float, without: Floats) -> Interval:
     """Return a share and its 95 % interval, from what it is without each of the groups of patients."""
-    told = without[np.isfinite(without)]
-    if len(told) < LEAST_PATIENTS:
+    finite = without[np.isfinite(without)]
+    if len(finite) < LEAST_PATIENTS:
         return Interval(value, 0.0, 1.0)
-    error = float(np.sqrt((len(told) - 1) * told.var()))
-    reach = float(student_t.ppf(0.975, len(told) - 1)) * error
+    error = float(np.sqrt((len(finite) - 1) * finite.var()))
+    reach = float(student_t.ppf(0.975, len(finite) - 1)) * error
     return Interval(value, max(0.0, value - reach), min(1.0, value + reach))
 
 
@@ -114,17 +114,17 @@ class _Sums:
     from_mean: Floats
 
 
-def _sums(x: Floats, of: NDArray[np.intp], level: NDArray[np.intp]) -> _Sums:
+def _sums(x: Floats, owner: NDArray[np.intp], level: NDArray[np.intp]) -> _Sums:
     levels = int(level.max()) + 1
-    keys, at = np.unique(of * levels + level, return_inverse=True)
-    patient, setting, rows = keys // levels, keys % levels, np.bincount(of).astype(np.float64)
-    count, means = np.bincount(at).astype(np.float64), sums_by_patient(x, of) / rows[:, None]
+    keys, at = np.unique(owner * levels + level, return_inverse=True)
+    patient, setting, rows = keys // levels, keys % levels, np.bincount(owner).astype(np.float64)
+    count, means = np.bincount(at).astype(np.float64), sums_by_patient(x, owner) / rows[:, None]
     cells = np.zeros((len(rows), levels))
     cells[patient, setting] = count
     return _Sums(
         rows=rows,
         means=means,
-        squares=sums_by_patient(np.square(x).sum(axis=1), of),
+        squares=sums_by_patient(np.square(x).sum(axis=1), owner),
         cells=cells,
         patient=patient,
         setting=setting,

@@ -63,7 +63,7 @@ class StepLog:
     def __init__(
         self, report: Callable[[Progress], None], every_s: float, *, patients: int = 0, free_bits_nats: float = 0.0
     ) -> None:
-        """Begin.
+        """Start a log.
 
         Args:
             report: called with each report.

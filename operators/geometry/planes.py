@@ -67,7 +67,7 @@ class Planes:
         )
 
     def heights_mm(self) -> _Array:
-        """Height of each slice along the normal of the first, float64 (n,), in mm."""
+        """Return the height of each slice along the normal of the first, float64 (n,), in mm."""
         return self.positions_mm @ np.cross(self.cosines[0, :3], self.cosines[0, 3:])
 
 

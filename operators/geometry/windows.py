@@ -191,7 +191,7 @@ def axis_weights(n_source: int, n_target: int, first: float, step: float) -> Axi
 def _mean_over(
     low: NDArray[Any], high: NDArray[Any], n_source: int, taps: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Area integral: weight each old voxel [i, i + 1] by its part of [low, high]."""
+    """Return the area integral: weight each old voxel [i, i + 1] by its part of [low, high]."""
     source = np.floor(low).astype(np.intp)[:, None] + np.arange(min(taps, n_source))
     overlap = np.minimum(high[:, None], source + 1) - np.maximum(low[:, None], source)
     weight = np.where(source < n_source, np.maximum(overlap, 0), 0)
@@ -199,7 +199,7 @@ def _mean_over(
 
 
 def _between_centres(centre: NDArray[Any], n_source: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Linear interpolation; beyond the outermost centres, their value."""
+    """Return linear interpolation; beyond the outermost centres, their value."""
     at = np.clip(centre, 0, n_source - 1)
     below = np.minimum(np.floor(at), max(n_source - 2, 0)).astype(np.intp)
     part = at - below

@@ -197,7 +197,7 @@ def tracking_uid(record: FeatureRecord) -> str:
 
 
 def _algorithm(name: str, version: str, parameters: Parameters, family: Concept) -> list[Item]:
-    """TID 4019."""
+    """Return the algorithm identification (TID 4019)."""
     texts = [
         (sr_codes.ALGORITHM_NAME, "Algorithm Name", name),
         (sr_codes.ALGORITHM_VERSION, "Algorithm Version", version),

@@ -15,7 +15,7 @@ class Predecessor:
     """What the new SR states about the earlier one.
 
     Attributes:
-        of: SeriesInstanceUID and part of the CT that the earlier SR describes.
+        described: SeriesInstanceUID and part of the CT that the earlier SR describes.
         instance_number: the new SR's number must be higher, for viewers show the last SR of a series.
     """
 
@@ -23,12 +23,12 @@ class Predecessor:
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
-    of: tuple[str, int | None]
+    described: tuple[str, int | None]
     instance_number: int
 
 
 def read_predecessor(source: Path | str | Dataset) -> Predecessor:
-    """Read an SR that ctvae wrote.
+    """Return what a new SR states about an earlier one, which ctvae wrote.
 
     Raises:
         CtvaeError: `NOT_DICOM`, `NOT_OUR_SR` or `BROKEN_SR`.
@@ -41,6 +41,6 @@ def read_predecessor(source: Path | str | Dataset) -> Predecessor:
         sop_instance_uid=features.sop_instance_uid,
         study_instance_uid=features.study_instance_uid,
         series_instance_uid=str(document.SeriesInstanceUID),
-        of=(features.series_instance_uid, features.part),
+        described=(features.series_instance_uid, features.part),
         instance_number=int(document.get("InstanceNumber") or 0),
     )

@@ -75,7 +75,7 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Selected:
     """A series that passed selection.
 
     Attributes:
@@ -115,7 +115,7 @@ def find_scans(data: Path, root: Path | None = None, settings: Settings = DEFAUL
             scan under two names, or DICOM of several patients beside a file in a research format.
     """
     if data.is_dir():
-        scans = _scans(_passed(data, settings))
+        scans = _scans(_selected_series(data, settings))
     elif data.is_file():
         scans = _listed_once(_scans(list(_listed_series(data, root or data.parent, settings))))
     else:
@@ -155,8 +155,8 @@ def split_by_patient(
             count = max(1, round(part * len(free)))
             if split == "reference" and count < LEAST_REFERENCE:
                 continue
-            taken = [patient for patient in free if patient not in drawn][:count]
-            drawn |= dict.fromkeys(taken, split)  # type: ignore[arg-type]
+            patients = [patient for patient in free if patient not in drawn][:count]
+            drawn |= dict.fromkeys(patients, split)  # type: ignore[arg-type]
     split_of = {patient: drawn.get(patient, "train") for patient in free} | fixed
     parts = {split: tuple(scan for scan in scans if split_of[scan.patient] == split) for split in SPLITS}
     empty = [split for split in SPLITS if not parts[split] and split != "reference"]
@@ -242,7 +242,7 @@ def _listed_once(listed: Sequence[Scan]) -> list[Scan]:
     return list(found.values())
 
 
-def _listed_series(listed: Path, root: Path, settings: Settings) -> Iterator[_Found]:
+def _listed_series(listed: Path, root: Path, settings: Settings) -> Iterator[_Selected]:
     for number, row in enumerate(_rows(listed, "BAD_LIST"), 2):
         split = row.get("split") or None
         if split not in (None, *SPLITS):
@@ -251,17 +251,17 @@ def _listed_series(listed: Path, root: Path, settings: Settings) -> Iterator[_Fo
         path = root / row.get("path", "")
         if not row.get("path") or not path.exists():
             raise StartError("BAD_LIST", f"line {number} has no path that exists below the list's folder or --root")
-        found = _passed(path, settings) if path.is_dir() or is_image(path) or is_archive(path) else []
+        found = _selected_series(path, settings) if path.is_dir() or is_image(path) or is_archive(path) else []
         if not found:
             raise StartError("BAD_LIST", f"line {number} names no CT; take it off the list")
-        yield from (replace(one, place=row["path"], row=row) for one in found)
+        yield from (replace(volume, place=row["path"], row=row) for volume in found)
 
 
-def _passed(source: Path, settings: Settings) -> list[_Found]:
+def _selected_series(source: Path, settings: Settings) -> list[_Selected]:
     """Return every series that passes selection, those in research formats first."""
     archives = ExitStack()
     build = partial(build_volume, policy=settings.geometry)
-    passed: list[_Found] = []
+    selected: list[_Selected] = []
     for job in archives.enter_context(open_series(source, settings, _log_unreadable)):
         if isinstance(job.state, Outcome):
             log_outcome(job.ended("eligible"))
@@ -273,8 +273,8 @@ def _passed(source: Path, settings: Settings) -> list[_Found]:
         dicom = "" if series.image else str(series.first.get("PatientID", "")) or series.study_instance_uid
         place = next(iter(Path(series.folder).parts), ".")
         opened = partial(_open, series, settings.geometry, archives)
-        passed.append(_Found(series, place, dicom, opened, _stamp(series, settings.geometry)))
-    return sorted(passed, key=lambda one: one.series.folder if one.series.image else "\U0010ffff")
+        selected.append(_Selected(series, place, dicom, opened, _stamp(series, settings.geometry)))
+    return sorted(selected, key=lambda volume: volume.series.folder if volume.series.image else "\U0010ffff")
 
 
 def _open(series: Series, policy: GeometryPolicy, archives: ExitStack) -> Volume:
@@ -292,28 +292,30 @@ def _log_unreadable(inventory: Inventory) -> None:
         log_outcome(outcome)
 
 
-def _scans(found: Sequence[_Found]) -> list[Scan]:
+def _scans(found: Sequence[_Selected]) -> list[Scan]:
     """Return the scans with their patients: the list's name, or else a digest.
 
     For DICOM it is a digest of the UIDs of all the PatientID's series, wherever they lie; for an image in a research
     format it is that of the DICOM at its place, of which it is a copy, or without any a digest of the place itself.
     """
-    uids, at = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
-    for one in found:
-        if one.dicom and not one.row.get("patient"):
-            uids[one.dicom].add(one.series.series_instance_uid)
-            at[one.place].add(one.dicom)
+    uids, dicom_at = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for selected in found:
+        if selected.dicom and not selected.row.get("patient"):
+            uids[selected.dicom].add(selected.series.series_instance_uid)
+            dicom_at[selected.place].add(selected.dicom)
     digests = {dicom: _digest(*sorted(uids_of)) for dicom, uids_of in uids.items()}
     scans, names = [], defaultdict[str, set[str]](set)
-    for one in found:
-        dicom = one.dicom
-        if not dicom and not one.row.get("patient") and at[one.place]:
-            if len(at[one.place]) > 1:
-                text = f"a volume lies beside DICOM of {len(at[one.place])} patients, so its patient is unclear"
+    for selected in found:
+        dicom = selected.dicom
+        if not dicom and not selected.row.get("patient") and dicom_at[selected.place]:
+            if len(dicom_at[selected.place]) > 1:
+                text = (
+                    f"a volume lies beside DICOM of {len(dicom_at[selected.place])} patients, so its patient is unclear"
+                )
                 raise StartError("BAD_SPLIT", f"{text}; give a list with a patient for each path")
-            (dicom,) = at[one.place]
-        patient = one.row.get("patient") or (digests[dicom] if dicom else _digest(one.place))
-        scans.append(_scan(one, dicom or one.place, patient))
+            (dicom,) = dicom_at[selected.place]
+        patient = selected.row.get("patient") or (digests[dicom] if dicom else _digest(selected.place))
+        scans.append(_scan(selected, dicom or selected.place, patient))
         if dicom:
             names[dicom].add(patient)
     several = {dicom: patients for dicom, patients in names.items() if len(patients) > 1}
@@ -328,7 +330,7 @@ def _scans(found: Sequence[_Found]) -> list[Scan]:
     return scans
 
 
-def _scan(found: _Found, known_as: str, patient: str) -> Scan:
+def _scan(found: _Selected, known_as: str, patient: str) -> Scan:
     series, row = found.series, found.row
     split: Any = row.get("split") or None
     return Scan(

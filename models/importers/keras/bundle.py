@@ -84,7 +84,7 @@ def _measured_warnings(imported: KerasImport, vae: Vae, preprocessing: Preproces
 
 
 def _card(bundle: Bundle, warnings: tuple[str, ...], parameters: int) -> str:
-    """`docs/README.md`."""
+    """Return `docs/README.md`."""
     settings = bundle.preprocessing
     grid = " × ".join(map(str, settings.window_voxels))
     if bundle.arrays_only:
