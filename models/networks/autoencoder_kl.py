@@ -196,7 +196,7 @@ class DenseVae(Vae):
         return super().trunk(self.axes.to_network(x))
 
     def heads(self, read: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log-variance) of the dense latent, flattened: each (n, channels × d × h × w)."""
+        """Return (mu, log-variance) of the dense latent, flattened: (n, channels × d × h × w) each."""
         return self.mu(read).flatten(1), self.logvar(read).flatten(1)
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class PooledVae(Vae):
         return (*super().tap_names, "pooled", "dense")
 
     def trunk(self, x: Tensor) -> Tensor:
-        """What the heads read, (n, values): `dense` and `pooled`, of windows (n, 1, d, h, w) in [0, 1]."""
+        """Return what the heads read, (n, values): `dense` and `pooled`, of windows (n, 1, d, h, w) in [0, 1]."""
         seen = self._seen(x)
         return torch.cat([seen["dense"], seen["pooled"]], 1)
 

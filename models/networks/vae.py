@@ -58,17 +58,17 @@ class Vae(nn.Module):
         return ("mu", "sigma", *self.stages)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log-variance), each (n, latents), of windows (n, 1, d, h, w) in [0, 1]."""
+        """Return (mu, log-variance), (n, latents) each, of windows (n, 1, d, h, w) in [0, 1]."""
         return self.heads(self.trunk(x))
 
     def trunk(self, x: Tensor) -> Tensor:
-        """What the heads read, (n, …), of windows (n, 1, d, h, w) in [0, 1]."""
+        """Return what the heads read, (n, …), of windows (n, 1, d, h, w) in [0, 1]."""
         for stage in self.stages.values():
             x = stage(x)
         return x
 
     def heads(self, read: Tensor) -> tuple[Tensor, Tensor]:
-        """(mu, log-variance), each (n, latents), from what `trunk` gives."""
+        """Return (mu, log-variance), (n, latents) each, from the output of `trunk`."""
         return self.mu(read), self.logvar(read)
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

@@ -163,14 +163,14 @@ def _framed(wide: Tensor, frame: Frame, size: Size, like: Tensor | None = None) 
 
 
 def _part(held: tuple[int, int], length: int, at: float) -> tuple[int, int]:
-    """From and to: a part of this length, or shorter, within what is not air."""
+    """Return start and end of a part of this length, or shorter, within what is not air."""
     first, last = held
     start = first + math.floor(at * (max(0, last - first - length) + 1))
     return start, min(start + length, last)
 
 
 def _held(windows: Tensor) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Of each (d, h, w) of a batch, from and to along y and x: what is not air; all of it where all is air."""
+    """Return start and end along y and x of what is not air in each (d, h, w) of a batch; all of it if all is air."""
     seen = windows.amax(1) > PLAIN_AIR
     return [(_ends(rows), _ends(columns)) for rows, columns in zip(seen.any(2), seen.any(1), strict=True)]
 

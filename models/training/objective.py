@@ -88,7 +88,7 @@ class Codes(NamedTuple):
     group: Tensor
 
     def both_views(self) -> Tensor:
-        """(n or 2n, latents): mu of the first view and, where there is one, of the second."""
+        """Return (n or 2n, latents): mu of the first view and, where there is one, of the second."""
         return torch.cat((self.mu, self.other)) if self.other.shape[1] else self.mu
 
 
@@ -114,7 +114,7 @@ class VaeForward(nn.Module):
         self.vae, self.describe, self.settled = vae, describe, False
 
     def forward(self, seen: Tensor, epsilon: Tensor, kept: Tensor | None = None) -> Passed:
-        """What the loss is made of.
+        """Return what the loss is made of.
 
         Args:
             seen: views (v · n, 1, d, h, w), all first views first.
@@ -132,12 +132,12 @@ class VaeForward(nn.Module):
 
 
 def described(vae: Vae, z: Tensor) -> Tensor | None:
-    """The composition that z stands for, of a `PooledVae`."""
+    """Return the composition that a `PooledVae` predicts from z."""
     return vae.describe(z) if isinstance(vae, PooledVae) else None
 
 
 def make_loss_inputs(passed: Passed, target: Tensor, settings: TrainingSettings, vae: Vae | None = None) -> LossInputs:
-    """From what `VaeForward` gave, the targets (n, 1, d, h, w), and the network, where it says how to describe them."""
+    """Return the rows from the output of `VaeForward`, targets (n, 1, d, h, w), and a network that describes them."""
     mu, logvar, z, reconstruction = (tensor.float() for tensor in passed[:4])
     n = len(target)
     error = voxel_error(reconstruction, target, settings.likelihood)
@@ -166,7 +166,7 @@ def objective(
     dataset: int,
     kept: Codes | None = None,
 ) -> Parts:
-    """The loss: likelihood a voxel + KL + penalty + invariance · pairs + features + aggregate · divergence + mmd · MMD.
+    """Return the loss: likelihood per voxel + KL + penalty + weighted pairs, features, divergence and MMD.
 
     KL and penalty are divided by the voxels or, with `kl_scale: latent`, by the latents: beside a likelihood per voxel,
     one nat per window has no weight.
@@ -207,7 +207,7 @@ def objective(
 
 
 def _pairs(rows: LossInputs, codes: Codes, settings: TrainingSettings) -> Tensor:
-    """The difference between the two views, on the scale that the settings name."""
+    """Return the difference between the two views, on the scale that the settings name."""
     if settings.invariance_scale == "whitened":
         group = torch.cat((codes.group, codes.group))
         return whitened_pairs(codes.mu, codes.other, within_groups(codes.both_views(), group))

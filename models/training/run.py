@@ -261,7 +261,7 @@ class TrainingRun:
         return self.settings.trunk_until < 1 and not self.forward.settled
 
     def _settle(self) -> None:
-        """Let the trunk, that of the averaged weights, stay from here on, and the heads begin anew."""
+        """Keep the trunk, that of the averaged weights, from here on, and start the heads anew."""
         vae = copy.deepcopy(self.measured).cpu().eval()
         begin_at_components(vae, self.scans, self.settings)
         weights = {name: self.fabric.broadcast(tensor) for name, tensor in vae.state_dict().items()}
@@ -284,7 +284,7 @@ class TrainingRun:
         return self.bank.codes(passed.kept_mu, passed.kept_logvar)
 
     def _keep(self, passed: Passed, epsilon: Tensor, group: Tensor) -> None:
-        """Put the batch of all processes into the bank."""
+        """Add the batch of all processes to the bank."""
         assert passed.read is not None
         newest = bank_of(passed.read, epsilon, group)
         if self.fabric.world_size > 1:

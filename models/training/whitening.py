@@ -62,7 +62,7 @@ def training_axes(
 def drawn_views(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
 ) -> Iterator[tuple[Tensor, int]]:
-    """The first windows of a training as it sees them, some at a time: their views (views · n, 1, d, h, w), and n."""
+    """Yield the first windows of a training as it sees them, some at a time: views (views · n, 1, d, h, w), and n."""
     places, size = window_places(scans), vae.window_voxels
     masks = body_masks(scans) if settings.bare else None
     for first in range(0, windows, _AT_ONCE):
@@ -97,7 +97,7 @@ def with_axes(vae: Vae, axes: LatentAxes) -> Vae:
 
 
 def fed_by_z(vae: Vae) -> list[nn.Linear]:
-    """The linear layers that take z: the decoder's first and the describer; none where the decoder begins otherwise."""
+    """Return the linear layers that take z: the decoder's first and the describer; none if it begins otherwise."""
     first = _first_linear(vae.decoder)
     described = [vae.describer] if isinstance(vae, PooledVae) and isinstance(vae.describer, nn.Linear) else []
     return [] if first is None else [first, *described]

@@ -103,7 +103,7 @@ def _index_channels(made: Dataset, organization: str) -> None:
 
 
 def _cells(record: FeatureRecord, window: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Affine from a cell's index (z, y, x, 1) to LPS mm of its centre."""
+    """Return the affine from a cell's index (z, y, x, 1) to LPS mm of its centre."""
     windows = record.encoding.windows
     part = np.array(windows.voxels.shape[2:]) / shape
     scaled = np.diag([*part, 1.0])
@@ -113,7 +113,7 @@ def _cells(record: FeatureRecord, window: int, shape: tuple[int, ...]) -> NDArra
 
 
 def _source(record: FeatureRecord) -> Dataset:
-    """An image of the source series, as far as highdicom asks for one; it is told where the cells lie."""
+    """Return an image of the source series, as far as highdicom needs one; it is told where the cells lie."""
     series = record.series
     source = sr_header.patient_and_study(series)
     source.SOPClassUID, source.SOPInstanceUID = next(iter(sr_header.evidence(series)), (ParametricMapStorage, "2.25.1"))
@@ -143,7 +143,7 @@ def _instances(record: FeatureRecord) -> Iterator[Dataset]:
 
 
 def _mapping(tap: str, channel: int) -> Any:
-    """Values are stored as they are; the label says which layer and channel."""
+    """Return the mapping: values are stored as they are; the label names layer and channel."""
     import highdicom as hd
     from pydicom.sr.coding import Code
 
