@@ -20,6 +20,7 @@ _LIBRARIES = {
         "starlette",
         "uvicorn",
     ),
+    "ray": ("ray",),
     "table": ("dicomweb_client", "pyarrow", "requests"),
     "train": ("h5py", "lightning", "monai", "onnx", "onnxscript", "sklearn", "tensorboard", "torch"),
 }

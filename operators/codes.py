@@ -235,6 +235,11 @@ class RunCode(_Documented):
     NO_DATA = "NO_DATA", "exit 3", "There is no file or no CT to work on."
     BAD_LIST = "BAD_LIST", "exit 3", "The list of scans cannot be used."
     BAD_DICOMDIR = "BAD_DICOMDIR", "exit 3", "The DICOMDIR is damaged, or names no file below it."
+    CLUSTER_UNUSABLE = (
+        "CLUSTER_UNUSABLE",
+        "exit 3",
+        "The Ray cluster cannot be reached, or a machine of it lacks something.",
+    )
     BAD_SITE_KEY = "BAD_SITE_KEY", "exit 3", "The site's key beside the index is empty, or others can read it."
     OTHER_COHORT = "OTHER_COHORT", "exit 3", "The output folder holds a cohort of other data."
     BAD_LABELS = "BAD_LABELS", "exit 3", "The file of labels cannot be used."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,13 @@ import typer
 
 from app.cli.encode import DeviceName, split_taps
 from app.process import LogLevel, guarded
+
+
+class Engine(StrEnum):
+    """Where studies are encoded."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def command(
@@ -29,6 +37,10 @@ def command(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that encode; default: one per core, one on a GPU.")
     ] = None,
+    engine: Annotated[Engine, typer.Option(help="Encode on this machine, or on a Ray cluster.")] = Engine.LOCAL,
+    ray_address: Annotated[
+        str, typer.Option("--ray-address", help="host:port of the cluster; auto: the one that this machine belongs to.")
+    ] = "auto",
     memory_mb: Annotated[
         int, typer.Option("--memory", min=256, help="MB that a process may take; a study that takes more fails.")
     ] = 4096,
@@ -52,6 +64,7 @@ def command(
 
     def run() -> int:
         from app.cohort.local import Limits
+        from app.cohort.on_ray import Cluster
         from app.cohort.run import Options, default_workers, run_cohort
         from app.cohort.server import server_of
         from app.settings import load_settings
@@ -64,7 +77,8 @@ def command(
             device=device.value if device else defaults.device,
         )
         limits = Limits(workers or default_workers(encode.device), memory_mb)
-        options = Options(limits, "json_and_sr" if sr else "json" if json else "none")
+        cluster = Cluster(ray_address, workers) if engine is Engine.RAY else None
+        options = Options(limits, "json_and_sr" if sr else "json" if json else "none", cluster)
         source = server_of(data, token_file) or Path(data)
         return run_cohort(source, output, models, dataclasses.replace(settings, encode=encode), options)
 

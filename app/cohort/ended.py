@@ -55,6 +55,29 @@ class Ended:
         """Series and part, to sort by."""
         return self.outcome.series_instance_uid, self.outcome.part or 0
 
+    def body(self) -> bytes:
+        """Return all of it but UID and part, compressed."""
+        outcome = self.outcome
+        told = {
+            name: getattr(outcome, name) for name in ("folder", "status", "reason", "message", "shape", "spacing_mm")
+        }
+        told["findings"] = [[finding.code, finding.detail] for finding in outcome.findings]
+        told["seconds"] = dict(outcome.seconds)
+        about = {name: getattr(self, name) for name in ("places", "study", "job_key", "row", "lengths")}
+        return zlib.compress(json.dumps({"outcome": told, **about}).encode(), 1)
+
+    @staticmethod
+    def of(uid: str, part: int | None, body: bytes) -> Ended:
+        """Return what has this UID, part and body."""
+        found = json.loads(zlib.decompress(body))
+        told = found["outcome"]
+        told["findings"] = tuple(Finding(*one) for one in told["findings"])
+        for name in ("shape", "spacing_mm"):
+            told[name] = tuple(told[name]) if told[name] else None
+        outcome = Outcome(uid, part, **told)
+        places, row, lengths = tuple(found["places"]), found["row"], found["lengths"]
+        return Ended(outcome, places, found["study"], found["job_key"], row, lengths)
+
 
 class EndedStore:
     """The database of a partition."""
@@ -101,7 +124,7 @@ class EndedStore:
     def all(self) -> Iterator[Ended]:
         """Yield each series or part once, sorted; of one that ended in two units the first, with all its places."""
         query = "SELECT uid, part, body FROM ended ORDER BY uid, coalesce(part, 0), status <> 'written', unit, rowid"
-        every = (_ended(*row) for row in self._database.execute(query))
+        every = (Ended.of(*row) for row in self._database.execute(query))
         for _, group in groupby(every, key=lambda one: one.key):
             first, *others = group
             places = {place for one in (first, *others) for place in one.places}
@@ -114,26 +137,6 @@ class EndedStore:
     def _put(self, unit: str, ended: Iterable[Ended]) -> None:
         self._database.execute("DELETE FROM ended WHERE unit = ?", (unit,))
         rows = (
-            (unit, one.outcome.series_instance_uid, one.outcome.part, one.outcome.status, _body(one)) for one in ended
+            (unit, one.outcome.series_instance_uid, one.outcome.part, one.outcome.status, one.body()) for one in ended
         )
         self._database.executemany("INSERT INTO ended VALUES (?, ?, ?, ?, ?)", rows)
-
-
-def _body(ended: Ended) -> bytes:
-    outcome = ended.outcome
-    told = {name: getattr(outcome, name) for name in ("folder", "status", "reason", "message", "shape", "spacing_mm")}
-    told["findings"] = [[finding.code, finding.detail] for finding in outcome.findings]
-    told["seconds"] = dict(outcome.seconds)
-    about = {name: getattr(ended, name) for name in ("places", "study", "job_key", "row", "lengths")}
-    return zlib.compress(json.dumps({"outcome": told, **about}).encode(), 1)
-
-
-def _ended(uid: str, part: int | None, body: bytes) -> Ended:
-    found = json.loads(zlib.decompress(body))
-    told = found["outcome"]
-    told["findings"] = tuple(Finding(*one) for one in told["findings"])
-    for name in ("shape", "spacing_mm"):
-        told[name] = tuple(told[name]) if told[name] else None
-    outcome = Outcome(uid, part, **told)
-    places, row, lengths = tuple(found["places"]), found["row"], found["lengths"]
-    return Ended(outcome, places, found["study"], found["job_key"], row, lengths)

@@ -61,27 +61,45 @@ class _Stopped:
 
 
 def encode_locally(units: Iterable[Unit], work: Work, limits: Limits, on_ended: OnEnded) -> None:
-    """Encode units in processes.
-
-    Args:
-        units: taken one by one, as processes become free.
-        work: what is done to each.
-        limits: of the processes.
-        on_ended: called once per unit, in the order in which they end.
-
-    Raises:
-        StartError: a process cannot open the model, or finds another one.
-        RunFailed: the output folder cannot be written.
-    """
-    waiting, again = iter(units), deque[Unit]()
-    attempts: dict[str, int] = {}
-    team = [_Process(work) for _ in range(limits.workers)]
+    """Encode units in processes that end with this call; see `Team.encode`."""
+    team = Team(work, limits)
     try:
+        team.encode(units, on_ended)
+    finally:
+        team.end()
+
+
+class Team:
+    """Processes that stay between calls; each is started when there is something to do for it."""
+
+    def __init__(self, work: Work, limits: Limits) -> None:
+        """Start nothing yet.
+
+        Args:
+            work: what is done to each unit.
+            limits: of the processes.
+        """
+        self._limits = limits
+        self._processes = [_Process(work) for _ in range(limits.workers)]
+
+    def encode(self, units: Iterable[Unit], on_ended: OnEnded) -> None:
+        """Encode units.
+
+        Args:
+            units: taken one by one, as processes become free.
+            on_ended: called once per unit, in the order in which they end.
+
+        Raises:
+            StartError: a process cannot open the model, or finds another one.
+            RunFailed: the output folder cannot be written.
+        """
+        waiting, again = iter(units), deque[Unit]()
+        attempts: dict[str, int] = {}
         while True:
-            for one in team:
+            for one in self._processes:
                 if one.unit is None and (unit := again.popleft() if again else next(waiting, None)):
                     one.give(unit)
-            busy = [one for one in team if one.unit]
+            busy = [one for one in self._processes if one.unit]
             if not busy:
                 return
             wait([one.connection for one in busy], TICK_S)
@@ -89,7 +107,7 @@ def encode_locally(units: Iterable[Unit], work: Work, limits: Limits, on_ended: 
                 unit = one.unit
                 if unit is None:
                     continue
-                ended = one.answer(limits)
+                ended = one.answer(self._limits)
                 if isinstance(ended, SeriesFailed):
                     attempts[unit.name] = attempts.get(unit.name, 0) + 1
                     if ended.reason == "WORKER_DIED" and attempts[unit.name] < ATTEMPTS:
@@ -99,8 +117,10 @@ def encode_locally(units: Iterable[Unit], work: Work, limits: Limits, on_ended: 
                     ended = failed(unit, ended)
                 if ended is not None:
                     on_ended(unit, ended)
-    finally:
-        for one in team:
+
+    def end(self) -> None:
+        """End all processes, whatever they are at."""
+        for one in self._processes:
             one.end()
 
 

@@ -20,6 +20,7 @@ from app.cohort.ended import Ended, EndedStore
 from app.cohort.index import Index, bring_up_to_date
 from app.cohort.indexed_series import INDEX, note_root
 from app.cohort.local import Limits, encode_locally
+from app.cohort.on_ray import Cluster, encode_on_ray
 from app.cohort.partition import Partition, check_same_data, open_partition, work_of
 from app.cohort.report import Facts, Tally, html_report, text_report
 from app.cohort.server import Server
@@ -46,12 +47,14 @@ class Options:
     """How a cohort is encoded, beside its settings.
 
     Attributes:
-        limits: of the local engine.
+        limits: of the processes.
         files: which files each series gets beside its row.
+        cluster: encode there; None for processes of this machine.
     """
 
     limits: Limits
     files: Files = "none"
+    cluster: Cluster | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ def run_cohort(data: Path | Server, output: Path, models: Path | None, settings:
         RunFailed: `OUTPUT_UNWRITABLE`: the disk is full; `SERVER_FAILED`; what was finished is kept.
     """
     require("pyarrow")
+    if options.cluster:
+        require("ray")
     if isinstance(data, Server):
         require("dicomweb_client")
     source = open_source(data, output)
@@ -154,7 +159,9 @@ def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, 
                     log_outcome(one.outcome)
                 pace(ended)
 
-            if todo.left:
+            if todo.left and options.cluster:
+                encode_on_ray(units, todo.left, work, options.cluster, options.limits, enter)
+            elif todo.left:
                 encode_locally(units, work, options.limits, enter)
         store.enter_files(index.unreadable())
         _write(index, store, partition, todo)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 
 from app.cohort.row import Row
@@ -55,6 +56,18 @@ class Unit:
     def is_image(self) -> bool:
         """Whether it is a file in a research format, with its copies."""
         return self.files[0].kind == "image"
+
+    def body(self) -> bytes:
+        """Return all of it, compressed: what a worker on another machine is sent."""
+        files = [[one.archive.hex(), one.path.hex(), *astuple(one)[2:]] for one in self.files]
+        return zlib.compress(json.dumps([self.name, files, self.lost, self.shared]).encode(), 1)
+
+    @staticmethod
+    def of(body: bytes) -> Unit:
+        """Return the unit with this body."""
+        name, files, lost, shared = json.loads(zlib.decompress(body))
+        rows = (Row(bytes.fromhex(archive), bytes.fromhex(path), *rest) for archive, path, *rest in files)
+        return Unit(name, tuple(rows), lost, shared)
 
     def places(self, study: str, series: str, folder: str) -> tuple[str, ...]:
         """Return every folder in which a series lies.

@@ -1,0 +1,177 @@
+"""The engine for many machines: Ray Data hands units to actors on a cluster, each with one process as in `local`.
+
+The cluster only carries what a unit is and how its series ended, a few kB each; voxels stay in the process that reads
+them. A study that takes too much memory or time, or kills its process, costs itself; an actor or a machine that is lost
+costs what it was at, which Ray gives to another one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from app.cohort.encode_unit import Work
+from app.cohort.ended import Ended
+from app.cohort.local import Limits, OnEnded, Team
+from app.cohort.units import Unit
+from operators import __version__
+from operators.errors import CtvaeError, RunFailed, StartError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+MOST_UNITS: Final = 16
+"""In one task of Ray: few, for they are done again when a machine is lost; not one, for a task costs some ms."""
+
+TASKS_PER_WORKER: Final = 8
+"""At least, so that no worker is idle for long at the end."""
+
+UNIT, SERIES, STOPPED = "unit", "series", "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Ray cluster that is running.
+
+    Attributes:
+        address: of its head, `host:port`; `auto` for the one that this machine belongs to.
+        workers: actors; None for one per core of the cluster, or one per GPU where the run is for GPUs.
+    """
+
+    address: str
+    workers: int | None = None
+
+
+def encode_on_ray(
+    units: Iterable[Unit], count: int, work: Work, cluster: Cluster, limits: Limits, on_ended: OnEnded
+) -> None:
+    """Encode units on a cluster.
+
+    Args:
+        units: what is to be done; sent to the object store of this machine, which spills to its disk.
+        count: about how many.
+        work: what is done to each; every machine sees its folders under the same paths.
+        cluster: where.
+        limits: of the process of each worker; `workers` does not count.
+        on_ended: called once per unit, in the order in which they end.
+
+    Raises:
+        StartError: `CLUSTER_UNUSABLE`; and as `Team.encode`.
+        RunFailed: `CLUSTER_UNUSABLE`: it was lost; and as `Team.encode`.
+    """
+    with _connected(cluster.address) as ray:
+        on_gpu = " cuda" in work.runtime
+        kind = "GPU" if on_gpu else "CPU"
+        there = int(ray.cluster_resources().get(kind, 0))
+        if not there:
+            raise StartError("CLUSTER_UNUSABLE", f"the Ray cluster has no {kind}; expected a machine with one")
+        workers = cluster.workers or there
+        size = max(1, min(MOST_UNITS, count // (workers * TASKS_PER_WORKER)))
+        dataset = ray.data.from_arrow(list(_tables(units, size))).map_batches(
+            Stage,
+            fn_constructor_args=(work, replace(limits, workers=1), __version__),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+            batch_size=None,
+            num_cpus=0 if on_gpu else 1,
+            num_gpus=1 if on_gpu else 0,
+        )
+        for row in dataset.iter_rows():
+            if row[STOPPED]:
+                at_start, reason, message = json.loads(row[STOPPED])
+                raise (StartError if at_start else RunFailed)(reason, message)
+            series = json.loads(row[SERIES])
+            on_ended(Unit.of(row[UNIT]), [Ended.of(uid, part, bytes.fromhex(body)) for uid, part, body in series])
+
+
+class Stage:
+    """What an actor does: its units in a process of its own, as the local engine does it."""
+
+    def __init__(self, work: Work, limits: Limits, version: str) -> None:
+        """Start nothing yet."""
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray's; the process is to be as it is on one machine, to the last bit
+        self._work, self._version = work, version
+        self._team = Team(work, limits)
+
+    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
+        """Return a row per unit: the unit, its series, or the error that stops the run."""
+        rows: list[tuple[bytes, str, str]] = []
+
+        def enter(unit: Unit, ended: Iterable[Ended]) -> None:
+            series = [[one.outcome.series_instance_uid, one.outcome.part, one.body().hex()] for one in ended]
+            rows.append((unit.body(), json.dumps(series), ""))
+
+        try:
+            _check_machine(self._work, self._version)
+            self._team.encode((Unit.of(body) for body in batch[UNIT]), enter)
+        except CtvaeError as error:
+            rows.append((b"", "", json.dumps([isinstance(error, StartError), error.reason, error.message])))
+        return dict(zip((UNIT, SERIES, STOPPED), map(list, zip(*rows, strict=True)), strict=True))
+
+    def end(self) -> None:
+        """End its process."""
+        self._team.end()
+
+
+def _check_machine(work: Work, version: str) -> None:
+    """Check that this machine has the driver's ctvae and sees the folders.
+
+    Raises:
+        StartError: `CLUSTER_UNUSABLE`.
+    """
+    name = socket.gethostname()
+    if version != __version__:
+        text = f"{name} has ctvae {__version__}, the command {version}; install the same version on every machine"
+        raise StartError("CLUSTER_UNUSABLE", text)
+    needed = {"DATA": work.root, **({"OUTPUT": work.results.parent} if work.files != "none" else {})}
+    missing = [what for what, folder in needed.items() if not folder.is_dir()]
+    if missing:
+        text = f"{name} does not see {' and '.join(missing)}; mount them under the same path on every machine"
+        raise StartError("CLUSTER_UNUSABLE", text)
+
+
+def _tables(units: Iterable[Unit], size: int) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    bodies = (unit.body() for unit in units)
+    while some := list(islice(bodies, size)):
+        yield pa.table({UNIT: pa.array(some, pa.binary())})
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """Connect to the cluster for as long as the block runs; the cluster itself stays.
+
+    Raises:
+        StartError: `CLUSTER_UNUSABLE`: it cannot be reached.
+        RunFailed: `CLUSTER_UNUSABLE`: Ray gave up.
+    """
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    import ray.data
+    from ray.exceptions import RayError
+
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
+        text = f"no Ray cluster answers at {address} ({type(error).__name__}); start one, or check --ray-address"
+        raise StartError("CLUSTER_UNUSABLE", text) from error
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    try:
+        yield ray
+    except RayError as error:
+        text = f"the Ray cluster gave up ({type(error).__name__}); see its logs, then run again for the rest"
+        raise RunFailed("CLUSTER_UNUSABLE", text) from error
+    finally:
+        ray.shutdown()
