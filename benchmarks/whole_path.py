@@ -100,6 +100,25 @@ def ours():
 
 
 def theirs():
+    to_mu, bundle = theirs_to_mu()
+
+    def run(folder, target):
+        clock = [time.perf_counter()]
+        mu, sigma = to_mu(folder, clock)
+        report = plain_report(folder, mu.mean(axis=0), sigma.mean(axis=0), bundle.weights_sha256)
+        clock.append(time.perf_counter())
+        with (target / "features.sr.dcm").open("wb") as file:
+            report.save_as(file)
+            file.flush()
+            os.fsync(file.fileno())
+        clock.append(time.perf_counter())
+        return mu, dict(zip(THEIR_STAGES, np.diff(clock).tolist(), strict=True))
+
+    return run
+
+
+def theirs_to_mu():
+    """From a folder to mu and sigma of each window, with the time after each stage appended to a clock; the bundle."""
     import torch
     from monai.data import MetaTensor
     from monai.transforms import Compose, EnsureChannelFirst, Orientation, ScaleIntensityRange, Spacing
@@ -123,8 +142,7 @@ def theirs():
     )
     scale = ScaleIntensityRange(*settings.window_hu, 0.0, 1.0, clip=True)
 
-    def run(folder, target):
-        clock = [time.perf_counter()]
+    def run(folder, clock):
         image = sdk_image(folder)
         clock.append(time.perf_counter())
         affine = np.asarray(image.metadata()["nifti_affine_transform"])
@@ -139,16 +157,9 @@ def theirs():
             posteriors = [vae.encode(canvas[None, :, start : start + depth].as_tensor()) for start in starts]
         mu, log_variance = (torch.cat(part).numpy() for part in zip(*posteriors, strict=True))
         clock.append(time.perf_counter())
-        report = plain_report(folder, mu.mean(axis=0), np.exp(log_variance / 2).mean(axis=0), bundle.weights_sha256)
-        clock.append(time.perf_counter())
-        with (target / "features.sr.dcm").open("wb") as file:
-            report.save_as(file)
-            file.flush()
-            os.fsync(file.fileno())
-        clock.append(time.perf_counter())
-        return mu, dict(zip(THEIR_STAGES, np.diff(clock).tolist(), strict=True))
+        return mu, np.exp(log_variance / 2)
 
-    return run
+    return run, bundle
 
 
 def plain_report(folder, mu, sigma, weights):
