@@ -107,7 +107,11 @@ class Container:
         """
         check_code(ended, 0)
         found = results_in(output)
-        wrong = sorted(path for path in {*found, *self.expected} if found.get(path) != self.expected.get(path))
+        missing = sorted(set(self.expected) - set(found))
+        if missing:
+            text = f"exit code 0, and no {named(missing)} ({ended.last_line})"
+            raise NotHeld(text, "the results, or another exit code", "see its stderr")
+        wrong = sorted(path for path in found if found[path] != self.expected.get(path))
         if wrong:
             text = f"{named(wrong)} differ from those of ctvae encode outside of the image"
             raise NotHeld(text, "the same bytes", "compare versions of the libraries, settings and models")

@@ -20,6 +20,7 @@ from operators.errors import StartError
 
 TIMEOUT_S: Final = 300.0
 POLL_S: Final = 0.02
+CANNOT_START: Final = 126  # what docker says of a program that is not there, or cannot be run
 TEMPORARY: Final = "/tmp"  # noqa: S108 - of the container
 FIXED: Final = ("/proc", "/dev", TEMPORARY)
 
@@ -118,7 +119,9 @@ def run(rootfs: Rootfs, start: Start, when: Callable[[int], bool] | None = None)
             out.seek(0)
             err.seek(0)
             said = err.read().decode("utf-8", "replace")
-            if code == 1 and said.startswith("bwrap: "):
+            if code == 1 and said.startswith("bwrap: execvp "):
+                code = CANNOT_START
+            elif code == 1 and said.startswith("bwrap: "):
                 text = f"bwrap cannot run the image ({said.splitlines()[0]}); allow user namespaces, or run as root"
                 raise StartError("NO_SANDBOX", text)
             mounted = {mount.path for mount in start.mounts}
