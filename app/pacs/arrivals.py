@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, case, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, case, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.pacs.database.engine import AWAY, Database
@@ -106,11 +107,8 @@ def is_known(database: Database, path: Path, who: Identity, digest: str) -> tupl
         who: what it is.
         digest: of its bytes.
     """
-    wanted = select(instance.c.copy, instance.c.bytes_digest, instance.c.content_digest).where(
-        instance.c.series_uid == who.series_uid, instance.c.sop_uid == who.sop_uid, instance.c.state == "purged"
-    )
     with database.read() as connection:
-        purged = connection.execute(wanted).all()
+        purged = connection.execute(_PURGED, {"of_series": who.series_uid, "of_sop": who.sop_uid}).all()
     if any(row.bytes_digest == digest for row in purged):
         return True, frozenset()
     contents = {row.content_digest for row in purged} - {None}
@@ -150,7 +148,7 @@ def record(database: Database, kept: Kept, who: Identity, digest: str, size_byte
 
 def _add(database: Database, kept: Kept, who: Identity, values: dict[str, Any], origin: Origin) -> None:
     with database.begin() as connection:
-        connection.execute(insert(instance).values(received_at=now()), values)
+        connection.execute(_ENTER, values)
         if kept.copy:
             detail = f"other content under SOP Instance UID {kept.sop_uid} was kept apart; the first is used"
             add_finding(connection, kept.series_uid, OTHER_CONTENT, detail)
@@ -162,19 +160,36 @@ def _add(database: Database, kept: Kept, who: Identity, values: dict[str, Any], 
 
 def _arriving(connection: Connection, who: Identity, origin: Origin) -> None:
     """A series gets an instance more; one that was complete is so no longer, and its time begins anew."""
-    this = series.c.series_uid == who.series_uid
+    this = {"of_series": who.series_uid}
     sender = {"source_ae": origin.calling_ae, "sender": origin.address}
-    fresh = {"state": "arriving", "attempts": 0, "not_before": None, "reason": None}
-    begun = case((series.c.state == "arriving", series.c.first_at), else_=now())
-    changed = fresh | {name: value for name, value in sender.items() if value}
-    again = update(series).where(this).values(first_at=begun, last_at=now(), **changed)
-    if origin.fetched:  # while it is arriving, its times and its sender are those of what was sent
-        again = again.where(series.c.state != "arriving")
-    if connection.execute(again).rowcount:
+    again = _again(named=bool(origin.calling_ae), fetched=origin.fetched)
+    if connection.execute(again, this | sender if origin.calling_ae else this).rowcount:
         return
-    if not origin.fetched or connection.execute(select(series.c.id).where(this)).first() is None:
-        first = insert(series).values(first_at=now(), last_at=now())
-        connection.execute(first, {"series_uid": who.series_uid, "study_uid": who.study_uid} | sender | fresh)
+    if not origin.fetched or connection.execute(_SERIES, this).first() is None:
+        connection.execute(_FIRST, {"series_uid": who.series_uid, "study_uid": who.study_uid} | sender)
+
+
+# Statements that each arrival needs: SQLAlchemy takes longer to put one together than SQLite to execute it.
+_THIS: Final = series.c.series_uid == bindparam("of_series")
+_FRESH: Final = {"state": "arriving", "attempts": 0, "not_before": None, "reason": None}
+_PURGED: Final = select(instance.c.copy, instance.c.bytes_digest, instance.c.content_digest).where(
+    instance.c.series_uid == bindparam("of_series"),
+    instance.c.sop_uid == bindparam("of_sop"),
+    instance.c.state == "purged",
+)
+_ENTER: Final = insert(instance).values(received_at=now())
+_SERIES: Final = select(series.c.id).where(_THIS)
+_FIRST: Final = insert(series).values(first_at=now(), last_at=now(), **_FRESH)
+
+
+@cache
+def _again(*, named: bool, fetched: bool) -> Update:
+    """Return the statement for one instance more of a known series, by who sends it and whether we asked for it."""
+    begun = case((series.c.state == "arriving", series.c.first_at), else_=now())
+    sender: dict[str, Any] = {name: bindparam(name) for name in ("source_ae", "sender")} if named else {}
+    again = update(series).where(_THIS).values(first_at=begun, last_at=now(), **_FRESH, **sender)
+    # While it is arriving, its times and its sender are those of what was sent.
+    return again.where(series.c.state != "arriving") if fetched else again
 
 
 def _name_sender(connection: Connection, kept: Kept, origin: Origin) -> None:
