@@ -84,8 +84,15 @@ def rate(folder: Path, receiver: str, sources: list[Path], megabytes: float) -> 
         if any(one.wait() for one in sending):
             raise RuntimeError("storescu failed")
         seconds = time.perf_counter() - start
+        sent = sum(1 for source in sources for _ in source.iterdir())
+        if receiver != "Orthanc" and sum(1 for path in place.rglob("*") if _is_kept(path)) != sent:
+            raise RuntimeError(f"{receiver} did not keep what was sent; storescu ends well all the same")
     shutil.rmtree(place)
     return megabytes / seconds
+
+
+def _is_kept(path: Path) -> bool:
+    return path.suffix == ".dcm" or path.name.startswith("CT.")
 
 
 @contextmanager

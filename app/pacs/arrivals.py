@@ -165,8 +165,8 @@ def _arriving(connection: Connection, who: Identity, origin: Origin) -> None:
     again = _again(named=bool(origin.calling_ae), fetched=origin.fetched)
     if connection.execute(again, this | sender if origin.calling_ae else this).rowcount:
         return
-    if not origin.fetched or connection.execute(_SERIES, this).first() is None:
-        connection.execute(_FIRST, {"series_uid": who.series_uid, "study_uid": who.study_uid} | sender)
+    if not origin.fetched or connection.execute(_KNOWN_SERIES, this).first() is None:
+        connection.execute(_NEW_SERIES, {"series_uid": who.series_uid, "study_uid": who.study_uid} | sender)
 
 
 # Statements that each arrival needs: SQLAlchemy takes longer to put one together than SQLite to execute it.
@@ -178,8 +178,8 @@ _PURGED: Final = select(instance.c.copy, instance.c.bytes_digest, instance.c.con
     instance.c.state == "purged",
 )
 _ENTER: Final = insert(instance).values(received_at=now())
-_SERIES: Final = select(series.c.id).where(_THIS)
-_FIRST: Final = insert(series).values(first_at=now(), last_at=now(), **_FRESH)
+_KNOWN_SERIES: Final = select(series.c.id).where(_THIS)
+_NEW_SERIES: Final = insert(series).values(first_at=now(), last_at=now(), **_FRESH)
 
 
 @cache

@@ -114,7 +114,6 @@ def listener(
         handlers: list[tuple[evt.EventType, Callable[..., Any]]] = [
             (evt.EVT_C_STORE, receiver.store),
             (evt.EVT_N_EVENT_REPORT, report),
-            (evt.EVT_REJECTED, trail.Rejections().heard),
         ]
         server = _bound(settings, handlers, spool, secured) if dicom else None
         checks = {"room in the spool": spool.has_room, "worker": lambda: worker.child is not None}
@@ -194,6 +193,7 @@ def _bound(settings: ListenerSettings, handlers: Sequence[Any], spool: Spool, se
             tls=secured,
             handlers=handlers,
             on_sweep=spool.sweep,
+            on_stranger=trail.Rejections().heard,
         )
     except OSError as error:
         text = f"cannot listen on {settings.address}:{settings.port} ({error.strerror}); give another address or port"

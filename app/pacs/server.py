@@ -14,8 +14,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pynetdicom import AE, evt
@@ -23,63 +21,18 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from app.pacs.connection import Connection, GuardedSocket
+from app.pacs.request import CALLED_TITLE, CALLING_TITLE, LOCAL_LIMIT, Rejection, Request, read_request
 from app.pacs.service import Service
 from app.pacs.settings import Limits
 
 logger = logging.getLogger(__name__)
-
-MAX_REQUEST_BYTES: Final = 1 << 16
-"""Of an A-ASSOCIATE-RQ: 128 presentation contexts with all transfer syntaxes take some 50 KiB."""
 
 POLL_S: Final = 0.2
 SWEEP_S: Final = 0.25
 SLOW_BYTES_PER_S: Final = 1024
 HIGHEST_HANDLE: Final = 1000
 """`select()` fails from 1024 on, and pynetdicom drops the connection then without a word."""
-
-_ASSOCIATE_RQ: Final = b"\1"  # the type of the PDU (PS3.8 9.3.2)
-_TRANSIENT, _PRESENTATION, _LOCAL_LIMIT = 2, 3, 2  # PS3.8 9.3.4
-
-
-@dataclass(eq=False, slots=True)
-class Connection:
-    """One TCP connection, from accept until its threads have ended.
-
-    Attributes:
-        peer: IP address.
-        socket: wrapped in TLS where that is used.
-        opened: monotonic time of the accept.
-        worker: thread that makes the handshake and starts the association; None before it runs.
-        assoc: the association, once there is one.
-        requested: whether an A-ASSOCIATE-RQ came.
-        accepted: whether it was let in.
-        reading_since: when the read that goes on began; None between reads.
-        received: bytes so far.
-        mark: (time, bytes received) when the message that goes on was first looked at; None between messages.
-    """
-
-    peer: str
-    socket: socket.socket
-    opened: float = field(default_factory=time.monotonic)
-    worker: threading.Thread | None = None
-    assoc: Association | None = None
-    requested: bool = False
-    accepted: bool = False
-    reading_since: float | None = None
-    received: int = 0
-    mark: tuple[float, int] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still has a thread, or will get one."""
-        if self.assoc is not None and self.assoc.ident is not None:
-            return self.assoc.is_alive() or self.assoc.dul.is_alive()
-        return self.worker is None or self.worker.is_alive()
-
-    def shut(self) -> None:
-        """End it; the thread that reads from it wakes up."""
-        with suppress(OSError):
-            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
 
 class HardenedServer(ThreadedAssociationServer):
@@ -99,6 +52,7 @@ class HardenedServer(ThreadedAssociationServer):
         tls: ssl.SSLContext | None = None,
         handlers: Sequence[tuple[evt.EventType, Callable[..., Any]]] = (),
         on_sweep: Callable[[], None] = lambda: None,
+        on_stranger: Callable[[str, str, str], None] = lambda calling, called, address: None,
     ) -> None:
         """Bind the address; nobody is served before `start`.
 
@@ -110,17 +64,19 @@ class HardenedServer(ThreadedAssociationServer):
             tls: None for plain TCP.
             handlers: of pynetdicom's events.
             on_sweep: called a few times a second, by the sweeper's thread.
+            on_stranger: called for one who is rejected for a title: calling title, called title, address.
 
         Raises:
             OSError: the address cannot be bound.
         """
-        self.limits, self._connections, self._on_sweep = limits, list[Connection](), on_sweep
+        self.limits, self._connections = limits, list[Connection]()
+        self._on_sweep, self._on_stranger, self._admitting = on_sweep, on_stranger, threading.Lock()
         self._lock, self._sweeper = threading.Lock(), Service("sweeper", SWEEP_S)
         ae.maximum_associations = limits.connections + 1  # its own count takes in the silent ones: `_admit` has ours
         ae.maximum_pdu_size = limits.max_pdu_bytes
         ae.require_called_aet = True
         ae.acse_timeout, ae.network_timeout = limits.first_pdu_s, limits.idle_s
-        bound: list[evt.EventHandlerType] = [(evt.EVT_REQUESTED, self._admit), (evt.EVT_CONN_CLOSE, self._closed)]
+        bound: list[evt.EventHandlerType] = [(evt.EVT_CONN_CLOSE, self._closed)]
         bound.extend(handlers)
         super().__init__(ae, address, ae.ae_title, contexts, tls, bound, request_handler=_Handler)
         ae._servers.append(self)  # shutdown() takes it out again
@@ -177,9 +133,18 @@ class HardenedServer(ThreadedAssociationServer):
         try:
             if self.ssl_context:
                 request.do_handshake()
-            elif request.recv(1, socket.MSG_PEEK) != _ASSOCIATE_RQ:  # cheaper here than in two threads that poll
+            asked = read_request(connection)
+            if asked is None:
                 self.shutdown_request(request)
                 return
+            connection.requested = True
+            if refusal := self._refusal(connection, asked):
+                if refusal is not LOCAL_LIMIT:
+                    self._on_stranger(asked.calling, asked.called, connection.peer)
+                request.sendall(refusal.pdu)
+                self.shutdown_request(request)
+                return
+            connection.ahead = asked.pdu
             self.finish_request(request, client_address)
         except (OSError, ValueError) as error:  # ssl's errors are OSErrors
             logger.warning("%s: no association (%s)", connection.peer, type(error).__name__)
@@ -194,57 +159,29 @@ class HardenedServer(ThreadedAssociationServer):
         connection = self._of_socket(request)
         connection.assoc = assoc
         if assoc.dul.socket is not None:
-            assoc.dul.socket.recv = self._reader(connection)  # type: ignore[assignment, method-assign]
+            assoc.dul.socket = GuardedSocket(assoc.dul.socket, connection, self.limits.max_pdu_bytes)
 
-    def _reader(self, connection: Connection) -> Callable[[int], bytearray]:
-        """`AssociationSocket.recv`, bounded in bytes, and seen by the sweeper while it reads."""
-
-        def recv(nr_bytes: int) -> bytearray:
-            at_most = self.limits.max_pdu_bytes if connection.requested else MAX_REQUEST_BYTES
-            if nr_bytes > at_most + 6:
-                raise OSError(errno.EMSGSIZE, f"a PDU of {nr_bytes} bytes; expected at most {at_most}")
-            data, place = bytearray(nr_bytes), 0
-            connection.reading_since = time.monotonic()
-            try:
-                while place < nr_bytes:
-                    count = connection.socket.recv_into(memoryview(data)[place:])
-                    if not count:
-                        del data[place:]
-                        break
-                    place += count
-                    connection.received += count
-            finally:
-                connection.reading_since = None
-            return data
-
-        return recv
-
-    def _admit(self, event: evt.Event) -> None:
-        """Reject an association beyond the limits: the peer may come again later (PS3.8 9.3.4)."""
-        connection = self._of(event.assoc)
-        connection.requested = True
-        if not self._knows(event.assoc):
-            return  # pynetdicom rejects it, for good and with the reason
-        accepted = [one for one in self._alive() if one.accepted]
-        of_peer = sum(one.peer == connection.peer for one in accepted)
-        if len(accepted) < self.limits.associations and of_peer < self.limits.associations_per_peer:
-            connection.accepted = True
-            return
-        logger.warning(
-            "%s: rejected, %d associations are open, %d of this peer", connection.peer, len(accepted), of_peer
-        )
-        event.assoc.acse.send_reject(_TRANSIENT, _PRESENTATION, _LOCAL_LIMIT)
-        event.assoc.kill()
-
-    def _knows(self, assoc: Association) -> bool:
-        asked: Any = assoc.requestor.primitive
+    def _refusal(self, connection: Connection, asked: Request) -> Rejection | None:
+        """Why a peer is not let in; None where it is, and counts from now on."""
+        if asked.called != self.ae_title.strip():
+            return CALLED_TITLE
         callers = [title.strip() for title in self.ae.require_calling_aet]
-        return asked.called_ae_title == self.ae_title.strip() and (not callers or asked.calling_ae_title in callers)
+        if callers and asked.calling not in callers:
+            return CALLING_TITLE
+        with self._admitting:
+            accepted = [one for one in self._alive() if one.accepted]
+            of_peer = sum(one.peer == connection.peer for one in accepted)
+            if len(accepted) >= self.limits.associations or of_peer >= self.limits.associations_per_peer:
+                told = connection.peer, len(accepted), of_peer
+                logger.warning("%s: rejected, %d associations are open, %d of this peer", *told)
+                return LOCAL_LIMIT
+            connection.accepted = True
+            return None
 
     def _closed(self, event: evt.Event) -> None:
         """Free the thread that waits for an A-ASSOCIATE-RQ of a peer that left."""
         waited_for: Any = event.assoc.dul.to_user_queue
-        if not self._of(event.assoc).requested:
+        if event.assoc.requestor.primitive is None:
             waited_for.put(None)
 
     def _sweep(self) -> None:

@@ -24,8 +24,6 @@ from app.json_log import iso_time
 from app.settings import starting
 
 if TYPE_CHECKING:  # `ctvae queue purge` writes a line too, and needs none of these
-    from pynetdicom.events import Event
-
     from app.pacs.deliveries import Sending
     from app.pacs.destination import Destination
     from app.pacs.jobs import Ended, Lease
@@ -156,13 +154,11 @@ class Rejections:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _told: dict[str, tuple[float, int]] = field(default_factory=dict)
 
-    def heard(self, event: Event) -> None:
-        """Tell of a rejected association: the handler of EVT_REJECTED."""
-        asked: Any = event.assoc.requestor.primitive
-        address = str(event.assoc.requestor.address)
-        who = {"role": "source", "ae_title": str(asked.calling_ae_title).strip(), "address": address}
-        called = {"role": "destination", "ae_title": str(asked.called_ae_title).strip()}
-        self._tell(address, [who, called], "associations", "AE_TITLE")
+    def heard(self, calling: str, called: str, address: str) -> None:
+        """Tell of an association that was rejected for one of its AE titles."""
+        who = {"role": "source", "ae_title": calling, "address": address}
+        to = {"role": "destination", "ae_title": called}
+        self._tell(address, [who, to], "associations", "AE_TITLE")
 
     def denied(self, address: str) -> None:
         """Tell of a request over HTTP without the token."""

@@ -83,7 +83,7 @@ def test_peers_that_stay_are_dropped_in_time_and_a_good_one_is_served(here, begi
 
 
 DRIPPING = [
-    (connect, associate_rq()[:40], b"\0"),
+    (connect, b"\1\0\0\0\x40\0" + associate_rq()[6:40], b"\0"),
     (accepted, b"\4\0\0\0\x40\0", b"\0"),
     (accepted, b"", pdu(4, b"\0\0\0\4\1\1\0\0")),
 ]

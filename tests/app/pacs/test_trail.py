@@ -8,7 +8,6 @@ import stat
 from pathlib import Path
 
 import pytest
-from pynetdicom import evt
 
 from app.cli import main
 from app.json_log import JsonLines
@@ -75,10 +74,13 @@ def test_what_was_refused_is_told_with_its_sender_and_the_reason(tmp_path):
 
 def test_a_peer_that_is_rejected_again_and_again_is_one_line_a_minute_with_its_count(tmp_path):
     rejections = trail.Rejections()
-    handlers = [(evt.EVT_REJECTED, rejections.heard)]
     settings = ListenerSettings(limits=HASTY)
     server = HardenedServer(
-        application_entity(settings), ("127.0.0.1", 0), accepted_contexts(), limits=HASTY, handlers=handlers
+        application_entity(settings),
+        ("127.0.0.1", 0),
+        accepted_contexts(),
+        limits=HASTY,
+        on_stranger=rejections.heard,
     )
     server.start()
     with trail.trailing(str(tmp_path / "audit")):
