@@ -105,7 +105,7 @@ class HardenedServer(ThreadedAssociationServer):
         """Accept a connection; its TLS handshake comes later, in a thread of its own."""
         listening: Any = self.socket
         client, address = listening.accept()
-        client.settimeout(self.limits.pdu_s)
+        client.settimeout(self.limits.first_pdu_s)
         if self.ssl_context:
             try:
                 client = self.ssl_context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
@@ -145,6 +145,7 @@ class HardenedServer(ThreadedAssociationServer):
                 self.shutdown_request(request)
                 return
             connection.ahead = asked.pdu
+            request.settimeout(self.limits.pdu_s)
             self.finish_request(request, client_address)
         except (OSError, ValueError) as error:  # ssl's errors are OSErrors
             logger.warning("%s: no association (%s)", connection.peer, type(error).__name__)
