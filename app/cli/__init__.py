@@ -15,7 +15,7 @@ COMMANDS = {
     "similar": "List the series of a table that are most like one of them.",
     "drift": "Compare the features of periods or scanners to those of a reference.",
     "listen": "Receive CT from a PACS or modality and encode each series that is complete.",
-    "watch": "Encode what another program drops into a folder.",
+    "watch": "Encode what appears in a folder, or on a DICOMweb server.",
     "train": "Train a VAE on your own scans and write it as a bundle with its model card.",
     "bundle": "Show, check, certify, export or run a bundle; import a Keras or MONAI checkpoint.",
     "queue": "Inspect the listener's queue; retry, replay, purge, audit.",

@@ -1,4 +1,4 @@
-"""`ctvae watch`: encode what another program drops into a folder."""
+"""`ctvae watch`: encode what another program drops into a folder, or what comes to a DICOMweb server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ from app.process import LogLevel, guarded
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="In which another program drops CT; only read.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="Folder in which another program drops CT, or URL of a DICOMweb server."),
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for a copy of the results, as encode writes them.")
     ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(help='What the server is asked for: "Modality=CT&StudyDate=20261101-"; default: all CT.'),
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token for the server.")] = None,
     config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
     log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
 ) -> int:
-    """Encode each CT series that appears in a folder, until SIGTERM or Ctrl-C.
+    """Encode each CT series that appears in a folder or on a DICOMweb server, until SIGTERM or Ctrl-C.
 
     Section listener of the settings says how. Spool, queue and results lie in listener.folder; results also go to -o
     and to listener.destinations.
@@ -32,7 +40,12 @@ def command(
         from app.settings import check_output
 
         settings = load_listener(config)
-        watch = dataclasses.replace(settings.watch, folder=str(folder))
+        watch = settings.watch
+        if source.startswith(("http://", "https://")):
+            asked, token = query or watch.query, str(token_file) if token_file else watch.token_file
+            watch = dataclasses.replace(watch, folder=None, url=source, query=asked, token_file=token)
+        else:
+            watch = dataclasses.replace(watch, folder=source, url=None)
         if output is not None:
             check_output(output)
             to = Destination("output of watch", kind="folder", path=str(output.resolve()))

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pynetdicom import evt
 from sqlalchemy import Connection
@@ -124,6 +125,12 @@ def listener(
             parts.append((watcher.run, watcher.service.stop))
             checks["watched folder"] = watcher.folder.is_dir
             logger.info("watching a folder, every %g s", settings.watch.poll_s)
+        if settings.watch.url:
+            from app.pacs.poll import Poller  # what it imports is slow to load
+
+            poller = Poller(intake, settings.watch)
+            parts.append((poller.run, poller.service.stop))
+            logger.info("asking %s, every %g s", urlsplit(settings.watch.url).hostname, settings.watch.ask_s)
         stack.callback(trail.activity, trail.APPLICATION_STOP, settings.ae_title)
         stack.enter_context(_logged_threads())
         stack.enter_context(_threads(parts))

@@ -6,6 +6,7 @@ python -m tests.support.triggered FOLDER
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 import urllib.request
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from app.pacs.database.tables import instance
+from app.pacs.intake import Intake
+from app.pacs.poll import Poller
 from app.pacs.settings import ListenerSettings
+from app.pacs.watch_settings import WatchSettings
 from tests.support.checkout import ROOT
 from tests.support.listeners import Listener, listener
-from tests.support.orthanc import URL, orthanc
+from tests.support.orthanc import DICOMWEB_URL, URL, orthanc
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
 
 PORT = 11112
@@ -57,7 +61,31 @@ def main(folder: Path) -> None:
         told["away"] = _until(lambda: "was not sent" in log.read_text(errors="replace"))
     with orthanc(here / "orthanc", PLUGIN), listener(here, settings, PORT) as listening:
         told["again"] = _arrived(listening, 3)
+    told["polled"] = _polled(folder / "polled", ct, others)
     json.dump(told, sys.stdout)
+
+
+def _polled(here: Path, ct: list[Path], others: list[Path]) -> dict[str, Any]:
+    """What a poller of Orthanc's DICOMweb takes: at first, then again, then when a slice came late; and without it."""
+    (here / "orthanc").mkdir(parents=True)
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr, format="SAID %(message)s")
+    with listener(here) as listening:
+        intake = Intake(listening.spool, listening.database)
+        poller = Poller(intake, WatchSettings(url=DICOMWEB_URL))
+        with orthanc(here / "orthanc"):
+            _send(*others, *ct[:2])
+            took = [poller.step(), poller.step()]
+            _send(ct[2])
+            took.append(poller.step())
+        poller.turn()
+        poller.turn()
+        bytes_kept = sorted(path.read_bytes() for path in listening.spool.root.rglob("*.dcm"))
+        return {
+            "took": took,
+            "same bytes": bytes_kept == sorted(path.read_bytes() for path in ct),
+            "from": sorted({(row.calling_ae, row.sender) for row in listening.rows(instance)}),
+            "said": poller._said,
+        }
 
 
 def _screenshot(dataset: Any, d: int) -> None:

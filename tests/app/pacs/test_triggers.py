@@ -34,6 +34,16 @@ def test_the_plugin_sends_again_what_a_listener_that_was_down_did_not_take_also_
     assert (told["away"], told["again"]) == (True, 3)
 
 
+def test_a_dicomweb_server_that_is_polled_gives_what_is_not_here_once_and_a_late_slice_too(told):
+    found = told["polled"]
+    assert found["took"] == [2, 0, 1] and found["same bytes"]
+    assert found["from"] == [["DICOMWEB", "127.0.0.1"]]
+
+
+def test_a_server_that_is_away_is_said_and_asked_again(told):
+    assert told["polled"]["said"].startswith("SERVER_FAILED: 127.0.0.1 gave no DICOMweb answer")
+
+
 def test_the_workflow_starts_the_program_of_the_container_and_maps_what_it_names():
     workflow = json.loads((ROOT / "integrations" / "monai-deploy" / "workflow.json").read_text())
     tasks = {task["id"]: task for task in workflow["tasks"]}

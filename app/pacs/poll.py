@@ -1,0 +1,159 @@
+"""A DICOMweb server that is asked again and again for series; what is not here is fetched as the server stores it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+from python_multipart.multipart import parse_options_header
+from sqlalchemy import select
+
+from app.dicomweb import (
+    INSTANCE,
+    NO_ANSWER,
+    SERIES,
+    SOP_CLASS,
+    STUDY,
+    open_client,
+    pages,
+    read_token,
+    value,
+    what_failed,
+)
+from app.pacs.arrivals import Origin
+from app.pacs.database.tables import instance
+from app.pacs.intake import OUT_OF_RESOURCES, STORED_CLASSES, Intake
+from app.pacs.multipart import Malformed, TooManyParts, Upload
+from app.pacs.service import Service
+from app.pacs.spool import is_safe_uid
+from app.pacs.watch_settings import WatchSettings
+
+logger = logging.getLogger(__name__)
+
+SOURCE: Final = "DICOMWEB"
+"""What rules (`from_ae`) name as the sender."""
+
+TIMEOUT_S: Final = 120.0
+_COUNT: Final = "00201209"  # Number of Series Related Instances; servers need not say it
+_AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_PIECE: Final = 1 << 20
+
+
+class Away(Exception):
+    """The server or the spool does not do what is wanted of it; asking again later may help."""
+
+
+@dataclass(slots=True)
+class Poller:
+    """Asks one server.
+
+    Attributes:
+        intake: where the instances go.
+        settings: with the server's URL and the query.
+        service: the loop.
+    """
+
+    intake: Intake
+    settings: WatchSettings
+    service: Service = field(init=False)
+    _refused: dict[str, set[str]] = field(default_factory=dict)
+    _said: str = ""
+
+    def __post_init__(self) -> None:
+        """Set up the loop."""
+        self.service = Service("poller of the DICOMweb server", self.settings.ask_s)
+
+    def run(self) -> None:
+        """Ask again and again until the service is stopped."""
+        self.service.run(self.turn)
+
+    def turn(self) -> None:
+        """Ask once; what is wrong is said once."""
+        try:
+            self.step()
+        except Away as error:
+            if str(error) != self._said:
+                logger.error("%s", error)
+            self._said = str(error)
+        else:
+            self._said = ""
+
+    def step(self) -> int:
+        """Ask once; how many instances came.
+
+        Raises:
+            Away: what is left is fetched the next time.
+        """
+        url = self._url()
+        try:
+            token = read_token(Path(self.settings.token_file) if self.settings.token_file else None)
+            client = open_client(url, token)
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            with httpx.Client(timeout=TIMEOUT_S, headers=headers, trust_env=False) as http:
+                return sum(self._fetched(http, *one) for one in self._missing(client))
+        except NO_ANSWER as error:
+            raise Away(f"SERVER_FAILED: {what_failed(url, error)}") from error
+        except httpx.HTTPError as error:
+            raise Away(f"SERVER_FAILED: {urlsplit(url).hostname} broke off ({type(error).__name__})") from error
+
+    def _url(self) -> str:
+        return (self.settings.url or "").rstrip("/")
+
+    def _missing(self, client: Any) -> Iterator[tuple[str, str, str]]:
+        """Yield (study, series, instance) of what the server has and the spool never had."""
+        filters = dict(parse_qsl(self.settings.query))
+        search = partial(client.search_for_series, search_filters=filters, fields=["NumberOfSeriesRelatedInstances"])
+        for found in pages(search):
+            study, series = value(found, STUDY), value(found, SERIES)
+            here = self._here(series)
+            if len(here) >= _number(found) or not (is_safe_uid(study) and is_safe_uid(series)):
+                continue
+            listed = partial(client.search_for_instances, study, series)
+            for one in list(pages(listed)):
+                uid = value(one, INSTANCE)
+                if uid not in here and is_safe_uid(uid) and value(one, SOP_CLASS) in STORED_CLASSES:
+                    self.service.check_stop()
+                    yield study, series, uid
+
+    def _here(self, series_uid: str) -> frozenset[str]:
+        """SOP Instance UIDs that arrived of a series, purged ones too, and those that were refused."""
+        mine = select(instance.c.sop_uid).where(instance.c.series_uid == series_uid)
+        with self.intake.database.read() as connection:
+            return frozenset(connection.execute(mine).scalars()) | self._refused.get(series_uid, set())
+
+    def _fetched(self, http: httpx.Client, study: str, series: str, uid: str) -> bool:
+        url = f"{self._url()}/studies/{study}/series/{series}/instances/{uid}"
+        upload = Upload(self.intake, Origin(SOURCE, urlsplit(url).hostname or ""), study)
+        try:
+            with http.stream("GET", url, headers={"Accept": _AS_STORED}) as answer:
+                answer.raise_for_status()
+                boundary = parse_options_header(answer.headers.get("Content-Type"))[1].get(b"boundary", b"")
+                parser = upload.parser(boundary)
+                for piece in answer.iter_bytes(_PIECE):
+                    parser.write(piece)
+        except (Malformed, TooManyParts) as error:
+            raise Away(f"SERVER_FAILED: an answer of {urlsplit(url).hostname} cannot be read") from error
+        finally:
+            upload.discard()
+        if OUT_OF_RESOURCES in _reasons(upload):
+            raise Away("the disk is full or the database away; instances wait")
+        if not upload.stored:
+            self._refused.setdefault(series, set()).add(uid)
+        return bool(upload.stored)
+
+
+def _reasons(upload: Upload) -> Sequence[int]:
+    return [*upload.unnamed, *(reason for _, _, reason in upload.failed)]
+
+
+def _number(found: dict[str, Any]) -> float:
+    try:
+        return int(found[_COUNT]["Value"][0])
+    except (LookupError, TypeError, ValueError):
+        return float("inf")
