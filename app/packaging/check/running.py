@@ -192,6 +192,8 @@ def doctor(container: Container) -> str:
     """Check that `doctor` reproduces the golden values of the model, as the probes ask it to."""
     ended, _ = container.call("doctor")
     check_code(ended, 0, "doctor")
+    if "golden" not in ended.out or "BAD" in ended.out:
+        raise NotHeld(f"doctor prints no good golden values ({ended.last_line})", "a line for them", "see its output")
     return f"{len(ended.out.splitlines())} lines, all good, in {ended.seconds:.1f} s"
 
 

@@ -84,7 +84,8 @@ WRONG = [
     ("RUN_STOP", ENCODE.replace('echo "{}" >$out/outcome.json;', ""), SCRIPT, "no outcome.json"),
     ("RUN_STOP", ENCODE.replace("exit 1' TERM", "exit 0' TERM"), SCRIPT, "SIGTERM ended with exit code 0"),
     ("RUN_FAILED", ENCODE.replace('"failed"', '"skipped"'), SCRIPT, "statuses"),
-    ("RUN_DOCTOR", ENCODE, SCRIPT.replace("doctor | listen) exit 0", "doctor) exit 1"), "exit code 1"),
+    ("RUN_DOCTOR", ENCODE, SCRIPT.replace("golden values; exit 0", "golden; exit 1"), "exit code 1"),
+    ("RUN_DOCTOR", ENCODE, SCRIPT.replace("golden values", ""), "no good golden values"),
 ]
 
 
