@@ -39,13 +39,14 @@ def html_page(heading: Heading, sections: Sequence[Section]) -> str:
 
 
 def cell_text(cell: Cell) -> str:
-    """Return a cell as the page shows it: three decimals, or three digits where that would be nothing."""
+    """Return a cell as the page shows it: three decimals at most; the files have all digits."""
     if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
         return "–"
     if not isinstance(cell, float):
         return str(cell)
-    text = f"{cell:.2e}" if 1e-12 < abs(cell) < 0.0005 else f"{cell:.3f}" if abs(cell) < 100 else f"{cell:.0f}"
-    return text.replace("-", "−") if "e" not in text else text
+    if 0 < abs(cell) < 0.0005:
+        return "< 0.001" if cell > 0 else "> −0.001"
+    return (f"{cell:.3f}" if abs(cell) < 100 else f"{cell:.0f}").replace("-", "−")
 
 
 def _embedded(png: bytes) -> str:

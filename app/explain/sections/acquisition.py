@@ -39,7 +39,7 @@ def acquisition_section(question: Question, on_label: Callable[[str], None]) -> 
     return Section(
         KEY,
         TITLE,
-        _found(question.tap, read),
+        f"{_found(question.tap, read)} {shares}" if variance.rows else _found(question.tap, read),
         "A scanner that can be read from the features need not distort your label, but it can: where patients of "
         "one scanner "
         "also differ in the label, the two cannot be told apart. Harmonising cannot correct a scanner never seen.",
@@ -47,7 +47,7 @@ def acquisition_section(question: Question, on_label: Callable[[str], None]) -> 
         notes=(
             *((f"Not tested, for they are constant, missing or too rare: {', '.join(untested)}.",) if untested else ()),
             *_notes(batch),
-            shares,
+            *(() if variance.rows else (shares,)),
         ),
         tables=(
             Table(

@@ -80,7 +80,7 @@ def _found(question: Question, found: Sequence[Association], kept: list[str], so
         lost = ", ".join(name for name in kept if name not in strict)
         text += f" (not {lost} when corrected for all {len(found)} labels together)"
     gone = [name for name in kept if name not in solid]
-    return f"{text}; {', '.join(gone)} no longer when covariates are accounted for." if gone else f"{text}."
+    return f"{text}; {', '.join(gone)} no longer do once covariates are accounted for." if gone else f"{text}."
 
 
 def _method(question: Question) -> Iterator[str]:

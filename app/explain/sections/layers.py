@@ -127,6 +127,6 @@ def _found(tap: str, made: list[tuple[str, LayerChoice]]) -> str:
         for label, choice in made
         if choice.together and choice.together.low > 0
     ]
-    text = f"The best score has {'; '.join(parts)}."
+    text = f"The layers with the best scores are {'; '.join(parts)}."
     more = f" Two layers together add something for {', '.join(helped)}." if helped else ""
     return text + (more or " Two layers together are not shown to add anything for any label.")

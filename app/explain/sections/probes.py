@@ -104,7 +104,7 @@ def _by_label(
     for label, scores in drawn:
         own = scores[tap]
         beats = beaten[label]
-        said = f"{sum(beats.values())} of {len(beats)} controls"
+        said = f"{sum(beats.values())} of {len(beats)}"
         values = (scores[name].score.value if name in scores else None for name in sets)
         rows.append((label, own.measure, own.patients, *values, own.shuffled_high, said))
     return Table(
@@ -114,7 +114,7 @@ def _by_label(
         columns,
         tuple(rows),
         most=40,
-        headings=((SHUFFLED, "95 of 100 shuffled labels below"), ("better than", f"{tap} is better than")),
+        headings=((SHUFFLED, "shuffled labels, 95 %"), ("better than", "controls beaten")),
     )
 
 
