@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import zlib
+from io import BytesIO
+from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
+from app.cli import main
 from tests.support.checkout import ROOT
 
 IDENTITY = {
@@ -31,12 +37,27 @@ IDENTITY = {
 }
 FORBIDDEN = {part for value in IDENTITY.values() for part in value.replace("^", " ").split() if len(part) > 3}
 FORBIDDEN |= {"19570913", "Rumpelweg"}
+OF_THE_PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
+OF_THE_STUDY = (
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyDescription"),
+    *("ContentDate", "ContentTime"),
+)
+"""What an object must say to be filed with the study (PS3.3 C.7.1.1, C.7.2.1); it stands there and nowhere else."""
+
+SITE_KEY = "a site's secret"
+ALSO = ("--fhir", "--tap", "block3:none", "--parametric-map")
+CARDS = ("--card", "png", "--card", "sc", "--card", "pdf")
+OBJECTS = {"features.sr.dcm", "card.sc.dcm", "card.pdf.dcm", "features.block3.none.window0.map.dcm"}
 
 
 @pytest.fixture(scope="module")
-def written(phantom_ct, tmp_path_factory) -> dict[str, str]:
+def root(phantom_ct, tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("identity")
+
+
+@pytest.fixture(scope="module")
+def written(phantom_ct, root) -> dict[str, str]:
     """Name → text of what the commands wrote and said about a series that is read and one that is rejected."""
-    root = tmp_path_factory.mktemp("identity")
     source = root / "Zwergnase_Klabauter" / "PID-8471"
     files = sorted(phantom_ct.iterdir())
     for folder, chosen in (("whole", files), ("rejected", [*files[:8], *files[10:16]])):
@@ -52,12 +73,12 @@ def written(phantom_ct, tmp_path_factory) -> dict[str, str]:
     program = "import sys; from app.cli import main; sys.exit(main())"
     texts = {}
     for name, arguments in (
-        ("encode", ("encode", source, "-o", "out", "--card", "png", "-l", "DEBUG")),
+        ("encode", ("encode", source, "-o", "out", *CARDS, *ALSO, "-l", "DEBUG")),
         ("inspect", ("inspect", source, "--json")),
         ("table", ("table", "out", "-o", "features.csv", "-l", "DEBUG")),
     ):
         command = [sys.executable, "-c", program, *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CTVAE_SITE_KEY": "a site's secret"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CTVAE_SITE_KEY": SITE_KEY}
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         texts[f"{name}, stdout"], texts[f"{name}, stderr"] = done.stdout, done.stderr
@@ -70,7 +91,7 @@ def written(phantom_ct, tmp_path_factory) -> dict[str, str]:
 def test_the_runs_met_both_series(written):
     outcome = json.loads(written["outcome.json"])
     assert sorted(series["status"] for series in outcome["series"]) == ["rejected", "written"]
-    assert {"features.json", "result.json", "card.png", "features.csv"} <= written.keys()
+    assert {"features.json", "features.fhir.json", "result.json", "card.png", "features.csv"} <= written.keys()
 
 
 def test_nothing_that_was_written_or_said_holds_the_identity(written):
@@ -81,3 +102,46 @@ def test_nothing_that_was_written_or_said_holds_the_identity(written):
         written[name] = json.dumps(document)
     found = {(name, word) for name, text in written.items() for word in FORBIDDEN if word.lower() in text.lower()}
     assert found == set()
+
+
+def objects(root: Path) -> dict[str, Dataset]:
+    return {file.name: pydicom.dcmread(file) for file in root.glob("out/*/*.dcm")}
+
+
+def test_dicom_holds_the_identity_in_the_attributes_that_file_it_with_the_study_and_nowhere_else(written, root):
+    made = objects(root)
+    assert made.keys() >= OBJECTS
+    for name, one in made.items():
+        assert one.PatientID == IDENTITY["PatientID"], f"{name} would not be found with its patient"
+        for keyword in (*OF_THE_PATIENT, *OF_THE_STUDY):
+            if keyword in one:
+                delattr(one, keyword)
+        left = BytesIO()
+        one.save_as(left)
+        text = inflated(left.getvalue())
+        assert {word for word in FORBIDDEN if word.lower() in text.lower()} == set(), name
+
+
+def inflated(content: bytes) -> str:
+    """The bytes as text, and what the streams of a PDF in them hold."""
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL)
+    unpacked = [zlib.decompressobj().decompress(stream) for stream in streams if stream[:1] == b"x"]
+    assert b"%PDF" not in content or unpacked, "no stream of the PDF was read"
+    return b"\n".join([content, *unpacked]).decode("latin-1")
+
+
+def test_the_search_would_find_a_name_in_a_compressed_stream():
+    packed = b"%PDF stream\n" + zlib.compress(b"(Zwergnase) Tj") + b"\nendstream"
+    assert "Zwergnase" not in packed.decode("latin-1") and "Zwergnase" in inflated(packed)
+
+
+def test_the_page_is_drawn_without_the_identity_whatever_its_letters_look_like(written, root, phantom_ct, monkeypatch):
+    """Pixels cannot be searched for a name; but the same scan of another patient gives the same page."""
+    monkeypatch.setenv("CTVAE_SITE_KEY", SITE_KEY)
+    assert main(["encode", str(phantom_ct), "-o", str(root / "another"), *CARDS, *ALSO]) == 0
+    (ours,), (others,) = root.glob("out/*/card.png"), root.glob("another/*/card.png")
+    made, another = objects(root), {file.name: pydicom.dcmread(file) for file in others.parent.glob("*.dcm")}
+    assert made["card.sc.dcm"].PatientID != another["card.sc.dcm"].PatientID
+    assert ours.read_bytes() == others.read_bytes()
+    assert made["card.sc.dcm"].PixelData == another["card.sc.dcm"].PixelData
+    assert made["card.pdf.dcm"].EncapsulatedDocument == another["card.pdf.dcm"].EncapsulatedDocument
