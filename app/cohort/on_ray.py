@@ -34,6 +34,9 @@ MOST_UNITS: Final = 16
 TASKS_PER_WORKER: Final = 8
 """At least, so that no worker is idle for long at the end."""
 
+ANSWER_S: Final = 10.0
+"""For the head of the cluster, to take a connection."""
+
 UNIT, SERIES, STOPPED = "unit", "series", "stopped"
 
 
@@ -153,6 +156,7 @@ def _connected(address: str) -> Iterator[Any]:
         StartError: `CLUSTER_UNUSABLE`: it cannot be reached.
         RunFailed: `CLUSTER_UNUSABLE`: Ray gave up.
     """
+    _check_answers(address)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -162,8 +166,7 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
-        text = f"no Ray cluster answers at {address} ({type(error).__name__}); start one, or check --ray-address"
-        raise StartError("CLUSTER_UNUSABLE", text) from error
+        raise _no_cluster(address, error) from error
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
@@ -175,3 +178,23 @@ def _connected(address: str) -> Iterator[Any]:
         raise RunFailed("CLUSTER_UNUSABLE", text) from error
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Check that somebody listens at an address `host:port`, for Ray itself tries for many minutes.
+
+    Raises:
+        StartError: `CLUSTER_UNUSABLE`.
+    """
+    host, _, port = address.rpartition(":")
+    if "//" in address or not (host and port.isdigit()):
+        return  # `auto`, or another form that Ray knows
+    try:
+        socket.create_connection((host, int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> StartError:
+    text = f"no Ray cluster answers at {address} ({type(error).__name__}); start one, or check --ray-address"
+    return StartError("CLUSTER_UNUSABLE", text)

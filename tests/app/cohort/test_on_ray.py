@@ -13,12 +13,13 @@ from app.cohort.encode_unit import Work
 from app.cohort.ended import Ended
 from app.cohort.index import bring_up_to_date
 from app.cohort.local import Limits
-from app.cohort.on_ray import SERIES, STOPPED, UNIT, Stage
+from app.cohort.on_ray import SERIES, STOPPED, UNIT, Cluster, Stage, encode_on_ray
 from app.cohort.partition import config_digest
 from app.cohort.source import open_source
 from app.cohort.units import Unit
 from app.open_pipeline import open_pipeline
 from operators import __version__
+from operators.errors import StartError
 from tests.support.cohort_runs import SETTINGS
 from tests.support.cohorts import write_cohort
 
@@ -68,6 +69,12 @@ def test_a_machine_that_lacks_something_stops_the_run_and_says_what(units, work,
     for said, stage in lacking.items():
         ((at_start, reason, message),) = map(json.loads, stage(batch(units))[STOPPED])
         assert at_start and reason == "CLUSTER_UNUSABLE" and said in message
+
+
+def test_a_cluster_that_does_not_answer_is_one_line_at_once(units, work):
+    for address in ("127.0.0.1:1", "127.0.0.1:99999"):
+        with pytest.raises(StartError, match=f"CLUSTER_UNUSABLE: no Ray cluster answers at {address} .*start one"):
+            encode_on_ray(units, len(units), work, Cluster(address), Limits(1), lambda unit, ended: None)
 
 
 def test_a_unit_is_the_same_after_its_way_to_another_machine(units):
