@@ -174,7 +174,9 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         yield ray
     except RayError as error:
-        text = f"the Ray cluster gave up ({type(error).__name__}); see its logs, then run again for the rest"
+        text = (
+            f"the Ray cluster gave up ({type(error).__name__}); see its logs, and that each machine has the same ctvae"
+        )
         raise RunFailed("CLUSTER_UNUSABLE", text) from error
     finally:
         ray.shutdown()
