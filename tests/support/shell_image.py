@@ -27,7 +27,7 @@ for file in $in/* $in/*/* $in/*/*/*; do
 done
 [ $found = 0 ] || exit 2
 echo work >$out/lock
-/bin/sleep 0.2 & wait
+/bin/sleep 0.6 & wait
 echo "$HOLOSCAN_OUTPUT_PATH" >/tmp/work
 rm /tmp/work
 mkdir $out/1.2.3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from app.packaging.check.sandbox import Mount, given_to
 from app.packaging.check.start import SHELLS
 
 EXPORT: Final = "/var/run/holoscan/export"
-STOP_S: Final = 10.0
+SETTLED_S: Final = 0.3  # after the first file in the output, so that the ledger is open
 _SIGTERM_BIT: Final = 1 << 14
 
 
@@ -188,7 +189,8 @@ def _is_working(pid: int, output: Path) -> bool:
     except OSError:
         return False
     caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
-    return bool(int(caught, 16) & _SIGTERM_BIT) and any(output.iterdir())
+    begun = [path.lstat().st_mtime for path in output.iterdir()]
+    return bool(int(caught, 16) & _SIGTERM_BIT) and bool(begun) and time.time() - min(begun) > SETTLED_S
 
 
 def doctor(container: Container) -> str:
