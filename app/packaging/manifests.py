@@ -126,7 +126,6 @@ def processing_container() -> dict[str, Any]:
                     _env("OPERATOR_IN_DIR", source, "Where the input channel is mounted."),
                     _env("OPERATOR_OUT_DIR", target, "Where the output channel is mounted."),
                 ],
-                "command": list(PROGRAM),
                 "resources": {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"cpu": "2", "memory": "4Gi"}},
             }
         ],

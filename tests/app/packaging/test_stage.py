@@ -68,6 +68,7 @@ def test_kaapana_mounts_what_its_variables_name():
     values = {one["name"]: one["value"] for one in template["env"]}
     assert values["OPERATOR_IN_DIR"] == template["inputs"][0]["mounted_path"]
     assert values["OPERATOR_OUT_DIR"] == template["outputs"][0]["mounted_path"]
+    assert "command" not in template, "under Docker it would follow the entry point, as words that nobody knows"
 
 
 def test_xnat_calls_the_image_on_its_mounts():
