@@ -1,4 +1,5 @@
 # make env    the environment, .venv, with everything that ctvae needs
+# make pacs-demo  shows the listener with an Orthanc of its own; IN=folder takes yours, KEEP=1 leaves it up
 # make demo   shows the whole way on a study of its own; make demo IN=folder on yours
 # make test   ruff, mypy, pytest; make test ARGS="-k sr" passes ARGS to pytest
 # make map    builds the container image, dist/ctvae-cpu.oci.tar; make map ARGS="--base IMAGE" passes ARGS on
@@ -11,7 +12,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := env
 .DELETE_ON_ERROR:
-.PHONY: env demo test map map-locks ohif clean
+.PHONY: env demo pacs-demo test map map-locks ohif clean
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -45,6 +46,9 @@ env: $(OURS)
 
 demo: env
 	@$(BIN)/ctvae demo $(if $(IN),"$$IN")
+
+pacs-demo: env
+	@$(BIN)/python -m app.pacs.demo $(if $(IN),"$$IN")
 
 test: env $(TOOLS)
 	$(BIN)/ruff check .
