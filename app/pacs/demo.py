@@ -103,8 +103,8 @@ def _inside(folder: Path, inputs: Sequence[Path]) -> int:
         if os.environ.get("KEEP"):
             say(f"all of it stays up: http://127.0.0.1:{RELAYED_PORT}/; Ctrl-C ends it")
             signal.pause()
-        say("all of it was ended; KEEP=1 leaves it up, docs/pacs.md says how to set up your own")
-        return code
+    say("all of it was ended; KEEP=1 leaves it up, docs/pacs.md says how to set up your own")
+    return code
 
 
 def _scans(folder: Path, inputs: Sequence[Path]) -> list[Path]:
