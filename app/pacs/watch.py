@@ -20,6 +20,7 @@ from sqlalchemy import delete, insert, select
 
 from app.pacs import trail
 from app.pacs.arrivals import Identity, Origin
+from app.pacs.database.engine import AWAY
 from app.pacs.database.tables import watched
 from app.pacs.intake import CLASS_NOT_SUPPORTED, OUT_OF_RESOURCES, STORED_CLASSES, Intake, Refused, transfer_syntax
 from app.pacs.service import Service
@@ -109,6 +110,11 @@ class Watcher:
                         count += self._take(path, state)
                 except OSError as error:
                     self._unreadable(error)
+                except (Refused, *AWAY):
+                    raise
+                except Exception as error:
+                    self._broke(name, error)
+                    logger.debug("the watcher of the folder", exc_info=True)
                 self.service.check_stop()
             self._forget(seen)
         finally:
@@ -131,6 +137,12 @@ class Watcher:
         if not isinstance(error, FileNotFoundError) and name not in self._told:
             self._told.add(name)
             logger.warning("a file in the watched folder cannot be read (%s); check its rights", error.strerror)
+
+    def _broke(self, name: str, error: Exception) -> None:
+        """Say once that a file cannot be taken because of a fault of ours; it waits, and the others go on."""
+        if name not in self._told:
+            self._told.add(name)
+            logger.error("INTERNAL_ERROR: %s at a file of the watched folder; it waits", type(error).__name__)
 
     def _take(self, path: Path, state: State) -> bool:
         """Take a file in; False where it was there, is left alone, or has changed meanwhile."""

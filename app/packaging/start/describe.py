@@ -93,6 +93,9 @@ def _extract(_: list[str], root: Path) -> int:
     for name in chosen:
         try:
             parts[name](target / name)
+        except FileNotFoundError as error:
+            text = f"{error.filename} is not there; the container has it, and this is not the container"
+            raise StartError("NOT_ACCESSIBLE", text) from error
         except (OSError, shutil.Error) as error:
             text = f"cannot write into {EXPORT / name}; it must be writable for uid {os.getuid()}"
             raise StartError("OUTPUT_UNWRITABLE", text) from error

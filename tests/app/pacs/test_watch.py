@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -135,6 +136,25 @@ def test_what_is_no_ct_is_left_alone_and_a_broken_file_is_said_without_its_name(
         "a file of the watched folder was refused: SeriesInstanceUID is no valid UID"
     ]
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_file_at_which_the_program_breaks_waits_and_the_others_are_taken(watcher, caplog, monkeypatch):
+    write_tiny_ct(watcher.folder, stored_values(3))
+    real, calls = Intake.take_in_file, itertools.count(1)
+
+    def break_at_one(self, incoming, origin, accept):
+        if next(calls) in (1, 4):  # the first of three files, and the same when it is tried again
+            raise ValueError("a fault of ours")
+        return real(self, incoming, origin, accept)
+
+    monkeypatch.setattr(Intake, "take_in_file", break_at_one)
+    assert later(watcher) == 2
+    watcher.turn()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        "INTERNAL_ERROR: ValueError at a file of the watched folder; it waits"
+    ]
+    monkeypatch.setattr(Intake, "take_in_file", real)
+    assert watcher.step() == 1
 
 
 def test_a_full_disk_takes_nothing_half_and_goes_on_when_there_is_room(watcher, sqlite, caplog):
