@@ -180,11 +180,17 @@ def _terms(settings: TrainingSettings) -> str:
         what = "the likelihood of what a window holds, a soft histogram of HU, gradient and local standard deviation"
         said.append(f"{what}, with weight {settings.feature_weight:g}")
     if settings.aggregate:
-        what = "the divergence of mean and covariance of mu over a batch from the prior's"
+        what = "the distance of means, deviations and covariances of mu over many windows from the prior's"
         said.append(f"{what}, with weight {settings.aggregate:g}")
     if settings.mmd:
-        said.append(f"{penalties['mmd']} over a batch, with weight {settings.mmd:g}")
-    return f" Beside them {', '.join(said)}." if said else ""
+        said.append(f"{penalties['mmd']} over many windows, with weight {settings.mmd:g}")
+    terms = f" Beside them {', '.join(said)}." if said else ""
+    if settings.trunk_until < 1:
+        terms += (
+            f" After {settings.trunk_until:.0%} of the training the encoder's stages stayed, and the heads began anew;"
+            f" what is asked of many windows began there, over {settings.bank + settings.batch} at once."
+        )
+    return terms
 
 
 def _augmentation(settings: TrainingSettings) -> str:
