@@ -278,7 +278,7 @@ def test_export_replaces_no_file_of_others(made, tmp_path, capsys):
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "decoder.onnx").write_text("mine")
     said = error_of(capsys, "bundle", "export", made.path, "-o", tmp_path / "onnx")
-    assert "OUTPUT_IN_THE_WAY: decoder.onnx in the output folder is another file" in said
+    assert "OUTPUT_IN_THE_WAY: decoder.onnx in the output folder is a different file" in said
     assert [file.name for file in (tmp_path / "onnx").iterdir()] == ["decoder.onnx"]
 
 

@@ -109,7 +109,7 @@ def test_a_nifti_beside_its_dicom_is_of_the_same_patient(tmp_path, row):
 def test_a_nifti_beside_dicom_of_two_patients_has_to_be_listed(tmp_path):
     write_cohort(tmp_path / "both", 2)
     write_nifti(tmp_path / "both" / "copy.nii.gz", 1)
-    with pytest.raises(StartError, match=r"BAD_SPLIT: a volume lies with DICOM of 2 patients.*; give a list"):
+    with pytest.raises(StartError, match=r"BAD_SPLIT: a volume lies beside DICOM of 2 patients.*; give a list"):
         find_scans(tmp_path)
     rows = [("path", "patient"), ("both/p1", "a"), ("both/p2", "b"), ("both/copy.nii.gz", "a")]
     assert [one.patient for one in find_scans(write_list(tmp_path / "list.csv", *rows))] == ["a", "b", "a"]

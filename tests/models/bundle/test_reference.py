@@ -138,7 +138,7 @@ def test_a_missing_file_is_named(bundle, name):
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("weights_sha256", "ab" * 32, "is of weights abab"),
+        ("weights_sha256", "ab" * 32, "belongs to weights abab"),
         ("mu", [[0.0], [1.0]], "damaged"),
         ("mu", None, "damaged"),
         ("errors_hu", [1.0], "damaged"),

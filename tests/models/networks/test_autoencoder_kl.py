@@ -319,7 +319,7 @@ def test_weights_of_another_network_are_one_line(tmp_path, parameters, capsys):
     torch.save({**state, "quant_conv_mu.conv.bias": torch.full((3,), torch.nan)}, tmp_path / "nan.pt")
     assert "quant_conv_mu.conv.bias holds NaN" in error_of(capsys, tmp_path / "nan.pt", parameters, out)
     torch.save([1, 2], tmp_path / "list.pt")
-    assert "holds a list with other things than tensors" in error_of(capsys, tmp_path / "list.pt", parameters, out)
+    assert "holds a list with more than tensors" in error_of(capsys, tmp_path / "list.pt", parameters, out)
     (tmp_path / "text.pt").write_text("no checkpoint")
     assert "is damaged" in error_of(capsys, tmp_path / "text.pt", parameters, out)
     assert "no such checkpoint" in error_of(capsys, tmp_path / "nowhere.pt", parameters, out)

@@ -297,7 +297,7 @@ def test_each_source_series_and_part_has_an_sr_series_of_its_own():
 
 def test_another_version_of_ctvae_writes_into_another_series(monkeypatch):
     before = reread(made_record()).SeriesInstanceUID
-    monkeypatch.setattr("operators.sr.write.__version__", "9.9")
+    monkeypatch.setattr("operators.sr.header.__version__", "9.9")
     assert reread(made_record()).SeriesInstanceUID != before
 
 
