@@ -16,7 +16,7 @@ if not __package__:
 import argparse
 from typing import TYPE_CHECKING
 
-from app.process import LogLevel, OneLineParser, guarded
+from app.process import LogLevel, OneLineParser, guarded, stop_if_asked
 
 if TYPE_CHECKING:
     from app.settings import RunPaths, Settings
@@ -100,6 +100,7 @@ def encode_graph(paths: RunPaths, settings: Settings) -> int:
             report(len(ledger.outcomes), ledger.met, "encoding series")
 
         CtVaeApplication(jobs, pipeline, enter).run()
+        stop_if_asked()  # the graph's C++ may have swallowed what SIGTERM raised
     return exit_code(ledger.outcomes)
 
 

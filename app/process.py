@@ -25,6 +25,7 @@ from app.json_log import JsonLines
 logger = logging.getLogger("ctvae")
 LogForm = Literal["text", "json"]
 _PR_SET_PDEATHSIG: Final = 1
+_stop_came: Final = threading.Event()
 
 
 class LogLevel(StrEnum):
@@ -95,8 +96,10 @@ def stoppable() -> Iterator[None]:
     """Let SIGTERM, which ends a container or a service, stop the block like Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        _stop_came.set()
         raise KeyboardInterrupt
 
+    _stop_came.clear()
     if threading.current_thread() is not threading.main_thread():  # Python delivers signals only there
         yield
         return
@@ -105,6 +108,16 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def stop_if_asked() -> None:
+    """Stop where SIGTERM came and a library swallowed what it raised, as C++ may that calls Python.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM came in this `stoppable` block.
+    """
+    if _stop_came.is_set():
+        raise KeyboardInterrupt
 
 
 def end_with_parent(parent: int) -> None:
