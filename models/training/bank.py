@@ -7,7 +7,6 @@ it is, for what lies before the heads stays as long as there is a bank (`models.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +56,6 @@ def bank_of(read: Tensor, epsilon: Tensor, group: Tensor) -> Bank:
     return Bank(rows, epsilon.reshape(n, -1), group)
 
 
-def bank_from(tensors: dict[str, Any]) -> Bank | None:
+def bank_from(tensors: dict[str, Tensor]) -> Bank | None:
     """Return the bank that a checkpoint holds; None where it holds none."""
     return Bank(**tensors) if tensors else None

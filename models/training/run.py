@@ -18,7 +18,6 @@ from torch import Tensor
 
 from models.networks.registry import build_vae
 from models.networks.vae import Vae
-from models.training.aggregate_losses import tile_group
 from models.training.augment import make_views, read_windows, window_places
 from models.training.bank import Bank, bank_from, bank_of
 from models.training.body_masks import body_masks
@@ -112,7 +111,7 @@ class TrainingRun:
 
     def advance(self, batches: Iterator[Batch]) -> None:
         """Take one step of the optimiser."""
-        if not self.forward.settled and self.fraction >= self.settings.trunk_until:
+        if self._learning_trunk() and self.fraction >= self.settings.trunk_until:
             self._settle()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.fraction, self.settings.learning_rate)
@@ -244,10 +243,10 @@ class TrainingRun:
         seen, target = make_views(cut_out.to(device, non_blocking=True), draws, self.size, self.settings, body)
         epsilon = torch.from_numpy(np.stack([drawn.epsilon for drawn in draws])).to(device, non_blocking=True)
         passed: Passed = self.network(seen, epsilon, None if self.bank is None else self.bank.views())
-        rows = self._gathered(make_loss_inputs(passed, target, self.settings, self.vae))
-        kept = self._kept(passed)
-        if self.forward.settled and self.settings.bank:
-            self._keep(passed, epsilon, tile_group(target))
+        mine = make_loss_inputs(passed, target, self.settings, self.vae)
+        rows, kept = self._gathered(mine), self._kept(passed)
+        if self.forward.settled:
+            self._keep(passed, epsilon, mine.group)
         return rows, self._objective(rows, self.terms(), self._kl_weight(), kept)
 
     def terms(self) -> TrainingSettings:
