@@ -2,8 +2,7 @@
 
 They are autoencoders of latent diffusion (Rombach et al. 2022, arXiv:2112.10752; Pinaya et al. 2022, arXiv:2209.07162;
 MAISI: Guo et al. 2024, arXiv:2409.11169). Their latent is dense: a grid of a few channels. For training it is
-    flattened,
-and each of its values is a latent. For reading:
+flattened, and each of its values is a latent. For reading:
 
 - `latent` and `latent_sigma` are the grid's posterior mean and standard deviation, MONAI's `encode()`;
 - `mu` is the mean of `latent` over the grid, one number per channel, and `sigma` the standard deviation of the equal

@@ -71,6 +71,14 @@ class KerasEncoder(Vae):
         """See `Vae`."""
         return (MU, "sigma", *self._taps)
 
+    def trunk(self, x: Tensor) -> Tensor:
+        """Reject the call: each head of a graph reads what it names, and without a decoder nothing is trained.
+
+        Raises:
+            BundleError: always.
+        """
+        raise BundleError("an imported Keras encoder has no trunk that both heads read; it cannot be trained")
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See `Vae`."""
         found = self._all(x)
