@@ -72,7 +72,7 @@ class KerasEncoder(Vae):
         return (MU, "sigma", *self._taps)
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Reject the call: each head of a graph reads what it names, and without a decoder nothing is trained.
+        """Raise an error: each head of a graph reads what it names, and without a decoder nothing is trained.
 
         Raises:
             BundleError: always.
