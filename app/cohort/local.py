@@ -52,12 +52,21 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stopped:
-    """What a process says of an error that stops the run."""
+class Stopped:
+    """An error that stops the run, as one process tells it to another."""
 
     at_start: bool
     reason: str
     message: str
+
+    @staticmethod
+    def by(error: CtvaeError) -> Stopped:
+        """Return what is said of an error."""
+        return Stopped(isinstance(error, StartError), error.reason, error.message)
+
+    def error(self) -> CtvaeError:
+        """Return the error again, to be raised."""
+        return (StartError if self.at_start else RunFailed)(self.reason, self.message)
 
 
 def encode_locally(units: Iterable[Unit], work: Work, limits: Limits, on_ended: OnEnded) -> None:
@@ -155,9 +164,9 @@ class _Process:
         wrong = None
         try:
             if self.connection.poll():
-                said: list[Ended] | _Stopped = self.connection.recv()
-                if isinstance(said, _Stopped):
-                    raise (StartError if said.at_start else RunFailed)(said.reason, said.message)
+                said: list[Ended] | Stopped = self.connection.recv()
+                if isinstance(said, Stopped):
+                    raise said.error()
                 self.unit = None
                 return said
             wrong = self._beyond(limits)
@@ -208,7 +217,7 @@ def _serve(connection: Connection, work: Work, parent: int) -> None:
             while True:
                 connection.send(_guarded(connection.recv(), work, pipeline))
         except CtvaeError as error:
-            connection.send(_Stopped(isinstance(error, StartError), error.reason, error.message))
+            connection.send(Stopped.by(error))
 
 
 def _guarded(unit: Unit, work: Work, pipeline: Pipeline) -> list[Ended]:

@@ -13,13 +13,13 @@ import os
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from app.cohort.encode_unit import Work
 from app.cohort.ended import Ended
-from app.cohort.local import Limits, OnEnded, Team
+from app.cohort.local import Limits, OnEnded, Stopped, Team
 from app.cohort.units import Unit
 from operators import __version__
 from operators.errors import CtvaeError, RunFailed, StartError
@@ -88,8 +88,7 @@ def encode_on_ray(
         )
         for row in dataset.iter_rows():
             if row[STOPPED]:
-                at_start, reason, message = json.loads(row[STOPPED])
-                raise (StartError if at_start else RunFailed)(reason, message)
+                raise Stopped(*json.loads(row[STOPPED])).error()
             series = json.loads(row[SERIES])
             on_ended(Unit.of(row[UNIT]), [Ended.of(uid, part, bytes.fromhex(body)) for uid, part, body in series])
 
@@ -115,7 +114,7 @@ class Stage:
             _check_machine(self._work, self._version)
             self._team.encode((Unit.of(body) for body in batch[UNIT]), enter)
         except CtvaeError as error:
-            rows.append((b"", "", json.dumps([isinstance(error, StartError), error.reason, error.message])))
+            rows.append((b"", "", json.dumps(astuple(Stopped.by(error)))))
         return dict(zip((UNIT, SERIES, STOPPED), map(list, zip(*rows, strict=True)), strict=True))
 
     def end(self) -> None:
