@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from dicomweb_client import DICOMwebClient
-from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from app.dicomweb import INSTANCE, NO_ANSWER, SERIES, SOP_CLASS, STUDY, open_client, pages, value, what_failed
+from operators.dicom.values import is_valid_uid
 from operators.errors import StartError
 
 _OURS: Final = (Comprehensive3DSRStorage, ComprehensiveSRStorage)
@@ -43,7 +44,7 @@ def _reports(client: DICOMwebClient) -> Iterator[tuple[str, str, str]]:
         instances = client.search_for_instances(*of, fields=["SOPClassUID"])
         for found in instances:
             uid, sop_class = value(found, INSTANCE), found.get(SOP_CLASS)
-            if not UID(uid).is_valid:
+            if not is_valid_uid(uid):
                 raise ValueError("an instance without a valid UID")
             if sop_class is None or sop_class["Value"][0] in _OURS:
                 yield (*of, uid)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from app.cli import main
+from app.table import server
+from operators.errors import StartError
 from operators.results.write_json import features_json
 from operators.sr.predecessor import read_predecessor
 from operators.sr.write import sr_bytes
@@ -62,3 +65,16 @@ def test_the_numbers_are_those_of_the_json_bit_for_bit(tables):
 def test_the_report_whose_place_another_took_is_counted_and_left_out(tables):
     assert tables[2].startswith("3 rows")
     assert "1 replaced by a later SR" in tables[2]
+
+
+def test_an_instance_without_a_valid_uid_names_no_file_and_is_not_quoted(tmp_path, monkeypatch, recwarn):
+    series = {"0020000D": {"Value": ["1.2.3"]}, "0020000E": {"Value": ["1.2.4"]}}
+    answers = SimpleNamespace(
+        search_for_series=lambda offset, **asked: [] if offset else [series],
+        search_for_instances=lambda *asked, **fields: [{"00080018": {"Value": ["../DOE^JOHN"]}}],
+    )
+    monkeypatch.setattr(server, "open_client", lambda url, token: answers)
+    with pytest.raises(StartError, match="SERVER_FAILED") as said:
+        server.fetch_reports("http://pacs.example/dicom-web", None, tmp_path, lambda: None)
+    assert "DOE" not in "".join(map(str, [said.value, *(one.message for one in recwarn)]))
+    assert not list(tmp_path.iterdir())
