@@ -52,12 +52,12 @@ def similar(table: FeatureTable, series: str, *, tap: str, metric: Metric, most:
         raise StartError("NO_SUCH_TAP", f"the table has the taps {', '.join(table.taps)}, not {tap!r}")
     at = int(found[0])
     distance = _distances(table, at, tap, metric)
-    patients, parts = table.patients, table.texts("part")
+    patients, parts = table.patients, table.parts
     order = [one for one in np.argsort(distance, kind="stable").tolist() if one != at]
     return tuple(
         Neighbour(
             str(uids[one]),
-            "" if parts[one] in ("", "nan") else str(int(float(parts[one]))),
+            parts[one],
             float(distance[one]),
             bool(patients[one] == patients[at]),
             1 - rank / max(1, len(order)),

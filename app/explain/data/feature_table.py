@@ -66,6 +66,12 @@ class FeatureTable:
         return replace(self, columns={**self.columns, **columns}, notes=(*self.notes, *notes))
 
     @property
+    def parts(self) -> list[str]:
+        """Part of each row, a whole number as text, "" where there is none: a column with gaps is read as floats."""
+        texts = self.texts("part").tolist()
+        return ["" if one in ("", "nan") else str(int(float(one))) for one in texts]
+
+    @property
     def patients(self) -> Texts:
         """What tells patients apart: the patient key; the study where there is no key; without either the series."""
         patient = self.texts("patient_key")

@@ -135,9 +135,7 @@ def _open(data: Path, settings: Settings, wanted: Set[str]) -> AbstractContextMa
 
 def _keys(question: Question) -> Iterator[tuple[str, str]]:
     """Series and part of each row."""
-    parts = question.table.texts("part").tolist()
-    for uid, part in zip(question.table.texts("series_instance_uid").tolist(), parts, strict=True):
-        yield uid, "" if part in ("", "nan") else str(int(float(part)))
+    yield from zip(question.table.texts("series_instance_uid").tolist(), question.table.parts, strict=True)
 
 
 def _seen(windows: Windows, bundle: Bundle, encoder: Encoder, question: Question) -> Seen:
