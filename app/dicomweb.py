@@ -55,6 +55,14 @@ def value(answer: dict[str, Any], tag: str) -> str:
     return str(answer[tag]["Value"][0])
 
 
+def count_of(answer: dict[str, Any], tag: str) -> int | None:
+    """Return a count in an answer; None where the server does not say it, for it need not."""
+    try:
+        return int(answer[tag]["Value"][0])
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
 def what_failed(url: str, error: Exception) -> str:
     """Return what a server did, as a message says it."""
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -54,7 +54,10 @@ class Server:
         Raises:
             StartError: `SERVER_FAILED`, `NOT_ACCESSIBLE`.
         """
-        return sum(_number(study) for study in self._studies(self._open(), [_INSTANCES]))
+        from app.dicomweb import count_of
+
+        stated = (count_of(study, _INSTANCES) for study in self._studies(self._open(), [_INSTANCES]))
+        return sum(1 if count is None else count for count in stated)
 
     def rows(self) -> Iterator[Row | Outcome]:
         """Yield a row for each instance, in the order in which the server lists them.
@@ -162,10 +165,3 @@ def _row(study: str, series: str, instance: str) -> Row | Outcome:
 
 def _name(study: str, series: str, instance: str) -> str:
     return f"{study}/{series}/{instance}.dcm"
-
-
-def _number(study: dict[str, Any]) -> int:
-    try:
-        return int(study[_INSTANCES]["Value"][0])
-    except (LookupError, TypeError, ValueError):
-        return 1

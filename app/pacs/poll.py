@@ -20,6 +20,8 @@ from app.dicomweb import (
     SERIES,
     SOP_CLASS,
     STUDY,
+    TIMEOUT_S,
+    count_of,
     open_client,
     pages,
     read_token,
@@ -39,7 +41,6 @@ logger = logging.getLogger(__name__)
 SOURCE: Final = "DICOMWEB"
 """What rules (`from_ae`) name as the sender."""
 
-TIMEOUT_S: Final = 120.0
 _COUNT: Final = "00201209"  # Number of Series Related Instances; servers need not say it
 _AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _PIECE: Final = 1 << 20
@@ -111,8 +112,8 @@ class Poller:
         search = partial(client.search_for_series, search_filters=filters, fields=["NumberOfSeriesRelatedInstances"])
         for found in pages(search):
             study, series = value(found, STUDY), value(found, SERIES)
-            here = self._here(series)
-            if len(here) >= _number(found) or not (is_safe_uid(study) and is_safe_uid(series)):
+            here, stated = self._here(series), count_of(found, _COUNT)
+            if (stated is not None and len(here) >= stated) or not (is_safe_uid(study) and is_safe_uid(series)):
                 continue
             listed = partial(client.search_for_instances, study, series)
             for one in list(pages(listed)):
@@ -150,10 +151,3 @@ class Poller:
 
 def _reasons(upload: Upload) -> Sequence[int]:
     return [*upload.unnamed, *(reason for _, _, reason in upload.failed)]
-
-
-def _number(found: dict[str, Any]) -> float:
-    try:
-        return int(found[_COUNT]["Value"][0])
-    except (LookupError, TypeError, ValueError):
-        return float("inf")
