@@ -18,6 +18,7 @@ from operators.errors import StartError
 from operators.make_record import configuration_digest
 from operators.pipeline import Pipeline
 from operators.results.atomic import write_together
+from operators.results.write_json import json_bytes
 
 COHORT_FILE: Final = "cohort.json"
 PARTITION_FILE: Final = "partition.json"
@@ -51,7 +52,7 @@ class Partition:
     def write(self, complete: str | None) -> None:
         """Write its file."""
         content = {"software": {"name": "ctvae", "version": __version__}, **self.about, "complete": complete}
-        write_together({self.folder / PARTITION_FILE: _json(content)})
+        write_together({self.folder / PARTITION_FILE: json_bytes(content)})
 
 
 def open_partition(output: Path, settings: Settings, pipeline: Pipeline, files: Files) -> Partition:
@@ -107,7 +108,7 @@ def check_same_data(output: Path, source: Source) -> None:
     try:
         known = json.loads(file.read_bytes())["data_sha256"]
     except FileNotFoundError:
-        write_together({file: _json({"software": {"name": "ctvae"}, "data_sha256": source.digest})})
+        write_together({file: json_bytes({"software": {"name": "ctvae"}, "data_sha256": source.digest})})
         return
     except (ValueError, LookupError, TypeError):
         known = None
@@ -116,7 +117,3 @@ def check_same_data(output: Path, source: Source) -> None:
             f"{output} holds the cohort of another DATA; give another output folder, or the same DATA by the same path"
         )
         raise StartError("OTHER_COHORT", text)
-
-
-def _json(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from app.explain.report.page import Heading, html_page
 from app.explain.report.section import Cell, Section, Table
 from operators.errors import StartError
 from operators.results.atomic import atomic_file
+from operators.results.write_json import json_bytes
 
 PAGE, NUMBERS = "report.html", "report.json"
 
@@ -31,7 +31,7 @@ def write_report(folder: Path, heading: Heading, sections: Sequence[Section]) ->
     for section in sections:
         for table in section.tables:
             _put(folder / f"{table.name}.csv", csv_text(table).encode())
-    _put(folder / NUMBERS, (json.dumps(document(heading, sections), indent=1, ensure_ascii=False) + "\n").encode())
+    _put(folder / NUMBERS, json_bytes(document(heading, sections)))
     _put(folder / PAGE, html_page(heading, sections).encode())
 
 

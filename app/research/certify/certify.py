@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +46,7 @@ from models.training_record import Case
 from operators import __version__
 from operators.encode import check_taps
 from operators.errors import StartError
+from operators.results.write_json import json_bytes
 from operators.synthetic.perturbations import DESCRIPTIONS
 
 logger = logging.getLogger(__name__)
@@ -170,8 +170,10 @@ def certify_bundle(
 
 def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
     """Put `docs/certificate.json` into the bundle, and its section into the card."""
-    document = json.dumps(certificate.as_json(), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    files = {CERTIFICATE.as_posix(): document.encode(), "docs/README.md": _card(bundle, certificate).encode()}
+    files = {
+        CERTIFICATE.as_posix(): json_bytes(certificate.as_json()),
+        "docs/README.md": _card(bundle, certificate).encode(),
+    }
     return amend_bundle(bundle.path, files)
 
 
