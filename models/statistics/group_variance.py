@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.statistics.patients import numbered
+from models.statistics.patients import numbered, sums_by_patient
 
 Floats = NDArray[np.float64]
 
@@ -25,13 +25,11 @@ def flag_share(features: NDArray[Any], flag: ArrayLike) -> float:
 
     Dimensions that do not vary are left out; the result is 0 if none varies.
     """
-    x, group = standardised(features), numbered(flag)
+    x = standardised(features)
     if not x.shape[1]:
         return 0.0
-    count = np.bincount(group)
-    sums = np.zeros((len(count), x.shape[1]))
-    np.add.at(sums, group, x)
-    return float((np.square(sums) / count[:, None]).sum() / x.size)
+    count = np.bincount(numbered(flag))
+    return float((np.square(sums_by_patient(x, flag)) / count[:, None]).sum() / x.size)
 
 
 def best_split_share(features: NDArray[Any], *, starts: int = STARTS, seed: int = 0) -> float:
