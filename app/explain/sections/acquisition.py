@@ -40,9 +40,9 @@ def acquisition_section(question: Question, on_label: Callable[[str], None]) -> 
         KEY,
         TITLE,
         f"{_found(question.tap, read)} {shares}" if variance.rows else _found(question.tap, read),
-        "A scanner that can be read from the features need not distort your label, but it can: where patients of "
-        "one scanner "
-        "also differ in the label, the two cannot be told apart. Harmonising cannot correct a scanner never seen.",
+        "A scanner that can be read from the features need not distort your label, but it can: where patients of one "
+        "scanner also differ in the label, the two cannot be told apart. Harmonising cannot correct a scanner never "
+        "seen.",
         mood="warned" if any(score.beats_shuffled for _, score in read) else "calm",
         notes=(
             *((f"Not tested, for they are constant, missing or too rare: {', '.join(untested)}.",) if untested else ()),
@@ -103,9 +103,7 @@ def _notes(batch: Label | None) -> tuple[str, ...]:
     if batch is None:
         return ("Harmonising was not tried: no property has two classes of six patients.",)
     return (
-        f"ComBat and the projection are learned by {batch.name} from other patients and applied to each patient as "
-        "to a new "
-        "case. ComBat needs to know the scanner of the new case and to have learned it; the projection needs "
-        "neither, and "
-        "takes out whatever else lies in the same directions.",
+        f"ComBat and the projection are learned by {batch.name} from other patients and applied to each patient as to "
+        "a new case. ComBat needs to know the scanner of the new case and to have learned it; the projection needs "
+        "neither, and takes out whatever else lies in the same directions.",
     )

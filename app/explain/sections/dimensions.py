@@ -113,11 +113,9 @@ def _traversal(question: Question, vae: Any, chosen: Sequence[int], notes: list[
         (f"{question.tap}_{k:03d}", pictures[row * len(STEPS) : (row + 1) * len(STEPS)]) for row, k in enumerate(chosen)
     ]
     caption = (
-        "Each row moves one dimension from 2 standard deviations below its mean to 2 above, all others at their "
-        "mean, and "
-        "decodes it (a coronal slice). What changes along a row is what the network draws for it; where nothing "
-        "changes, "
-        "the decoder does not use it alone."
+        "Each row moves one dimension from 2 standard deviations below its mean to 2 above, all others at their mean, "
+        "and decodes it (a coronal slice). What changes along a row is what the network draws for it; where nothing "
+        "changes, the decoder does not use it alone."
     )
     return [Figure("traversal", picture_rows(rows, [f"{step:+g} SD" if step else "mean" for step in STEPS]), caption)]
 
@@ -131,9 +129,8 @@ def _extremes(question: Question, images: Images, chosen: Sequence[int]) -> Figu
             pictures = [_coronal(seen.window) for at in listed if (seen := images.seen[at])]
             rows.append((f"{question.tap}_{k:03d}\n{end}", pictures))
     caption = (
-        "For each dimension the series with the lowest values above, those with the highest below, one coronal "
-        "slice each. "
-        "Name what tells the two rows apart, then test it on other series."
+        "For each dimension the series with the lowest values above, those with the highest below, one coronal slice "
+        "each. Name what tells the two rows apart, then test it on other series."
     )
     return Figure("extremes", picture_rows(rows, []), caption)
 

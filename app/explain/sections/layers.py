@@ -71,15 +71,13 @@ def layers_section(question: Question, found: Sequence[Association], on_layer: C
         TITLE,
         _found(question.tap, made),
         "The best of several layers is best partly by luck: a layer chosen because it predicts a label best looks "
-        "better "
-        "here than it will in new patients. Choose before you look at your outcome.",
+        "better here than it will in new patients. Choose before you look at your outcome.",
         notes=(
             "All layers have the same folds. “Chosen inside” is the score where each fold takes the layer that was "
             "best among its own training patients; what it is below that of the best layer on the same folds (AUC: "
             "those of the first of three repeats) is lost to choosing.",
             "“Together adds” is how much the best two layers side by side score above the best alone, with a 95 % "
-            "interval over "
-            "patients.",
+            "interval over patients.",
         ),
         tables=(
             _by_label(list(taps), made),

@@ -64,8 +64,8 @@ def probes_section(
         TITLE,
         _found(won, chance, lost),
         "A score above its controls says that features and label share something in these patients; elsewhere, on "
-        "other "
-        "scanners, it may be gone. A score no better than its controls does not show that the features hold nothing.",
+        "other scanners, it may be gone. A score no better than its controls does not show that the features hold "
+        "nothing.",
         mood="warned" if question.too_few else "calm",
         notes=_notes(rivals, skipped),
         tables=(_by_label(question.tap, drawn, beaten), Table("probes", "", COLUMNS, tuple(rows), most=0)),
@@ -135,20 +135,15 @@ def _notes(rivals: Mapping[str, Any], skipped: Sequence[str]) -> tuple[str, ...]
     without = "The HU histogram and PCA of the same windows were not computed: they need --data and --bundle."
     pixels = (
         "“Body voxels shuffled” is the same network on the same windows whose voxels inside of the body changed "
-        "places: "
-        "HU and outline stay, anatomy goes. “Body voxels random” has random HU there: only the outline stays. What "
-        "they "
-        "predict as well needs no anatomy."
+        "places: HU and outline stay, anatomy goes. “Body voxels random” has random HU there: only the outline stays. "
+        "What they predict as well needs no anatomy."
     )
     return (
-        "R² of a number: 1 is perfect, 0 is no better than the mean, below 0 is worse. AUC of classes: 1 is "
-        "perfect, 0.5 is "
-        "guessing; of more than two classes the mean of each against the rest.",
-        "Intervals are over bootstrap samples of patients. “Better” means that the 95 % interval of the "
-        "difference, over the "
-        "same samples, is above 0; for shuffled labels, that the score is above 95 of 100 of them and its interval "
-        "above "
-        "their mean. Of shuffled labels the column “to” is that 95th percentile.",
+        "R² of a number: 1 is perfect, 0 is no better than the mean, below 0 is worse. AUC of classes: 1 is perfect, "
+        "0.5 is guessing; of more than two classes the mean of each against the rest.",
+        "Intervals are over bootstrap samples of patients. “Better” means that the 95 % interval of the difference, "
+        "over the same samples, is above 0; for shuffled labels, that the score is above 95 of 100 of them and its "
+        "interval above their mean. Of shuffled labels the column “to” is that 95th percentile.",
         pixels if rivals else without,
         *((f"Too few patients for a probe: {', '.join(skipped)}.",) if skipped else ()),
     )

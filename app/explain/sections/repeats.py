@@ -36,9 +36,8 @@ def repeats_section(found: RepeatScans | None) -> Section:
         REPEATS_KEY,
         REPEATS_TITLE,
         f"{text} ({span(found.found.low, found.found.high)}; guessing {percent(found.chance)}).",
-        "Scans of one patient in one table are often phases or reconstructions of one examination: that they are "
-        "alike is "
-        "no proof that a scan next year would be.",
+        "Scans of one patient in one table are often phases or reconstructions of one examination: that they are alike "
+        "is no proof that a scan next year would be.",
         tables=(Table("repeats", "Distances", ("figure", "value", "low", "high"), rows),),
         figures=(
             Figure(
@@ -68,9 +67,8 @@ def privacy_section(question: Question, again: RepeatScans | None, on_label: Cal
         PRIVACY_KEY,
         PRIVACY_TITLE,
         "; ".join(said)[0].upper() + "; ".join(said)[1:] + ".",
-        "Low scores here are no anonymity: who holds another scan of the patient, or a better method, may find "
-        "more. Treat "
-        "features as data of a person.",
+        "Low scores here are no anonymity: who holds another scan of the patient, or a better method, may find more. "
+        "Treat features as data of a person.",
         mood="warned",
         tables=(
             Table(

@@ -96,15 +96,13 @@ def ten_images_section(question: Question, groups: Groups) -> Section:
         KEY,
         TITLE,
         f"{told} {can}.",
-        "Images picked by hand differ in more than what you picked them for (scanner, position, size), and a group "
-        "of ten "
-        "that shows nothing proves nothing: real but smaller differences are missed.",
+        "Images picked by hand differ in more than what you picked them for (scanner, position, size), and a group of "
+        "ten that shows nothing proves nothing: real but smaller differences are missed.",
         notes=(
             "AUC: how often a positive series has the higher value; 0.5 is no difference. Two classes by rank sum, "
             "max-T.",
             "A normally distributed dimension is found in 80 of 100 tries where the groups' means are "
-            f"{number(gap, 1)} "
-            "standard deviations apart.",
+            f"{number(gap, 1)} standard deviations apart.",
             *((f"{groups.unknown} names of the lists are not in the table.",) if groups.unknown else ()),
             *(
                 ("Several series of a patient are in the lists; whole patients are permuted.",)

@@ -59,9 +59,8 @@ def _opening(certificate: Certificate) -> str:
     data, settings, versions = certificate.data, certificate.settings, certificate.versions
     patients = data.patients
     said = (
-        f"Measured by `ctvae bundle certify` on {data.windows} windows of {data.scans} scans of "
-        f"{patients} patients. `docs/certificate.json` has all figures; the project's `docs/certificate.md` says what "
-        "they mean. In brackets "
+        f"Measured by `ctvae bundle certify` on {data.windows} windows of {data.scans} scans of {patients} patients. "
+        "`docs/certificate.json` has all figures; the project's `docs/certificate.md` says what they mean. In brackets "
         "are 95 % intervals over bootstrap samples of patients."
     )
     if data.unreadable_scans:
