@@ -66,6 +66,11 @@ def sums_by_patient(values: NDArray[Any], patients: ArrayLike) -> Floats:
     return sums
 
 
+def firsts(values: NDArray[Any], patients: ArrayLike) -> NDArray[Any]:
+    """Return the first value of each patient, in the order of `numbered`: (patients, …) of (n, …)."""
+    return values[np.unique(np.asarray(patients), return_index=True)[1]]
+
+
 def interval(value: float, resampled: NDArray[Any]) -> Interval:
     """Return a value with the percentiles of its bootstrap samples; samples that are NaN are left out."""
     finite = resampled[np.isfinite(resampled)]

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.explain.data.labels import Label
-from app.explain.statistics.rankings import FOLDS, Ranking, class_folds, firsts, macro_auc, ranked
-from models.statistics.patients import RESAMPLES, Interval, interval, numbered, sample_counts
+from app.explain.statistics.rankings import FOLDS, Ranking, class_folds, macro_auc, ranked
+from models.statistics.patients import RESAMPLES, Interval, firsts, interval, numbered, sample_counts
 from models.statistics.probes import Probe, ridge_probes, score_difference
 
 Floats = NDArray[np.float64]

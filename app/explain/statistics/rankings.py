@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.explain.statistics.logistic import nested_scores
+from models.statistics.patients import firsts
 from models.statistics.rivals import principal_components
 
 Floats = NDArray[np.float64]
@@ -105,8 +106,3 @@ def _prepared(x: Floats, test: NDArray[np.bool_]) -> Floats:
         scaled = principal_components(scaled[~test], COMPONENTS)(scaled)
         scaled = scaled / scaled[~test].std(axis=0)
     return np.asarray(scaled, np.float64)
-
-
-def firsts(y: NDArray[Any], of: NDArray[np.intp]) -> NDArray[Any]:
-    """Return the first label of each patient, in the order of their numbers."""
-    return y[np.unique(of, return_index=True)[1]]

@@ -21,7 +21,7 @@ from models.certified_figures import (
 from models.statistics.aggregate import aggregate_kl, aggregate_kl_null
 from models.statistics.group_variance import best_split_share, flag_share, split_null
 from models.statistics.identity import found_again
-from models.statistics.patients import sums_by_patient
+from models.statistics.patients import firsts, sums_by_patient
 from models.statistics.probes import STEADY, Probe, pooled_r2, ridge_probes
 from models.statistics.redundancy import null_redundancy, redundancy, redundancy_by_patient
 from models.statistics.repeat_scans import repeat_scans
@@ -84,7 +84,7 @@ def repeat_figures(measured: Measured, seed: int) -> RepeatFigures | None:
     """Return what scans of one patient have in common; None if no patient has two scans."""
     of = measured.of_scan
     mu = sums_by_patient(measured.features[ORIGINAL]["mu"], of) / np.bincount(of)[:, None]
-    patients = measured.patients[np.unique(of, return_index=True)[1]]
+    patients = firsts(measured.patients, of)
     found = repeat_scans(mu, patients, seed=seed)
     if found is None:
         return None
