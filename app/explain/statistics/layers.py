@@ -48,9 +48,9 @@ def choose_layer(
         return None
     best = max(scores, key=lambda name: scores[name].score.value)
     pairs = {name: np.concatenate([layers[best], layers[name]], axis=1) for name in layers if name != best}
-    joined = probe(pairs, label, patients, seed=seed, shuffles=0)
-    second = max(joined, key=lambda name: joined[name].score.value) if joined else None
-    together = better_by(joined[second], scores[best], seed) if second else None
+    paired = probe(pairs, label, patients, seed=seed, shuffles=0)
+    second = max(paired, key=lambda name: paired[name].score.value) if paired else None
+    together = better_by(paired[second], scores[best], seed) if second else None
     if len(layers) < 2:
         return LayerChoice(scores, best, second, together, None, None)
     chosen_inside = r2_chosen_inside if label.kind == "number" else auc_chosen_inside
