@@ -11,12 +11,14 @@ from app.packaging.check.clause import CannotTell, Clause, NotHeld, named
 from app.packaging.check.image import Image
 from app.packaging.check.python_folders import python_folders
 from app.packaging.check.start import LABEL
+from app.packaging.check.tree import Entry
 
 MB: Final = 1_000_000
 UNPACKED_MB: Final = 850
 PACKED_MB: Final = 300
 STANDARD: Final = re.compile(r".*/lib/python3\.\d+")
-SOURCE: Final = re.compile(r"(.*/)([^/]+)\.py")
+SOURCE: Final = re.compile(r".*/[^/]+\.py")
+CACHE: Final = re.compile(r"(.*/)__pycache__/([^/]+)\.cpython-\d+\.pyc")
 
 
 def digests(image: Image) -> str:
@@ -80,29 +82,28 @@ def compiled(image: Image) -> str:
     sources = [path for path, entry in below.items() if entry.kind == "file" and SOURCE.fullmatch(path)]
     if not sources:
         raise CannotTell("no Python code in /opt/holoscan/app or in packages")
-    stale = [path for path in sources if not _is_compiled(image, path)]
+    caches: dict[str, list[Entry]] = {}
+    for path, entry in below.items():
+        if match := CACHE.fullmatch(path):
+            caches.setdefault(f"{match[1]}{match[2]}.py", []).append(entry)
+    stale = [
+        path
+        for path in sources
+        if not any(_fits(image.content(cache)[:16], below[path]) for cache in caches.get(path, ()))
+    ]
     if stale:
         text = f"{len(stale)} of {len(sources)} files not compiled, or stale: {named(stale)}"
         raise NotHeld(text, "all", "python -m compileall --invalidation-mode unchecked-hash, in the last step")
     return f"{len(sources)} files"
 
 
-def _is_compiled(image: Image, source: str) -> bool:
-    match = SOURCE.fullmatch(source)
-    folder, stem = match.groups() if match else ("", "")
-    pattern = re.compile(re.escape(f"{folder}__pycache__/{stem}.") + r"cpython-\d+\.pyc")
-    caches = [entry for path, entry in image.tree.below(f"{folder}__pycache__") if pattern.fullmatch(path)]
-    return any(_fits(image.content(cache)[:16], image, source) for cache in caches)
-
-
-def _fits(header: bytes, image: Image, source: str) -> bool:
+def _fits(header: bytes, source: Entry) -> bool:
     """PEP 552: by a hash of the source, which needs no times; or by its time and size."""
     if len(header) < 16:
         return False
-    entry = image.tree.entries[source]
     if int.from_bytes(header[4:8], "little"):
         return True
-    return header[8:] == (int(entry.mtime) & 0xFFFFFFFF).to_bytes(4, "little") + entry.size.to_bytes(4, "little")
+    return header[8:] == (int(source.mtime) & 0xFFFFFFFF).to_bytes(4, "little") + source.size.to_bytes(4, "little")
 
 
 def _time(text: object) -> float | None:
