@@ -35,10 +35,7 @@ def is_json(image: Image) -> str:
 
 def api_version(image: Image) -> str:
     """Check that `apiVersion` is that of the specification, 1.0.0."""
-    found = image.document(APP_MANIFEST).get("apiVersion")
-    if found != API_VERSION:
-        raise NotHeld(f"apiVersion is {found!r}", repr(API_VERSION), WRITE)
-    return API_VERSION
+    return api_version_in(image, APP_MANIFEST, WRITE)
 
 
 def type_(image: Image) -> str:
@@ -160,7 +157,7 @@ def sdk(image: Image) -> str:
     name, version = manifest.get("sdk"), manifest.get("sdkVersion")
     if not isinstance(name, str) or not name:
         raise NotHeld(f"sdk is {name!r}", "a name such as 'monai-deploy'", WRITE)
-    return f"{name} {semantic(version, 'sdkVersion')}"
+    return f"{name} {semantic(version, 'sdkVersion', WRITE)}"
 
 
 def timeout(image: Image) -> str:
@@ -173,7 +170,7 @@ def timeout(image: Image) -> str:
 
 def version(image: Image) -> str:
     """Check that `version` is semantic, and the one of the label org.opencontainers.image.version."""
-    found = semantic(image.document(APP_MANIFEST).get("version"), "version")
+    found = semantic(image.document(APP_MANIFEST).get("version"), "version", WRITE)
     label = image.labels.get("org.opencontainers.image.version")
     if label != found:
         raise NotHeld(f"version is {found!r} and the image's label {label!r}", "one version", "label the image with it")
@@ -192,14 +189,26 @@ def working_directory(image: Image) -> str:
     return str(found)
 
 
-def semantic(found: object, what: str) -> str:
+def api_version_in(image: Image, manifest: str, do: str) -> str:
+    """Return the `apiVersion` of a manifest.
+
+    Raises:
+        NotHeld: it is another than the specification's; `do` says what to do then.
+    """
+    found = image.document(manifest).get("apiVersion")
+    if found != API_VERSION:
+        raise NotHeld(f"apiVersion is {found!r}", repr(API_VERSION), do)
+    return API_VERSION
+
+
+def semantic(found: object, what: str, do: str) -> str:
     """Return a semantic version.
 
     Raises:
-        NotHeld: it is none.
+        NotHeld: it is none; `do` says what to do then.
     """
     if not isinstance(found, str) or not SEMANTIC.fullmatch(found):
-        raise NotHeld(f"{what} is {found!r}", "a semantic version such as '1.2.0'", WRITE)
+        raise NotHeld(f"{what} is {found!r}", "a semantic version such as '1.2.0'", do)
     return found
 
 

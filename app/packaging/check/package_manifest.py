@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from app.packaging.check.app_manifest import API_VERSION, semantic
+from app.packaging.check.app_manifest import api_version_in, semantic
 from app.packaging.check.clause import Clause, NotHeld, named
 from app.packaging.check.image import APP_MANIFEST, PACKAGE_MANIFEST, Image
 
@@ -25,10 +25,7 @@ def is_json(image: Image) -> str:
 
 def api_version(image: Image) -> str:
     """Check that `apiVersion` is that of the specification, 1.0.0."""
-    found = image.document(PACKAGE_MANIFEST).get("apiVersion")
-    if found != API_VERSION:
-        raise NotHeld(f"apiVersion is {found!r}", repr(API_VERSION), WRITE)
-    return API_VERSION
+    return api_version_in(image, PACKAGE_MANIFEST, WRITE)
 
 
 def application_root(image: Image) -> str:
@@ -108,7 +105,7 @@ def resources(image: Image) -> str:
 
 def version(image: Image) -> str:
     """Check that `version` is semantic, and the one of app.json."""
-    found = semantic(image.document(PACKAGE_MANIFEST).get("version"), "version")
+    found = semantic(image.document(PACKAGE_MANIFEST).get("version"), "version", WRITE)
     other = image.document(APP_MANIFEST).get("version")
     if other != found:
         raise NotHeld(f"version is {found!r}, and {other!r} in app.json", "one version", WRITE)

@@ -97,7 +97,7 @@ def labels(image: Image) -> str:
     missing = [LABEL + name for name in names if not image.labels.get(LABEL + name)]
     if missing:
         raise NotHeld(f"no label {named(missing)}", "all of " + ", ".join(names), "label the image")
-    semantic(image.labels[LABEL + "version"], f"the label {LABEL}version")
+    semantic(image.labels[LABEL + "version"], f"the label {LABEL}version", "label the image with it")
     if not re.fullmatch(r"[0-9a-f]{40}", image.labels[LABEL + "revision"]):
         raise NotHeld(f"the revision is {image.labels[LABEL + 'revision']!r}", "a commit", "label the image with it")
     return f"{image.labels[LABEL + 'title']} {image.labels[LABEL + 'version']}, {len(names)} labels"

@@ -192,6 +192,20 @@ def test_what_is_wrong_is_named_by_its_code_alone(tmp_path, capsys, code, change
     assert set(bad(image, tmp_path, capsys)) == {code}
 
 
+@pytest.mark.parametrize(
+    ("code", "change", "do"),
+    [
+        ("APP_VERSION", field(APP, "version", "1"), "correct it where app.json is written"),
+        ("PKG_VERSION", field(PKG, "version", "1"), "correct it where pkg.json is written"),
+        ("IMAGE_LABELS", label("version", "1"), "label the image with it"),
+    ],
+)
+def test_a_version_that_is_not_semantic_is_to_be_corrected_where_it_stands(tmp_path, capsys, code, change, do):
+    image = right_image()
+    change(image)
+    assert bad(image, tmp_path, capsys)[code].endswith(f"expected a semantic version such as '1.2.0'; {do}")
+
+
 def test_every_clause_has_an_image_that_breaks_it():
     broken_elsewhere = {"ARCHIVE_DIGESTS", "ARCHIVE_UNPACKED", "ARCHIVE_PACKED", "SBOM_BESIDE", "AS_XNAT"}
     broken_with_others = {"APP_JSON", "APP_ENVIRONMENT", "APP_ENVIRONMENT_PATHS", "PKG_JSON", "PKG_MODEL_ROOT"}
