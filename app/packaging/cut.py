@@ -33,22 +33,18 @@ CUT: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def cut(libraries: Path) -> dict[str, int]:
+def cut(libraries: Path) -> None:
     """Remove what nothing imports.
 
     Args:
         libraries: folder with the installed packages.
 
-    Returns:
-        Bytes removed, by reason.
-
     Raises:
         RunFailed: `BUILD_FAILED`: a pattern matches nothing; the library has changed.
     """
-    found = {reason: [_matches(libraries, one) for one in patterns] for reason, patterns in CUT.items()}
-    removed = {reason: sum(_remove(path) for paths in groups for path in paths) for reason, groups in found.items()}
-    removed["imagecodecs' other codecs"] = sum(map(_remove, _other_codecs(libraries)))
-    return removed
+    found = [path for patterns in CUT.values() for pattern in patterns for path in _matches(libraries, pattern)]
+    for path in (*found, *_other_codecs(libraries)):
+        remove(path)
 
 
 def _matches(libraries: Path, pattern: str) -> list[Path]:
@@ -65,13 +61,9 @@ def _other_codecs(libraries: Path) -> list[Path]:
     return modules + [path for path in loaded if path.name.split("-")[0] not in CODEC_LIBRARIES]
 
 
-def _remove(path: Path) -> int:
-    if not path.exists() and not path.is_symlink():  # went with a folder above it
-        return 0
-    if path.is_symlink() or path.is_file():
-        size = path.lstat().st_size
-        path.unlink()
-        return size
-    size = sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
-    shutil.rmtree(path)
-    return size
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there: it may have gone with a folder above it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

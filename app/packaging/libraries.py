@@ -9,7 +9,7 @@ from typing import Final, Literal
 from app.packaging.programs import run
 
 Variant = Literal["cpu", "gpu"]
-Machine = Literal["x86_64", "aarch64"]
+MACHINE: Final = "x86_64"
 PYTHON: Final = "3.11"
 GLIBC_MINOR: Final = 36  # of Debian bookworm
 
@@ -19,26 +19,25 @@ def lock_of(variant: Variant) -> Path:
     return Path(__file__).with_name(f"requirements-{variant}.lock")
 
 
-def install(lock: Path, target: Path, machine: Machine = "x86_64") -> None:
+def install(lock: Path, target: Path) -> None:
     """Install a lock into a folder, for the image's Python and not for the one that runs this.
 
     Args:
         lock: pins with hashes, complete: what a package asks for in its turn is not followed.
         target: does not exist yet.
-        machine: of the image.
 
     Raises:
         RunFailed: `BUILD_FAILED`.
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--target", str(target)]
     checked = ["--no-deps", "--require-hashes", "--requirement", str(lock), "--no-compile"]
-    run([*pip, *checked, *_platform(machine)])
+    run([*pip, *checked, *_platform()])
     _link(target)
 
 
-def _platform(machine: Machine) -> list[str]:
-    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 4, -1)]
-    tags += [f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"manylinux1_{machine}", f"linux_{machine}"]
+def _platform() -> list[str]:
+    tags = [f"manylinux_2_{minor}_{MACHINE}" for minor in range(GLIBC_MINOR, 4, -1)]
+    tags += [f"manylinux2014_{MACHINE}", f"manylinux2010_{MACHINE}", f"manylinux1_{MACHINE}", f"linux_{MACHINE}"]
     abis = [word for abi in ("cp311", "abi3", "none") for word in ("--abi", abi)]
     platforms = [word for tag in tags for word in ("--platform", tag)]
     return ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp", *abis, *platforms]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,39 +14,25 @@ from operators.errors import RunFailed, StartError
 LAST_LINES: Final = 5
 
 
-def find(*names: str, package: str) -> str:
-    """Return the first program that is installed.
+def find(name: str, package: str) -> str:
+    """Return the path of a program.
 
     Raises:
-        StartError: `NO_PROGRAM`, with the Debian package that has it.
+        StartError: `NO_PROGRAM`, with the Debian package that has it: it is not installed.
     """
-    for name in names:
-        found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-        if found:
-            return found
-    raise StartError("NO_PROGRAM", f"{' or '.join(names)} is not installed; apt-get install {package}")
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        raise StartError("NO_PROGRAM", f"{name} is not installed; apt-get install {package}")
+    return found
 
 
-def run(
-    command: Sequence[str],
-    *,
-    environment: Mapping[str, str] = {},
-    without: Sequence[str] = (),
-    folder: Path | None = None,
-) -> str:
-    """Run a program and return what it wrote to stdout.
-
-    Args:
-        command: program and arguments.
-        environment: variables beside those of this process.
-        without: variables of this process that it does not get.
-        folder: to run in.
+def run(command: Sequence[str]) -> str:
+    """Run a program with its arguments and return what it wrote to stdout.
 
     Raises:
         RunFailed: `BUILD_FAILED`, with the last lines that it said.
     """
-    variables = {name: value for name, value in os.environ.items() if name not in without} | dict(environment)
-    ended = subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True)  # noqa: S603
+    ended = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     if ended.returncode:
         said = " | ".join((ended.stderr or ended.stdout).strip().splitlines()[-LAST_LINES:])
         raise RunFailed("BUILD_FAILED", f"{Path(command[0]).name} ended with {ended.returncode}: {said}")

@@ -19,6 +19,7 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Final
 
+from app.packaging.cut import remove
 from app.packaging.debian import installed, remove_packages
 from app.packaging.layout import (
     APP,
@@ -92,14 +93,14 @@ def cut_base(root: Path) -> None:
     library = Path(sysconfig.get_path("stdlib"))
     for pattern in NOT_OF_PYTHON:
         for found in library.glob(pattern):
-            _remove(found)
+            remove(found)
     for pattern in (*GONE, *(f"{folder}/*" for folder in EMPTIED)):
         for found in root.glob(pattern):
             with suppress(OSError):  # the builder's own mounts are busy, and go with it
-                _remove(found)
+                remove(found)
     for found in (root / "usr/share/doc").glob("*/*"):  # the licences stay
         if found.name != "copyright":
-            _remove(found)
+            remove(found)
     for folder in (root / "usr/bin", root / "usr/sbin", root / "usr/lib", root / "usr/local/bin", library):
         for link in folder.glob("*"):
             if link.is_symlink() and not link.exists():
@@ -110,7 +111,7 @@ def place_files(context: Path, root: Path) -> None:
     """Copy application, libraries, bundles, pages and manifests to their places, with plain permissions."""
     for source, place in (("app", APP), ("lib", LIBRARIES), ("models", MODELS), ("docs", DOCS), ("etc", MANIFESTS)):
         target = root / str(place)[1:]
-        _remove(target)
+        remove(target)
         shutil.copytree(context / source, target, symlinks=True, copy_function=_copy)
     (root / str(LIBRARIES)[1:]).with_name("site-packages").symlink_to(LIBRARIES.name)
     for place, mode in ((WORK, 0o755), (INPUT, 0o755), (OUTPUT, 0o1777), (LOGS, 0o1777)):
@@ -132,7 +133,7 @@ def compile_bytecode(folder: Path) -> None:
     The bytecode is never compared with the time of its source, which an image has none of.
     """
     for cache in list(folder.rglob("__pycache__")):
-        _remove(cache)
+        remove(cache)
     compileall.compile_dir(folder, quiet=2, force=True, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH, workers=1)
 
 
@@ -152,13 +153,6 @@ def _copy(source: str | Path, target: str | Path) -> None:
     shutil.copyfile(source, target, follow_symlinks=False)
     if not Path(target).is_symlink():
         Path(target).chmod(0o644)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,18 +110,6 @@ def sources() -> list[str]:
     """
     listed = _git("ls-files", "-z", "--", *PACKAGES, *PAGES).split("\0")
     return sorted(name for name in listed if name and (ROOT / name).is_file())
-
-
-def digest(extra: Sequence[Path] = ()) -> str:
-    """Return the digest of all that goes into the image but the base: when it is the same, so is the image.
-
-    Args:
-        extra: further files of the checkout, such as the lock of the libraries.
-    """
-    total = sha256()
-    for path in [*(ROOT / name for name in sources()), *extra]:
-        total.update(f"{path.relative_to(ROOT)}\0{sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def _place(name: str) -> Path | None:

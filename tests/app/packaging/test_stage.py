@@ -16,7 +16,7 @@ from app.packaging.layout import APP, COMMAND, ENVIRONMENT
 from app.packaging.libraries import lock_of
 from app.packaging.manifests import labels, processing_container, xnat_command
 from app.packaging.sbom import bill_of_materials, model_components
-from app.packaging.stage import digest, sources, stage
+from app.packaging.stage import sources, stage
 from operators import __version__
 from operators.errors import StartError
 from tests.support.checkout import ROOT
@@ -93,12 +93,6 @@ def test_each_library_is_pinned_with_hashes_to_the_version_that_is_tested(varian
     assert sorted(hashed) == sorted(pins) and len(pins) > 50
     assert {name: version for name, version in pins.items() if ours.get(name, version) != version} == {}
     assert "://" not in lock and ("torch" in pins) is (variant == "gpu") and "cupy-cuda13x" not in pins
-
-
-def test_the_digest_of_the_inputs_changes_with_a_file(tmp_path: Path):
-    before = digest()
-    assert digest() == before
-    assert digest([ROOT / "Makefile"]) != before
 
 
 def debian_root(root: Path) -> None:
