@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from app.packaging.check.image import open_image
 from app.packaging.cut import cut
 from app.packaging.layout import ENVIRONMENT, PROCESS_ENVIRONMENT, SBOM
 from app.packaging.libraries import Variant, install, lock_of
@@ -23,6 +23,8 @@ from app.packaging.sbom import model_components
 from app.packaging.stage import BUNDLES, ROOT, Revision, revision, stage
 from models.bundle.store import load_bundle
 from operators import __version__
+from operators.errors import RunFailed
+from operators.uids import file_sha256
 
 HERE: Final = Path(__file__).parent
 WORK: Final = ROOT / "build" / "map"
@@ -69,7 +71,7 @@ def build(variant: Variant, base: str, output: Path, image: str = "") -> Built:
         _with_docker(context, base, name, commit, archive)
     else:
         _with_buildah(context, base, name, commit, archive)
-    return _described(archive, output / f"ctvae-{variant}.sbom.json")
+    return described(archive, output / f"ctvae-{variant}.sbom.json")
 
 
 def prepare(variant: Variant, base: str, image: str, commit: Revision) -> Path:
@@ -129,7 +131,7 @@ def _with_buildah(context: Path, base: str, image: str, commit: Revision, archiv
 
 def _imported(buildah: str, base: Path) -> str:
     """Return the name of a base that was a .tar; it is imported once."""
-    name = f"localhost/ctvae-base:{_digest(base)[:12]}"
+    name = f"localhost/ctvae-base:{file_sha256(base)[:12]}"
     known = run([buildah, "images", "--format", "{{.Name}}:{{.Tag}}"]).split()
     if name not in known:
         recipe = WORK / "base.Containerfile"
@@ -142,7 +144,7 @@ def _imported(buildah: str, base: Path) -> str:
 def _with_docker(context: Path, base: str, image: str, commit: Revision, archive: Path) -> None:
     docker = find("docker", package="docker.io")
     if base.endswith(".tar"):
-        name = f"ctvae-base:{_digest(Path(base))[:12]}"
+        name = f"ctvae-base:{file_sha256(Path(base))[:12]}"
         run([docker, "import", base, name])
         base = name
     run([
@@ -153,31 +155,22 @@ def _with_docker(context: Path, base: str, image: str, commit: Revision, archive
     ])  # fmt: skip
 
 
-def _described(archive: Path, bill: Path) -> Built:
-    """Read what was built: digest, sizes, and the bill of materials out of the last layer that has it."""
-    with tarfile.open(archive) as image:
-        index = _json(image, "index.json")
-        digest = index["manifests"][0]["digest"]
-        manifest = _json(image, _blob(digest))
-        unpacked = 0
-        for layer in manifest["layers"]:
-            stream = image.extractfile(_blob(layer["digest"]))
-            with tarfile.open(fileobj=stream, mode="r|*") as files:
-                for member in files:
-                    unpacked += member.size
-                    if member.name.lstrip("./") == str(SBOM)[1:]:
-                        content = files.extractfile(member)
-                        bill.write_bytes(content.read() if content else b"")
-        return Built(archive, bill, digest, unpacked, sum(layer["size"] for layer in manifest["layers"]))
+def described(archive: Path, bill: Path) -> Built:
+    """Read what was built: digest, sizes, and the bill of materials, which is copied out of it.
 
+    Args:
+        archive: OCI archive.
+        bill: file for the copy.
 
-def _json(image: tarfile.TarFile, name: str) -> Any:
-    content = image.extractfile(name)
-    return json.load(content) if content else None
-
-
-def _blob(digest: str) -> str:
-    return "blobs/" + digest.replace(":", "/")
+    Raises:
+        StartError: `BAD_IMAGE`: the archive is damaged.
+        RunFailed: `BUILD_FAILED`: it is no OCI archive.
+    """
+    with open_image(archive) as image:
+        if image.contents.digest is None:
+            raise RunFailed("BUILD_FAILED", f"{archive.name} is no OCI archive")
+        bill.write_bytes(image.read(str(SBOM)))
+        return Built(archive, bill, image.contents.digest, image.layer_bytes, image.packed_bytes)
 
 
 def _models(name: str) -> list[dict[str, Any]]:
@@ -189,11 +182,3 @@ def containerfile_line(instruction: str, values: Mapping[str, str]) -> str:
     """Return an instruction of a Containerfile, with every value quoted."""
     quoted = [f"{name}={json.dumps(value).replace('$', chr(92) + '$')}" for name, value in sorted(values.items())]
     return f"{instruction} " + " \\\n    ".join(quoted) + "\n"
-
-
-def _digest(file: Path) -> str:
-    total = sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()

@@ -6,11 +6,12 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from app.packaging.build import containerfile_line
+from app.packaging.build import containerfile_line, described
 from app.packaging.debian import installed, remove_packages
 from app.packaging.layout import APP, COMMAND, ENVIRONMENT
 from app.packaging.libraries import lock_of
@@ -20,6 +21,7 @@ from app.packaging.stage import sources, stage
 from operators import __version__
 from operators.errors import StartError
 from tests.support.checkout import ROOT
+from tests.support.images import right_image, sha256
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,18 @@ def test_each_library_is_pinned_with_hashes_to_the_version_that_is_tested(varian
     assert sorted(hashed) == sorted(pins) and len(pins) > 50
     assert {name: version for name, version in pins.items() if ours.get(name, version) != version} == {}
     assert "://" not in lock and ("torch" in pins) is (variant == "gpu") and "cupy-cuda13x" not in pins
+
+
+def test_what_was_built_is_described_by_its_archive(tmp_path: Path):
+    image = right_image()
+    archive = image.write_oci(tmp_path / "ctvae-cpu.oci.tar")
+    built = described(archive, tmp_path / "ctvae-cpu.sbom.json")
+    assert built.bill.read_bytes() == image.layers[0]["etc/holoscan/sbom.json"].content
+    assert built.unpacked_bytes == sum(len(file.content) for file in image.layers[0].values())
+    with tarfile.open(archive) as members:
+        blobs = {sha256(content): content for one in members if (content := members.extractfile(one).read())}
+    (layer,) = json.loads(blobs[built.digest])["layers"]
+    assert built.compressed_bytes == len(blobs[layer["digest"]])
 
 
 def debian_root(root: Path) -> None:
