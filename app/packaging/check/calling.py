@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,18 @@ from typing import Any, Final
 import numpy as np
 
 from app.packaging.check.clause import Clause, NotHeld
-from app.packaging.check.container import UID, Container, check_code, document_in, encoded_outside, results_in
+from app.packaging.check.container import (
+    PHANTOM_SHAPE,
+    PHANTOM_SPACING_MM,
+    UID,
+    Container,
+    check_code,
+    document_in,
+    encoded_outside,
+    files_below,
+    phantom_hu,
+    results_in,
+)
 from app.packaging.check.conventions import KAAPANA, MONAI_MANIFEST, XNAT
 from app.packaging.check.image import APP_MANIFEST
 from app.packaging.check.sandbox import Start
@@ -73,11 +84,7 @@ def mercure(container: Container) -> str:
 def _mercure(container: Container) -> dict[str, str]:
     names = (
         ("MERCURE_IN_DIR", "MONAI_INPUTPATH", "HOLOSCAN_INPUT_PATH"),
-        (
-            "MERCURE_OUT_DIR",
-            "MONAI_OUTPUTPATH",
-            "HOLOSCAN_OUTPUT_PATH",
-        ),
+        ("MERCURE_OUT_DIR", "MONAI_OUTPUTPATH", "HOLOSCAN_OUTPUT_PATH"),
     )
     folders = {name: place for sides, place in zip(names, MERCURE, strict=True) for name in sides}
     return {**container.image.env, **folders}
@@ -87,7 +94,7 @@ def _as_mercure(folder: Path, settings: Mapping[str, Any] | None = None) -> None
     """Lay files as mercure does: one folder, SERIES#FILE.dcm, and task.json."""
     from pydicom import dcmread
 
-    for number, path in enumerate(list(_files(folder))):
+    for number, path in enumerate(files_below(folder)):
         uid = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID
         path.rename(folder / f"{uid}#{number:06}.dcm")
     task = {"id": "check", "process": {"module_name": "ctvae", "settings": dict(settings or {})}}
@@ -96,10 +103,6 @@ def _as_mercure(folder: Path, settings: Mapping[str, Any] | None = None) -> None
 
 def _with_wrong_settings(folder: Path) -> None:
     _as_mercure(folder, {"nonesuch": True})
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def kaapana(container: Container) -> str:
@@ -157,15 +160,13 @@ def grand_challenge(container: Container) -> str:
 
 
 def write_phantom_mha(file: Path) -> None:
-    """Write a small chest phantom as MetaImage, uncompressed."""
-    from models.phantom import PhantomFactors, make_phantom
-
-    shape, spacing_mm = (30, 96, 96), (5.0, 4.0, 4.0)
-    hu = np.asarray(make_phantom(PhantomFactors(), shape=shape, spacing_mm=spacing_mm, seed=1), "<i2")
+    """Write the phantom as MetaImage, uncompressed."""
+    hu = np.asarray(phantom_hu(), "<i2")
     lines = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False"]
     lines += ["CompressedData = False", "TransformMatrix = 1 0 0 0 1 0 0 0 1", "Offset = 0 0 0"]
-    lines += [f"ElementSpacing = {spacing_mm[2]} {spacing_mm[1]} {spacing_mm[0]}"]
-    lines += [f"DimSize = {shape[2]} {shape[1]} {shape[0]}", "ElementType = MET_SHORT", "ElementDataFile = LOCAL", ""]
+    lines += [f"ElementSpacing = {' '.join(map(str, reversed(PHANTOM_SPACING_MM)))}"]
+    lines += [f"DimSize = {' '.join(map(str, reversed(PHANTOM_SHAPE)))}"]
+    lines += ["ElementType = MET_SHORT", "ElementDataFile = LOCAL", ""]
     file.write_bytes("\n".join(lines).encode() + hu.tobytes())
 
 

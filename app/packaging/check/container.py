@@ -13,6 +13,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.packaging.check.clause import NotHeld, named
 from app.packaging.check.image import Image
 from app.packaging.check.rootfs import Rootfs, write_rootfs
@@ -21,6 +24,8 @@ from app.packaging.check.sandbox import Ended, Mount, Start, given_to, require_s
 UID: Final = 4321
 INPUT: Final = "/var/holoscan/input"
 OUTPUT: Final = "/var/holoscan/output"
+PHANTOM_SHAPE: Final = (30, 96, 96)
+PHANTOM_SPACING_MM: Final = (5.0, 4.0, 4.0)
 RESULTS: Final = ("features.json", "features.sr.dcm")
 
 
@@ -141,6 +146,11 @@ def results_in(folder: Path) -> dict[str, bytes]:
     }
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Return the files of a folder at any depth, sorted."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
 def document_in(file: Path) -> Mapping[str, Any]:
     """Read a JSON object that a container wrote.
 
@@ -175,14 +185,18 @@ def open_container(image: Image, scan: Path | None) -> Iterator[Container]:
 
 
 def phantom(folder: Path) -> Path:
-    """Write a small chest phantom as a CT series."""
-    from models.phantom import PhantomFactors, make_phantom
+    """Write the phantom as a CT series."""
     from operators.synthetic.write_ct import affine_for, write_ct_series
 
-    shape, spacing_mm = (30, 96, 96), (5.0, 4.0, 4.0)
-    hu = make_phantom(PhantomFactors(), shape=shape, spacing_mm=spacing_mm, seed=1)
-    write_ct_series(hu, affine_for(shape, spacing_mm), folder)
+    write_ct_series(phantom_hu(), affine_for(PHANTOM_SHAPE, PHANTOM_SPACING_MM), folder)
     return folder
+
+
+def phantom_hu() -> NDArray[np.int16]:
+    """Return a small chest phantom, slice by slice."""
+    from models.phantom import PhantomFactors, make_phantom
+
+    return make_phantom(PhantomFactors(), shape=PHANTOM_SHAPE, spacing_mm=PHANTOM_SPACING_MM, seed=1)
 
 
 def encoded_outside(image: Image, scan: Path, folder: Path) -> dict[str, bytes]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from app.packaging.check.clause import CannotTell, Clause, NotHeld, named
-from app.packaging.check.container import UID, Container, check_code, document_in
+from app.packaging.check.container import UID, Container, check_code, document_in, files_below
 from app.packaging.check.image import APP_MANIFEST, PACKAGE_MANIFEST
 from app.packaging.check.sandbox import Mount, given_to
 from app.packaging.check.start import SHELLS
@@ -60,7 +60,7 @@ def crash(container: Container) -> str:
 
 def failed(container: Container) -> str:
     """Check that a series whose file cannot be opened is failed in outcome.json, and the exit code 1."""
-    ended, output = container.call(prepare=lambda source: next(_files_below(source)).chmod(0))
+    ended, output = container.call(prepare=lambda source: files_below(source)[0].chmod(0))
     check_code(ended, 1, "a file that it may not open")
     statuses = {one.get("status") for one in document_in(output / "outcome.json").get("series", [])}
     if "failed" not in statuses:
@@ -73,10 +73,6 @@ def nothing_eligible(container: Container) -> str:
     ended, _ = container.call(source=Path(tempfile.mkdtemp(dir=container.work)))
     check_code(ended, 2, "an empty input")
     return "exit 2"
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def wrong_call(container: Container) -> str:
