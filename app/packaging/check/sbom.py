@@ -46,19 +46,16 @@ def _said(wrong: Any) -> str:
 
 def python_packages(image: Image) -> str:
     """Check that every Python package that is installed is in the SBOM."""
-    installed = {f"pkg:pypi/{name}@{version}" for name, version in _distributions(image)}
-    return _covered(image, installed, "Python packages")
+    return _covered(image, _distributions(image), "Python packages")
 
 
 def debian_packages(image: Image) -> str:
     """Check that every Debian package that is installed is in the SBOM."""
-    installed = {f"pkg:deb/debian/{name}@{version}" for name, version in _debian(image)}
-    return _covered(image, installed, "Debian packages")
+    return _covered(image, _debian(image), "Debian packages")
 
 
 def _covered(image: Image, installed: set[str], what: str) -> str:
-    listed = {purl(str(one.get("purl", ""))) for one in _components(image)}
-    missing = sorted(installed - listed)
+    missing = sorted(installed - _listed(image))
     if missing:
         raise NotHeld(f"{len(missing)} of {len(installed)} {what} not listed: {named(missing)}", "all of them", WRITE)
     return f"{len(installed)} {what}, all listed"
@@ -66,10 +63,8 @@ def _covered(image: Image, installed: set[str], what: str) -> str:
 
 def nothing_else(image: Image) -> str:
     """Check that the SBOM lists no Python or Debian package that is not there, as after a cut."""
-    installed = {f"pkg:pypi/{name}@{version}" for name, version in _distributions(image)}
-    installed |= {f"pkg:deb/debian/{name}@{version}" for name, version in _debian(image)}
-    listed = {purl(str(one.get("purl", ""))) for one in _components(image)}
-    absent = sorted(one for one in listed - installed if one.startswith(("pkg:pypi/", "pkg:deb/")))
+    unknown = _listed(image) - _distributions(image) - _debian(image)
+    absent = sorted(one for one in unknown if one.startswith(("pkg:pypi/", "pkg:deb/")))
     if absent:
         raise NotHeld(f"lists {len(absent)} packages that are not there: {named(absent)}", "what is there", WRITE)
     return "all that is listed is there"
@@ -141,22 +136,32 @@ def _components(image: Image) -> list[Mapping[str, Any]]:
     return [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
 
 
-def _distributions(image: Image) -> Iterator[tuple[str, str]]:
-    """Names, as package URLs write them, and versions of the Python packages that are installed."""
+def _listed(image: Image) -> set[str]:
+    """Return the package URLs of the components."""
+    return {purl(str(one.get("purl", ""))) for one in _components(image)}
+
+
+def _distributions(image: Image) -> set[str]:
+    """Return the package URLs of the Python packages that are installed."""
+    installed = set()
     for path in metadata_files(image.tree):
         found = HeaderParser().parsestr(image.read(path).decode("utf-8", "replace"))
-        yield re.sub(r"[-_.]+", "-", str(found["Name"])).lower(), str(found["Version"])
+        name = re.sub(r"[-_.]+", "-", str(found["Name"])).lower()
+        installed.add(f"pkg:pypi/{name}@{found['Version']}")
+    return installed
 
 
-def _debian(image: Image) -> Iterator[tuple[str, str]]:
-    """Names and versions of the Debian packages that are installed."""
+def _debian(image: Image) -> set[str]:
+    """Return the package URLs of the Debian packages that are installed."""
+    installed = set()
     for path, entry in image.tree.below("/var/lib/dpkg"):
         if entry.kind != "file" or not DPKG.fullmatch(path):
             continue
         for paragraph in image.content(entry).decode("utf-8", "replace").split("\n\n"):
             found = HeaderParser().parsestr(paragraph.strip())
             if found["Package"] and str(found.get("Status", "install ok installed")).endswith(" installed"):
-                yield str(found["Package"]), str(found["Version"])
+                installed.add(f"pkg:deb/debian/{found['Package']}@{found['Version']}")
+    return installed
 
 
 CLAUSES: Final[Mapping[str, Clause[Image]]] = {
