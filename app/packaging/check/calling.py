@@ -107,12 +107,12 @@ def _with_wrong_settings(folder: Path) -> None:
 
 def kaapana(container: Container) -> str:
     """Check that each task template of Kaapana encodes, with its command after the entry point and in its place."""
-    found = "no template"
+    found, entry = "no template", container.image.entry_point
     for template in container.image.document(KAAPANA)["templates"]:
         places = (template["inputs"][0]["mounted_path"], template["outputs"][0]["mounted_path"])
         environment = {**container.image.env, **{one["name"]: one["value"] for one in template["env"]}}
         command = tuple(template.get("command") or ())
-        for words in dict.fromkeys((command or container.entry, (*container.entry, *command))):  # Kubernetes, Docker
+        for words in dict.fromkeys((command or entry, (*entry, *command))):  # Kubernetes, Docker
             start = replace(_own(container), words=words, env=environment)
             ended, output = container.call(places=places, start=start)
             check_code(ended, 0, " ".join(words))
@@ -126,8 +126,8 @@ def xnat(container: Container) -> str:
     mounts = {mount["name"]: mount["path"] for mount in command["mounts"]}
     target = command["outputs"][0]["mount"]
     source = next(name for name in mounts if name != target)
-    line = str(command["command-line"])
-    words = ("/bin/sh", "-c", line) if command.get("override-entrypoint") else (*container.entry, *shlex.split(line))
+    line, entry = str(command["command-line"]), container.image.entry_point
+    words = ("/bin/sh", "-c", line) if command.get("override-entrypoint") else (*entry, *shlex.split(line))
     environment = {**container.image.env, **command.get("environment-variables", {})}
     folder = command.get("working-directory") or container.start.folder
     start = replace(_own(container), words=words, env=environment, folder=folder)

@@ -46,12 +46,6 @@ class Container:
     scan: Path
 
     @cached_property
-    def entry(self) -> tuple[str, ...]:
-        """The words that the image starts with."""
-        given = self.image.config.get("Entrypoint")
-        return tuple(str(word) for word in given) if isinstance(given, list) else ()
-
-    @cached_property
     def own_uid(self) -> int:
         """The user that the image asks for; 1000 where it asks by name."""
         number = str(self.image.config.get("User") or "0").partition(":")[0]
@@ -60,8 +54,7 @@ class Container:
     @cached_property
     def start(self) -> Start:
         """How the image starts when nobody says anything."""
-        command = self.image.config.get("Cmd")
-        words = (*self.entry, *(command if isinstance(command, list) else ()))
+        words = (*self.image.entry_point, *self.image.command)
         return Start(words, self.image.env, str(self.image.config.get("WorkingDir") or "/"), (), UID)
 
     @cached_property
@@ -92,7 +85,7 @@ class Container:
             How it ended, and the output folder.
         """
         start = start or self.start
-        start = replace(start, words=(*self.entry, *arguments)) if arguments else start
+        start = replace(start, words=(*self.image.entry_point, *arguments)) if arguments else start
         given = Path(tempfile.mkdtemp(dir=self.work))
         shutil.copytree(source or self.scan, given / "in", copy_function=shutil.copy)
         (given / "out").mkdir()

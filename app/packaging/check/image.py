@@ -55,6 +55,20 @@ class Image:
         return {name: value for name, _, value in pairs}
 
     @cached_property
+    def entry_point(self) -> tuple[str, ...]:
+        """The words that a container starts with; none where they are no list."""
+        return self._words("Entrypoint")
+
+    @cached_property
+    def command(self) -> tuple[str, ...]:
+        """The words after those of the entry point, where nobody gives others."""
+        return self._words("Cmd")
+
+    def _words(self, key: str) -> tuple[str, ...]:
+        given = self.config.get(key)
+        return tuple(str(word) for word in given) if isinstance(given, list) else ()
+
+    @cached_property
     def labels(self) -> Mapping[str, str]:
         """The labels; annotations of the manifest stand in for those that are missing."""
         given = self.config.get("Labels")

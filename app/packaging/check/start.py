@@ -35,21 +35,15 @@ def user(image: Image) -> str:
 
 def entry_point(image: Image) -> str:
     """Check that the entry point is a program in the image, and not a shell."""
-    words = [*_words(image, "Entrypoint"), *_words(image, "Cmd")]
-    if not _words(image, "Entrypoint"):
-        raise NotHeld("no entry point", "a list of words", 'set ENTRYPOINT ["…"]')
-    program = executable(image, words[0])
+    program = _program(image)
     if _is_shell(image, program):
         raise NotHeld(f"the entry point {program} is a shell", "the program itself", 'set ENTRYPOINT ["…"] to it')
-    return " ".join(words)
+    return " ".join((*image.entry_point, *image.command))
 
 
 def entry_exit_code(image: Image) -> str:
     """Check that no shell script stands between the application and the exit code, unless it hands it on at its end."""
-    words = _words(image, "Entrypoint")
-    if not words:
-        raise NotHeld("no entry point", "a list of words", 'set ENTRYPOINT ["…"]')
-    program = executable(image, words[0])
+    program = _program(image)
     content = image.read(program) if image.file(program)[1].size < 1 << 20 else b""
     interpreter = _interpreter(content)
     if interpreter.rpartition("/")[2] not in SHELLS:
@@ -75,9 +69,11 @@ def _interpreter(content: bytes) -> str:
     return words[1] if len(words) > 1 and words[0].endswith("/env") else words[0] if words else ""
 
 
-def _words(image: Image, key: str) -> list[str]:
-    given = image.config.get(key)
-    return [str(one) for one in given] if isinstance(given, list) else []
+def _program(image: Image) -> str:
+    """Return where the program of the entry point lies."""
+    if not image.entry_point:
+        raise NotHeld("no entry point", "a list of words", 'set ENTRYPOINT ["…"]')
+    return executable(image, image.entry_point[0])
 
 
 def environment(image: Image) -> str:
