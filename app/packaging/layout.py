@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 API_VERSION: Final = "1.0.0"
@@ -52,3 +52,8 @@ PROCESS_ENVIRONMENT: Final = {
     "PYTHONUNBUFFERED": "1",
     "HOME": "/tmp",  # noqa: S108  any uid may write there, and nothing else
 }
+
+
+def below(root: Path, place: PurePosixPath) -> Path:
+    """Return where a place of the image lies below a root: of the image itself, `/`, or of a folder that holds it."""
+    return root / place.relative_to("/")

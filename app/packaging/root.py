@@ -35,6 +35,7 @@ from app.packaging.layout import (
     PROCESSING_CONTAINER,
     SBOM,
     WORK,
+    below,
 )
 from app.packaging.sbom import bill_of_materials
 
@@ -80,11 +81,11 @@ def make_root(context: Path, root: Path = Path("/")) -> None:
     remove_packages(root, KEPT)
     cut_base(root)
     place_files(context, root)
-    for folder in (Path(sysconfig.get_path("stdlib")), root / str(LIBRARIES)[1:], root / str(APP)[1:]):
+    for folder in (Path(sysconfig.get_path("stdlib")), below(root, LIBRARIES), below(root, APP)):
         compile_bytecode(folder)
     components = json.loads((context / "components.json").read_bytes())
-    bill = bill_of_materials(root / str(LIBRARIES)[1:], installed(root), components)
-    (root / str(SBOM)[1:]).write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
+    bill = bill_of_materials(below(root, LIBRARIES), installed(root), components)
+    below(root, SBOM).write_text(json.dumps(bill, indent=1) + "\n", encoding="utf-8")
     without_set_id(root)
 
 
@@ -110,18 +111,18 @@ def cut_base(root: Path) -> None:
 def place_files(context: Path, root: Path) -> None:
     """Copy application, libraries, bundles, pages and manifests to their places, with plain permissions."""
     for source, place in (("app", APP), ("lib", LIBRARIES), ("models", MODELS), ("docs", DOCS), ("etc", MANIFESTS)):
-        target = root / str(place)[1:]
+        target = below(root, place)
         remove(target)
         shutil.copytree(context / source, target, symlinks=True, copy_function=_copy)
-    (root / str(LIBRARIES)[1:]).with_name("site-packages").symlink_to(LIBRARIES.name)
+    below(root, LIBRARIES).with_name("site-packages").symlink_to(LIBRARIES.name)
     for place, mode in ((WORK, 0o755), (INPUT, 0o755), (OUTPUT, 0o1777), (LOGS, 0o1777)):
-        folder = root / str(place)[1:]
+        folder = below(root, place)
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(mode)
-    _copy(context / "app.yaml", root / str(CONFIG)[1:])
-    _copy(context / "processing-container.json", root / str(PROCESSING_CONTAINER)[1:])
-    (root / str(MONAI)[1:]).symlink_to(MANIFESTS.name)
-    for folder in (root / "opt/holoscan", root / str(LIBRARIES)[1:]):
+    _copy(context / "app.yaml", below(root, CONFIG))
+    _copy(context / "processing-container.json", below(root, PROCESSING_CONTAINER))
+    below(root, MONAI).symlink_to(MANIFESTS.name)
+    for folder in (root / "opt/holoscan", below(root, LIBRARIES)):
         for path in (folder, *folder.rglob("*")):
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o755)

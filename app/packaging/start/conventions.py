@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from app.packaging.layout import CHALLENGE_INPUT, CHALLENGE_OUTPUT, INPUT, OUTPUT
+from app.packaging.layout import CHALLENGE_INPUT, CHALLENGE_OUTPUT, INPUT, OUTPUT, below
 from operators.errors import StartError
 
 Convention = Literal["map", "mercure", "kaapana", "monai", "challenge"]
@@ -56,10 +56,8 @@ def folders(environment: Mapping[str, str], root: Path = Path("/")) -> Folders:
             return Folders(convention, _absolute(environment, source), _absolute(environment, target))
     named = environment.get("HOLOSCAN_INPUT_PATH"), environment.get("HOLOSCAN_OUTPUT_PATH")
     default = Path(named[0] or INPUT), Path(named[1] or OUTPUT)
-    if default[0] == Path(INPUT) and _empty(root / str(INPUT).lstrip("/")):
-        challenge = root / str(CHALLENGE_INPUT).lstrip("/")
-        if challenge.is_dir():
-            return Folders("challenge", Path(CHALLENGE_INPUT), Path(CHALLENGE_OUTPUT))
+    if default[0] == Path(INPUT) and _empty(below(root, INPUT)) and below(root, CHALLENGE_INPUT).is_dir():
+        return Folders("challenge", Path(CHALLENGE_INPUT), Path(CHALLENGE_OUTPUT))
     return Folders("map", *default)
 
 

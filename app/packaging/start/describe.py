@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from app.exit_codes import WRITTEN
-from app.packaging.layout import APP, APP_JSON, CONFIG, DOCS, EXPORT, MODELS, PKG_JSON, SBOM
+from app.packaging.layout import APP, APP_JSON, CONFIG, DOCS, EXPORT, MODELS, PKG_JSON, SBOM, below
 from app.process import LogLevel, guarded
 from operators.errors import StartError
 
@@ -54,7 +54,7 @@ def _show(which: list[str], root: Path) -> int:
         raise StartError("USAGE", f"show knows {', '.join(places)}, not {unknown[0]!r}")
     for name in which or ["app", "pkg"]:
         try:
-            text = _inside(root, str(places[name])).read_text(encoding="utf-8")
+            text = below(root, places[name]).read_text(encoding="utf-8")
         except OSError as error:
             text = f"{error.strerror}: {places[name]}; the container has it, and this is not the container"
             raise StartError("NOT_ACCESSIBLE", text) from error
@@ -80,14 +80,14 @@ def _help(_: list[str], root: Path) -> int:
 
 
 def _extract(_: list[str], root: Path) -> int:
-    target = _inside(root, str(EXPORT))
+    target = below(root, EXPORT)
     if not target.is_dir():
         raise StartError("NO_EXPORT", f"no folder is mounted at {EXPORT}; make one and mount it there")
     parts: dict[str, Callable[[Path], None]] = {
-        "app": lambda to: _tree(_inside(root, str(APP)), to),
-        "config": lambda to: _files([_inside(root, str(file)) for file in (CONFIG, APP_JSON, PKG_JSON, SBOM)], to),
-        "models": lambda to: _tree(_inside(root, str(MODELS)), to),
-        "docs": lambda to: _tree(_inside(root, str(DOCS)), to),
+        "app": lambda to: _tree(below(root, APP), to),
+        "config": lambda to: _files([below(root, file) for file in (CONFIG, APP_JSON, PKG_JSON, SBOM)], to),
+        "models": lambda to: _tree(below(root, MODELS), to),
+        "docs": lambda to: _tree(below(root, DOCS), to),
     }
     chosen = [name for name in parts if (target / name).is_dir()] or list(parts)
     for name in chosen:
@@ -111,10 +111,6 @@ def _files(sources: list[Path], target: Path) -> None:
     target.mkdir(exist_ok=True)
     for source in sources:
         shutil.copyfile(source, target / source.name)
-
-
-def _inside(root: Path, place: str) -> Path:
-    return root / place.lstrip("/")
 
 
 VERBS: Final = {"show": _show, "env": _env, "help": _help, "extract": _extract}
