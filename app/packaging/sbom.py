@@ -27,7 +27,7 @@ def bill_of_materials(
     Args:
         libraries: folder with the installed Python packages.
         debian: packages of the base that stayed.
-        further: components that the build knows of: Python where it is not Debian's, the bundles.
+        further: components that the build knows of: the bundles' weights.
     """
     python = sorted((_python(one) for one in distributions(path=[str(libraries)])), key=lambda one: str(one["purl"]))
     components = [*further, *python, *map(_debian, debian)]

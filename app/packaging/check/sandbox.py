@@ -153,7 +153,7 @@ def _run(words: list[str], out: int, err: int, when: Callable[[int], bool] | Non
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: S603  the image is run on purpose, in a sandbox
-            [word.replace("{info}", str(writing)) if word == "{info}" else word for word in words],
+            [str(writing) if word == "{info}" else word for word in words],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
