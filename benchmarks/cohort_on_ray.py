@@ -23,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from alone import alone
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 NODE = {
@@ -31,7 +33,6 @@ NODE = {
 }
 WORKER = "ray::MapWorker"
 BALLAST = 20 * 2**20
-ALONE = ("sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 
 
 def main() -> None:
@@ -55,8 +56,7 @@ def check(folder: Path, patients: int) -> int:
 
     data = write_cohort(folder / "data", patients)
     assert run_here(data, folder / "local") == 0
-    user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    command = ["unshare", "--net", *user, *ALONE, sys.executable, __file__, "--inside", data, folder / "ray"]
+    command = [*alone(), sys.executable, __file__, "--inside", data, folder / "ray"]
     start = time.monotonic()
     said = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True).stdout
     found = json.loads(said)

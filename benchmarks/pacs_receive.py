@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from alone import alone
 
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 INSIDE = "CTVAE_BENCHMARK_INSIDE"
@@ -37,10 +38,8 @@ def main() -> None:
     if asked.serve:
         serve(Path(asked.serve[0]), asked.serve[1] == "yes", asked.port)
     elif INSIDE not in os.environ:
-        user = [] if os.geteuid() == 0 else ["--map-root-user"]
-        command = ["unshare", "--net", *user, "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
         os.environ[INSIDE] = "1"
-        os.execvpe("unshare", [*command, sys.executable, *sys.argv], {**os.environ, "PATH": ENVIRONMENT["PATH"]})
+        os.execvpe("unshare", [*alone(), sys.executable, *sys.argv], {**os.environ, "PATH": ENVIRONMENT["PATH"]})
     else:
         measure(asked)
 
