@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from app.output_lock import output_lock
-from app.settings import starting
+from app.process import starting
 from operators.errors import RunFailed, SeriesFailed, StartError
 from operators.job import Job, failure, log_outcome
 from operators.read_study import Inventory

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.settings import Settings, starting
+from app.process import starting
+from app.settings import Settings
 from models.bundle.store import find_bundle, load_bundle
 from models.spec import Bundle, BundleError
 from operators.errors import StartError

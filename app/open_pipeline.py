@@ -6,7 +6,8 @@ from pathlib import Path
 
 from app.extras import require
 from app.open_bundle import bundle_errors, open_scan_bundle
-from app.settings import Settings, starting
+from app.process import starting
+from app.settings import Settings
 from models.bundle.reference import open_reference
 from models.runtime import open_decoder, open_encoder
 from operators.encode import check_taps

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from app.settings import starting
+from app.process import starting
 from operators.errors import StartError
 
 logger = logging.getLogger(__name__)

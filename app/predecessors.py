@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.settings import starting
+from app.process import starting
 from operators.errors import CtvaeError, StartError
 from operators.sr.predecessor import Predecessor, read_predecessor
 

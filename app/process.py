@@ -92,6 +92,18 @@ def _reported(run: Callable[[], int]) -> int:
 
 
 @contextmanager
+def starting() -> Iterator[None]:
+    """Turn an error of the system before the run begins into a `StartError`: `NOT_ACCESSIBLE`."""
+    from operators.errors import StartError
+
+    try:
+        yield
+    except OSError as error:
+        text = f"{error.strerror or type(error).__name__}: {error.filename}; check the path and its permissions"
+        raise StartError("NOT_ACCESSIBLE", text) from error
+
+
+@contextmanager
 def stoppable() -> Iterator[None]:
     """Let SIGTERM, which ends a container or a service, stop the block like Ctrl-C."""
 

@@ -9,12 +9,12 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
+from app.process import starting
 from app.settings_file import FORBID_UNKNOWN_KEYS, SETTINGS_FILE, SettingsFile, read_settings_file
 from operators.errors import StartError
 from operators.geometry.policy import NO_REPAIR, GeometryPolicy
@@ -77,16 +77,6 @@ class RunPaths:
     input: Path
     output: Path
     models: Path | None
-
-
-@contextmanager
-def starting() -> Iterator[None]:
-    """Turn an error of the system before the run begins into a `StartError`: `NOT_ACCESSIBLE`."""
-    try:
-        yield
-    except OSError as error:
-        text = f"{error.strerror or type(error).__name__}: {error.filename}; check the path and its permissions"
-        raise StartError("NOT_ACCESSIBLE", text) from error
 
 
 @starting()

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from app.exit_codes import COULD_NOT_START
-from app.process import LogLevel, guarded
-from app.settings import starting
+from app.process import LogLevel, guarded, starting
 
 REAL_CT = Path(__file__).resolve().parents[3] / "shared" / "ct" / "crlm_1004"
 SHOWN_DIMENSIONS = 6

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from app.cohort.encode_unit import Files, Work
 from app.cohort.source import Source
-from app.settings import Settings, starting
+from app.process import starting
+from app.settings import Settings
 from operators import __version__
 from operators.encode import configured_taps
 from operators.errors import StartError

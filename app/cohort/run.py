@@ -33,7 +33,8 @@ from app.exit_codes import FAILED, NOTHING_WRITTEN, WRITTEN
 from app.extras import require
 from app.open_pipeline import open_pipeline
 from app.output_lock import output_lock
-from app.settings import Settings, check_output, starting
+from app.process import starting
+from app.settings import Settings, check_output
 from operators.errors import RunFailed, StartError
 from operators.job import log_outcome
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from app.cohort.row import Row
-from app.settings import starting
+from app.process import starting
 from operators.dicom.values import is_valid_uid
 from operators.errors import RunFailed, SeriesFailed, StartError
 from operators.types import Outcome

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from app.settings import starting
+from app.process import starting
 from operators.errors import StartError
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from app.cohort.row import Row
 from app.cohort.server import Server
-from app.settings import check_apart, check_input, starting
+from app.process import starting
+from app.settings import check_apart, check_input
 from operators.errors import StartError
 from operators.input.archives import unpacked
 from operators.input.files import InputRoots, input_files, not_opened

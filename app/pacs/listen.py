@@ -35,7 +35,8 @@ from app.pacs.spool import Spool
 from app.pacs.watch import Watcher
 from app.pacs.work import Work, work_of
 from app.pacs.worker import Worker
-from app.settings import Settings, check_apart, starting
+from app.process import starting
+from app.settings import Settings, check_apart
 from operators.errors import StartError
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from app.pacs.hooks import passing
-from app.settings import starting
+from app.process import starting
 from operators.results.atomic import fsync_folder
 from operators.uids import file_sha256
 

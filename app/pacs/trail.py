@@ -21,7 +21,7 @@ from logging.handlers import WatchedFileHandler
 from typing import TYPE_CHECKING, Any, Final
 
 from app.json_log import iso_time
-from app.settings import starting
+from app.process import starting
 
 if TYPE_CHECKING:  # `ctvae queue purge` writes a line too, and needs none of these
     from app.pacs.deliveries import Sending

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 
-from app.settings import starting
+from app.process import starting
 from app.table.result import Result, result_of_json, result_of_sr, results_of_parquet
 from operators.errors import CtvaeError, StartError
 from operators.sr.read import MALFORMED
