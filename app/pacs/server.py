@@ -216,10 +216,6 @@ class HardenedServer(ThreadedAssociationServer):
             self._connections = [one for one in self._connections if one.alive]
             return list(self._connections)
 
-    def _of(self, assoc: Association) -> Connection:
-        with self._lock:
-            return next(one for one in self._connections if one.assoc is assoc)
-
     def _of_socket(self, request: socket.socket) -> Connection:
         with self._lock:
             return next(one for one in self._connections if one.socket is request)
