@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from app.cli.lazy import LazyGroup
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from app.pacs.database.engine import Database
     from app.pacs.settings import ListenerSettings
 
+T = TypeVar("T")
 COMMANDS = {
     "list": "List jobs with their state, newest first.",
     "series": "List series that are not in the queue, with what holds them up.",
@@ -47,6 +50,12 @@ def opened(config: Path | None) -> Iterator[tuple[ListenerSettings, Database]]:
         yield settings, database
     finally:
         database.close()
+
+
+def say(found: T, lines: Callable[[T], Iterable[str]], *, as_json: bool) -> None:
+    """Write what was found to stdout: as JSON for programs, or in the lines that a person is shown."""
+    text = json.dumps(found, indent=1) + "\n" if as_json else "".join(f"{line}\n" for line in lines(found))
+    sys.stdout.write(text)
 
 
 def when(seconds: float | None) -> str:

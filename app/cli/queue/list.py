@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +24,7 @@ def command(
     """List jobs with their state, newest first."""
 
     def run() -> int:
-        from app.cli.queue import opened, when
+        from app.cli.queue import opened, say
         from app.pacs.database.tables import JOB_STATES
         from app.pacs.look import jobs
         from operators.errors import StartError
@@ -34,17 +33,20 @@ def command(
             raise StartError("USAGE", f"no state {', '.join(unknown)}; expected one of {', '.join(JOB_STATES)}")
         with opened(config) as (_, database):
             found = jobs(database, states or (), most)
-        if as_json:
-            sys.stdout.write(json.dumps(found, indent=1) + "\n")
-            return 0
-        for job in found:
-            about = f"{job['instances']} instances, revision {job['revision']}"
-            shadow = ", shadow" if job["kind"] == "shadow" else ""
-            reason = f"  {job['reason']}" if job["reason"] else ""
-            sent = f"  {', '.join(job['deliveries'])}" if job["deliveries"] else ""
-            created = when(job["created_at"])
-            line = f"{job['id']:>6}  {job['state']:<10}  {created}  {job['series_uid']}  {about}{shadow}{reason}{sent}"
-            sys.stdout.write(line + "\n")
+        say(found, lines, as_json=as_json)
         return 0
 
     return guarded(run, log_level)
+
+
+def lines(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield what is known of each job: how it stands, what it is about, and where its results went."""
+    from app.cli.queue import when
+
+    for job in found:
+        about = f"{job['instances']} instances, revision {job['revision']}"
+        shadow = ", shadow" if job["kind"] == "shadow" else ""
+        reason = f"  {job['reason']}" if job["reason"] else ""
+        sent = f"  {', '.join(job['deliveries'])}" if job["deliveries"] else ""
+        created = when(job["created_at"])
+        yield f"{job['id']:>6}  {job['state']:<10}  {created}  {job['series_uid']}  {about}{shadow}{reason}{sent}"

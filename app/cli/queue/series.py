@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,26 +20,26 @@ def command(
     """List series that are not in the queue: they arrive, or something holds them up."""
 
     def run() -> int:
-        from app.cli.queue import opened
+        from app.cli.queue import opened, say
         from app.pacs.look import unqueued
 
         with opened(config) as (_, database):
             found = unqueued(database, most)
-        text = json.dumps(found, indent=1) + "\n" if as_json else "".join(f"{line(one)}\n" for one in found)
-        sys.stdout.write(text)
+        say(found, lines, as_json=as_json)
         return 0
 
     return guarded(run, log_level)
 
 
-def line(one: dict[str, Any]) -> str:
-    """Return what is known of a series: how much came, since when, and what holds it up until when."""
+def lines(found: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield what is known of each series: how much came, since when, and what holds it up until when."""
     from app.cli.queue import when
 
-    count = f"{one['instances']} of {one['expected']}" if one["expected"] else str(one["instances"])
-    told = f"{one['series_uid']}  {one['state']}  {count} instances, last {when(one['last_at'])}"
-    if one["reason"]:
-        told += f"  {one['reason']}"
-    if one["attempts"]:
-        told += f"; attempt {one['attempts']}, next {when(one['not_before'])}"
-    return told
+    for one in found:
+        count = f"{one['instances']} of {one['expected']}" if one["expected"] else str(one["instances"])
+        told = f"{one['series_uid']}  {one['state']}  {count} instances, last {when(one['last_at'])}"
+        if one["reason"]:
+            told += f"  {one['reason']}"
+        if one["attempts"]:
+            told += f"; attempt {one['attempts']}, next {when(one['not_before'])}"
+        yield told

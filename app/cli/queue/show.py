@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +21,7 @@ def command(
     """Show a job: its instances, results, and where they went."""
 
     def run() -> int:
-        from app.cli.queue import opened
+        from app.cli.queue import opened, say
         from app.pacs.look import job_with_all
         from operators.errors import StartError
 
@@ -31,7 +29,7 @@ def command(
             found = job_with_all(database, job_id)
         if found is None:
             raise StartError("NO_JOB", f"no job {job_id}; `ctvae queue list` shows the numbers")
-        sys.stdout.write(json.dumps(found, indent=1) + "\n" if as_json else "\n".join(lines(found)) + "\n")
+        say(found, lines, as_json=as_json)
         return 0
 
     return guarded(run, log_level)
