@@ -24,13 +24,12 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 from app.pacs.connection import Connection, GuardedSocket
 from app.pacs.request import CALLED_TITLE, CALLING_TITLE, LOCAL_LIMIT, Rejection, Request, read_request
 from app.pacs.service import Service
-from app.pacs.settings import Limits
+from app.pacs.settings import SLOW_BYTES_PER_S, Limits
 
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.2
 SWEEP_S: Final = 0.25
-SLOW_BYTES_PER_S: Final = 1024
 HIGHEST_HANDLE: Final = 1000
 """`select()` fails from 1024 on, and pynetdicom drops the connection then without a word."""
 

@@ -27,6 +27,8 @@ from operators.errors import StartError
 
 SECTION: Final = "listener"
 PREFIX: Final = "CTVAE_LISTENER"
+SLOW_BYTES_PER_S: Final = 1024
+"""A message that comes slower than this for `limits.slow_s` is given up, whichever way it comes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,13 @@ from app.pacs.arrivals import Origin
 from app.pacs.intake import OUT_OF_RESOURCES, Intake
 from app.pacs.multipart import MOST_PARTS, Malformed, TooManyParts, Upload
 from app.pacs.page.dicom_json import answer_json
-from app.pacs.settings import Limits
+from app.pacs.settings import SLOW_BYTES_PER_S, Limits
 
 SOURCE: Final = "STOW"
 """What rules (`from_ae`) name as the sender."""
 
 UPLOADS: Final = 8
 RETRY_S: Final = "10"
-SLOW_BYTES_PER_S: Final = 1024
 PIECE: Final = 1 << 20
 HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
