@@ -74,8 +74,7 @@ class Upload:
         if len(self.stored) + len(self.failed) + len(self.unnamed) >= MOST_PARTS:
             raise TooManyParts
         self._kind, self._name, self._value, self._who = "", b"", b"", None
-        self._incoming = self.intake.spool.open_incoming()
-        self.intake.spool.take(self._incoming.path)  # from the sweeper, which sweeps after associations
+        self._incoming = self.intake.spool.open_incoming(swept=False)
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]

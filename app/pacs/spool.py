@@ -86,11 +86,16 @@ class Spool:
                 folder.chmod(0o700)
             fsync_folder(self.root)
 
-    def open_incoming(self) -> Incoming:
-        """Open a file for what is arriving; whoever calls must `keep` or `discard` it, else `sweep` does."""
+    def open_incoming(self, *, swept: bool = True) -> Incoming:
+        """Open a file for what is arriving; whoever calls must `discard` it, else `sweep` does, unless told not to.
+
+        Args:
+            swept: of an association, which may end without a word; it is to be `take`n when all of it is there.
+        """
         incoming = Incoming(self, self._incoming / f"{secrets.token_hex(8)}.partial")
-        with self._lock:
-            self._open[incoming.path] = incoming
+        if swept:
+            with self._lock:
+                self._open[incoming.path] = incoming
         return incoming
 
     def has_room(self) -> bool:

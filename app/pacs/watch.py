@@ -149,8 +149,7 @@ class Watcher:
         if not transfer_syntax(path):
             self._note(path, state)  # no DICOM file
             return False
-        incoming = self.intake.spool.open_incoming()
-        self.intake.spool.take(incoming.path)  # from the sweeper, which sweeps after associations
+        incoming = self.intake.spool.open_incoming(swept=False)
         try:
             with path.open("rb") as file:
                 while piece := file.read(_PIECE):
