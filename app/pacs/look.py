@@ -39,6 +39,9 @@ SERIES_COLUMNS: Final = (
     "not_before",
 )
 
+HELD_UP: Final = (series.c.state == "arriving", series.c.attempts > 0)
+"""What is true of a series that waits after an attempt that failed."""
+
 
 def unqueued(database: Database, most: int = 50) -> list[dict[str, Any]]:
     """Return the series that are not in the queue, those that failed most often first, with how many instances came.
@@ -93,9 +96,8 @@ def _rows(database: Database, query: Select[Any]) -> list[dict[str, Any]]:
 
 def look_again(database: Database) -> int:
     """Have series that wait after an attempt that failed looked at now; returns how many."""
-    held_up = series.c.state == "arriving", series.c.attempts > 0
     with database.begin() as connection:
-        return connection.execute(update(series).where(*held_up).values(attempts=0, not_before=None)).rowcount
+        return connection.execute(update(series).where(*HELD_UP).values(attempts=0, not_before=None)).rowcount
 
 
 def retry(database: Database, job_ids: Sequence[int] | None) -> tuple[int, int]:

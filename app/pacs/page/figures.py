@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import delivery, instance, job, now, result, series
+from app.pacs.look import HELD_UP
 from app.pacs.places import Places
 
 HOUR_S: Final = 3600.0
@@ -95,7 +96,7 @@ def figures(database: Database, places: Places) -> Figures:
             instances=_count(connection, arrived),
             instances_last_hour=_count(connection, arrived.where(instance.c.received_at > now() - HOUR_S)),
             series_arriving=_count(connection, select(func.count()).where(series.c.state == "arriving")),
-            series_held_up=_count(connection, select(func.count()).where(*_HELD_UP)),
+            series_held_up=_count(connection, select(func.count()).where(*HELD_UP)),
             jobs={row[0]: row[1] for row in connection.execute(jobs)},
             deliveries={(name, state): count for name, state, count in by_state},
             sent_last_hour=len(latencies),
@@ -107,12 +108,9 @@ def figures(database: Database, places: Places) -> Figures:
         )
 
 
-_HELD_UP: Final = (series.c.state == "arriving", series.c.attempts > 0)
-
-
 def _held_up(connection: Connection) -> list[HeldUp]:
     columns = series.c.series_uid, series.c.reason, series.c.attempts, series.c.not_before - now()
-    found = select(*columns).where(*_HELD_UP).order_by(series.c.attempts.desc(), series.c.id).limit(MOST_FAILED)
+    found = select(*columns).where(*HELD_UP).order_by(series.c.attempts.desc(), series.c.id).limit(MOST_FAILED)
     return [HeldUp(uid, why or "", count, max(s or 0.0, 0.0)) for uid, why, count, s in connection.execute(found)]
 
 
