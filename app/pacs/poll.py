@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,8 +35,6 @@ from app.pacs.service import Service
 from app.pacs.spool import is_safe_uid
 from app.pacs.watch_settings import WatchSettings
 
-logger = logging.getLogger(__name__)
-
 SOURCE: Final = "DICOMWEB"
 """What rules (`from_ae`) name as the sender."""
 
@@ -64,7 +61,6 @@ class Poller:
     settings: WatchSettings
     service: Service = field(init=False)
     _refused: dict[str, set[str]] = field(default_factory=dict)
-    _said: str = ""
 
     def __post_init__(self) -> None:
         """Set up the loop."""
@@ -76,14 +72,12 @@ class Poller:
 
     def turn(self) -> None:
         """Ask once; what is wrong is said once."""
+        hindrance = ""
         try:
             self.step()
         except Away as error:
-            if str(error) != self._said:
-                logger.error("%s", error)
-            self._said = str(error)
-        else:
-            self._said = ""
+            hindrance = str(error)
+        self.service.hindered(hindrance)
 
     def step(self) -> int:
         """Ask once; how many instances came.

@@ -27,11 +27,12 @@ class Service:
 
     Attributes:
         wake: to be set when there may be something to do.
+        hindrance: what keeps its step from going on; empty where nothing does.
     """
 
     def __init__(self, name: str, poll_s: float) -> None:
         """Say how it is called in the log, and how long it waits after a step that did nothing."""
-        self.name, self.wake = name, threading.Event()
+        self.name, self.wake, self.hindrance = name, threading.Event(), ""
         self._poll_s, self._stop = poll_s, threading.Event()
 
     def stop(self) -> None:
@@ -47,6 +48,12 @@ class Service:
         """
         if self._stop.is_set():
             raise Stopped
+
+    def hindered(self, by: str) -> None:
+        """Say what keeps its step from going on, once until it is something else; empty where nothing does any more."""
+        if by and by != self.hindrance:
+            logger.error("%s", by)
+        self.hindrance = by
 
     def run(self, step: Callable[[], object]) -> None:
         """Repeat a step until `stop`; what it returns is true where it did something, and is called again at once."""

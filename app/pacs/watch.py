@@ -63,7 +63,6 @@ class Watcher:
     _waiting: dict[str, tuple[State, float]] = field(default_factory=dict)
     _entries: dict[str, tuple[int, int]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
-    _said: str = ""
 
     def __post_init__(self) -> None:
         """Set up the loop."""
@@ -75,19 +74,14 @@ class Watcher:
 
     def turn(self) -> None:
         """Look once; what keeps files from being taken is said once."""
+        hindrance = ""
         try:
             self.step()
         except OSError as error:
-            self._say(f"the watched folder cannot be read ({error.strerror}); trying again")
+            hindrance = f"the watched folder cannot be read ({error.strerror}); trying again"
         except Refused as refused:
-            self._say(f"a file was not taken ({refused.why}); files wait")
-        else:
-            self._said = ""
-
-    def _say(self, what: str) -> None:
-        if what != self._said:
-            logger.error("%s", what)
-        self._said = what
+            hindrance = f"a file was not taken ({refused.why}); files wait"
+        self.service.hindered(hindrance)
 
     def step(self) -> int:
         """Look once; how many files were taken.

@@ -84,7 +84,7 @@ def _polled(here: Path, ct: list[Path], others: list[Path]) -> dict[str, Any]:
             "took": took,
             "same bytes": bytes_kept == sorted(path.read_bytes() for path in ct),
             "from": sorted({(row.calling_ae, row.sender) for row in listening.rows(instance)}),
-            "said": poller._said,
+            "said": poller.service.hindrance,
         }
 
 
