@@ -272,7 +272,7 @@ class RunCode(_Documented):
     TOKEN_UNREADABLE = (
         "TOKEN_UNREADABLE",
         "exit 3",
-        "The token of the listener's page or of a destination cannot be read, or is too short.",
+        "The token of the listener's page, a destination or a server cannot be read, or is too short.",
     )
     NO_CHECKOUT = "NO_CHECKOUT", "exit 3", "The image can only be built from a git checkout."
     NO_PROGRAM = "NO_PROGRAM", "exit 3", "A program that the command calls is not installed."

@@ -1,4 +1,4 @@
-"""What a destination is to be shown, and what it has to show: TLS files and the bearer token."""
+"""What a destination, or a server that is asked, is to be shown and has to show: TLS files and the bearer token."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from app.pacs.destination import Destination
+from app.pacs.watch_settings import WatchSettings
 from operators.errors import StartError
 
 
@@ -37,13 +38,35 @@ def bearer_token(destination: Destination) -> str | None:
     Raises:
         StartError: `TOKEN_UNREADABLE`.
     """
-    if destination.token_file is None:
+    return read_token(destination.token_file, f"destination {destination.name}: cannot read token_file")
+
+
+def polling_token(watch: WatchSettings) -> str | None:
+    """Read the token for the DICOMweb server that is asked; None where it needs none.
+
+    Raises:
+        StartError: `TOKEN_UNREADABLE`.
+    """
+    return read_token(watch.token_file, "listener.watch: cannot read token_file")
+
+
+def read_token(file: str | None, failing: str) -> str | None:
+    """Read a token from a file; None where none is named.
+
+    Args:
+        file: that holds it.
+        failing: what is said where it cannot be read.
+
+    Raises:
+        StartError: `TOKEN_UNREADABLE`.
+    """
+    if file is None:
         return None
     try:
-        return Path(destination.token_file).read_text(encoding="utf-8").strip()
+        return Path(file).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        told = f"destination {destination.name}: cannot read token_file ({type(error).__name__})"
-        raise StartError("TOKEN_UNREADABLE", f"{told}; check path and permissions") from error
+        text = f"{failing} ({type(error).__name__}); check path and permissions"
+        raise StartError("TOKEN_UNREADABLE", text) from error
 
 
 def check_credentials(destination: Destination) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -23,17 +22,18 @@ from app.dicomweb import (
     count_of,
     open_client,
     pages,
-    read_token,
     value,
     what_failed,
 )
 from app.pacs.arrivals import Origin
+from app.pacs.credentials import polling_token
 from app.pacs.database.tables import instance
 from app.pacs.intake import OUT_OF_RESOURCES, STORED_CLASSES, Intake
 from app.pacs.multipart import Malformed, TooManyParts, Upload
 from app.pacs.service import Service
 from app.pacs.spool import is_safe_uid
 from app.pacs.watch_settings import WatchSettings
+from operators.errors import StartError
 
 SOURCE: Final = "DICOMWEB"
 """What rules (`from_ae`) name as the sender."""
@@ -85,23 +85,25 @@ class Poller:
         Raises:
             Away: what is left is fetched the next time.
         """
-        url = self._url()
         try:
-            token = read_token(Path(self.settings.token_file) if self.settings.token_file else None)
-            client = open_client(url, token)
-            headers = {"Authorization": f"Bearer {token}"} if token else {}
-            with httpx.Client(timeout=TIMEOUT_S, headers=headers, trust_env=False) as http:
-                return sum(self._fetched(http, *one) for one in self._missing(client))
-        except NO_ANSWER as error:
-            raise Away(f"SERVER_FAILED: {what_failed(url, error)}") from error
-        except httpx.HTTPError as error:
-            raise Away(f"SERVER_FAILED: {urlsplit(url).hostname} broke off ({type(error).__name__})") from error
+            token = polling_token(self.settings)
+        except StartError as error:
+            raise Away(f"{error.reason}: {error.message}") from error
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with httpx.Client(timeout=TIMEOUT_S, headers=headers, trust_env=False) as http:
+            return sum(self._fetched(http, *one) for one in self._missing(token))
 
     def _url(self) -> str:
         return (self.settings.url or "").rstrip("/")
 
-    def _missing(self, client: Any) -> Iterator[tuple[str, str, str]]:
+    def _missing(self, token: str | None) -> Iterator[tuple[str, str, str]]:
         """Yield (study, series, instance) of what the server has and the spool never had."""
+        try:  # around the questions alone: what goes wrong where an instance is taken in is not the server's fault
+            yield from self._listed(open_client(self._url(), token))
+        except NO_ANSWER as error:
+            raise Away(f"SERVER_FAILED: {what_failed(self._url(), error)}") from error
+
+    def _listed(self, client: Any) -> Iterator[tuple[str, str, str]]:
         filters = dict(parse_qsl(self.settings.query))
         search = partial(client.search_for_series, search_filters=filters, fields=["NumberOfSeriesRelatedInstances"])
         for found in pages(search):
@@ -132,6 +134,8 @@ class Poller:
                 parser = upload.parser(boundary)
                 for piece in answer.iter_bytes(_PIECE):
                     parser.write(piece)
+        except httpx.HTTPError as error:
+            raise Away(f"SERVER_FAILED: {what_failed(url, error)}") from error
         except (Malformed, TooManyParts) as error:
             raise Away(f"SERVER_FAILED: an answer of {urlsplit(url).hostname} cannot be read") from error
         finally:

@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -16,6 +15,7 @@ from sqlalchemy import text
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from app.pacs.credentials import read_token
 from app.pacs.database.engine import Database
 from app.pacs.intake import Intake
 from app.pacs.page.inbound import stow_routes
@@ -133,13 +133,7 @@ def _bound(address: str, port: int) -> socket.socket:
 
 
 def _token(file: str | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        found = Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        told = f"cannot read a token file of listener.page ({type(error).__name__}); check path and permissions"
-        raise StartError("TOKEN_UNREADABLE", told) from error
-    if len(found) < 16:
+    found = read_token(file, "cannot read a token file of listener.page")
+    if found is not None and len(found) < 16:
         raise StartError("TOKEN_UNREADABLE", "a token file of listener.page: expected at least 16 characters")
     return found

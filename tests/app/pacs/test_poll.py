@@ -1,0 +1,75 @@
+"""A DICOMweb server that is polled: what is wrong is said of whoever it is wrong with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from app.cli import main
+from app.pacs.database.engine import Database
+from app.pacs.intake import Intake
+from app.pacs.poll import Away, Poller
+from app.pacs.spool import Spool
+from app.pacs.watch_settings import WatchSettings
+from tests.support.tiny_ct import SERIES, STUDY
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+class Server:
+    """One that has one instance, and answers as a client of DICOMweb gives it."""
+
+    answer: ClassVar = {"0020000D": STUDY, "0020000E": SERIES, "00080018": f"{SERIES}.1", "00080016": CT}
+
+    def search_for_series(self, *, offset: int, **about: object) -> list[dict]:
+        return [] if offset else [{tag: {"Value": [value]} for tag, value in self.answer.items()}]
+
+    def search_for_instances(self, study: str, series: str, *, offset: int, **about: object) -> list[dict]:
+        return self.search_for_series(offset=offset)
+
+
+@pytest.fixture
+def poller(sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Poller:
+    monkeypatch.setattr("app.pacs.poll.open_client", lambda url, token: Server())
+    intake = Intake(Spool(tmp_path / "spool", 0, 1 << 30), sqlite)
+    return Poller(intake, WatchSettings(url="http://127.0.0.1:1/dicom-web"))
+
+
+def test_a_fault_of_ours_at_an_instance_is_not_said_of_the_server(poller, monkeypatch):
+    def broken(self, *about: object) -> bool:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(Poller, "_fetched", broken)
+    with pytest.raises(KeyError, match="a fault of ours"):
+        poller.step()
+
+
+def test_an_answer_that_is_not_dicomweb_is_said_of_the_server(poller, monkeypatch):
+    monkeypatch.setattr(Server, "answer", {})
+    with pytest.raises(Away, match=r"SERVER_FAILED: 127\.0\.0\.1 gave no DICOMweb answer \(KeyError\)"):
+        poller.step()
+
+
+def test_a_server_that_cannot_be_reached_for_an_instance_is_said(poller):
+    with pytest.raises(Away, match=r"SERVER_FAILED: 127\.0\.0\.1 gave no DICOMweb answer \(ConnectError\)"):
+        poller.step()
+
+
+def test_a_token_that_vanishes_is_said_once_and_is_no_fault_of_the_program(sqlite, tmp_path, caplog):
+    intake = Intake(Spool(tmp_path / "spool", 0, 1 << 30), sqlite)
+    settings = WatchSettings(url="http://127.0.0.1:1", token_file=str(tmp_path / "nothing"))
+    poller = Poller(intake, settings)
+    for _ in range(2):
+        poller.turn()
+    said = "TOKEN_UNREADABLE: listener.watch: cannot read token_file (FileNotFoundError); check path and permissions"
+    assert [record.getMessage() for record in caplog.records] == [said]
+
+
+def test_a_token_that_is_not_there_stops_the_start(tmp_path, capsys):
+    (tmp_path / "app.yaml").write_text(json.dumps({"listener": {"folder": str(tmp_path / "state")}}))
+    token = ["--token-file", str(tmp_path / "nothing")]
+    assert main(["watch", "http://127.0.0.1:1", *token, "-c", str(tmp_path / "app.yaml"), "-l", "WARN"]) == 3
+    assert "TOKEN_UNREADABLE: listener.watch: cannot read token_file" in capsys.readouterr().err
