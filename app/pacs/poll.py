@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,13 +28,17 @@ from app.dicomweb import (
 )
 from app.pacs.arrivals import Origin
 from app.pacs.credentials import polling_token
+from app.pacs.database.engine import AWAY
 from app.pacs.database.tables import instance
 from app.pacs.intake import OUT_OF_RESOURCES, STORED_CLASSES, Intake
 from app.pacs.multipart import Malformed, TooManyParts, Upload
 from app.pacs.service import Service
 from app.pacs.spool import is_safe_uid
+from app.pacs.stow import PASSING
 from app.pacs.watch_settings import WatchSettings
 from operators.errors import StartError
+
+logger = logging.getLogger(__name__)
 
 SOURCE: Final = "DICOMWEB"
 """What rules (`from_ae`) name as the sender."""
@@ -45,6 +50,10 @@ _PIECE: Final = 1 << 20
 
 class Away(Exception):
     """The server or the spool does not do what is wanted of it; asking again later may help."""
+
+
+class Withheld(Away):
+    """One instance cannot be had; others may."""
 
 
 @dataclass(slots=True)
@@ -83,15 +92,29 @@ class Poller:
         """Ask once; how many instances came.
 
         Raises:
-            Away: what is left is fetched the next time.
+            Away: what is left is fetched the next time; where it is `Withheld`, all others have come.
         """
         try:
             token = polling_token(self.settings)
         except StartError as error:
             raise Away(f"{error.reason}: {error.message}") from error
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        count, withheld = 0, list[Withheld]()
         with httpx.Client(timeout=TIMEOUT_S, headers=headers, trust_env=False) as http:
-            return sum(self._fetched(http, *one) for one in self._missing(token))
+            for study, series, uid in self._missing(token):
+                try:
+                    count += self._fetched(http, study, series, uid)
+                except Withheld as error:
+                    withheld.append(error)
+                except (Away, *AWAY):
+                    raise
+                except Exception as error:
+                    logger.debug("an instance of the DICOMweb server", exc_info=True)
+                    what = f"INTERNAL_ERROR: {type(error).__name__} at an instance of the DICOMweb server; it waits"
+                    withheld.append(Withheld(what))
+        if withheld:
+            raise withheld[0]
+        return count
 
     def _url(self) -> str:
         return (self.settings.url or "").rstrip("/")
@@ -134,10 +157,14 @@ class Poller:
                 parser = upload.parser(boundary)
                 for piece in answer.iter_bytes(_PIECE):
                     parser.write(piece)
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            of_all = status in PASSING or status > 500
+            raise (Away if of_all else Withheld)(f"SERVER_FAILED: {what_failed(url, error)}") from error
         except httpx.HTTPError as error:
             raise Away(f"SERVER_FAILED: {what_failed(url, error)}") from error
         except (Malformed, TooManyParts) as error:
-            raise Away(f"SERVER_FAILED: an answer of {urlsplit(url).hostname} cannot be read") from error
+            raise Withheld(f"SERVER_FAILED: an answer of {urlsplit(url).hostname} cannot be read") from error
         finally:
             upload.discard()
         if OUT_OF_RESOURCES in _reasons(upload):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import httpx
 import pytest
 
 from app.cli import main
@@ -17,18 +19,19 @@ from app.pacs.watch_settings import WatchSettings
 from tests.support.tiny_ct import SERIES, STUDY
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
+UIDS = [f"{SERIES}.{number}" for number in (1, 2)]
 
 
 class Server:
-    """One that has one instance, and answers as a client of DICOMweb gives it."""
+    """One that has a series of two instances, and answers as a client of DICOMweb gives it."""
 
-    answer: ClassVar = {"0020000D": STUDY, "0020000E": SERIES, "00080018": f"{SERIES}.1", "00080016": CT}
+    answer: ClassVar = {"0020000D": STUDY, "0020000E": SERIES, "00080016": CT}
 
     def search_for_series(self, *, offset: int, **about: object) -> list[dict]:
         return [] if offset else [{tag: {"Value": [value]} for tag, value in self.answer.items()}]
 
     def search_for_instances(self, study: str, series: str, *, offset: int, **about: object) -> list[dict]:
-        return self.search_for_series(offset=offset)
+        return [one | {"00080018": {"Value": [uid]}} for one in self.search_for_series(offset=offset) for uid in UIDS]
 
 
 @pytest.fixture
@@ -38,13 +41,47 @@ def poller(sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Poller(intake, WatchSettings(url="http://127.0.0.1:1/dicom-web"))
 
 
-def test_a_fault_of_ours_at_an_instance_is_not_said_of_the_server(poller, monkeypatch):
-    def broken(self, *about: object) -> bool:
-        raise KeyError("a fault of ours")
+def asked_of(monkeypatch: pytest.MonkeyPatch, status: int) -> list[str]:
+    """Have the server answer its first instance with a status and the others with bytes that are no CT."""
+    asked: list[str] = []
 
-    monkeypatch.setattr(Poller, "_fetched", broken)
-    with pytest.raises(KeyError, match="a fault of ours"):
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path.rsplit("/", 1)[-1])
+        kind = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=x'}
+        body = b"--x\r\nContent-Type: application/dicom\r\n\r\nno CT\r\n--x--\r\n"
+        return httpx.Response(status if asked[-1] == UIDS[0] else 200, headers=kind, content=body)
+
+    made = partial(httpx.Client, transport=httpx.MockTransport(answer))
+    monkeypatch.setattr("app.pacs.poll.httpx.Client", made)
+    return asked
+
+
+def test_a_fault_of_ours_at_an_instance_is_not_said_of_the_server_and_holds_up_no_other(poller, monkeypatch):
+    def broken_at_the_first(self, http: object, study: str, series: str, uid: str) -> bool:
+        if uid == UIDS[0]:
+            raise KeyError("a fault of ours")
+        taken.append(uid)
+        return True
+
+    taken: list[str] = []
+    monkeypatch.setattr(Poller, "_fetched", broken_at_the_first)
+    with pytest.raises(Away, match="INTERNAL_ERROR: KeyError at an instance of the DICOMweb server; it waits"):
         poller.step()
+    assert taken == UIDS[1:]
+
+
+@pytest.mark.parametrize(("status", "most"), [(404, 2), (500, 2), (401, 1), (503, 1)])
+def test_one_instance_that_the_server_does_not_give_holds_up_no_other(poller, monkeypatch, status, most):
+    asked = asked_of(monkeypatch, status)
+    with pytest.raises(Away, match=rf"SERVER_FAILED: 127\.0\.0\.1 answered {status}"):
+        poller.step()
+    assert asked == UIDS[:most]
+
+
+def test_what_cannot_be_read_is_fetched_no_more(poller, monkeypatch):
+    asked = asked_of(monkeypatch, 200)
+    assert (poller.step(), poller.step()) == (0, 0)
+    assert asked == UIDS
 
 
 def test_an_answer_that_is_not_dicomweb_is_said_of_the_server(poller, monkeypatch):
