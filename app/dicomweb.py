@@ -41,7 +41,7 @@ def read_token(file: Path | None) -> str | None:
 
 
 def pages(search: Callable[..., Sequence[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """All answers to a search, page by page; a server that knows no pages gives all at once, each time."""
+    """Yield all answers to a search, page by page; a server without paging gives all of them each time."""
     offset, first = 0, None
     while page := search(limit=PAGE, offset=offset):
         if page[0] == first:

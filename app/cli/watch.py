@@ -42,8 +42,8 @@ def command(
         settings = load_listener(config)
         watch = settings.watch
         if source.startswith(("http://", "https://")):
-            asked, token = query or watch.query, str(token_file) if token_file else watch.token_file
-            watch = dataclasses.replace(watch, folder=None, url=source, query=asked, token_file=token)
+            filters, token = query or watch.query, str(token_file) if token_file else watch.token_file
+            watch = dataclasses.replace(watch, folder=None, url=source, query=filters, token_file=token)
         else:
             watch = dataclasses.replace(watch, folder=source, url=None)
         if output is not None:

@@ -58,23 +58,23 @@ class Ended:
     def body(self) -> bytes:
         """Return all of it but UID and part, compressed."""
         outcome = self.outcome
-        told = {
+        values = {
             name: getattr(outcome, name) for name in ("folder", "status", "reason", "message", "shape", "spacing_mm")
         }
-        told["findings"] = [[finding.code, finding.detail] for finding in outcome.findings]
-        told["seconds"] = dict(outcome.seconds)
+        values["findings"] = [[finding.code, finding.detail] for finding in outcome.findings]
+        values["seconds"] = dict(outcome.seconds)
         about = {name: getattr(self, name) for name in ("places", "study", "job_key", "row", "lengths")}
-        return zlib.compress(json.dumps({"outcome": told, **about}).encode(), 1)
+        return zlib.compress(json.dumps({"outcome": values, **about}).encode(), 1)
 
     @staticmethod
     def of(uid: str, part: int | None, body: bytes) -> Ended:
         """Return what has this UID, part and body."""
         found = json.loads(zlib.decompress(body))
-        told = found["outcome"]
-        told["findings"] = tuple(Finding(*one) for one in told["findings"])
+        values = found["outcome"]
+        values["findings"] = tuple(Finding(*one) for one in values["findings"])
         for name in ("shape", "spacing_mm"):
-            told[name] = tuple(told[name]) if told[name] else None
-        outcome = Outcome(uid, part, **told)
+            values[name] = tuple(values[name]) if values[name] else None
+        outcome = Outcome(uid, part, **values)
         places, row, lengths = tuple(found["places"]), found["row"], found["lengths"]
         return Ended(outcome, places, found["study"], found["job_key"], row, lengths)
 
@@ -92,7 +92,7 @@ class EndedStore:
         self._database.close()
 
     def is_done(self, unit: Unit) -> bool:
-        """Whether a unit was encoded as it is now; one with a failure is tried again."""
+        """Return whether a unit was encoded as it is now; one with a failure is tried again."""
         found = self._database.execute("SELECT fingerprint, failed FROM unit WHERE name = ?", (unit.name,)).fetchone()
         return bool(found == (unit.fingerprint, 0))
 

@@ -50,12 +50,12 @@ class Index:
         """Yield what is to be encoded, in a fixed order, one unit in memory at a time."""
         rows = (row for row in self._rows() if row["unit"])
         for name, group in groupby(rows, key=lambda row: row["unit"]):
-            met = list(group)
+            members = list(group)
             yield Unit(
                 name,
-                tuple(_row(one) for one in met),
-                {one["folder"]: one["lost"] for one in met if one["lost"]},
-                {one["series"]: one["shared"] for one in met if one["shared"]},
+                tuple(_row(one) for one in members),
+                {one["folder"]: one["lost"] for one in members if one["lost"]},
+                {one["series"]: one["shared"] for one in members if one["shared"]},
             )
 
     def unreadable(self) -> Iterator[tuple[Outcome, str]]:

@@ -81,7 +81,7 @@ def _jobs(index: Index, root: Path, settings: Settings, wanted: Set[str]) -> Gen
 
 
 def _may_hold(unit: Unit, wanted: Set[str]) -> bool:
-    """Whether a series of the unit is wanted, or has another UID in the results than in its files."""
+    """Return whether a series of the unit is wanted, or has another UID in the results than in its files."""
     stated = {one.series for one in unit.files}
     return bool(wanted & stated or unit.shared or any(not is_valid_uid(uid) for uid in stated))
 

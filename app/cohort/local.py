@@ -164,11 +164,11 @@ class _Process:
         wrong = None
         try:
             if self.connection.poll():
-                said: list[Ended] | Stopped = self.connection.recv()
-                if isinstance(said, Stopped):
-                    raise said.error()
+                answer: list[Ended] | Stopped = self.connection.recv()
+                if isinstance(answer, Stopped):
+                    raise answer.error()
                 self.unit = None
-                return said
+                return answer
             wrong = self._beyond(limits)
         except (EOFError, ConnectionError):
             wrong = SeriesFailed(
@@ -195,7 +195,7 @@ class _Process:
         return None
 
     def _memory_mb(self) -> float:
-        """What it holds now; 0 where the system does not say."""
+        """Return the memory that the process holds now; 0 where the system does not say."""
         pid = self._process.pid if self._process else None
         try:
             return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE / 2**20

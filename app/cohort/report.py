@@ -121,8 +121,8 @@ def html_report(tally: Tally, facts: Facts) -> str:
     reasons = [
         (status, reason, _meaning(reason), count, tally.examples[status, reason])
         for status in ("failed", "rejected", "skipped")
-        for (of, reason), count in _ranked(tally.reasons)
-        if of == status
+        for (ended, reason), count in _ranked(tally.reasons)
+        if ended == status
     ]
     scanners = [
         (scanner, count, tally.out_by_scanner[scanner] if _assessed(tally) else "–")
@@ -163,7 +163,7 @@ def _facts(tally: Tally, facts: Facts) -> list[tuple[str, str]]:
 
 
 def _text_block(status: str, tally: Tally) -> Iterator[str]:
-    ranked = [(reason, count) for (of, reason), count in _ranked(tally.reasons) if of == status]
+    ranked = [(reason, count) for (ended, reason), count in _ranked(tally.reasons) if ended == status]
     for reason, count in ranked[:_SHOWN]:
         yield f"{status:<14} {count:>7,}  {reason}: {_meaning(reason)}"
     if len(ranked) > _SHOWN:
@@ -171,13 +171,13 @@ def _text_block(status: str, tally: Tally) -> Iterator[str]:
 
 
 def _look_at(tally: Tally) -> list[str]:
-    """Where to look first: what is ours or the machine's to mend, then what hits many, then what may mislead."""
+    """Return where to look first: failures, then what affects many series, then what may mislead."""
     found = [
         f"{count:,} series failed with {reason}: {_meaning(reason)} Run the command again; failures are tried again"
         for (status, reason), count in _ranked(tally.reasons)
         if status == "failed"
     ]
-    met, ct = sum(tally.statuses.values()), tally.statuses["written"] + tally.statuses["rejected"]
+    total, ct = sum(tally.statuses.values()), tally.statuses["written"] + tally.statuses["rejected"]
     found += [
         f"{count:,} of {ct:,} CT series ({count / ct:.0%}) are rejected as {reason}, for example "
         f"{tally.examples[status, reason]}; `ctvae inspect --verbose` shows why"
@@ -185,7 +185,7 @@ def _look_at(tally: Tally) -> list[str]:
         if status == "rejected" and count >= _REJECTED_SHARE * ct
     ]
     found += [
-        f"{count:,} of {met:,} series are left out by {reason}; `ctvae inspect -c` says which rule came nearest"
+        f"{count:,} of {total:,} series are left out by {reason}; `ctvae inspect -c` says which rule came nearest"
         for (_, reason), count in _ranked(tally.reasons)
         if reason == "NO_RULE"
     ]
@@ -226,7 +226,7 @@ def _most(counts: Counter[str]) -> str:
 
 
 def _ranked(counts: Counter[K]) -> list[tuple[K, int]]:
-    """Most first; of equal ones by name."""
+    """Return the counts that are not 0, the largest first; equal ones by name."""
     return sorted(((key, count) for key, count in counts.items() if count), key=lambda one: (-one[1], str(one[0])))
 
 

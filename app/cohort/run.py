@@ -119,7 +119,7 @@ def run_cohort(data: Path | Server, output: Path, models: Path | None, settings:
 
 @contextmanager
 def _full_disk() -> Iterator[None]:
-    """Say of a disk that takes no more what can be done."""
+    """Raise an error that says what to do where the disk is full."""
     try:
         yield
     except sqlite3.Error as error:
@@ -128,8 +128,8 @@ def _full_disk() -> Iterator[None]:
         raise _unwritable(error.strerror or type(error).__name__) from error
 
 
-def _unwritable(said: str) -> RunFailed:
-    text = f"cannot write into the output folder ({said}); what was finished is kept: free space, then run again"
+def _unwritable(cause: str) -> RunFailed:
+    text = f"cannot write into the output folder ({cause}); what was finished is kept: free space, then run again"
     return RunFailed("OUTPUT_UNWRITABLE", text)
 
 
@@ -171,7 +171,7 @@ def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, 
 
 
 def _look(index: Index, store: EndedStore) -> _Left:
-    """Go through the units once: what is to be done, and which are no more, are found on the way."""
+    """Read all units once; find those to encode, and those whose files are gone."""
     digest, units, left = hashlib.sha256(), 0, 0
 
     def names() -> Iterator[str]:
@@ -192,8 +192,8 @@ def _write(index: Index, store: EndedStore, partition: Partition, todo: _Left) -
     """Write tables and reports, and say that they are whole."""
     tally = Tally().count(store.all())
     model = partition.about["model"]
-    said = f"{model['name']} {model['version']}, weights {model['weights_sha256'][:12]}"
-    facts = Facts(said, partition.name, index.counts(), todo.units)
+    bundle_text = f"{model['name']} {model['version']}, weights {model['weights_sha256'][:12]}"
+    facts = Facts(bundle_text, partition.name, index.counts(), todo.units)
     reports = {REPORT: text_report(tally, facts).encode(), PAGE: html_report(tally, facts).encode()}
     write_tables(store.all, partition.folder, model["weights_sha256"], reports)
     partition.write(todo.state)

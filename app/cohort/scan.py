@@ -60,7 +60,7 @@ class Scan:
             self._database.executemany(_PUT, ((*astuple(row), 0) for row in rows))
 
     def run(self, source: Source, on_file: Callable[[int], None]) -> None:
-        """Bring the rows up to date with the files.
+        """Update the rows to the present state of the files.
 
         Args:
             source: the files.
@@ -112,7 +112,7 @@ class Scan:
                 self._put([_ended(one, name, fsencode(one.file or one.folder), stamp) for one in archive.closed])
 
     def _known(self, where: str, name: bytes, stamp: tuple[int, int]) -> bool:
-        """Whether the rows of a file or an archive are those of its present state; they are then marked as seen.
+        """Return whether the rows of a file or an archive are those of its present state; they are then marked as seen.
 
         What could not be opened is tried again, and so is a header whose voxels are in another file.
         """
@@ -137,20 +137,20 @@ class Scan:
 def _read(
     path: Path, archive: bytes, name: bytes, stamp: tuple[int, int], roots: InputRoots, values: HeaderValues
 ) -> Row:
-    met = read_file(path, roots, values)
-    if isinstance(met, Outcome):
-        return _ended(met, archive, name, stamp)
-    if not isinstance(met, Instance):
+    found = read_file(path, roots, values)
+    if isinstance(found, Outcome):
+        return _ended(found, archive, name, stamp)
+    if not isinstance(found, Instance):
         return Row(archive, name, *stamp, "other", "", "", "", "")
-    if met.image:
-        elsewhere = "" if met.image.voxels == path else "its voxels are in another file"
-        return Row(archive, name, *stamp, "image", "", met.sop_instance_uid, roots.folder(path), elsewhere)
-    return Row(archive, name, *stamp, "dicom", *stated_uids(met), roots.folder(path.parent), "")
+    if found.image:
+        elsewhere = "" if found.image.voxels == path else "its voxels are in another file"
+        return Row(archive, name, *stamp, "image", "", found.sop_instance_uid, roots.folder(path), elsewhere)
+    return Row(archive, name, *stamp, "dicom", *stated_uids(found), roots.folder(path.parent), "")
 
 
 def _ended(outcome: Outcome, archive: bytes, name: bytes, stamp: tuple[int, int]) -> Row:
-    told = {name: getattr(outcome, name) for name in ("series_instance_uid", "status", "reason", "message", "file")}
-    return Row(archive, name, *stamp, "unreadable", "", "", outcome.folder, json.dumps(told))
+    values = {name: getattr(outcome, name) for name in ("series_instance_uid", "status", "reason", "message", "file")}
+    return Row(archive, name, *stamp, "unreadable", "", "", outcome.folder, json.dumps(values))
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -125,7 +125,7 @@ def _below(folder: Path, roots: InputRoots) -> Iterator[Path | Outcome | None]:
 
 
 def _listed(file: Path) -> tuple[Path, ...]:
-    """The places that a CSV names, relative ones counted from its own folder; each once."""
+    """Return the paths that a CSV names, each once; relative ones start at the CSV's own folder."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.DictReader(lines)
@@ -143,7 +143,7 @@ def _listed(file: Path) -> tuple[Path, ...]:
 
 
 def _dicomdir(file: Path) -> tuple[Path, ...]:
-    """The files that a DICOMDIR (PS3.3 F.5) references, in its order; nothing where the file is not one.
+    """Return the files that a DICOMDIR (PS3.3 F.5) references, in its order; nothing if the file is not a DICOMDIR.
 
     Raises:
         StartError: `BAD_DICOMDIR`.

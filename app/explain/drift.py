@@ -146,7 +146,7 @@ def _dates(texts: NDArray[np.str_]) -> NDArray[np.datetime64] | None:
 
 
 def _grouped(table: FeatureTable, column: str, parts: int) -> NDArray[np.str_]:
-    """Each row's group: a period, named by its first and last value, or the value itself."""
+    """Return each row's group: a period, named by its first and last value, or the value itself."""
     values = table.columns[column]
     ordered = values if values.dtype.kind == "f" else _dates(table.texts(column))
     if ordered is None:

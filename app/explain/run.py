@@ -126,7 +126,7 @@ def heading_of(question: Question) -> Heading:
 
 
 def _joining(question: Question) -> Section:
-    """The last section: what was joined with what."""
+    """Return the last section: which labels were joined with which series."""
     joined = question.joined
     if joined is None:
         text = "No labels were given; the labels are columns of the table itself."

@@ -34,6 +34,6 @@ def run(command: Sequence[str]) -> str:
     """
     ended = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     if ended.returncode:
-        said = " | ".join((ended.stderr or ended.stdout).strip().splitlines()[-LAST_LINES:])
-        raise RunFailed("BUILD_FAILED", f"{Path(command[0]).name} ended with {ended.returncode}: {said}")
+        tail = " | ".join((ended.stderr or ended.stdout).strip().splitlines()[-LAST_LINES:])
+        raise RunFailed("BUILD_FAILED", f"{Path(command[0]).name} ended with {ended.returncode}: {tail}")
     return ended.stdout

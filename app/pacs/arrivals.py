@@ -77,7 +77,7 @@ def identify(path: Path) -> Identity:
 
 
 def _scanned(path: Path) -> Identity | None:
-    """By the few elements that are needed, twenty times as fast as the whole header; None where that does not do."""
+    """Return the identity by the few elements needed, 20 times as fast as by the whole header; None if that fails."""
     with path.open("rb") as file:
         first = file.read(SCANNED_BYTES)
     scanned = scan_elements(first, _WANTED, _AFTER, whole=len(first) < SCANNED_BYTES)
@@ -99,7 +99,7 @@ def _read(path: Path) -> Identity:
 
 
 def is_known(database: Database, path: Path, who: Identity, digest: str) -> tuple[bool, frozenset[int]]:
-    """Whether a file is one that was purged after its result; and which copy numbers purged ones have.
+    """Return whether a file is one that was purged after its result, and which copy numbers purged ones have.
 
     Args:
         database: with their rows.
@@ -159,7 +159,7 @@ def _add(database: Database, kept: Kept, who: Identity, values: dict[str, Any], 
 
 
 def _arriving(connection: Connection, who: Identity, origin: Origin) -> None:
-    """A series gets an instance more; one that was complete is so no longer, and its time begins anew."""
+    """Enter an instance more for a series; a complete one is no longer complete, and its time begins anew."""
     this = {"of_series": who.series_uid}
     sender = {"source_ae": origin.calling_ae, "sender": origin.address}
     again = _again(named=bool(origin.calling_ae), fetched=origin.fetched)
@@ -193,7 +193,7 @@ def _again(*, named: bool, fetched: bool) -> Update:
 
 
 def _name_sender(connection: Connection, kept: Kept, origin: Origin) -> None:
-    """A row that a restart made gets its sender when the instance, never acknowledged, is sent again."""
+    """Enter the sender in a row that a restart made, when the instance, never acknowledged, is sent again."""
     if not origin.calling_ae:
         return
     who = {"calling_ae": origin.calling_ae, "sender": origin.address}

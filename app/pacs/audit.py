@@ -49,7 +49,7 @@ class Audit:
 
 
 def audit(database: Database, places: Places) -> Audit:
-    """Account for every instance; reads the database as it is at one moment."""
+    """Count what became of every instance, as the database is at one moment."""
     with database.read() as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -73,7 +73,7 @@ def audit(database: Database, places: Places) -> Audit:
 
 
 def _instances() -> Any:
-    """Each instance with the last job of it that counts, and what became of it there."""
+    """Return the query for each instance, with its last job that counts and what became of it there."""
     counting = and_(job.c.kind == "main", job.c.state != "superseded")
     last = (
         select(job_instance.c.instance_id, func.max(job.c.id).label("job_id"))

@@ -50,7 +50,7 @@ class Child:
         self._pipeline(None)
 
     def answer(self, request: Request) -> dict[str, Any]:
-        """Do a job; what is wrong with it is in the answer, under `error`."""
+        """Run a job; what is wrong with it is in the answer, under `error`."""
         try:
             pipeline = self._pipeline(request.models)
             _check_pinned(pipeline, request)
@@ -143,10 +143,10 @@ def _with_findings(job: Job[Series], found: Sequence[tuple[str, str]]) -> Job[Se
 
 
 def _predecessors(request: Request) -> Callable[[Series, SrClass], Predecessor | None]:
-    """Which SR a new one takes the place of: that of its part; where parts came or went, the last there is."""
+    """Return a function that finds the SR that a new one replaces: its part's; where parts changed, the last one."""
 
     def predecessor_of(series: Series, sr_class: SrClass) -> Predecessor | None:
-        paths = {part: path for part, of, path in request.predecessors if of == sr_class}
+        paths = {part: path for part, kind, path in request.predecessors if kind == sr_class}
         if not paths:
             return None
         last = max(paths, key=lambda part: part or 0)
@@ -156,8 +156,8 @@ def _predecessors(request: Request) -> Callable[[Series, SrClass], Predecessor |
 
 
 def _outcome(outcome: Outcome, names: list[str]) -> dict[str, Any]:
-    told = {name: getattr(outcome, name) for name in ("part", "status", "reason", "message")}
-    return {**told, "files": sorted(set(names)), "seconds": dict(outcome.seconds)}
+    values = {name: getattr(outcome, name) for name in ("part", "status", "reason", "message")}
+    return {**values, "files": sorted(set(names)), "seconds": dict(outcome.seconds)}
 
 
 def _made(outcome: Outcome, pipeline: Pipeline) -> Iterator[dict[str, Any]]:

@@ -45,7 +45,7 @@ class ChildProcess:
     """One child at a time; a new one is started when it is needed."""
 
     def __init__(self, limits: ChildLimits, settings: Path | None = None, program: Sequence[str] = CHILD) -> None:
-        """Say how it is run; nothing is started yet.
+        """Set how it is run; nothing is started yet.
 
         Args:
             limits: of time and memory.
@@ -82,7 +82,7 @@ class ChildProcess:
             raise StartError(error["reason"], error["message"])
 
     def ask(self, request: Request, tick: Callable[[], None]) -> dict[str, Any]:
-        """Have a job done.
+        """Send a job to the child and return its answer.
 
         Args:
             request: the job.
@@ -157,7 +157,7 @@ class ChildProcess:
         return ChildEnded("WORKER_DIED", f"the worker's process ended {how} while it had the job; see the log")
 
     def _memory_mb(self) -> float:
-        """Resident memory, where the system says so."""
+        """Return the child's resident memory; 0 where the system does not say."""
         try:
             pages = int(Path(f"/proc/{self._running().pid}/statm").read_text().split()[1])
         except (OSError, IndexError, ValueError):

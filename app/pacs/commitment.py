@@ -94,12 +94,12 @@ def report_handler(
 
     def heard(event: Event) -> tuple[int, None]:
         try:
-            told = event.event_information
-            transaction = str(told.TransactionUID)
-            committed = {str(one.ReferencedSOPInstanceUID) for one in told.get("ReferencedSOPSequence") or []}
+            report = event.event_information
+            transaction = str(report.TransactionUID)
+            committed = {str(one.ReferencedSOPInstanceUID) for one in report.get("ReferencedSOPSequence") or []}
             failed = {
                 str(one.ReferencedSOPInstanceUID): int(one.get("FailureReason") or PROCESSING_FAILURE)
-                for one in told.get("FailedSOPSequence") or []
+                for one in report.get("FailedSOPSequence") or []
             }
         except Exception as error:  # whatever a peer sends
             logger.warning("BAD_REPORT: a storage commitment report cannot be read (%s)", type(error).__name__)

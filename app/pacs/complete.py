@@ -45,7 +45,7 @@ class AsksPacs(Protocol):
         """Return which."""
 
     def fetch(self, study_uid: str, series_uid: str, sop_uids: Sequence[str]) -> None:
-        """Have some sent to us."""
+        """Ask for some instances; they arrive as C-STORE requests."""
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class Completer:
         return queued
 
     def _looked_at(self, row: Any, given_up: bool) -> bool:
-        """Whether a series went into the queue; one that breaks what looks at it must not hold up the others."""
+        """Return whether a series went into the queue; an unexpected error does not hold up the others."""
         try:
             return self._decide(row, given_up)
         except AWAY:
@@ -129,7 +129,7 @@ class Completer:
         return self._close(row, expected, findings)
 
     def _fetched(self, pacs: AsksPacs, row: Any) -> int:
-        """How many instances the PACS has; those that are not here were fetched, if they could be."""
+        """Fetch what is missing here, if that is possible; return how many instances the PACS has."""
         expected = pacs.count(row.study_uid, row.series_uid)
         here = self._have(row.series_uid)
         if len(here) >= expected or self.settings.query.retrieve == "none":
@@ -147,8 +147,8 @@ class Completer:
             return frozenset(connection.execute(mine).scalars())
 
     def _senders(self, series_uid: str) -> list[tuple[str, str, int]]:
-        of = instance.c.calling_ae, instance.c.sender
-        counted = select(*of, func.count()).where(instance.c.series_uid == series_uid).group_by(*of).order_by(*of)
+        by = instance.c.calling_ae, instance.c.sender
+        counted = select(*by, func.count()).where(instance.c.series_uid == series_uid).group_by(*by).order_by(*by)
         with self.database.read() as connection:
             return [(title, address, count) for title, address, count in connection.execute(counted)]
 
@@ -164,8 +164,8 @@ class Completer:
     def _close(self, row: Any, expected: int | None, findings: Sequence[Finding]) -> bool:
         """Hand a series over, unless something arrived since it was looked at: then it is looked at again."""
         lasting = [one for one in json.loads(row.findings) if one["code"] == OTHER_CONTENT]
-        told = json.dumps([*lasting, *({"code": one.code, "detail": one.detail} for one in findings)])
-        values = {"expected": expected, "findings": told, "reason": None, "not_before": None}
+        noted = json.dumps([*lasting, *({"code": one.code, "detail": one.detail} for one in findings)])
+        values = {"expected": expected, "findings": noted, "reason": None, "not_before": None}
         mine = and_(instance.c.series_uid == row.series_uid, instance.c.copy == 0)
         with self.database.begin() as connection:
             purged = connection.execute(select(func.count()).where(mine, instance.c.state == "purged")).scalar_one()

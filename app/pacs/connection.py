@@ -107,7 +107,7 @@ class GuardedSocket(AssociationSocket):
         dul.to_provider_queue = _Answers(self._answered)
 
     def _asked(self) -> None:
-        """The peer asks to be let in, or released: until that is answered, the answer is waited for, not the peer."""
+        """Note that the peer asks to be let in, or released: until that is answered, we owe the answer."""
         self._owed = True
 
     def _answered(self, primitive: Any) -> bool:
@@ -176,7 +176,7 @@ class _Messages(queue.Queue[Any]):
         return super().get(block, timeout)
 
     def nudge(self) -> None:
-        """Have the thread look for something else that came."""
+        """Wake the thread, so that it looks for something else that came."""
         with self.not_empty:
             self.not_empty.notify()
 
@@ -196,9 +196,9 @@ class _Answers(queue.Queue[Any]):
 class _Primitives(queue.Queue[Any]):
     """What else the peer asks for or says, for the same thread: to be let in, to be released, that it aborts."""
 
-    def __init__(self, asked: Callable[[], None], nudge: Callable[[], None]) -> None:
+    def __init__(self, on_request: Callable[[], None], nudge: Callable[[], None]) -> None:
         super().__init__()
-        self._asked, self._nudge = asked, nudge
+        self._asked, self._nudge = on_request, nudge
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         self._asked()

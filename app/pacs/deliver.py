@@ -35,7 +35,7 @@ class Deliverer:
     """
 
     def __init__(self, database: Database, places: Places, destination: Destination, our_ae: str) -> None:
-        """Say where to; nothing is sent yet."""
+        """Set where to; nothing is sent yet."""
         self._database, self._places, self._to, self._our_ae = database, places, destination, our_ae
         self._lease_s = 4 * destination.timeout_s + 60
         self.service = Service(f"sender to {destination.name}", POLL_S)
@@ -58,7 +58,7 @@ class Deliverer:
         return sent is not None
 
     def _guarded(self, act: Callable[[Sending], None], sending: Sending) -> None:
-        """Do something about one result; where that breaks, it comes after the others and gives up in the end."""
+        """Send or confirm one result; after an unexpected error it goes behind the others, and gives up in the end."""
         try:
             act(sending)
         except AWAY:
@@ -87,8 +87,8 @@ class Deliverer:
         else:
             deliveries.mark_failed(self._database, sending, answer)
         level = {Verdict.DELIVERED: logging.INFO, Verdict.RETRY: logging.WARNING}.get(verdict, logging.ERROR)
-        told = sending.delivery_id, self._to.name, verdict.name, answer.status or "no status", answer.reason or ""
-        logger.log(level, "delivery %d to %s: %s, %s %s", *told)
+        about = sending.delivery_id, self._to.name, verdict.name, answer.status or "no status", answer.reason or ""
+        logger.log(level, "delivery %d to %s: %s, %s %s", *about)
         if verdict in (Verdict.DELIVERED, Verdict.FINAL):
             trail.sent(sending, self._to, answer, delivered=verdict is Verdict.DELIVERED)
 
@@ -111,11 +111,11 @@ class Deliverer:
         if sending.age_s > self._to.give_up_h * 3600:
             deliveries.mark_failed(self._database, sending, Answer(Verdict.FINAL, None, "NOT_CONFIRMED"))
             return
-        asked = deliveries.open_commitment(self._database, sending)
-        if asked is None:
+        transaction = deliveries.open_commitment(self._database, sending)
+        if transaction is None:
             self._ask_commitment(sending)
             return
-        deliveries.close_commitment(self._database, asked, "unanswered", "no report in time")
+        deliveries.close_commitment(self._database, transaction, "unanswered", "no report in time")
         there = self._is_there(sending)
         if there:
             deliveries.mark_confirmed(self._database, sending, "FOUND_BY_QUERY")

@@ -63,10 +63,10 @@ def _take(database: Database, destination: str, due: Any, state: str, lease_s: f
         found = connection.execute(taken.returning(delivery.c.id)).first()
         if found is None:
             return None
-        of = delivery.c
-        columns = (of.id, of.state, of.token, of.attempts, now() - of.created_at)
+        sent = delivery.c
+        columns = (sent.id, sent.state, sent.token, sent.attempts, now() - sent.created_at)
         about = (result.c.path, result.c.sop_class_uid, result.c.sop_uid)
-        row = select(*columns, *about).join(result, result.c.id == of.result_id).where(of.id == found.id)
+        row = select(*columns, *about).join(result, result.c.id == sent.result_id).where(sent.id == found.id)
         sending = Sending(*connection.execute(row).one())
         passing("send.take.before")
     passing("send.take.after")
@@ -74,8 +74,8 @@ def _take(database: Database, destination: str, due: Any, state: str, lease_s: f
 
 
 def _held(sending: Sending) -> Any:
-    of = delivery.c
-    return and_(of.id == sending.delivery_id, of.token == sending.token, of.state == sending.state)
+    columns = delivery.c
+    return and_(columns.id == sending.delivery_id, columns.token == sending.token, columns.state == sending.state)
 
 
 def _set(connection: Connection, sending: Sending, values: dict[str, Any]) -> bool:
@@ -83,7 +83,7 @@ def _set(connection: Connection, sending: Sending, values: dict[str, Any]) -> bo
 
 
 def is_replaced(database: Database, sending: Sending) -> bool:
-    """Whether another result names this one as its predecessor."""
+    """Return whether another result names this one as its predecessor."""
     with database.read() as connection:
         newer = select(result.c.id).where(result.c.predecessor == sending.sop_uid).limit(1)
         return connection.execute(newer).first() is not None
@@ -119,7 +119,7 @@ def mark_failed(database: Database, sending: Sending, answer: Answer) -> None:
 
 
 def fall_back(database: Database, sending: Sending, answer: Answer) -> bool:
-    """Have the same content sent in its next SOP class at once; False where there is none, and it has failed."""
+    """Queue the same content in its next SOP class, to be sent at once; False where there is none: it has failed."""
     this, other = result.alias(), result.alias()
     part = or_(other.c.part == this.c.part, and_(other.c.part.is_(None), this.c.part.is_(None)))
     same = and_(other.c.job_id == this.c.job_id, part, other.c.rank == this.c.rank + 1)
@@ -163,16 +163,16 @@ def begin_commitment(database: Database, sending: Sending, wait_s: float) -> str
 
 def close_commitment(database: Database, transaction_uid: str, state: str, reason: str) -> None:
     """Enter that a question was refused, or had no answer in time."""
-    asked = and_(commitment.c.transaction_uid == transaction_uid, commitment.c.state == "asked")
+    this = and_(commitment.c.transaction_uid == transaction_uid, commitment.c.state == "asked")
     values = {"state": state, "reason": reason, "answered_at": now()}
     with database.begin() as connection:
-        connection.execute(update(commitment).where(asked).values(values))
+        connection.execute(update(commitment).where(this).values(values))
 
 
 def open_commitment(database: Database, sending: Sending) -> str | None:
     """Return the transaction of a delivery that nobody has answered; None where the peer was not asked yet."""
-    of = and_(commitment.c.delivery_id == sending.delivery_id, commitment.c.state == "asked")
-    query = select(commitment.c.transaction_uid).where(of).order_by(commitment.c.id.desc()).limit(1)
+    unanswered = and_(commitment.c.delivery_id == sending.delivery_id, commitment.c.state == "asked")
+    query = select(commitment.c.transaction_uid).where(unanswered).order_by(commitment.c.id.desc()).limit(1)
     with database.read() as connection:
         return connection.execute(query).scalar()
 
@@ -189,14 +189,14 @@ def report_commitment(database: Database, transaction_uid: str, committed: set[s
     Returns:
         Whether the transaction is one of ours.
     """
-    asked = commitment.c.transaction_uid == transaction_uid
+    this = commitment.c.transaction_uid == transaction_uid
     with database.begin() as connection:
         query = select(commitment.c.id, commitment.c.state, delivery.c.id.label("delivery_id"), result.c.sop_uid)
         query = query.join(delivery, delivery.c.id == commitment.c.delivery_id)
-        row = connection.execute(query.join(result, result.c.id == delivery.c.result_id).where(asked)).first()
+        row = connection.execute(query.join(result, result.c.id == delivery.c.result_id).where(this)).first()
         if row is None:
             return False
-        of = and_(delivery.c.id == row.delivery_id, delivery.c.state == "sent")
+        its_delivery = and_(delivery.c.id == row.delivery_id, delivery.c.state == "sent")
         values: dict[str, Any]
         if row.sop_uid in committed:
             state, reason = "confirmed", None
@@ -205,9 +205,9 @@ def report_commitment(database: Database, transaction_uid: str, committed: set[s
             code = failed.get(row.sop_uid)
             state, reason = "refused", "NOT_NAMED" if code is None else f"0x{code:04X}"
             values = _after_refusal(connection, row.delivery_id, reason)
-        told = {"state": state, "reason": reason, "answered_at": now()}
-        connection.execute(update(commitment).where(commitment.c.id == row.id).values(told))
-        connection.execute(update(delivery).where(of).values(values))
+        answered = {"state": state, "reason": reason, "answered_at": now()}
+        connection.execute(update(commitment).where(commitment.c.id == row.id).values(answered))
+        connection.execute(update(delivery).where(its_delivery).values(values))
         passing("send.report.before")
     passing("send.report.after")
     return True
@@ -221,8 +221,8 @@ def _after_refusal(connection: Connection, delivery_id: int, reason: str) -> dic
     """Send again what the peer does not answer for; not for ever: it said each time that it had it."""
     refused = and_(commitment.c.delivery_id == delivery_id, commitment.c.state == "refused")
     times = connection.execute(select(func.count()).where(refused)).scalar_one() + 1
-    told = {"status": reason, "reason": "COMMITMENT_REFUSED"}
+    refusal = {"status": reason, "reason": "COMMITMENT_REFUSED"}
     if times >= MOST_REFUSALS:
-        return {"state": "failed", **told}
+        return {"state": "failed", **refusal}
     pause = _AFTER_REFUSAL.pause_s(times)
-    return {"state": "waiting", "attempts": delivery.c.attempts + 1, "not_before": now() + pause, **told}
+    return {"state": "waiting", "attempts": delivery.c.attempts + 1, "not_before": now() + pause, **refusal}

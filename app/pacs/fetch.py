@@ -66,10 +66,10 @@ class Pacs:
         wanted = _identifier("SERIES", study_uid, series_uid, NumberOfSeriesRelatedInstances=None)
         with self._associated([build_context(StudyRootQueryRetrieveInformationModelFind)]) as assoc:
             matches = [one for one in _find(assoc, wanted) if str(one.get("SeriesInstanceUID")) == series_uid]
-            told = [one.get("NumberOfSeriesRelatedInstances") for one in matches]
+            counts = [one.get("NumberOfSeriesRelatedInstances") for one in matches]
             # Optional (PS3.4 C.3.4); and a series that is there twice, under two patients, is counted by its instances.
-            if len(told) == 1 and isinstance(told[0], int):
-                return int(told[0])
+            if len(counts) == 1 and isinstance(counts[0], int):
+                return int(counts[0])
             return len(_instances(assoc, study_uid, series_uid)) if matches else 0
 
     def instances(self, study_uid: str, series_uid: str) -> frozenset[str]:
@@ -82,7 +82,7 @@ class Pacs:
             return _instances(assoc, study_uid, series_uid)
 
     def fetch(self, study_uid: str, series_uid: str, sop_uids: Sequence[str]) -> None:
-        """Have instances sent to us; what arrived says what came of it.
+        """Ask for instances; which of them came is seen by what arrived.
 
         Raises:
             PacsAway: no answer.
@@ -95,7 +95,7 @@ class Pacs:
                 self._get(study_uid, series_uid, some)
 
     def _get(self, study_uid: str, series_uid: str, sop_uids: Sequence[str]) -> None:
-        """C-GET; where a list brings nothing, for one UID that is unknown spoils it, its halves."""
+        """Fetch by C-GET; where a list brings nothing, fetch its halves, since one unknown UID can spoil it."""
         arrived = 0
 
         def store(event: evt.Event) -> Dataset | int:
@@ -154,7 +154,7 @@ class Pacs:
 
 
 def _at_once(event: evt.Event) -> None:
-    """Short answers are not held back until more of them can go together."""
+    """Set TCP_NODELAY, so that short answers are not held back until more of them can go together."""
     connection = event.assoc.dul.socket
     if connection is not None and connection.socket is not None:
         connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

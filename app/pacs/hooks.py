@@ -17,7 +17,7 @@ _passed = count(1)
 
 
 def passing(moment: str) -> None:
-    """Say that the process is at this moment.
+    """Report that the process has reached this moment.
 
     Args:
         moment: `part.verb.before` or `.after`, such as `queue.finish.before`.

@@ -212,7 +212,7 @@ def _bound(settings: ListenerSettings, handlers: Sequence[Any], spool: Spool, se
 
 @contextmanager
 def _logged_threads() -> Iterator[None]:
-    """What ends a thread is one line in the log: a peer's bytes can end pynetdicom's, and only its own."""
+    """Log in one line what ends a thread: a peer's bytes can end the thread that serves it, and no other."""
 
     def log(ended: threading.ExceptHookArgs) -> None:
         name = ended.thread.name if ended.thread else "a thread"

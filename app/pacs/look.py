@@ -73,15 +73,15 @@ def job_with_all(database: Database, job_id: int) -> dict[str, Any] | None:
     found = _rows(database, select(job).where(job.c.id == job_id))
     if not found:
         return None
-    of = job_instance.c
-    became = select(of.part, of.status, of.reason, func.count().label("instances")).where(of.job_id == job_id)
-    asked = select(commitment).join(delivery, delivery.c.id == commitment.c.delivery_id)
+    cols = job_instance.c
+    became = select(cols.part, cols.status, cols.reason, func.count().label("instances")).where(cols.job_id == job_id)
+    commitments = select(commitment).join(delivery, delivery.c.id == commitment.c.delivery_id)
     return {
         **found[0],
-        "instances": _rows(database, became.group_by(of.part, of.status, of.reason)),
+        "instances": _rows(database, became.group_by(cols.part, cols.status, cols.reason)),
         "results": _rows(database, _of(result, job_id)),
         "deliveries": _rows(database, _of(delivery, job_id)),
-        "commitments": _rows(database, asked.where(delivery.c.job_id == job_id).order_by(commitment.c.id)),
+        "commitments": _rows(database, commitments.where(delivery.c.job_id == job_id).order_by(commitment.c.id)),
     }
 
 
@@ -95,13 +95,13 @@ def _rows(database: Database, query: Select[Any]) -> list[dict[str, Any]]:
 
 
 def look_again(database: Database) -> int:
-    """Have series that wait after an attempt that failed looked at now; returns how many."""
+    """Make the series due that wait after a failed attempt; return how many."""
     with database.begin() as connection:
         return connection.execute(update(series).where(*HELD_UP).values(attempts=0, not_before=None)).rowcount
 
 
 def retry(database: Database, job_ids: Sequence[int] | None) -> tuple[int, int]:
-    """Have failed jobs worked, and failed deliveries sent, once more, with all their attempts.
+    """Queue failed jobs and failed deliveries once more, with all their attempts.
 
     A job of which there is a later revision is left alone: that one holds its instances. Its token stays, for a worker
     that was too slow may still be there.

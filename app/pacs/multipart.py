@@ -53,7 +53,7 @@ class Upload:
 
     def parser(self, boundary: bytes) -> MultipartParser:
         """Return the parser that calls this."""
-        told = {
+        callbacks = {
             "on_part_begin": self._begun,
             "on_part_data": self._data,
             "on_part_end": self._part_ended,
@@ -62,7 +62,7 @@ class Upload:
             "on_header_end": self._header,
             "on_end": self._ended,
         }
-        return MultipartParser(boundary, told)  # type: ignore[arg-type]
+        return MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
 
     def discard(self) -> None:
         """Remove what has not wholly arrived."""

@@ -142,7 +142,7 @@ class Poller:
                     yield study, series, uid
 
     def _here(self, series_uid: str) -> frozenset[str]:
-        """SOP Instance UIDs that arrived of a series, purged ones too, and those that were refused."""
+        """Return the SOP Instance UIDs that arrived of a series, purged ones too, and those that were refused."""
         mine = select(instance.c.sop_uid).where(instance.c.series_uid == series_uid)
         with self.intake.database.read() as connection:
             return frozenset(connection.execute(mine).scalars()) | self._refused.get(series_uid, set())

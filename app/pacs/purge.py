@@ -126,9 +126,9 @@ def _purge_series(database: Database, places: Places, uid: str) -> int:
 def _enter(database: Database, instances: Sequence[int], values: dict[str, Any]) -> None:
     if not instances:
         return
-    of = update(instance).where(instance.c.id == bindparam("of_instance"))
+    statement = update(instance).where(instance.c.id == bindparam("of_instance"))
     with database.begin() as connection:
-        connection.execute(of, [{"of_instance": one, **values} for one in instances])
+        connection.execute(statement, [{"of_instance": one, **values} for one in instances])
 
 
 def _kept(database: Database, series_uid: str) -> list[Row[Any]]:

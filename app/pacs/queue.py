@@ -148,7 +148,7 @@ def _held(lease: Lease) -> Any:
 
 
 def finish(database: Database, lease: Lease, ended: Ended, destinations: Iterable[str] = ()) -> None:
-    """Say how a job ended, and where its results are to be sent: all of it, or nothing.
+    """Record how a job ended, and where its results are to be sent: all of it, or nothing.
 
     Raises:
         LostLease: another worker has it.
@@ -159,12 +159,12 @@ def finish(database: Database, lease: Lease, ended: Ended, destinations: Iterabl
         if not connection.execute(update(job).where(_held(lease)).values(**values, lease_until=None)).rowcount:
             raise LostLease
         if ended.became:
-            of = and_(job_instance.c.job_id == lease.job_id, job_instance.c.instance_id == bindparam("of_instance"))
+            rows = and_(job_instance.c.job_id == lease.job_id, job_instance.c.instance_id == bindparam("of_instance"))
             became = [
                 {"of_instance": one.instance_id, "part": one.part, "status": one.status, "reason": one.reason}
                 for one in ended.became
             ]
-            connection.execute(update(job_instance).where(of), became)
+            connection.execute(update(job_instance).where(rows), became)
         for made in ended.made:
             _put_result(connection, lease.job_id, made, () if made.rank else destinations)
         passing("queue.finish.before")
@@ -188,7 +188,7 @@ def put_back(database: Database, lease: Lease) -> None:
 
 
 def fail(database: Database, lease: Lease, ended: Ended, backoff: Backoff, most: int) -> bool:
-    """Say that an attempt failed: try again after a pause; after so many attempts, or where it was revised, end it.
+    """Record that an attempt failed: try again after a pause; after so many attempts, or where it was revised, end it.
 
     Args:
         database: of the queue.
@@ -208,12 +208,12 @@ def fail(database: Database, lease: Lease, ended: Ended, backoff: Backoff, most:
         return False
     later = job.alias()
     revised = exists().where(_chain(later, lease.series_uid, lease.work), later.c.id > lease.job_id)
-    told: dict[str, Any] = {"reason": ended.reason, "message": ended.message, "attempts": attempts, "lease_until": None}
+    last: dict[str, Any] = {"reason": ended.reason, "message": ended.message, "attempts": attempts, "lease_until": None}
     with database.begin() as connection:
         if connection.execute(select(revised)).scalar():
-            values = {**told, "state": "superseded", "ended_at": now()}
+            values = {**last, "state": "superseded", "ended_at": now()}
         else:
-            values = {**told, "state": "waiting", "not_before": now() + backoff.pause_s(attempts)}
+            values = {**last, "state": "waiting", "not_before": now() + backoff.pause_s(attempts)}
         if not connection.execute(update(job).where(_held(lease)).values(values)).rowcount:
             raise LostLease
         passing("queue.fail.before")

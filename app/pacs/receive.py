@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def accepted_contexts() -> list[PresentationContext]:
-    """What is accepted; others are refused with result 3 (abstract syntax not supported, PS3.8 9.3.3.2).
+    """Return what is accepted; others are refused with result 3 (abstract syntax not supported, PS3.8 9.3.3.2).
 
     Of storage commitment the reports: the PACS is the SCP there, and opens the association.
     """
@@ -38,7 +38,7 @@ def accepted_contexts() -> list[PresentationContext]:
 
 
 def application_entity(settings: ListenerSettings) -> AE:
-    """Our AE, with the titles that it lets in."""
+    """Return our AE, with the calling AE titles that it lets in."""
     ae = AE(ae_title=settings.ae_title)
     ae.require_calling_aet = list(settings.calling_ae_titles)
     return ae
@@ -66,7 +66,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
 
 
 def receive_into(spool: Spool) -> None:
-    """Have pynetdicom write each C-STORE's data set into the spool while it arrives; for this process."""
+    """Set up pynetdicom, for this process, to write each C-STORE's data set into the spool while it arrives."""
     _config.STORE_RECV_CHUNKED_DATASET = True
     _config.LOG_HANDLER_LEVEL = "none"
     dimse_messages.NamedTemporaryFile = lambda **_: spool.open_incoming()  # type: ignore[attr-defined, assignment]

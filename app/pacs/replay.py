@@ -63,7 +63,7 @@ def replay(database: Database, since: float, work: Work) -> Replayed:
 
 
 def _queued_again(database: Database, job_id: int, series_uid: str, work: Work) -> int | None:
-    """In a transaction of its own, for whoever receives waits for it: the new job, None where known, 0 where purged."""
+    """Return the new job, None if known, 0 if instances were purged; one short transaction, since receivers wait."""
     listed = select(instance.c.id, instance.c.state).join(job_instance, job_instance.c.instance_id == instance.c.id)
     with database.begin() as connection:
         rows = connection.execute(listed.where(job_instance.c.job_id == job_id).order_by(instance.c.id)).all()

@@ -114,7 +114,7 @@ class HardenedServer(ThreadedAssociationServer):
         return client, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for another connection of this peer."""
+        """Return whether there is room for another connection of this peer."""
         alive, peer = self._alive(), client_address[0]
         of_peer = sum(one.peer == peer for one in alive)
         room = len(alive) < self.limits.connections and of_peer < self.limits.connections_per_peer
@@ -132,18 +132,18 @@ class HardenedServer(ThreadedAssociationServer):
         try:
             if self.ssl_context:
                 request.do_handshake()
-            asked = read_request(connection)
-            if asked is None:
+            requested = read_request(connection)
+            if requested is None:
                 self.shutdown_request(request)
                 return
             connection.requested = True
-            if refusal := self._refusal(connection, asked):
+            if refusal := self._refusal(connection, requested):
                 if refusal is not LOCAL_LIMIT:
-                    self._on_stranger(asked.calling, asked.called, connection.peer)
+                    self._on_stranger(requested.calling, requested.called, connection.peer)
                 request.sendall(refusal.pdu)
                 self.shutdown_request(request)
                 return
-            connection.ahead = asked.pdu
+            connection.ahead = requested.pdu
             request.settimeout(self.limits.pdu_s)
             self.finish_request(request, client_address)
         except (OSError, ValueError) as error:  # ssl's errors are OSErrors
@@ -161,19 +161,19 @@ class HardenedServer(ThreadedAssociationServer):
         if assoc.dul.socket is not None:
             assoc.dul.socket = GuardedSocket(assoc.dul.socket, connection, self.limits.max_pdu_bytes)
 
-    def _refusal(self, connection: Connection, asked: Request) -> Rejection | None:
-        """Why a peer is not let in; None where it is, and counts from now on."""
-        if asked.called != self.ae_title.strip():
+    def _refusal(self, connection: Connection, requested: Request) -> Rejection | None:
+        """Return why a peer is not let in; None where it is let in, and counted from now on."""
+        if requested.called != self.ae_title.strip():
             return CALLED_TITLE
         callers = [title.strip() for title in self.ae.require_calling_aet]
-        if callers and asked.calling not in callers:
+        if callers and requested.calling not in callers:
             return CALLING_TITLE
         with self._admitting:
             accepted = [one for one in self._alive() if one.accepted]
             of_peer = sum(one.peer == connection.peer for one in accepted)
             if len(accepted) >= self.limits.associations or of_peer >= self.limits.associations_per_peer:
-                told = connection.peer, len(accepted), of_peer
-                logger.warning("%s: rejected, %d associations are open, %d of this peer", *told)
+                about = connection.peer, len(accepted), of_peer
+                logger.warning("%s: rejected, %d associations are open, %d of this peer", *about)
                 return LOCAL_LIMIT
             connection.accepted = True
             return None
@@ -193,7 +193,7 @@ class HardenedServer(ThreadedAssociationServer):
         self._on_sweep()
 
     def _late(self, connection: Connection, now: float) -> str | None:
-        """What a connection is late with."""
+        """Return what a connection is late with; None if nothing."""
         limits = self.limits
         if not connection.requested:
             return "no A-ASSOCIATE-RQ in time" if now - connection.opened > limits.first_pdu_s else None

@@ -31,12 +31,12 @@ class Service:
     """
 
     def __init__(self, name: str, poll_s: float) -> None:
-        """Say how it is called in the log, and how long it waits after a step that did nothing."""
+        """Set its name in the log, and how long it waits after a step that did nothing."""
         self.name, self.wake, self.hindrance = name, threading.Event(), ""
         self._poll_s, self._stop = poll_s, threading.Event()
 
     def stop(self) -> None:
-        """Have it end after the step that it is at."""
+        """End the loop after its present step."""
         self._stop.set()
         self.wake.set()
 
@@ -50,7 +50,7 @@ class Service:
             raise Stopped
 
     def hindered(self, by: str) -> None:
-        """Say what keeps its step from going on, once until it is something else; empty where nothing does any more."""
+        """Log what keeps its step from going on, once until it changes; empty where nothing does any more."""
         if by and by != self.hindrance:
             logger.error("%s", by)
         self.hindrance = by

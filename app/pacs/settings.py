@@ -191,7 +191,7 @@ def check_ae_title(title: str) -> None:
 
 
 def load_listener(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> ListenerSettings:
-    """Settings from `path`, else HOLOSCAN_CONFIG_PATH, else the app.yaml beside the code; then from the environment.
+    """Read the file `path`, else HOLOSCAN_CONFIG_PATH, else our app.yaml; environment variables replace single keys.
 
     Raises:
         StartError: SETTINGS_INVALID, with the key or variable that is wrong.
@@ -230,7 +230,7 @@ def _with_environment(section: dict[str, Any], environment: Mapping[str, str]) -
 
 
 def _variables(kind: type, name: str, place: tuple[str, ...]) -> Iterator[tuple[str, tuple[tuple[str, ...], bool]]]:
-    """Each variable's name, with the keys that it replaces and whether its value is text as it stands."""
+    """Yield each variable's name, with the keys that it replaces and whether its value is text as it stands."""
     hints = get_type_hints(kind)
     for one in fields(kind):
         hint, key, below = hints[one.name], f"{name}_{one.name.upper()}", (*place, one.name)

@@ -42,7 +42,7 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_safe_uid(uid: str) -> bool:
-    """Whether a UID may become a file name (PS3.5 9.1, but for leading zeros, which real ones have)."""
+    """Return whether a UID may become a file name (PS3.5 9.1; leading zeros, which real UIDs have, are accepted)."""
     return len(uid) <= 64 and SAFE_UID.fullmatch(uid) is not None
 
 
@@ -99,7 +99,7 @@ class Spool:
         return incoming
 
     def has_room(self) -> bool:
-        """Whether more than the reserve is free."""
+        """Return whether more than the reserve is free."""
         room = os.statvfs(self._incoming)
         return room.f_bavail * room.f_frsize > self.reserve_bytes
 
@@ -167,7 +167,7 @@ class Spool:
         return Kept(path.relative_to(self.root).as_posix(), path.parent.name, sop_uid, copy)
 
     def files(self) -> Iterator[Kept]:
-        """All that is kept, by the names; a file of another name is not ours and is passed over."""
+        """Yield all files of the spool, in the order of their names; a file with another kind of name is not ours."""
         with os.scandir(self._instances) as folders:
             names = sorted(entry.name for entry in folders if entry.is_dir(follow_symlinks=False))
         for series_uid in filter(is_safe_uid, names):
@@ -248,7 +248,7 @@ class Incoming:
         return len(data)
 
     def flush(self) -> None:
-        """Have all of it in the file, for who opens it by its name.
+        """Flush the file, for readers that open it by its name.
 
         Raises:
             OSError: the disk is full.
@@ -265,7 +265,7 @@ class Incoming:
             self._file.close()
 
     def to_disk(self) -> None:
-        """Have all of it on the disk.
+        """Write all of it to the disk (fsync).
 
         Raises:
             OSError: the disk is full.
@@ -300,11 +300,11 @@ class Unflushed:
     """Something that can be flushed, and is not."""
 
     def flush(self) -> None:
-        """Do nothing."""
+        """Return at once; there is nothing to flush."""
 
 
 def _now_there(folder: Path) -> float:
-    """The clock of the file system, which a server elsewhere may keep."""
+    """Return the time by the file system's clock, which may be that of a file server."""
     probe = folder / f".{secrets.token_hex(8)}.clock"
     with probe.open("xb"):
         stamp = probe.stat().st_mtime

@@ -48,7 +48,7 @@ def store(destination: Destination, path: Path, our_ae: str) -> Answer:
 
 
 def accepts(peer: Association, abstract_syntax: str) -> bool:
-    """Whether the peer accepted a presentation context of this class, with us as its user."""
+    """Return whether the peer accepted a presentation context of this class, with us as its user."""
     return any(str(one.abstract_syntax) == abstract_syntax and one.as_scu for one in peer.accepted_contexts)
 
 

@@ -54,16 +54,16 @@ def judge_response(status: int, answer: dict[str, Any], uid: str) -> Answer:
         answer: DICOM JSON.
         uid: of the instance.
     """
-    said = f"HTTP {status}"
+    text = f"HTTP {status}"
     if uid in _uids(answer, REFERENCED):
-        return Answer(Verdict.DELIVERED, said)
+        return Answer(Verdict.DELIVERED, text)
     if status >= 500 or status in PASSING:
-        return Answer(Verdict.RETRY, said, "REFUSED_BY_PEER")
+        return Answer(Verdict.RETRY, text, "REFUSED_BY_PEER")
     for one in _items(answer, FAILED):
         if uid in _values(one, SOP_UID):
             reasons = [int(value) for value in _values(one, FAILURE_REASON)]
-            return judged(reasons[0]) if reasons and reasons[0] else Answer(Verdict.FINAL, said, "REFUSED_BY_PEER")
-    return Answer(Verdict.FINAL, said, "NOT_NAMED_AS_STORED")
+            return judged(reasons[0]) if reasons and reasons[0] else Answer(Verdict.FINAL, text, "REFUSED_BY_PEER")
+    return Answer(Verdict.FINAL, text, "NOT_NAMED_AS_STORED")
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

@@ -76,13 +76,13 @@ def trailing(file: str | None) -> Iterator[None]:
 
 
 def activity(code: Code, ae_title: str, reason: str | None = None) -> None:
-    """Tell that the listener starts or stops."""
+    """Log that the listener starts or stops."""
     us = {"role": "application", "ae_title": ae_title, "process": os.getpid()}
     _emit(APPLICATION_ACTIVITY, EXECUTE, SUCCESS, [us], {}, reason=reason, code=code)
 
 
 def arrived(series: Any, senders: Sequence[tuple[str, str, int]], reason: str | None, ae_title: str) -> None:
-    """Tell who sent a series that is complete.
+    """Log who sent a series that is complete.
 
     Args:
         series: its row.
@@ -101,13 +101,13 @@ def arrived(series: Any, senders: Sequence[tuple[str, str, int]], reason: str | 
 
 
 def refused(calling_ae: str, address: str, why: str) -> None:
-    """Tell that an object was not stored."""
+    """Log that an object was not stored."""
     who = {"role": "source", "ae_title": calling_ae or None, "address": address}
     _emit(INSTANCES_TRANSFERRED, CREATE, MINOR, [who], {}, reason=why)
 
 
 def worked(lease: Lease, ended: Ended) -> None:
-    """Tell what was made of a series."""
+    """Log what was made of a series."""
     about = {
         "study_uid": lease.study_uid,
         "series_uid": lease.series_uid,
@@ -127,7 +127,7 @@ def worked(lease: Lease, ended: Ended) -> None:
 
 
 def sent(sending: Sending, to: Destination, answer: Answer, *, delivered: bool) -> None:
-    """Tell that a destination has a result, or that it will not get it."""
+    """Log that a destination has a result, or that it will not get it."""
     where = to.path or to.url or f"{to.host}:{to.port}"
     who = {"role": "destination", "name": to.name, "ae_title": to.ae_title, "address": where}
     about = {"sop_class_uid": sending.sop_class_uid, "sop_uid": sending.sop_uid, "delivery": sending.delivery_id}
@@ -137,7 +137,7 @@ def sent(sending: Sending, to: Destination, answer: Answer, *, delivered: bool) 
 
 
 def purged(series_uid: str, instances: int) -> None:
-    """Tell that instances of a series were deleted from the spool."""
+    """Log that instances of a series were deleted from the spool."""
     who = {"role": "user", "user": getpass.getuser(), "process": os.getpid()}
     _emit(STUDY_DELETED, DELETE, SUCCESS, [who], {"series_uid": series_uid, "instances": instances})
 
@@ -155,13 +155,13 @@ class Rejections:
     _told: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def heard(self, calling: str, called: str, address: str) -> None:
-        """Tell of an association that was rejected for one of its AE titles."""
+        """Log an association that was rejected for one of its AE titles."""
         who = {"role": "source", "ae_title": calling, "address": address}
         to = {"role": "destination", "ae_title": called}
         self._tell(address, [who, to], "associations", "AE_TITLE")
 
     def denied(self, address: str) -> None:
-        """Tell of a request over HTTP without the token."""
+        """Log a request over HTTP without the token."""
         self._tell(address, [{"role": "source", "address": address}], "requests", "TOKEN")
 
     def _tell(self, address: str, participants: Sequence[dict[str, Any]], what: str, reason: str) -> None:
@@ -194,7 +194,7 @@ def _emit(
 ) -> None:
     if not logger.isEnabledFor(logging.INFO):
         return
-    told = {
+    entry = {
         "time": iso_time(time.time()),
         "source": platform.node(),
         "event": {"code": event[0], "meaning": event[1]},
@@ -205,7 +205,7 @@ def _emit(
         "participants": list(participants),
         "object": about,
     }
-    logger.info("%s", json.dumps(told), extra={"audit": told})
+    logger.info("%s", json.dumps(entry), extra={"audit": entry})
 
 
 class _AuditFile(WatchedFileHandler):

@@ -120,7 +120,7 @@ class Watcher:
         return waited >= self.settings.cut_off_s or (waited >= self.settings.settle_s and is_whole(path))
 
     def _unreadable(self, error: OSError) -> None:
-        """Say once that a file or folder cannot be read; the others go on.
+        """Log once that a file or folder cannot be read; the others go on.
 
         Raises:
             OSError: it is the watched folder itself.
@@ -133,7 +133,7 @@ class Watcher:
             logger.warning("a file in the watched folder cannot be read (%s); check its rights", error.strerror)
 
     def _broke(self, name: str, error: Exception) -> None:
-        """Say once that a file cannot be taken because of a fault of ours; it waits, and the others go on."""
+        """Log once that a file cannot be taken because of a fault of ours; it waits, and the others go on."""
         if name not in self._told:
             self._told.add(name)
             logger.error("INTERNAL_ERROR: %s at a file of the watched folder; it waits", type(error).__name__)
@@ -208,7 +208,7 @@ class Watcher:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file does not end before its pixels do; also where it is no image of CT, and so nothing to wait for."""
+    """Return whether a file holds all its pixels; True also for what is no CT image, so not worth waiting for."""
     try:
         instance = read_instance(path)
     except SeriesRejected:
@@ -226,7 +226,7 @@ def is_whole(path: Path) -> bool:
 
 
 def _files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[Path, State]]:
-    """Regular files below a folder, in a fixed order, without following links."""
+    """Yield the regular files below a folder, in a fixed order, without following links."""
     for parent, folders, names in os.walk(folder, onerror=on_error):
         folders.sort()
         for path in (Path(parent, name) for name in sorted(names)):

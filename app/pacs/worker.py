@@ -55,7 +55,7 @@ class Worker:
         settings_file: Path | None = None,
         program: Sequence[str] = CHILD,
     ) -> None:
-        """Say how it works; nothing is started yet.
+        """Set how it works; nothing is started yet.
 
         Args:
             database: of the queue.
@@ -88,7 +88,7 @@ class Worker:
             self._child.end()
 
     def _warm_up(self) -> None:
-        """Have the model loaded before the first job comes; where that fails, each job says so."""
+        """Start the child, which loads the model, before the first job comes; where that fails, each job says so."""
         try:
             self._child.start(self.service.check_stop)
         except (ChildEnded, StartError) as error:
@@ -239,8 +239,8 @@ def _ended(answer: dict[str, Any], files: Sequence[Listed], folder: str) -> Ende
     became = {one: Became(one, None, "skipped", _LEFT_OUT) for one in by_name.values()}
     for outcome in sorted(outcomes, key=lambda one: one["status"] == "written"):  # a file may be in several parts
         for name in outcome["files"]:
-            of = by_name[name]
-            became[of] = Became(of, outcome["part"], outcome["status"], outcome["reason"])
+            instance_id = by_name[name]
+            became[instance_id] = Became(instance_id, outcome["part"], outcome["status"], outcome["reason"])
     made = tuple(Made(**one | {"path": f"{folder}/{one['path']}"}) for one in answer["made"])
     about = made, tuple(became.values())
     for status in ("failed", "written", "rejected", "skipped"):

@@ -46,7 +46,7 @@ def reference_of_data(
     settings: Settings = DEFAULTS,
     report: Report = lambda text, fraction: None,
 ) -> Bundle:
-    """Put the reference population of some data into a bundle, and the decoder as ONNX if it is missing.
+    """Write the reference population of some data into a bundle, and the decoder as ONNX if it is missing.
 
     Args:
         bundle: a loaded bundle; its folder is written to.

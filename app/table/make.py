@@ -99,18 +99,18 @@ def _rows(
 def _checked(
     results: Iterable[tuple[Found, Result]], settings: TableSettings, passed: Passed
 ) -> Iterator[tuple[Found, Result]]:
-    """Each result once; of one model, and one for each series, unless mixtures are asked for."""
+    """Yield each result once; of one model, and one for each series, unless mixtures are asked for."""
     model: str | None = None
-    met: dict[bytes, bytes] = {}
+    seen: dict[bytes, bytes] = {}
     for file, result in results:
         key = short(f"{result.series_instance_uid} {result.part} {result.job_key if settings.mixed else ''}")
         job = short(result.job_key)
-        if key in met:
-            if met[key] != job:
+        if key in seen:
+            if seen[key] != job:
                 raise StartError("SEVERAL_RESULTS", _several(file, result))
             passed.repeated += 1
             continue
-        met[key] = job
+        seen[key] = job
         model = model or result.model_digest
         if result.model_digest != model and not settings.mixed:
             raise StartError("MIXED_MODELS", _mixed(file, model, result.model_digest))

@@ -40,11 +40,11 @@ def fetch_reports(url: str, token: str | None, folder: Path, on_report: Callable
 def _reports(client: DICOMwebClient) -> Iterator[tuple[str, str, str]]:
     """Yield the study, series and instance UID of each SR of the two classes (QIDO-RS, PS3.18 10.6)."""
     for series in pages(lambda **page: client.search_for_series(search_filters={"Modality": "SR"}, **page)):
-        of = value(series, STUDY), value(series, SERIES)
-        instances = client.search_for_instances(*of, fields=["SOPClassUID"])
+        uids = value(series, STUDY), value(series, SERIES)
+        instances = client.search_for_instances(*uids, fields=["SOPClassUID"])
         for found in instances:
             uid, sop_class = value(found, INSTANCE), found.get(SOP_CLASS)
             if not is_valid_uid(uid):
                 raise ValueError("an instance without a valid UID")
             if sop_class is None or sop_class["Value"][0] in _OURS:
-                yield (*of, uid)
+                yield (*uids, uid)

@@ -37,9 +37,9 @@ def lines(found: Sequence[dict[str, Any]]) -> Iterator[str]:
 
     for one in found:
         count = f"{one['instances']} of {one['expected']}" if one["expected"] else str(one["instances"])
-        told = f"{one['series_uid']}  {one['state']}  {count} instances, last {when(one['last_at'])}"
+        line = f"{one['series_uid']}  {one['state']}  {count} instances, last {when(one['last_at'])}"
         if one["reason"]:
-            told += f"  {one['reason']}"
+            line += f"  {one['reason']}"
         if one["attempts"]:
-            told += f"; attempt {one['attempts']}, next {when(one['not_before'])}"
-        yield told
+            line += f"; attempt {one['attempts']}, next {when(one['not_before'])}"
+        yield line

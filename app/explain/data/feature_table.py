@@ -135,7 +135,7 @@ def _of_one_model(table: FeatureTable) -> FeatureTable:
 
 
 def _dimensions(names: Iterable[str]) -> dict[str, list[str]]:
-    """Tap → its columns in order; a name that ends in a number without the ones before it is a plain column."""
+    """Return each tap's columns in order; a name that ends in a number without the ones before it is a plain column."""
     known = set(names)
     found: dict[str, list[str]] = {}
     for name in names:

@@ -134,7 +134,7 @@ def _open(data: Path, settings: Settings, wanted: Set[str]) -> AbstractContextMa
 
 
 def _keys(question: Question) -> Iterator[tuple[str, str]]:
-    """Series and part of each row."""
+    """Yield the series and part of each row."""
     yield from zip(question.table.texts("series_instance_uid").tolist(), question.table.parts, strict=True)
 
 
@@ -152,7 +152,7 @@ def _seen(windows: Windows, bundle: Bundle, encoder: Encoder, question: Question
 
 
 def _controls(windows: Windows, bundle: Bundle, encoder: Encoder, question: Question) -> dict[str, NDArray[np.float32]]:
-    """Features of windows whose body has its values, but not their places; and of ones that have neither."""
+    """Return the features of windows whose body voxels are shuffled, and of windows where they are random."""
     tap = question.tap
     if tap not in {spec.name for spec in bundle.taps}:
         return {}
@@ -164,6 +164,6 @@ def _controls(windows: Windows, bundle: Bundle, encoder: Encoder, question: Ques
         window[inside] = rng.permutation(window[inside])
         random[inside] = rng.random(int(inside.sum()), np.float32)
     made = (replace(windows, voxels=one) for one in (shuffled, drawn))
-    asked = () if tap in ("mu", "sigma") else (tap,)
-    found = (encode(one, encoder, bundle, asked).taps[tap].values for one in made)
+    taps = () if tap in ("mu", "sigma") else (tap,)
+    found = (encode(one, encoder, bundle, taps).taps[tap].values for one in made)
     return dict(zip(CONTROLS, found, strict=True))

@@ -80,8 +80,8 @@ def join_labels(table: FeatureTable, file: Path, site_key: bytes | None) -> Join
     if not partner.any():
         text = f"none of {len(places)} values of {key} in the labels is in the table of {len(table)} rows"
         raise StartError("BAD_LABELS", f"{text}; check that both are of the same data")
-    met = set(found[partner].tolist())
-    lines = tuple(read.lines[at] for at in places.values() if at not in met)
+    matched = set(found[partner].tolist())
+    lines = tuple(read.lines[at] for at in places.values() if at not in matched)
     columns = {
         f"{name} (label)" if name in table.columns else name: _typed([read.column(name)[at] for at in found[partner]])
         for name in names
@@ -140,7 +140,7 @@ def _hashed(values: list[str], key: str, site_key: bytes | None) -> list[str]:
 
 
 def _unique(read: LabelFile, keys: Sequence[str], names: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Key → row; a key whose rows say different things is left out."""
+    """Return the row of each key; a key whose rows contradict each other is left out."""
     places: dict[str, int] = {}
     labels = list(zip(*(read.column(name) for name in names), strict=True))
     contradicting: dict[str, list[int]] = {}
@@ -163,13 +163,13 @@ def _unique(read: LabelFile, keys: Sequence[str], names: Sequence[str]) -> tuple
 
 
 def _unmatched(series: int, rows: int, lines: int, labels: int, key: str) -> tuple[str, ...]:
-    said = [f"{series} of {rows} series have no label (by {key}) and are left out; unmatched.csv lists them"]
+    unlabelled = [f"{series} of {rows} series have no label (by {key}) and are left out; unmatched.csv lists them"]
     other = [f"{lines} of {labels} labels belong to no series of the table; unmatched.csv lists them"]
-    return (*(said if series else ()), *(other if lines else ()))
+    return (*(unlabelled if series else ()), *(other if lines else ()))
 
 
 def _typed(cells: list[str]) -> Values:
-    """Numbers where every cell that is not empty is a finite number, else text."""
+    """Return numbers where every cell that is not empty is a finite number, else text."""
     cells = ["" if cell.lower() in MISSING else cell for cell in cells]
     try:
         numbers = np.array([float(cell) if cell else np.nan for cell in cells])

@@ -78,7 +78,7 @@ def ask(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Question:
-    """Put the question of a report together.
+    """Make the question of a report.
 
     Args:
         table: of features.
@@ -128,7 +128,7 @@ def ask(
 
 
 def _copies(features: NDArray[np.float32]) -> int:
-    """How many rows have another one within a thousandth of a standard deviation per feature."""
+    """Count the rows that have another one within a thousandth of a standard deviation per feature."""
     x = standardised(features)
     if len(x) < 2 or not x.shape[1]:
         return 0

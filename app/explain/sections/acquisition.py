@@ -72,7 +72,7 @@ def _learnable(label: Label, question: Question) -> bool:
 
 
 def _after(question: Question, batch: Label) -> list[tuple[Cell, ...]]:
-    """The batch, and the labels of the user, after harmonising that was learned without the patient."""
+    """Return how well batch and the user's labels are read after harmonising that was learned without the patient."""
     there = batch.there
     patients, values = question.patients[there], np.asarray(batch.values[there], np.str_)
     rows: list[tuple[Cell, ...]] = []

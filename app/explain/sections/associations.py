@@ -60,8 +60,8 @@ def associations_section(question: Question, found: Sequence[Association]) -> Se
 def line(one: Association) -> str:
     """Return the plain line of a label: R before correction, B after, P when covariates are accounted for."""
     raw, adjusted = one.raw.counts, one.adjusted.counts if one.adjusted else None
-    of = len(one.raw.p)
-    text = f"{one.label.name}: {raw['raw']} of {of} features before correction, {raw['maxt']} after"
+    total = len(one.raw.p)
+    text = f"{one.label.name}: {raw['raw']} of {total} features before correction, {raw['maxt']} after"
     if adjusted is None:
         return f"{text}; covariates could not be accounted for ({one.why_not_adjusted})."
     names = ", ".join(one.adjusted.covariates.used) if one.adjusted else ""

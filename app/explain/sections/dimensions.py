@@ -72,7 +72,7 @@ def dimensions_section(
 
 
 def _chosen(question: Question, found: Sequence[Association]) -> list[int]:
-    """The strongest dimension of each label, the surest first; then those that vary most."""
+    """Return the strongest dimension of each label, the surest first; then those that vary most."""
     ordered = sorted(found, key=lambda one: (float(one.raw.p_maxt.min()), -float(np.abs(one.raw.statistic).max())))
     strongest = [int(np.abs(one.raw.statistic).argmax()) for one in ordered]
     varied = np.argsort(-question.features.std(axis=0)).tolist()
@@ -166,7 +166,7 @@ def _smoothed(voxels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _coronal(window: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The middle coronal slice, head up, seen from the front: the patient's right is on the left."""
+    """Return the middle coronal slice, head up, seen from the front: the patient's right is on the left."""
     return np.clip(window[::-1, window.shape[1] // 2], 0, 1)
 
 

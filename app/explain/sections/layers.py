@@ -98,7 +98,7 @@ def layers_section(question: Question, found: Sequence[Association], on_layer: C
 
 
 def _by_label(taps: list[str], made: list[tuple[str, LayerChoice]]) -> Table:
-    """One row per label, one column per layer: for the page."""
+    """Return a table for the page: one row per label, one column per layer."""
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (label, choice.scores[taps[0]].measure, *(choice.scores[tap].score.value for tap in taps), choice.best)
         for label, choice in made

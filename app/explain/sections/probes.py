@@ -87,26 +87,26 @@ def _rows(
     own = scores[tap]
     about = (label.name, own.measure, own.patients)
     rows: list[tuple[Cell, ...]] = [(*about, tap, *own.score, None, None, None, None)]
-    said = {True: "yes", False: "not shown"}
+    words = {True: "yes", False: "not shown"}
     shuffled = (own.shuffled, None, own.shuffled_high)
-    rows.append((*about, SHUFFLED, *shuffled, said[beats[SHUFFLED]], own.score.value - own.shuffled, None, None))
-    rows += [(*about, name, *scores[name].score, said[beats[name]], *gap) for name, gap in above.items()]
+    rows.append((*about, SHUFFLED, *shuffled, words[beats[SHUFFLED]], own.score.value - own.shuffled, None, None))
+    rows += [(*about, name, *scores[name].score, words[beats[name]], *gap) for name, gap in above.items()]
     return rows
 
 
 def _by_label(
     tap: str, drawn: Sequence[tuple[str, Mapping[str, Score]]], beaten: Mapping[str, Mapping[str, bool]]
 ) -> Table:
-    """One row per label, one column per set of features: for the page."""
+    """Return a table for the page: one row per label, one column per set of features."""
     sets = list(dict.fromkeys(name for _, scores in drawn for name in scores))
     columns = ("label", "measure", "patients", *sets, SHUFFLED, "better than")
     rows: list[tuple[Cell, ...]] = []
     for label, scores in drawn:
         own = scores[tap]
         beats = beaten[label]
-        said = f"{sum(beats.values())} of {len(beats)}"
+        beaten_text = f"{sum(beats.values())} of {len(beats)}"
         values = (scores[name].score.value if name in scores else None for name in sets)
-        rows.append((label, own.measure, own.patients, *values, own.shuffled_high, said))
+        rows.append((label, own.measure, own.patients, *values, own.shuffled_high, beaten_text))
     return Table(
         "probes_by_label",
         "Score of each set of features; no patient is learned from and tested on; intervals, and which control is "

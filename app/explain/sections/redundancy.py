@@ -34,10 +34,10 @@ def redundancy_section(question: Question, found: Sequence[Association]) -> Sect
     values = np.sort(np.linalg.eigvalsh(matrix))[::-1] if length <= _MOST_DRAWN else _spectrum(features)
     needed = int(np.searchsorted(np.cumsum(values) / values.sum(), _SHARE)) + 1
     effective = figures_of.participation_ratio
-    told = effective < _RATIO * chance.participation_ratio
+    few = effective < _RATIO * chance.participation_ratio
     text = f"{length} features are worth about {number(effective, 1)} independent ones; {needed} "
     text += f"component{'s hold' if needed > 1 else ' holds'} {percent(_SHARE)} of their variance."
-    warning = _warning(question, found, effective) if told else ""
+    warning = _warning(question, found, effective) if few else ""
     close = int((np.abs(np.triu(matrix, 1)) > 0.9).sum())
     rows: tuple[tuple[Cell, ...], ...] = (
         ("features", length, None),
@@ -52,12 +52,12 @@ def redundancy_section(question: Question, found: Sequence[Association]) -> Sect
         text + warning,
         "Features that repeat each other are not wrong: together they carry what they carry. But a count of "
         "significant ones then counts one finding several times.",
-        mood="warned" if told else "calm",
+        mood="warned" if few else "calm",
         notes=(
             "Independent features correlate by chance too: the column beside it says how much, with as many rows.",
             *(
                 ("Test features together (the probes do), or whiten them first, rather than one at a time.",)
-                if told
+                if few
                 else ()
             ),
         ),
@@ -85,7 +85,7 @@ def _warning(question: Question, found: Sequence[Association], effective: float)
 
 
 def _spectrum(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The eigenvalues of the correlation of wide features, through their products."""
+    """Return the eigenvalues of the correlation matrix of features that outnumber the rows, from the rows' products."""
     x = features.astype(np.float64) - features.mean(axis=0)
     length = np.sqrt(np.square(x).sum(axis=0))
     x = np.divide(x, length, out=np.zeros_like(x), where=length > 0)

@@ -52,21 +52,21 @@ def repeats_section(found: RepeatScans | None) -> Section:
 def privacy_section(question: Question, again: RepeatScans | None, on_label: Callable[[str], None]) -> Section:
     """Return the section: the same patient found again; sex and age read from the features."""
     rows: list[tuple[Cell, ...]] = []
-    said = []
+    sentences = []
     if again:
         rows.append(("the same patient is found again", "share of scans", *again.found, again.chance))
-        said.append(f"the same patient is found again for {percent(again.found.value)} of scans")
+        sentences.append(f"the same patient is found again for {percent(again.found.value)} of scans")
     labels = read_labels(question.table, ("sex", "age_years"))[0]
     for name, score in read_well(question.features, labels, question.patients, on_label, seed=question.seed):
         rows.append((name, score.measure, *score.score, score.shuffled))
         how = "can be read" if score.beats_shuffled else "is not shown to be readable"
-        said.append(f"{name} {how} ({score.measure} {number(score.score.value)})")
+        sentences.append(f"{name} {how} ({score.measure} {number(score.score.value)})")
     if not rows:
         return lacking(PRIVACY_KEY, PRIVACY_TITLE, "no patient has two series, and sex and age are unknown or too rare")
     return Section(
         PRIVACY_KEY,
         PRIVACY_TITLE,
-        "; ".join(said)[0].upper() + "; ".join(said)[1:] + ".",
+        "; ".join(sentences)[0].upper() + "; ".join(sentences)[1:] + ".",
         "Low scores here are no anonymity: who holds another scan of the patient, or a better method, may find more. "
         "Treat features as data of a person.",
         mood="warned",

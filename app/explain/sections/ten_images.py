@@ -75,7 +75,7 @@ def ten_images_section(question: Question, groups: Groups) -> Section:
     least = _least_auc(found.raw, features, groups.label)
     gap = _detectable(found.raw, groups.label, question.seed)
     names = ", ".join(f"{question.tap}_{k:03d}" for k in order[: len(kept)][:8])
-    told = (
+    verdict = (
         f"{len(kept)} of {features.shape[1]} dimensions set {sizes} apart after correction: {names}."
         if len(kept)
         else (f"No dimension sets {sizes} apart after correction (smallest {p_text(float(found.raw.p_maxt.min()))}).")
@@ -95,7 +95,7 @@ def ten_images_section(question: Question, groups: Groups) -> Section:
     return Section(
         KEY,
         TITLE,
-        f"{told} {can}.",
+        f"{verdict} {can}.",
         "Images picked by hand differ in more than what you picked them for (scanner, position, size), and a group of "
         "ten that shows nothing proves nothing: real but smaller differences are missed.",
         notes=(
@@ -143,19 +143,19 @@ def _auc(values: NDArray[np.float32], label: Label) -> float:
 
 
 def _critical(tested: Tested) -> float:
-    """The share of variance that 95 of 100 permutations do not reach in any dimension."""
+    """Return the share of variance that 95 of 100 permutations do not reach in any dimension."""
     return float(np.quantile(tested.null, 1 - ALPHA, method="higher"))
 
 
 def _least_auc(tested: Tested, features: NDArray[np.float32], label: Label) -> float:
-    """The AUC that belongs to the critical correlation of ranks with the group, without ties; 1 at most."""
+    """Return the AUC that belongs to the critical correlation of ranks with the group, without ties; 1 at most."""
     n, ones = len(label.values), int((label.values == "positive").sum())
     scale = np.sqrt((n**2 - 1) / 12) * np.sqrt(n**2 / (ones * (n - ones)))
     return float(min(1.0, 0.5 + np.sqrt(_critical(tested)) * scale / n))
 
 
 def _detectable(tested: Tested, label: Label, seed: int) -> float:
-    """The difference of means, in standard deviations, that is found in 80 of 100 draws."""
+    """Return the difference of means, in standard deviations, that is found in 80 of 100 draws."""
     rng = np.random.default_rng(seed)
     group = (label.values == "positive").astype(np.float64)
     y = unit((group - group.mean())[:, None])

@@ -46,14 +46,14 @@ def _parts(shares: Shares | None) -> list[tuple[str, tuple[float, float, float]]
 def _said(shares: Shares | None) -> str:
     if shares is None:
         return "Patient and acquisition cannot be separated: fewer than three patients have two or more series."
-    of = f"from the {shares.patients} patients with two or more series alone"
+    basis = f"from the {shares.patients} patients with two or more series alone"
     text = f"Of the variance, {percent(shares.patient.value)} is the patient's ({_span(shares.patient)}) and "
     share = f"{percent(shares.acquisition.value)} ({_span(shares.acquisition)})"
     if shares.rest is None:
         what = "is what differs between series of one patient: scanner, reconstruction, phase and position"
-        return f"{text}{share} {what} cannot be told apart here; {of}."
+        return f"{text}{share} {what} cannot be told apart here; {basis}."
     text += f"{share} goes with scanner, kernel, kVp and thickness ({shares.settings} combinations)"
-    return f"{text}; {percent(shares.rest.value)} differs between series of one patient with the same ones; {of}."
+    return f"{text}; {percent(shares.rest.value)} differs between series of one patient with the same ones; {basis}."
 
 
 def _span(interval: tuple[float, float, float]) -> str:

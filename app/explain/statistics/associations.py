@@ -173,7 +173,7 @@ def asymptotic_p(strength: Floats, rows: int, covariates: Covariates, label: Lab
 
 
 def _smallest_p(tested: Sequence[tuple[Label, Tested]]) -> Floats:
-    """The smallest asymptotic p over all features and labels in each permutation, sorted."""
+    """Return the smallest asymptotic p over all features and labels in each permutation, sorted."""
     if not tested:
         return np.empty(0)
     return np.sort(np.min([asymptotic_p(one.null, one.n, one.covariates, label) for label, one in tested], axis=0))

@@ -56,19 +56,19 @@ def strongest_pairs(
 ) -> tuple[Pair, ...]:
     """Return the features with the strongest primary statistic, the strongest first."""
     there = association.label.there
-    label, of = association.label.rows(there), numbered(patients[there])
+    label, patient_of = association.label.rows(there), numbered(patients[there])
     order = np.argsort(-np.abs(association.raw.statistic), kind="stable")[:most]
     chosen = np.asarray(features, np.float64)[there][:, order]
-    return tuple(_pairs(order, chosen, label, of))
+    return tuple(_pairs(order, chosen, label, patient_of))
 
 
-def _pairs(order: NDArray[np.intp], features: Floats, label: Label, of: NDArray[np.intp]) -> Iterator[Pair]:
+def _pairs(order: NDArray[np.intp], features: Floats, label: Label, patient_of: NDArray[np.intp]) -> Iterator[Pair]:
     classes = np.unique(label.values, return_inverse=True)[1] if label.kind == "category" else None
     y = np.eye(int(classes.max()) + 1)[classes] if classes is not None else np.asarray(label.values, float)[:, None]
     groups = classes if classes is not None else _quarters(label.values)
     near = np.random.default_rng(0).permutation(len(y))[:MOST_DISTANCES]
     apart = distances(y[near])
-    counts = sample_counts(int(of.max()) + 1, RESAMPLES, 0)[:, of] if classes is None else None
+    counts = sample_counts(int(patient_of.max()) + 1, RESAMPLES, 0)[:, patient_of] if classes is None else None
     for at, x in zip(order.tolist(), features.T, strict=True):
         if x.std() == 0:
             yield Pair(at, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, None)
@@ -126,7 +126,7 @@ def _eta(x: Floats, classes: NDArray[np.intp]) -> tuple[float, float]:
 
 
 def _bootstrapped(x: Floats, y: Floats, counts: Floats) -> Interval:
-    """Spearman's rho of ranks over all rows, weighted by how often each patient is drawn."""
+    """Return Spearman's rho of ranks over all rows, weighted by how often each patient is drawn, with its interval."""
     rx, ry = stats.rankdata(x), stats.rankdata(y)
     total = counts.sum(axis=1)
 

@@ -19,7 +19,7 @@ Harmonise = Callable[[Floats, NDArray[np.str_], Floats, NDArray[np.str_]], Float
 
 
 def combat(x: Floats, batch: NDArray[np.str_], at: Floats, at_batch: NDArray[np.str_]) -> Floats:
-    """Johnson's ComBat (2007, doi 10.1093/biostatistics/kxj037), learned once, applied to cases one by one."""
+    """Return cases after Johnson's ComBat (2007, doi 10.1093/biostatistics/kxj037), learned from other rows."""
     import pandas as pd
     from combatlearn.core import ComBatModel
 
@@ -46,9 +46,9 @@ def harmonised(
     x: NDArray[Any], batch: NDArray[np.str_], patients: NDArray[np.str_], how: Harmonise, seed: int
 ) -> Floats:
     """Return each row harmonised by what was learned without its patient; an unknown batch stays as it is."""
-    wide, of = np.asarray(x, np.float64), numbered(patients)
+    wide, patient_of = np.asarray(x, np.float64), numbered(patients)
     made = wide.copy()
-    for test in patient_folds(of, 5, seed):
+    for test in patient_folds(patient_of, 5, seed):
         known = np.isin(batch, [one for one in np.unique(batch) if (batch[~test] == one).sum() > 1])
         learn, apply = ~test & known, test & known
         if len(np.unique(batch[learn])) > 1 and apply.any():

@@ -67,14 +67,14 @@ def r2_chosen_inside(
         That, and R² of the layer `best` on the same folds.
     """
     there = label.there
-    y, of = np.asarray(label.values, np.float64)[there][:, None], numbered(patients[there])
+    y, patient_of = np.asarray(label.values, np.float64)[there][:, None], numbered(patients[there])
     known = {name: np.asarray(x, np.float64)[there] for name, x in layers.items()}
-    whole = {name: out_of_fold(x, y, of, folds=FOLDS, seed=seed) for name, x in known.items()}
+    whole = {name: out_of_fold(x, y, patient_of, folds=FOLDS, seed=seed) for name, x in known.items()}
     predicted = np.empty_like(y)
-    for test in patient_folds(of, FOLDS, seed):
+    for test in patient_folds(patient_of, FOLDS, seed):
         train = ~test
         inside = {
-            name: pooled_r2(y[train], out_of_fold(x[train], y[train], of[train], folds=FOLDS, seed=seed))[0]
+            name: pooled_r2(y[train], out_of_fold(x[train], y[train], patient_of[train], folds=FOLDS, seed=seed))[0]
             for name, x in known.items()
         }
         predicted[test] = whole[max(inside, key=lambda name: inside[name])][test]
@@ -86,16 +86,18 @@ def auc_chosen_inside(
 ) -> tuple[float, float]:
     """Return the same for classes: the AUC of the choice, and of the layer `best`, on the folds of one repeat."""
     there = label.there
-    y, of = np.asarray(label.values, np.str_)[there], numbered(patients[there])
+    y, patient_of = np.asarray(label.values, np.str_)[there], numbered(patients[there])
     known = {name: np.asarray(x, np.float64)[there] for name, x in layers.items()}
-    folds, parts = class_folds(y, of, seed), []
+    folds, parts = class_folds(y, patient_of, seed), []
     for test in folds:
-        train, inner_of = ~test, numbered(of[~test])
+        train, inner_of = ~test, numbered(patient_of[~test])
         inner, labels = class_folds(y[train], inner_of, seed), y[train][None]
         inside = {
             name: macro_auc(ranked(x[train], labels, inner, inner_of, label.classes)[0])[0] for name, x in known.items()
         }
         chosen = max(inside, key=lambda name: inside[name])
-        parts.append(ranked(known[chosen], y[None], [test], of, label.classes)[0])
-    choice = [joined(one, int(of.max()) + 1) for one in zip(*parts, strict=True)]
-    return float(macro_auc(choice)[0]), float(macro_auc(ranked(known[best], y[None], folds, of, label.classes)[0])[0])
+        parts.append(ranked(known[chosen], y[None], [test], patient_of, label.classes)[0])
+    choice = [joined(one, int(patient_of.max()) + 1) for one in zip(*parts, strict=True)]
+    return float(macro_auc(choice)[0]), float(
+        macro_auc(ranked(known[best], y[None], folds, patient_of, label.classes)[0])[0]
+    )

@@ -67,7 +67,7 @@ def _scores(x: Floats, found: Floats) -> Floats:
 
 
 def _weights(y: NDArray[np.bool_]) -> Floats:
-    """Each class half of the weight, all together 1; a class that is not there has none."""
+    """Return the weight of each row: each class has half of the sum 1; a class without rows has none."""
     ones = y.sum(axis=1, keepdims=True)
     share = np.where(y, 0.5 / np.maximum(ones, 1), 0.5 / np.maximum(y.shape[1] - ones, 1))
     return np.asarray(share, np.float64)

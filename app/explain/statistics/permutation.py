@@ -61,12 +61,12 @@ def orders(patients: ArrayLike, permutations: int, seed: int) -> tuple[NDArray[n
 
     Whole patients change places, and only with those that have as many rows; so rows of one patient stay together.
     """
-    of = numbered(patients)
-    members = np.argsort(of, kind="stable")
-    sizes = np.bincount(of)
+    patient_of = numbered(patients)
+    members = np.argsort(patient_of, kind="stable")
+    sizes = np.bincount(patient_of)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     rng = np.random.default_rng(seed)
-    made = np.tile(np.arange(len(of)), (permutations, 1))
+    made = np.tile(np.arange(len(patient_of)), (permutations, 1))
     exchanged = 0
     for size in np.unique(sizes):
         blocks = members[starts[sizes == size][:, None] + np.arange(size)]
@@ -114,7 +114,7 @@ def permuted_r2(
 
 
 def _explained(x: Floats, labels: Floats, covariates: Covariates) -> Floats:
-    """r2 (b, k) of unit features (n, k) on each of (b, n, q) labels, beyond the covariates."""
+    """Return r2 (b, k) of unit features (n, k) on each of (b, n, q) labels, beyond the covariates."""
     columns = _without(labels, covariates)
     if labels.shape[2] > 1:
         columns = np.linalg.qr(columns)[0]
@@ -123,7 +123,7 @@ def _explained(x: Floats, labels: Floats, covariates: Covariates) -> Floats:
 
 
 def _studentised(x: Floats, labels: Floats, covariates: Covariates) -> Floats:
-    """t² / n (b, k) of the column of (b, n, q) labels where it is largest; the variance may differ by row."""
+    """Return t² / n (b, k) of the column of (b, n, q) labels where it is largest; the variance may differ by row."""
     rows = labels.shape[1]
     columns = _without(labels, covariates).transpose(0, 2, 1).reshape(-1, rows)
     slope, variance = columns @ x, np.square(columns) @ np.square(x)
@@ -132,7 +132,7 @@ def _studentised(x: Floats, labels: Floats, covariates: Covariates) -> Floats:
 
 
 def _without(labels: Floats, covariates: Covariates) -> Floats:
-    """Labels (b, n, q) of which the covariates are taken out, each column of length 1."""
+    """Return the labels (b, n, q) without what the covariates explain, each column of length 1."""
     count, rows, width = labels.shape
     flat = unit(covariates.taken_out(labels.transpose(1, 0, 2).reshape(rows, -1)))
     return np.ascontiguousarray(flat.reshape(rows, count, width).transpose(1, 0, 2))

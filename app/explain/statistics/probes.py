@@ -71,11 +71,11 @@ def probe(
         shuffles: of the label, for the first set alone: the others are its controls.
     """
     there = label.there
-    known, of = label.rows(there), numbered(patients[there])
+    known, patient_of = label.rows(there), numbered(patients[there])
     chosen = {name: np.asarray(x, np.float64)[there] for name, x in sets.items()}
     if label.kind == "number":
-        return _number(chosen, known, of, seed, shuffles)
-    return _category(chosen, known, of, seed, shuffles)
+        return _number(chosen, known, patient_of, seed, shuffles)
+    return _category(chosen, known, patient_of, seed, shuffles)
 
 
 def read_well(
@@ -105,47 +105,53 @@ def better_by(one: Score, other: Score, seed: int = 0) -> Interval:
 
 
 def _number(
-    sets: Mapping[str, Floats], label: Label, of: NDArray[np.intp], seed: int, shuffles: int
+    sets: Mapping[str, Floats], label: Label, patient_of: NDArray[np.intp], seed: int, shuffles: int
 ) -> dict[str, Score]:
     made: dict[str, Score] = {}
     for at, (name, x) in enumerate(sets.items()):
-        found = ridge_probes(x, {"y": label.values}, of, folds=FOLDS, shuffles=0, seed=seed).get("y")
+        found = ridge_probes(x, {"y": label.values}, patient_of, folds=FOLDS, shuffles=0, seed=seed).get("y")
         if found is None:
             return {}
-        mixed = _shuffled_r2(x, np.asarray(label.values, np.float64), of, seed, shuffles if at == 0 else 0)
+        mixed = _shuffled_r2(x, np.asarray(label.values, np.float64), patient_of, seed, shuffles if at == 0 else 0)
         made[name] = Score("R²", found.score, *mixed, found.patients, found)
     return made
 
 
-def _shuffled_r2(x: Floats, y: Floats, of: NDArray[np.intp], seed: int, shuffles: int) -> tuple[float, float]:
+def _shuffled_r2(x: Floats, y: Floats, patient_of: NDArray[np.intp], seed: int, shuffles: int) -> tuple[float, float]:
     if not shuffles:
         return float("nan"), float("nan")
     rng = np.random.default_rng(seed)
-    targets = {str(at): _shuffled(y, of, rng) for at in range(shuffles)}
-    scores = [one.score.value for one in ridge_probes(x, targets, of, folds=FOLDS, shuffles=0, resamples=2).values()]
+    targets = {str(at): _shuffled(y, patient_of, rng) for at in range(shuffles)}
+    scores = [
+        one.score.value for one in ridge_probes(x, targets, patient_of, folds=FOLDS, shuffles=0, resamples=2).values()
+    ]
     return float(np.mean(scores)), float(np.quantile(scores, 0.95))
 
 
-def _shuffled(y: NDArray[Any], of: NDArray[np.intp], rng: np.random.Generator) -> NDArray[Any]:
+def _shuffled(y: NDArray[Any], patient_of: NDArray[np.intp], rng: np.random.Generator) -> NDArray[Any]:
     """Give each patient's first label to another patient, all rows of it."""
-    first = firsts(y, of)
-    return first[rng.permutation(len(first))][of]
+    first = firsts(y, patient_of)
+    return first[rng.permutation(len(first))][patient_of]
 
 
 def _category(
-    sets: Mapping[str, Floats], label: Label, of: NDArray[np.intp], seed: int, shuffles: int
+    sets: Mapping[str, Floats], label: Label, patient_of: NDArray[np.intp], seed: int, shuffles: int
 ) -> dict[str, Score]:
     classes = label.classes
-    if min(len(np.unique(of[label.values == one])) for one in classes) < LEAST_CLASS:
+    if min(len(np.unique(patient_of[label.values == one])) for one in classes) < LEAST_CLASS:
         return {}
-    folds = [test for repeat in range(REPEATS) for test in class_folds(label.values, of, seed + repeat)]
-    counts = sample_counts(int(of.max()) + 1, RESAMPLES, seed)
+    folds = [test for repeat in range(REPEATS) for test in class_folds(label.values, patient_of, seed + repeat)]
+    counts = sample_counts(int(patient_of.max()) + 1, RESAMPLES, seed)
     rng = np.random.default_rng(seed)
-    mixed = [_shuffled(label.values, of, rng) for _ in range(shuffles)]
+    mixed = [_shuffled(label.values, patient_of, rng) for _ in range(shuffles)]
     made: dict[str, Score] = {}
     for name, x in sets.items():
-        own = tuple(ranked(x, label.values[None], folds, of, classes)[0])
-        control = [macro_auc(one)[0] for one in ranked(x, np.array(mixed), folds[:FOLDS], of, classes)] if mixed else []
+        own = tuple(ranked(x, label.values[None], folds, patient_of, classes)[0])
+        control = (
+            [macro_auc(one)[0] for one in ranked(x, np.array(mixed), folds[:FOLDS], patient_of, classes)]
+            if mixed
+            else []
+        )
         score = interval(float(macro_auc(own)[0]), macro_auc(own, counts))
         high = float(np.quantile(control, 0.95)) if control else float("nan")
         made[name] = Score("AUC", score, float(np.mean(control or [np.nan])), high, len(counts[0]), own)

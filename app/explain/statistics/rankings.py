@@ -48,29 +48,33 @@ def macro_auc(rankings: Sequence[Ranking], counts: Floats | None = None) -> Floa
     return np.asarray(np.mean([one.auc(counts) for one in rankings], axis=0), np.float64)
 
 
-def class_folds(y: NDArray[Any], of: NDArray[np.intp], seed: int) -> list[NDArray[np.bool_]]:
+def class_folds(y: NDArray[Any], patient_of: NDArray[np.intp], seed: int) -> list[NDArray[np.bool_]]:
     """Return masks of rows to test on; every fold has as many patients of each class (a patient's first), or one more.
 
     Args:
         y: (n,), classes.
-        of: (n,): patients, numbered from 0.
+        patient_of: (n,): patients, numbered from 0.
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
-    first = firsts(y, of)
+    first = firsts(y, patient_of)
     shuffled = rng.permutation(len(first))
     dealt = np.empty(len(first), np.intp)
     dealt[shuffled[np.argsort(first[shuffled], kind="stable")]] = np.arange(len(first)) % FOLDS
-    return [dealt[of] == fold for fold in range(FOLDS)]
+    return [dealt[patient_of] == fold for fold in range(FOLDS)]
 
 
 def ranked(
-    x: Floats, labels: NDArray[Any], folds: list[NDArray[np.bool_]], of: NDArray[np.intp], classes: tuple[str, ...]
+    x: Floats,
+    labels: NDArray[Any],
+    folds: list[NDArray[np.bool_]],
+    patient_of: NDArray[np.intp],
+    classes: tuple[str, ...],
 ) -> list[list[Ranking]]:
     """Return for each of labels (m, n) a ranking for each class against the rest; for two classes one in all."""
-    asked = classes[1:] if len(classes) == 2 else classes
-    y = np.concatenate([labels == one for one in asked])
-    patients = int(of.max()) + 1
+    positives = classes[1:] if len(classes) == 2 else classes
+    y = np.concatenate([labels == one for one in positives])
+    patients = int(patient_of.max()) + 1
     parts: list[list[Ranking]] = [[] for _ in y]
     for test in folds:
         usable = [
@@ -78,11 +82,11 @@ def ranked(
         ]
         if not usable:
             continue
-        scores = nested_scores(_prepared(x, test), y[usable], of, ~test)
+        scores = nested_scores(_prepared(x, test), y[usable], patient_of, ~test)
         for at, score in zip(usable, scores, strict=True):
             ones, zeros = np.flatnonzero(test & y[at]), np.flatnonzero(test & ~y[at])
             right = 0.5 + 0.5 * np.sign(score[ones][:, None] - score[zeros][None])
-            first, second = np.repeat(of[ones], len(zeros)), np.tile(of[zeros], len(ones))
+            first, second = np.repeat(patient_of[ones], len(zeros)), np.tile(patient_of[zeros], len(ones))
             parts[at].append(Ranking(first, second, right.reshape(-1), patients))
     made = [joined(one, patients) for one in parts]
     return [made[at :: len(labels)] for at in range(len(labels))]

@@ -91,7 +91,7 @@ def _mercure(container: Container) -> dict[str, str]:
 
 
 def _as_mercure(folder: Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Lay files as mercure does: one folder, SERIES#FILE.dcm, and task.json."""
+    """Move files to where mercure puts them: one folder, SERIES#FILE.dcm, and task.json."""
     from pydicom import dcmread
 
     for number, path in enumerate(files_below(folder)):

@@ -94,8 +94,8 @@ class Container:
         for folder in ("in", "out"):
             given_to(given / folder, start.uid)
         mounts = (Mount(given / "in", places[0]), Mount(given / "out", places[1], True), *start.mounts)
-        asked = None if when is None else lambda pid: when(pid, given / "out")
-        return run(self.rootfs, replace(start, mounts=mounts), asked), given / "out"
+        ready = None if when is None else lambda pid: when(pid, given / "out")
+        return run(self.rootfs, replace(start, mounts=mounts), ready), given / "out"
 
     def check_results(self, ended: Ended, output: Path) -> str:
         """Return how long a run took that gave the expected results.

@@ -98,7 +98,7 @@ def compiled(image: Image) -> str:
 
 
 def _fits(header: bytes, source: Entry) -> bool:
-    """PEP 552: by a hash of the source, which needs no times; or by its time and size."""
+    """Return whether bytecode belongs to its source (PEP 552): by hash, which needs no times, or by time and size."""
     if len(header) < 16:
         return False
     if int.from_bytes(header[4:8], "little"):
@@ -107,7 +107,7 @@ def _fits(header: bytes, source: Entry) -> bool:
 
 
 def _time(text: object) -> float | None:
-    """Seconds since 1970 of a time as RFC 3339 has it; None where it is none."""
+    """Return the seconds since 1970 of an RFC 3339 time; None for any other text."""
     if not isinstance(text, str):
         return None
     try:

@@ -98,7 +98,7 @@ def show(container: Container) -> str:
 
 
 def _documents(text: str) -> list[object]:
-    """Every JSON object that begins at the start of a line."""
+    """Return every JSON object that begins at the start of a line."""
     found, decoder = [], json.JSONDecoder()
     for at in [0, *(at + 1 for at, one in enumerate(text) if one == "\n")]:
         if text[at : at + 1] == "{":
@@ -179,7 +179,7 @@ def stop(container: Container) -> str:
 
 
 def _is_working(pid: int, output: Path) -> bool:
-    """Whether a container has its signal handler, and has begun to write."""
+    """Return whether a container has installed its signal handler and has begun to write."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -118,16 +118,16 @@ def run(rootfs: Rootfs, start: Start, when: Callable[[int], bool] | None = None)
             seconds = time.monotonic() - began
             out.seek(0)
             err.seek(0)
-            said = err.read().decode("utf-8", "replace")
-            if code == 1 and said.startswith("bwrap: execvp "):
+            message = err.read().decode("utf-8", "replace")
+            if code == 1 and message.startswith("bwrap: execvp "):
                 code = CANNOT_START
-            elif code == 1 and said.startswith("bwrap: "):
-                text = f"bwrap cannot run the image ({said.splitlines()[0]}); allow user namespaces, or run as root"
+            elif code == 1 and message.startswith("bwrap: "):
+                text = f"bwrap cannot run the image ({message.splitlines()[0]}); allow user namespaces, or run as root"
                 raise StartError("NO_SANDBOX", text)
             mounted = {mount.path for mount in start.mounts}
             left = [f"{TEMPORARY}/{path.relative_to(temporary)}" for path in sorted(temporary.rglob("*"))]
             left = [path for path in left if path not in mounted]
-            return Ended(code, out.read().decode("utf-8", "replace"), said, tuple(left), seconds, stopped)
+            return Ended(code, out.read().decode("utf-8", "replace"), message, tuple(left), seconds, stopped)
 
 
 def _words(rootfs: Rootfs, start: Start, folders: Mapping[str, str], temporary: Path) -> list[str]:
@@ -163,8 +163,8 @@ def _run(words: list[str], out: int, err: int, when: Callable[[int], bool] | Non
         os.close(writing)
     with os.fdopen(reading, "rb") as info, process:
         try:
-            said = info.read()
-            pid = int(json.loads(said)["child-pid"]) if said else 0
+            described = info.read()
+            pid = int(json.loads(described)["child-pid"]) if described else 0
             stopped = when is not None and pid != 0 and _wait(process, pid, when)
             if stopped:
                 os.kill(pid, signal.SIGTERM)
@@ -188,7 +188,7 @@ def _wait(process: subprocess.Popen[bytes], pid: int, when: Callable[[int], bool
 
 @contextmanager
 def _scratch(uid: int) -> Iterator[Path]:
-    """The container's /tmp, of its user alone on this machine."""
+    """Yield a folder for the container's /tmp, which its user alone can read on this machine."""
     with tempfile.TemporaryDirectory(prefix="ctvae-tmp") as name:
         given_to(Path(name), uid)
         yield Path(name)

@@ -94,7 +94,7 @@ def models(image: Image) -> str:
 
 
 def _hashes(component: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Hashes of a component and of the components in it."""
+    """Yield the hashes of a component and of the components in it."""
     yield from component.get("hashes") or []
     for inner in component.get("components") or []:
         yield from _hashes(inner)

@@ -105,7 +105,7 @@ class Tree:
 
 
 def climbs_out(path: str, target: str) -> bool:
-    """Whether a link at `path` goes up more folders than it lies deep."""
+    """Return whether a link at `path` goes up more folders than it lies deep."""
     depth = 0 if target.startswith("/") else path.count("/") - 1
     for part in _parts(target):
         depth += -1 if part == ".." else 1

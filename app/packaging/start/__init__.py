@@ -7,7 +7,7 @@ import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do what the container was called for.
+    """Run what the container was called for.
 
     `show`, `env`, `help` and `extract` are the verbs of the MAP specification, a command of `ctvae` is that command,
     and everything else encodes, as the environment and the mounted folders say.

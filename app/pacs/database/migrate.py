@@ -38,8 +38,8 @@ def migrate(engine: Engine, version: int = VERSION, steps: Mapping[int, Step] = 
             metadata.create_all(connection)
             connection.execute(schema_version.insert().values(version=version))
         elif found > version:
-            told = f"the database has schema {found}, this ctvae knows {version}; start the newer ctvae that made it, "
-            raise StartError("DATABASE_NEWER", told + "or restore the copy from before the upgrade")
+            newer = f"the database has schema {found}, this ctvae knows {version}; start the newer ctvae that made it, "
+            raise StartError("DATABASE_NEWER", newer + "or restore the copy from before the upgrade")
     if found is None or found == version:
         return
     copy = _copied_file(engine, found) if engine.dialect.name == "sqlite" else None

@@ -21,12 +21,12 @@ def answer_json(
         failed: (SOP class, SOP instance, failure reason) of what is not.
         unnamed: failure reasons of what has no name (Other Failures Sequence).
     """
-    told = {
+    sequences = {
         _STORED: [_reference(*one) for one in stored],
         _FAILED: [{**_reference(sop_class, uid), **_reason(why)} for sop_class, uid, why in failed],
         _OTHER_FAILURES: [_reason(why) for why in unnamed],
     }
-    return json.dumps({tag: {"vr": "SQ", "Value": items} for tag, items in sorted(told.items()) if items}).encode()
+    return json.dumps({tag: {"vr": "SQ", "Value": items} for tag, items in sorted(sequences.items()) if items}).encode()
 
 
 def _reference(sop_class: str, uid: str) -> dict[str, Any]:

@@ -119,8 +119,8 @@ def _count(connection: Connection, query: Any) -> int:
 
 
 def _failed(connection: Connection) -> list[Failed]:
-    told = (job.c.id, job.c.series_uid, job.c.reason, job.c.message, job.c.attempts)
-    jobs = select(*told).where(job.c.state == "failed").order_by(job.c.id.desc()).limit(MOST_FAILED)
+    columns = (job.c.id, job.c.series_uid, job.c.reason, job.c.message, job.c.attempts)
+    jobs = select(*columns).where(job.c.state == "failed").order_by(job.c.id.desc()).limit(MOST_FAILED)
     sent = (
         select(job.c.id, job.c.series_uid, delivery.c.destination, delivery.c.reason, delivery.c.status)
         .add_columns(delivery.c.attempts)

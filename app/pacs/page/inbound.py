@@ -87,8 +87,8 @@ def _boundary(request: Request) -> bytes:
         Rejected: the body is of another kind.
     """
     kind, options = parse_options_header(request.headers.get("Content-Type"))
-    of = options.get(b"type", b"application/dicom").lower()
-    if kind.lower() != b"multipart/related" or of != b"application/dicom" or request.headers.get("Content-Encoding"):
+    inner = options.get(b"type", b"application/dicom").lower()
+    if kind.lower() != b"multipart/related" or inner != b"application/dicom" or request.headers.get("Content-Encoding"):
         raise Rejected(415, 'expected multipart/related; type="application/dicom", without Content-Encoding')
     if not options.get(b"boundary"):
         raise Rejected(400, "the Content-Type has no boundary")

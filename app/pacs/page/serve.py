@@ -45,12 +45,12 @@ class HastyProtocol(H11Protocol):
         """Close a connection on which the request that was waited for at the last look is not there yet."""
         if self.transport.is_closing():
             return
-        asked = self.cycle
-        idle = asked is None or asked.response_complete
-        if idle and asked is before:
+        cycle = self.cycle
+        idle = cycle is None or cycle.response_complete
+        if idle and cycle is before:
             self.transport.close()
         else:
-            self.loop.call_later(REQUEST_S, self._look, asked)
+            self.loop.call_later(REQUEST_S, self._look, cycle)
 
 
 @contextmanager
@@ -128,8 +128,8 @@ def _bound(address: str, port: int) -> socket.socket:
     try:
         return socket.create_server((address, port), backlog=CONNECTIONS)
     except OSError as error:
-        told = f"cannot serve the page on {address}:{port} ({error.strerror}); see listener.page in the settings"
-        raise StartError("PORT_UNUSABLE", told) from error
+        message = f"cannot serve the page on {address}:{port} ({error.strerror}); see listener.page in the settings"
+        raise StartError("PORT_UNUSABLE", message) from error
 
 
 def _token(file: str | None) -> str | None:

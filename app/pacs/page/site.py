@@ -46,7 +46,7 @@ def make_site(
     on_retry: Callable[[], None] = lambda: None,
     further: Sequence[Route] = (),
 ) -> Starlette:
-    """Put the routes together.
+    """Return the routes of the site.
 
     Args:
         database: of the queue.

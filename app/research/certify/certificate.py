@@ -58,20 +58,20 @@ def summary(certificate: Certificate) -> str:
 def _opening(certificate: Certificate) -> str:
     data, settings, versions = certificate.data, certificate.settings, certificate.versions
     patients = data.patients
-    said = (
+    intro = (
         f"Measured by `ctvae bundle certify` on {data.windows} windows of {data.scans} scans of {patients} patients. "
         "`docs/certificate.json` has all figures; the project's `docs/certificate.md` says what they mean. In brackets "
         "are 95 % intervals over bootstrap samples of patients."
     )
     if data.unreadable_scans:
-        said += f" {data.unreadable_scans} more scans could not be read."
+        intro += f" {data.unreadable_scans} more scans could not be read."
     if data.left_out_patients:
-        said += (
+        intro += (
             f" None of them is of the train or calibration split: those {data.left_out_patients} were left out. "
             f"{data.helping_windows} windows of theirs only helped: probes and whitening learned from them, and the "
             "gallery holds them too."
         )
-    text = ["## Certificate", fill(said, WIDTH)]
+    text = ["## Certificate", fill(intro, WIDTH)]
     if data.trained_on_included:
         text.append("**Patients that the network was trained on may be among them: these figures may flatter it.**")
     if patients < FEW_PATIENTS:
@@ -97,14 +97,14 @@ def _repeatability(certificate: Certificate) -> str:
     changes = table(
         ["change", "what is done to the scan", "ICC(A,1) of mu", *(f"found, {one}" for one in metrics)], rows
     )
-    said = (
+    intro = (
         "ICC: 1 where a change moves no feature, 0 where it moves features as much as another window would; mean over "
         "dimensions, a dead one counts as 0. Found: for "
         f"{identity.looked_for} windows, changed, how often the nearest of {identity.gallery} windows that do "
         f"not overlap is the same window before the change; guessing would find {identity.chance:.1%}. The median "
         f"dimension has an ICC of {number(repeats.median_icc)}."
     )
-    return f"### Does `mu` stay the same when it should?\n\n{fill(said, WIDTH)}\n\n{changes}"
+    return f"### Does `mu` stay the same when it should?\n\n{fill(intro, WIDTH)}\n\n{changes}"
 
 
 def _information(certificate: Certificate) -> str:

@@ -169,7 +169,7 @@ def certify_bundle(
 
 
 def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
-    """Put `docs/certificate.json` into the bundle, and its section into the card."""
+    """Write `docs/certificate.json` into the bundle, and its section into the card."""
     files = {
         CERTIFICATE.as_posix(): json_bytes(certificate.as_json()),
         "docs/README.md": _card(bundle, certificate).encode(),

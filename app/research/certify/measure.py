@@ -70,7 +70,7 @@ class Measured:
     moved_mm: Mapping[str, Floats]
 
     def places(self) -> NDArray[np.intp]:
-        """Indices of windows of which no two of one patient overlap."""
+        """Return the indices of windows of which no two of one patient overlap."""
         return non_overlapping(self.low_mm, self.high_mm, self.patients)
 
 

@@ -132,8 +132,8 @@ def _column(parts: Sequence[Measured], label: str) -> NDArray[np.str_]:
 def _numbers(values: NDArray[np.str_]) -> NDArray[np.float64] | None:
     """Return a label as numbers, NaN where missing; None for a label of classes."""
     parsed = np.array([_number(text) for text in values.tolist()])
-    told = values != ""
-    if not np.isfinite(parsed[told]).all() or len(np.unique(parsed[told])) < FEWEST_VALUES:
+    present = values != ""
+    if not np.isfinite(parsed[present]).all() or len(np.unique(parsed[present])) < FEWEST_VALUES:
         return None
     return parsed
 

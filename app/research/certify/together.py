@@ -82,9 +82,9 @@ def draw_figures(measured: Measured, seed: int) -> DrawFigures:
 
 def repeat_figures(measured: Measured, seed: int) -> RepeatFigures | None:
     """Return what scans of one patient have in common; None if no patient has two scans."""
-    of = measured.of_scan
-    mu = sums_by_patient(measured.features[ORIGINAL]["mu"], of) / np.bincount(of)[:, None]
-    patients = firsts(measured.patients, of)
+    scans = measured.of_scan
+    mu = sums_by_patient(measured.features[ORIGINAL]["mu"], scans) / np.bincount(scans)[:, None]
+    patients = firsts(measured.patients, scans)
     found = repeat_scans(mu, patients, seed=seed)
     if found is None:
         return None

@@ -171,20 +171,20 @@ def _terms(settings: TrainingSettings) -> str:
     """Return the other terms of the loss in words."""
     penalties = {"beta_tc": "β-TC (arXiv:1802.04942)", "dip_ii": "DIP-VAE-II (arXiv:1711.00848)"}
     penalties["mmd"] = "MMD, InfoVAE (arXiv:1706.02262)"
-    said = []
+    parts = []
     if settings.penalty != "none":
-        said.append(f"{penalties[settings.penalty]} with weight {settings.penalty_weight:g}")
+        parts.append(f"{penalties[settings.penalty]} with weight {settings.penalty_weight:g}")
     if settings.invariance:
-        said.append(f"the difference of mu between two views of a window, with weight {settings.invariance:g}")
+        parts.append(f"the difference of mu between two views of a window, with weight {settings.invariance:g}")
     if settings.feature_weight:
         what = "the likelihood of what a window holds, a soft histogram of HU, gradient and local standard deviation"
-        said.append(f"{what}, with weight {settings.feature_weight:g}")
+        parts.append(f"{what}, with weight {settings.feature_weight:g}")
     if settings.aggregate:
         what = "the distance of means, deviations and covariances of mu over many windows from the prior's"
-        said.append(f"{what}, with weight {settings.aggregate:g}")
+        parts.append(f"{what}, with weight {settings.aggregate:g}")
     if settings.mmd:
-        said.append(f"{penalties['mmd']} over many windows, with weight {settings.mmd:g}")
-    terms = f" Beside them {', '.join(said)}." if said else ""
+        parts.append(f"{penalties['mmd']} over many windows, with weight {settings.mmd:g}")
+    terms = f" Beside them {', '.join(parts)}." if parts else ""
     if settings.trunk_until < 1:
         terms += (
             f" After {settings.trunk_until:.0%} of the training the encoder's stages stayed, and the heads began anew;"
