@@ -25,6 +25,8 @@ from models.training.draws import Augmentation, Frame, Size, View
 from models.training.settings import TrainingSettings
 
 WindowArray = NDArray[np.floating[Any]]
+Held = tuple[tuple[int, int], tuple[int, int]]
+"""Start and end, along y and along x, of what is not air in a window."""
 
 _SHARPEN_SD = 1.0
 
@@ -102,13 +104,17 @@ def make_views(
     gains = cut_out.new_tensor([drawn.gain for drawn in draws], dtype=torch.float32)
     wide = (cut_out.float() * gains[:, None, None, None]).clamp_(0, 1)
     bare = None if body is None else wide * body
-    for number, drawn in enumerate(draws):
-        if drawn.frame is not None:
-            wide[number] = _framed(whole := wide[number].clone(), drawn.frame, size)
-            if bare is not None and any(view.bare for view in drawn.views):
-                bare[number] = _framed(bare[number], drawn.frame, size, like=whole)
+    framed = [number for number, drawn in enumerate(draws) if drawn.frame is not None]
+    if framed:
+        rows, columns = _frames([drawn.frame for drawn in draws if drawn.frame is not None], wide[framed], size)
+        wide[framed] = rows[:, None] @ wide[framed] @ columns[:, None].mT
+        if bare is not None:
+            used = [place for place, number in enumerate(framed) if any(view.bare for view in draws[number].views)]
+            chosen = [framed[place] for place in used]
+            bare[chosen] = rows[used][:, None] @ bare[chosen] @ columns[used][:, None].mT
     inner = tuple(slice(edge, edge + length) for edge, length in zip(around, size, strict=True))
     target = wide[:, inner[0], inner[1], inner[2]].contiguous()
+    held = _held(target) if settings.field_of_view or settings.tile else []
     seen = []
     for v in range(len(draws[0].views)):
         views = [drawn.views[v] for drawn in draws]
@@ -116,7 +122,7 @@ def make_views(
         if bare is not None and any(view.bare for view in views):
             chosen = torch.tensor([view.bare for view in views], device=wide.device)
             source = torch.where(chosen[:, None, None, None], bare, wide)
-        seen.append(_seen(views, source, target, settings))
+        seen.append(_seen(views, source, target, held, settings))
     return torch.cat(seen)[:, None], target[:, None]
 
 
@@ -143,23 +149,28 @@ def axis_operator(start: Tensor, size: int, have: int, blur: Tensor, sharpen: Te
     return taken @ (smoothed + sharpen[:, None, None] * edged) @ (averaged / averaged.sum(2, keepdim=True))
 
 
-def _framed(wide: Tensor, frame: Frame, size: Size, like: Tensor | None = None) -> Tensor:
-    """Return (d, h, w) like `wide`, linear between voxels, one matrix per axis; a mere zoom is about the centre.
+def _frames(frames: Sequence[Frame], whole: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Return the matrices (n, h, h) and (n, w, w) that make of each window (n, d, h, w) the scan that its frame names.
 
-    The part lies within what is not air in `like`, by default `wide`.
+    They are linear between voxels. A part lies within what is not air; a mere zoom is about the centre.
     """
+    held = _held(whole) if any(math.isfinite(frame.part[0]) for frame in frames) else None
+    zoom = whole.new_tensor([frame.zoom for frame in frames])[:, None]
     matrices = []
-    held = _held((wide if like is None else like)[None])[0] if math.isfinite(frame.part[0]) else None
-    for axis, part, at in zip((1, 2), frame.part, frame.at, strict=True):
-        have = wide.shape[axis]
-        first, last = (0, have) if held is None else _part(held[axis - 1], round(part * size[axis]), at)
-        index = torch.arange(have, device=wide.device, dtype=torch.float32)
-        position = (first + last - 1) / 2 + (index - (have - 1) / 2) / frame.zoom
-        inside = (position > first - 0.5) & (position < last - 0.5)
-        near = (1 - (index[None] - position.clamp(first, last - 1)[:, None]).abs()).clamp_min(0)
-        matrices.append(near * inside[:, None])
-    rows, columns = matrices
-    return rows @ wide @ columns.T
+    for axis in (0, 1):
+        have = whole.shape[2 + axis]
+        ends = [(0, have)] * len(frames)
+        for number, frame in enumerate(frames):
+            if held is not None and math.isfinite(frame.part[axis]):
+                ends[number] = _part(held[number][axis], round(frame.part[axis] * size[1 + axis]), frame.at[axis])
+        first, last = whole.new_tensor(ends).unbind(1)
+        index = torch.arange(have, device=whole.device, dtype=torch.float32)
+        position = ((first + last - 1) / 2)[:, None] + (index - (have - 1) / 2) / zoom
+        inside = (position > first[:, None] - 0.5) & (position < last[:, None] - 0.5)
+        nearest = torch.minimum(torch.maximum(position, first[:, None]), last[:, None] - 1)
+        near = (1 - (index[None, None] - nearest[:, :, None]).abs()).clamp_min(0)
+        matrices.append(near * inside[:, :, None])
+    return matrices[0], matrices[1]
 
 
 def _part(held: tuple[int, int], length: int, at: float) -> tuple[int, int]:
@@ -169,18 +180,21 @@ def _part(held: tuple[int, int], length: int, at: float) -> tuple[int, int]:
     return start, min(start + length, last)
 
 
-def _held(windows: Tensor) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def _held(windows: Tensor) -> list[Held]:
     """Return start and end along y and x of what is not air in each (d, h, w) of a batch; all of it if all is air."""
     seen = windows.amax(1) > PLAIN_AIR
-    return [(_ends(rows), _ends(columns)) for rows, columns in zip(seen.any(2), seen.any(1), strict=True)]
+    rows, columns = (held.cpu().numpy() for held in (seen.any(2), seen.any(1)))
+    return [(_ends(row), _ends(column)) for row, column in zip(rows, columns, strict=True)]
 
 
-def _ends(held: Tensor) -> tuple[int, int]:
-    places = torch.nonzero(held).flatten()
+def _ends(held: NDArray[np.bool_]) -> tuple[int, int]:
+    places = np.flatnonzero(held)
     return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, len(held))
 
 
-def _seen(views: Sequence[View], wide: Tensor, target: Tensor, settings: TrainingSettings) -> Tensor:
+def _seen(
+    views: Sequence[View], wide: Tensor, target: Tensor, held: Sequence[Held], settings: TrainingSettings
+) -> Tensor:
     """Return one view of each window, (n, d, h, w), from the window and its surroundings."""
     seen = target.clone()
     if any(margin_voxels(settings)):
@@ -197,12 +211,15 @@ def _seen(views: Sequence[View], wide: Tensor, target: Tensor, settings: Trainin
             row.add_(spread.normal_(generator=generator.manual_seed(view.noise_seed)), alpha=view.noise)
     seen.clamp_(0, 1)
     if settings.field_of_view or settings.tile:
-        for row, held, view in zip(seen, _held(target), views, strict=True):
-            (top, bottom), (left, right) = (
-                _within(held[axis - 1], view.window[2 * axis - 2 : 2 * axis], target.shape[axis + 1]) for axis in (1, 2)
-            )
-            inside = row[:, top:bottom, left:right].clone()
-            row.zero_()[:, top:bottom, left:right] = inside
+        for axis, shape in ((0, (-1, 1, target.shape[2], 1)), (1, (-1, 1, 1, target.shape[3]))):
+            length = target.shape[2 + axis]
+            kept = [
+                _within(ends[axis], view.window[2 * axis : 2 * axis + 2], length)
+                for ends, view in zip(held, views, strict=True)
+            ]
+            start, end = torch.tensor(kept, device=seen.device)[:, :, None].unbind(1)
+            index = torch.arange(length, device=seen.device)
+            seen.mul_(((index >= start) & (index < end)).view(shape))
     return seen
 
 
