@@ -98,6 +98,11 @@ class TrainingRun:
         self.bank: Bank | None = None
         self.best_loss, self.worse = math.inf, 0
 
+    @property
+    def finished(self) -> bool:
+        """Whether the training is over."""
+        return self.fraction >= 1 or self.ended == "early"
+
     def batches(self) -> Generator[Batch]:
         """Yield this process's part of each batch from here on; the next is read while the network works on one."""
         batch, share = self.settings.batch, self.settings.batch // self.fabric.world_size
@@ -155,14 +160,14 @@ class TrainingRun:
             kl_weight=self._kl_weight(),
             learning_rate=self.optimiser.param_groups[0]["lr"],
             calibration=self.calibrated,
-            last=self.fraction >= 1 or self.ended == "early",
+            last=self.finished,
         )
         return interrupted
 
     def result(self) -> Vae:
         """Return a copy of the network in its final form: averaged or best as set, in eval mode, on the CPU."""
         vae = copy.deepcopy(self.measured)
-        if self.best and (self.fraction >= 1 or self.ended == "early"):
+        if self.best and self.finished:
             vae.load_state_dict(self.best)
         return vae.cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(True)  # type: ignore[call-overload, no-any-return]
 
@@ -180,15 +185,16 @@ class TrainingRun:
             save_checkpoint(path, state.tensors, state.plain())
 
     def state(self) -> TrainingState:
-        """Return the state of the training."""
+        """Return the state of the training; once it is finished, only what its result is made of."""
         tensors = {f"vae/{name}": tensor for name, tensor in self.vae.state_dict().items()}
         if self.measured is not self.vae:
             tensors |= {f"average/{name}": tensor for name, tensor in self.measured.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        if self.bank is not None:
-            tensors |= {f"bank/{name}": tensor for name, tensor in self.bank.tensors().items()}
-        for number, moments in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
+        if not self.finished:
+            if self.bank is not None:
+                tensors |= {f"bank/{name}": tensor for name, tensor in self.bank.tensors().items()}
+            for number, moments in self.optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
         return TrainingState(
             identity=self.identity,
             tensors=tensors,
@@ -261,7 +267,7 @@ class TrainingRun:
 
     def _settle(self) -> None:
         """Keep the trunk, that of the averaged weights, from here on, and start the heads anew."""
-        vae = copy.deepcopy(self.measured).cpu().eval()
+        vae = copy.deepcopy(self.measured).eval()
         begin_at_components(vae, self.scans, self.settings)
         weights = {name: self.fabric.broadcast(tensor) for name, tensor in vae.state_dict().items()}
         for network in (self.vae, self.measured):

@@ -38,7 +38,7 @@ def begin_at_components(
     ends are not linear, or the windows are no more than the latents.
 
     Args:
-        vae: on the CPU, in eval mode.
+        vae: in eval mode.
         scans: that it is trained on.
         settings: what the views are drawn with.
         windows: how many are looked at.
@@ -63,8 +63,8 @@ def begin_at_components(
 
 def _follow(linears: Sequence[nn.Linear], before: Tensor, after: Tensor) -> None:
     """Give layers that took the codes `before` those `after`, (n, k) each: the least squares from one to the other."""
-    ones = torch.ones(len(after), 1, dtype=after.dtype)
-    solved = torch.linalg.lstsq(torch.cat([after, ones], 1), before).solution
+    ones = after.new_ones(len(after), 1)
+    solved = torch.linalg.pinv(torch.cat([after, ones], 1)) @ before
     slope, offset = solved[:-1], solved[-1]
     for linear in linears:
         weight = linear.weight.double()

@@ -130,7 +130,7 @@ def train(
         saved_s = drawn_s = run.elapsed_s
         saving_s = 0.0
         with closing(run.batches()) as batches:
-            while run.fraction < 1 and run.ended != "early":
+            while not run.finished:
                 run.advance(batches)
                 stop = run.tick(time.monotonic() - began, stopped())
                 wait_s = max(checkpoint_every_s, 20 * saving_s) if checkpoint_every_s else 0.0
@@ -151,7 +151,8 @@ def train(
             pictures(run.result(), run.step)
         vae = run.result()
         if can_be_whitened(vae):
-            vae = with_axes(vae, training_axes(vae, scans, settings))
+            axes = training_axes(vae.to(fabric.device), scans, settings)
+            vae = with_axes(vae.cpu(), axes)
         return Trained(vae, run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
 
 

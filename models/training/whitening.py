@@ -42,17 +42,17 @@ def training_axes(
     """Return the axes of the codes of training windows, those that repeat best between two views of a window first.
 
     Args:
-        vae: a trained network, in eval mode, on the CPU.
+        vae: a trained network, in eval mode.
         scans: the scans it was trained on.
         settings: settings that views are drawn with; without a second view the longest axis comes first.
         windows: number of windows to draw.
     """
-    latents = len(vae.encode(torch.zeros(1, 1, *vae.window_voxels))[0][0])
     codes: list[tuple[Tensor, Tensor]] = []
     for seen, n in drawn_views(vae, scans, settings, windows):
-        heads = (head.reshape(len(seen) // n, n, -1).transpose(0, 1) for head in vae.encode(seen))
+        heads = (head.reshape(len(seen) // n, n, -1).transpose(0, 1).cpu() for head in vae.encode(seen))
         codes += list(zip(*heads, strict=True))
     mu, logvar = (torch.stack(batch).double().numpy() for batch in zip(*codes, strict=True))
+    latents = mu.shape[2]
     axes = learn_axes(mu.reshape(-1, latents), np.exp(0.5 * logvar).reshape(-1, latents))
     if mu.shape[1] < 2:
         return axes
@@ -62,14 +62,19 @@ def training_axes(
 def drawn_views(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
 ) -> Iterator[tuple[Tensor, int]]:
-    """Yield the first windows of a training as it sees them, some at a time: views (views · n, 1, d, h, w), and n."""
+    """Yield the first windows of a training as it sees them, some at a time: views (views · n, 1, d, h, w), and n.
+
+    They are made on the network's device.
+    """
+    device = next(vae.parameters()).device
     places, size = window_places(scans), vae.window_voxels
     masks = body_masks(scans) if settings.bare else None
     for first in range(0, windows, _AT_ONCE):
         numbers = range(first, min(first + _AT_ONCE, windows))
         draws = [draw_augmentation(settings, size, 1, len(places), number) for number in numbers]
         cut_out, body = read_windows(scans, masks, places, draws, size, settings)
-        yield make_views(cut_out, draws, size, settings, body)[0], len(draws)
+        body = body if body is None else body.to(device)
+        yield make_views(cut_out.to(device), draws, size, settings, body)[0], len(draws)
 
 
 @torch.no_grad()
