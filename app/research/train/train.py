@@ -32,6 +32,7 @@ from app.research.train.recipe import Plan
 from app.settings import DEFAULTS, Settings
 from models.bundle.store import check_replaceable
 from models.spec import Bundle, BundleError, InTheWayError, Preprocessing
+from models.training.settings import TrainingSettings
 from operators.errors import RunFailed, SeriesError, StartError
 
 if TYPE_CHECKING:
@@ -73,6 +74,23 @@ class Places:
     def log(self) -> Path:
         """Folder of the files to watch the training by."""
         return self.output.with_name(f"{self.output.name}.log")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingWindows:
+    """What a network learns from, and what its training is watched by.
+
+    Attributes:
+        settings: how to train, complete.
+        scans: float16 windows with a margin, (n, D, H, W) for each scan.
+        calibration: patient → windows of the network's own size, (n, d, h, w) for each of its scans.
+        patients: number of patients of the scans.
+    """
+
+    settings: TrainingSettings
+    scans: tuple[NDArray[np.float16], ...]
+    calibration: Mapping[str, Sequence[NDArray[np.float16]]]
+    patients: int
 
 
 def train_bundle(
@@ -145,6 +163,29 @@ def dry_run_training(places: Places, plan: Plan, *, wording: Wording = UNSAID, s
     _check_output(places, resume=True)
     plan, start, parts = _prepared(places, plan, wording, settings)
     return dry_run(plan, parts, start or build_vae(plan.training.architecture, plan.training.parameters))
+
+
+def read_to_train(places: Places, plan: Plan, *, settings: Settings = DEFAULTS) -> TrainingWindows:
+    """Return what `train_bundle` would learn from, for a training by other means.
+
+    Raises:
+        StartError: there is no data, or no such split.
+    """
+    plan, _, parts = _prepared(places, plan, UNSAID, settings)
+    wanted = {split: parts[split] for split in ("train", "calibration")}
+    return _training_windows(plan, parts, _read(wanted, plan.preprocessing, places.cache, lambda text, fraction: None))
+
+
+def _training_windows(
+    plan: Plan, parts: Mapping[Split, Sequence[Scan]], windows: Mapping[str, ScanWindows]
+) -> TrainingWindows:
+    learned = [scan for scan in parts["train"] if scan.key in windows]
+    calibration: dict[str, list[NDArray[np.float16]]] = defaultdict(list)
+    for scan in parts["calibration"]:
+        if scan.key in windows:
+            calibration[scan.patient].append(windows[scan.key].voxels)
+    voxels = tuple(windows[scan.key].voxels for scan in learned)
+    return TrainingWindows(plan.training, voxels, calibration, len({scan.patient for scan in learned}))
 
 
 def _prepared(
@@ -251,11 +292,8 @@ def _train(
     from models.training.checkpoint import CheckpointError
     from models.training.train import TrainingInterrupted, train
 
-    calibration: dict[str, list[NDArray[np.float16]]] = defaultdict(list)
-    for scan in parts["calibration"]:
-        if scan.key in windows:
-            calibration[scan.patient].append(windows[scan.key].voxels)
-    with monitored(places.log, plan, calibration, resumed=places.checkpoint.is_file()) as monitor:
+    given = _training_windows(plan, parts, windows)
+    with monitored(places.log, plan, given.calibration, resumed=places.checkpoint.is_file()) as monitor:
 
         def reported(at: Any) -> None:
             monitor.report(at)
@@ -263,12 +301,12 @@ def _train(
 
         try:
             return train(
-                [windows[scan.key].voxels for scan in parts["train"] if scan.key in windows],
-                plan.training,
+                given.scans,
+                given.settings,
                 reported,
-                calibration=[voxels for scans in calibration.values() for voxels in scans],
+                calibration=[voxels for scans in given.calibration.values() for voxels in scans],
                 start=start,
-                patients=len({scan.patient for scan in parts["train"] if scan.key in windows}),
+                patients=given.patients,
                 pictures=monitor.pictures,
                 checkpoint=places.checkpoint,
             )
