@@ -109,9 +109,9 @@ def make_views(
         rows, columns = _frames([drawn.frame for drawn in draws if drawn.frame is not None], wide[framed], size)
         wide[framed] = rows[:, None] @ wide[framed] @ columns[:, None].mT
         if bare is not None:
-            used = [place for place, number in enumerate(framed) if any(view.bare for view in draws[number].views)]
-            chosen = [framed[place] for place in used]
-            bare[chosen] = rows[used][:, None] @ bare[chosen] @ columns[used][:, None].mT
+            used = [at for at, number in enumerate(framed) if any(view.bare for view in draws[number].views)]
+            needed = [framed[at] for at in used]
+            bare[needed] = rows[used][:, None] @ bare[needed] @ columns[used][:, None].mT
     inner = tuple(slice(edge, edge + length) for edge, length in zip(around, size, strict=True))
     target = wide[:, inner[0], inner[1], inner[2]].contiguous()
     held = _held(target) if settings.field_of_view or settings.tile else []

@@ -172,7 +172,7 @@ def read_to_train(places: Places, plan: Plan, *, settings: Settings = DEFAULTS) 
         StartError: there is no data, or no such split.
     """
     plan, _, parts = _prepared(places, plan, UNSAID, settings)
-    wanted = {split: parts[split] for split in ("train", "calibration")}
+    wanted: dict[Split, tuple[Scan, ...]] = {split: parts[split] for split in SPLITS[:2]}
     return _training_windows(plan, parts, _read(wanted, plan.preprocessing, places.cache, lambda text, fraction: None))
 
 
