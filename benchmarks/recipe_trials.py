@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="of train.yaml")
-    parser.add_argument("--config", type=Path, default=SHIPPED / "ct_vae.yaml")
+    parser.add_argument("--recipe", type=Path, default=SHIPPED / "ct_vae.yaml")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, default=0)
@@ -85,7 +85,7 @@ def readable(scans: list[Scan], plan: Any, cache: Path) -> list[Scan]:
 
 def plan_of(args: argparse.Namespace) -> Any:
     """The recipe of the file, with what the command line sets in its place."""
-    given = load_recipe(args.config)
+    given = load_recipe(args.recipe)
     sections: dict[str, dict[str, Any]] = {
         "training": dict(given.training),
         "preprocessing": dict(given.preprocessing),

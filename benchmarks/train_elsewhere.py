@@ -37,7 +37,7 @@ def main() -> None:
     packing.set_defaults(act=pack)
     packing.add_argument("file", type=Path)
     packing.add_argument("--data", type=Path, default=SHIPPED / "ct_vae.csv")
-    packing.add_argument("--config", type=Path, default=SHIPPED / "ct_vae.yaml")
+    packing.add_argument("--recipe", type=Path, default=SHIPPED / "ct_vae.yaml")
     packing.add_argument("--root", type=Path, default=ROOT.parent / "shared" / "ct")
     packing.add_argument("--cache", type=Path, default=ROOT / ".cache" / "windows")
     training = act.add_parser("train")
@@ -53,7 +53,7 @@ def pack(args: argparse.Namespace) -> None:
     from app.research.train.recipe import load_recipe, make_plan
     from app.research.train.train import Places, read_to_train
 
-    plan = make_plan(load_recipe(args.config), training={}, data={})
+    plan = make_plan(load_recipe(args.recipe), training={}, data={})
     given = read_to_train(Places(args.data, Path("packed"), args.root, args.cache), plan)
     calibration = [windows for scans in given.calibration.values() for windows in scans]
     about = {

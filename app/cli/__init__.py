@@ -6,19 +6,19 @@ import sys
 
 COMMANDS = {
     "encode": "Encode a folder of CT: features.json and features.sr.dcm for each series.",
-    "inspect": "List what is in a folder: series, geometry, verdict and reason. Writes nothing.",
+    "inspect": "List the series of a folder: geometry, verdict and reason. Writes nothing.",
     "export": "Write each CT volume, and the windows that the encoder sees, as NIfTI.",
-    "demo": "Encode a phantom, real CT where there is some, or your own folder, and show the results.",
+    "demo": "Encode a phantom or your own folder, and show the results.",
     "table": "Write the features of many series as one table: Parquet or CSV.",
-    "cohort": "Encode thousands of studies into one partitioned table; resumable.",
-    "explain": "Correlate features with labels, honestly: one HTML report, CSV and JSON.",
-    "similar": "List the series of a table that are most like one of them.",
-    "drift": "Compare the features of periods or scanners to those of a reference.",
-    "listen": "Receive CT from a PACS or modality and encode each series that is complete.",
-    "watch": "Encode what appears in a folder, or on a DICOMweb server.",
+    "cohort": "Encode thousands of studies into one table; can be interrupted and resumed.",
+    "explain": "Test features against labels, with controls: one HTML report, CSV and JSON.",
+    "similar": "List the series of a table that are most similar to a given one.",
+    "drift": "Compare the features of periods or scanners with those of a reference.",
+    "listen": "Receive CT from a PACS or modality, encode each complete series, send the results.",
+    "watch": "Encode each CT series that appears in a folder or on a DICOMweb server.",
     "train": "Train a VAE on your own scans and write it as a bundle with its model card.",
     "bundle": "Show, check, certify, export or run a bundle; import a Keras or MONAI checkpoint.",
-    "queue": "Inspect the listener's queue; retry, replay, purge, audit.",
+    "queue": "Inspect the queue of listen and watch; retry, replay, purge, audit.",
     "map": "Build and check the container image (a MONAI Application Package).",
     "doctor": "Check the installation and reproduce the bundle's golden values.",
     "schema": "Print the JSON Schema of features.json.",
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; None for those of the process.
 
-    The exit code, see `app.exit_codes` (3 for a wrong call).
-        The exit code of the contract (3 for a wrong call).
+    Returns:
+        The exit code, see `app.exit_codes` (3 for a wrong call).
     """
     from app.cli.lazy import LazyGroup
 

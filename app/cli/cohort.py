@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from app.cli.encode import DeviceName, split_taps
+from app.cli.options import (
+    ConfigOption,
+    DeviceOrSettingsOption,
+    LogLevelOption,
+    ModelOption,
+    TapsOption,
+    TokenFileOption,
+    split_taps,
+)
 from app.process import LogLevel, guarded
 
 
@@ -25,41 +33,37 @@ def command(
         str,
         typer.Argument(
             metavar="DATA",
-            help="Folder tree, CSV with a column path (files or folders), DICOMDIR, or URL of a DICOMweb server.",
+            help="Folder, CSV with a column `path` (files or folders), DICOMDIR, or URL of a DICOMweb server.",
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for index, tables and report; created where missing.")
+        Path, typer.Option("-o", "--output", help="Folder for index, tables and report; created if it does not exist.")
     ],
-    models: Annotated[
-        Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: the shipped one.")
-    ] = None,
+    models: ModelOption = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that encode; default: one per core, one on a GPU.")
+        int | None, typer.Option(min=1, help="Number of processes that encode; default: one per core, one on a GPU.")
     ] = None,
     engine: Annotated[Engine, typer.Option(help="Encode on this machine, or on a Ray cluster.")] = Engine.LOCAL,
     ray_address: Annotated[
-        str, typer.Option("--ray-address", help="host:port of the cluster; auto: the one that this machine belongs to.")
+        str,
+        typer.Option("--ray-address", help="host:port of the cluster; auto: the cluster that this machine belongs to."),
     ] = "auto",
     memory_mb: Annotated[
-        int, typer.Option("--memory", min=256, help="MB that a process may take; a study that takes more fails.")
+        int,
+        typer.Option("--memory", min=256, help="MB of memory that a process may use; a study that needs more fails."),
     ] = 4096,
     json: Annotated[bool, typer.Option("--json", help="Also write features.json for each series.")] = False,
     sr: Annotated[bool, typer.Option("--sr", help="Also write features.json and features.sr.dcm.")] = False,
-    taps: Annotated[
-        list[str] | None, typer.Option("--taps", "--tap", help="Layers to write beside mu and sigma: dense,block3:max.")
-    ] = None,
-    device: Annotated[DeviceName | None, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="Holds the bearer token of the DICOMweb server.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.ERROR,
+    taps: TapsOption = None,
+    device: DeviceOrSettingsOption = None,
+    token_file: TokenFileOption = None,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.ERROR,
 ) -> int:
-    """Encode every eligible series of many studies into one table, and list all others with their reasons.
+    """Encode every eligible series of many studies into one table, and list all others with a reason.
 
-    After a stop or kill at any moment, the same command resumes. After it has finished, it encodes only what is new or
-    has changed. `ctvae table OUTPUT` reads the result.
+    If the run is stopped or killed, run the same command again: it resumes. After a finished run, it encodes only what
+    is new or has changed. `ctvae table OUTPUT` reads the result.
     """
 
     def run() -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli.options import LogLevelOption
 from app.exit_codes import COULD_NOT_START
 from app.process import LogLevel, guarded, starting
 
@@ -17,11 +18,13 @@ SHOWN_DIMENSIONS = 6
 
 
 def command(
-    folder: Annotated[Path | None, typer.Argument(metavar="[IN]", help="Your own folder; default: a phantom.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="IN", help="Your own folder of CT; default: a phantom.")
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything the demo writes.")] = Path(
         "demo"
     ),
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
     """Encode a phantom (and real CT where ../shared/ct exists), or your own folder, and show the results."""
 

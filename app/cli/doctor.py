@@ -12,11 +12,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from app.cli.encode import DeviceName
+from app.cli.options import DeviceName, DeviceOption, JsonOption, LogLevelOption, ModelOption
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -30,12 +28,10 @@ RUNS = 5
 
 
 def command(
-    models: Annotated[
-        Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: the shipped one.")
-    ] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = DeviceName.auto,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.ERROR,
+    models: ModelOption = None,
+    device: DeviceOption = DeviceName.auto,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.ERROR,
 ) -> int:
     """Check the installation and reproduce the bundle's golden values. Writes nothing.
 

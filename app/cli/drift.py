@@ -10,32 +10,38 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import FeaturesArgument, JsonOption, LogLevelOption, TableTapOption
 from app.process import LogLevel, guarded
 
 
 def command(
-    table: Annotated[
-        Path, typer.Argument(metavar="FEATURES", help="A table of `ctvae table`, or a folder of results.")
-    ],
+    table: FeaturesArgument,
     by: Annotated[
         str,
-        typer.Option("--by", help="Column: text (a group per value), or numbers or ISO dates (periods)."),
+        typer.Option(
+            "--by",
+            help="Column that defines the groups: each text is a group; numbers or ISO dates are cut into periods.",
+        ),
     ] = "manufacturer_model",
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="CSV that has the column, such as the date of each study.")
+        Path | None, typer.Option("--labels", help="CSV with that column, for example the date of each study.")
     ] = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", help="Compare to this group; default: the first or the largest.")
+        str | None,
+        typer.Option(
+            "--reference",
+            help="Group that the others are compared with; default: the first period, or the largest group.",
+        ),
     ] = None,
-    parts: Annotated[int, typer.Option("--parts", min=2, help="Periods that numbers or dates are cut into.")] = 4,
-    tap: Annotated[str, typer.Option("--tap", help="The features: a layer that the table has.")] = "mu",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the permutations.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    parts: Annotated[int, typer.Option("--parts", min=2, help="Number of periods.")] = 4,
+    tap: TableTapOption = "mu",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the permutations.")] = 0,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """Compare the features of periods or scanners to those of a reference, one series per patient.
+    """Compare the features of periods or scanners with those of a reference, one series per patient.
 
-    Exit code 0 whether or not there is drift; 3: could not start.
+    Exit code 0: compared, whether or not there is drift; 3: could not start.
     """
 
     def run() -> int:

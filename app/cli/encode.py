@@ -9,12 +9,16 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import (
+    ConfigOption,
+    DeviceOrSettingsOption,
+    InputArgument,
+    LogLevelOption,
+    ModelOption,
+    OutputFolderOption,
+    split_taps,
+)
 from app.process import LogLevel, guarded
-
-
-def split_taps(given: list[str]) -> tuple[str, ...]:
-    """Return taps one by one, whether given with commas or repeatedly."""
-    return tuple(tap.strip() for words in given for tap in words.split(",") if tap.strip())
 
 
 class CardName(StrEnum):
@@ -25,38 +29,32 @@ class CardName(StrEnum):
     pdf = "pdf"
 
 
-class DeviceName(StrEnum):
-    """Where the encoder runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="IN", help="Folder with CT, ZIP archive, NIfTI, NRRD or MHA file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the results; created where missing.")],
-    models: Annotated[
-        Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: the shipped one.")
-    ] = None,
+    folder: InputArgument,
+    output: OutputFolderOption,
+    models: ModelOption = None,
     taps: Annotated[
         list[str] | None,
         typer.Option(
             "--taps",
             "--tap",
-            help="Layers to write beside mu and sigma, pooled as in the bundle or as given: dense,block3:max "
-            "(none, mean, max, std, flatten); z, with --seed, for a random draw. May be given again.",
+            help="Layers to write besides mu and sigma, pooled as in the bundle or as given: dense,block3:max "
+            "(none, mean, max, std, flatten); z, with --seed, is a random draw. May be repeated.",
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the random draw z: --tap z --seed 7, or --tap z:7.")
+        int | None, typer.Option(min=0, help="Seed of the random draw z: --taps z --seed 7, or --taps z:7.")
     ] = None,
-    device: Annotated[DeviceName | None, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = None,
-    with_identifiers: Annotated[bool, typer.Option(help="Write name, ID and birth date into features.json.")] = False,
-    with_dates: Annotated[bool, typer.Option(help="Write dates of study and series into features.json.")] = False,
+    device: DeviceOrSettingsOption = None,
+    with_identifiers: Annotated[
+        bool, typer.Option(help="Write the patient's name, ID and birth date into features.json.")
+    ] = False,
+    with_dates: Annotated[bool, typer.Option(help="Write the dates of study and series into features.json.")] = False,
     card: Annotated[
         list[CardName] | None,
-        typer.Option(help="Also write a page per series for a person: png, sc (Secondary Capture) or pdf. May repeat."),
+        typer.Option(
+            help="Also write a one-page card per series: png, sc (DICOM Secondary Capture) or pdf. May be repeated."
+        ),
     ] = None,
     fhir: Annotated[bool, typer.Option(help="Also write the SR's content as FHIR R5 (features.fhir.json).")] = False,
     parametric_map: Annotated[
@@ -64,10 +62,10 @@ def command(
     ] = False,
     predecessor: Annotated[
         list[Path] | None,
-        typer.Option(help="An earlier features.sr.dcm that the new SR replaces. May repeat."),
+        typer.Option(help="An earlier features.sr.dcm that the new SR replaces. May be repeated."),
     ] = None,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """Encode each CT series of a folder: features.json and features.sr.dcm per series, outcome.json for the run."""
 
@@ -110,5 +108,5 @@ def _seeded(taps: tuple[str, ...], seed: int | None) -> tuple[str, ...]:
     if seed is None:
         return taps
     if DRAW not in taps:
-        raise StartError("UNKNOWN_TAP", "--seed is for the random draw z; give --tap z too, or leave it out")
+        raise StartError("UNKNOWN_TAP", "--seed is for the random draw z; give --taps z too, or leave out --seed")
     return tuple(f"{DRAW}:{seed}" if tap == DRAW else tap for tap in taps)

@@ -1,4 +1,4 @@
-"""`ctvae explain`: what the features follow, and what they do not."""
+"""`ctvae explain`: what the features are related to, and what not."""
 
 from __future__ import annotations
 
@@ -8,46 +8,55 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import FeaturesArgument, LogLevelOption, TableTapOption
 from app.process import LogLevel, guarded
 
 
 def command(
-    table: Annotated[
-        Path, typer.Argument(metavar="FEATURES", help="A table of `ctvae table`, or a folder of results.")
-    ],
+    table: FeaturesArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for report.html, its CSV files and JSON.")],
     labels: Annotated[
         Path | None,
         typer.Option(
-            "--labels", help="CSV with series_instance_uid, patient_id or another key, and a column per label."
+            "--labels", help="CSV of labels: series_instance_uid, patient_id or another key, then a column per label."
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="The scans (folder, ZIP, or output of cohort): pictures, controls."),
+        typer.Option("--data", help="The scans (folder, ZIP, or output of cohort), for pictures and controls."),
     ] = None,
-    bundle: Annotated[
-        Path | None, typer.Option("--bundle", "-m", help="The bundle that encoded them; with --data default: shipped.")
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            "-m", "--model", help="The bundle that encoded the features; with --data, default: the shipped one."
+        ),
     ] = None,
     positive: Annotated[
         Path | None,
-        typer.Option("--positive", help="A file with a series UID per line: images that have it."),
+        typer.Option("--positive", help="File with one series UID per line: images that have a property."),
     ] = None,
-    negative: Annotated[Path | None, typer.Option("--negative", help="Likewise: images that do not have it.")] = None,
-    tap: Annotated[str, typer.Option("--tap", help="The features in question: a layer that the table has.")] = "mu",
+    negative: Annotated[
+        Path | None, typer.Option("--negative", help="The same for images that do not have it.")
+    ] = None,
+    tap: TableTapOption = "mu",
     covariates: Annotated[
         str | None,
-        typer.Option("--covariates", help="Columns to account for: a,b,c, or none; default: body size, acquisition."),
+        typer.Option("--covariates", help="Columns to adjust for: a,b,c, or none; default: body size and acquisition."),
     ] = None,
     all_series: Annotated[
-        bool, typer.Option("--all-series", help="Use all series of a patient; whole patients are then permuted.")
+        bool,
+        typer.Option(
+            "--all-series", help="Use all series of a patient, not only one; whole patients are then permuted."
+        ),
     ] = False,
-    permutations: Annotated[int, typer.Option("--permutations", min=1000, help="For max-T.")] = 1000,
-    umap: Annotated[bool, typer.Option("--umap", help="Draw the map by UMAP too; takes half a minute more.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of permutations, folds and samples.")] = 0,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    permutations: Annotated[
+        int, typer.Option("--permutations", min=1000, help="Number of permutations for the max-T correction.")
+    ] = 1000,
+    umap: Annotated[bool, typer.Option("--umap", help="Also draw the map by UMAP; takes half a minute more.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of permutations, folds and samples.")] = 0,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """Correlate features with what is known about the scans, and write an honest report.
+    """Test every feature against what is known about the scans, and write a report that says what holds up.
 
     Exit code 0: the report is written; 3: could not start.
     """
@@ -90,7 +99,7 @@ def command(
         for note in heading_of(question).notes:
             sys.stderr.write(printable(f"note: {note}") + "\n")
         with progress("explaining") as report:
-            model = open_bundle(bundle) if bundle or data else None
+            model = open_bundle(models) if models or data else None
             images = None
             if data and model:
                 images = look_at(

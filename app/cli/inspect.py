@@ -9,25 +9,27 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import ConfigOption, InputArgument, LogLevelOption
 from app.process import LogLevel, guarded
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="IN", help="Folder with CT, ZIP archive, NIfTI, NRRD or MHA file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the form of outcome.json.")] = False,
+    folder: InputArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in the form of outcome.json.")] = False,
     pixels: Annotated[
-        bool, typer.Option("--pixels", help="Decode every slice too; the verdicts are then those of encode.")
+        bool, typer.Option("--pixels", help="Also decode every slice; the verdicts are then those of encode.")
     ] = False,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Print UID, reason and findings of each series, and each bad file.")
     ] = False,
     models: Annotated[
-        Path | None, typer.Option("-m", "--model", help="Bundle, or folder of bundles, for --pixels; default: shipped.")
+        Path | None,
+        typer.Option("-m", "--model", help="With --pixels: bundle or folder of bundles; default: the shipped one."),
     ] = None,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.ERROR,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.ERROR,
 ) -> int:
-    """Show the series of a folder with geometry and verdict, by DICOM headers alone. Writes nothing.
+    """List the series of a folder with geometry and verdict, from DICOM headers alone. Writes nothing.
 
     Exit code 0: something is eligible; 2: nothing is; 1: something failed; 3: could not start.
     """

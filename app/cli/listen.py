@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from app.cli.options import ConfigOption, LogLevelOption
 from app.process import LogLevel, guarded, set_log_form
 
 if TYPE_CHECKING:
@@ -15,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def command(
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
-    """Listen for CT until SIGTERM or Ctrl-C, as section listener of the settings says."""
+    """Receive CT, encode it and send results until SIGTERM or Ctrl-C; section `listener` of the settings says how."""
 
     def run() -> int:
         from app.pacs.settings import load_listener

@@ -82,7 +82,7 @@ def _exec(arguments: list[str]) -> NoReturn:
         )
     for name in IGNORED:
         if getattr(args, name) is not None:
-            sys.stderr.write(f"{parser.prog}: --{name} is ignored: the SDK dropped it at 0.6\n")
+            sys.stderr.write(f"{parser.prog}: --{name} is ignored: the SDK has not had it since 0.6\n")
     flags = [
         word
         for name, flag in PASSED_ON.items()

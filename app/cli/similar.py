@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import JsonOption, LogLevelOption, MostOption, TableTapOption
 from app.process import LogLevel, guarded
 
 
@@ -23,17 +24,17 @@ class Metric(StrEnum):
 
 
 def command(
-    series: Annotated[str, typer.Argument(metavar="SERIES", help="A SeriesInstanceUID of the table.")],
-    index: Annotated[Path, typer.Option("--index", help="A table of `ctvae table`, or a folder of results.")],
-    most: Annotated[int, typer.Option("-n", "--number", min=1, help="How many neighbours.")] = 10,
-    tap: Annotated[str, typer.Option("--tap", help="The features: a layer that the table has.")] = "mu",
-    metric: Annotated[Metric, typer.Option("--metric", help="Of standardised or whitened features, or cosine.")] = (
-        Metric.standardised
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    series: Annotated[str, typer.Argument(metavar="SERIES", help="SeriesInstanceUID in the table.")],
+    index: Annotated[Path, typer.Option("--index", help="Table of `ctvae table`, or folder of results.")],
+    most: MostOption = 10,
+    tap: TableTapOption = "mu",
+    metric: Annotated[
+        Metric, typer.Option("--metric", help="Distance: Euclidean on standardised or on whitened features, or cosine.")
+    ] = (Metric.standardised),
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """List the series whose features are nearest to those of one, the nearest first."""
+    """List the series whose features are nearest to those of a given one, the nearest first."""
 
     def run() -> int:
         from app.explain.data.results import read_place

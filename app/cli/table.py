@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import LogLevelOption, TokenFileOption, split_taps
 from app.process import LogLevel, guarded
 
 
@@ -15,30 +16,31 @@ def command(
     places: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH…",
-            help="features.json, SR files, folders of them (an output folder), or the URL of a DICOMweb server.",
+            metavar="PATH",
+            help="Output folders, features.json or SR files, or URLs of DICOMweb servers.",
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The table: a name in .parquet or .csv.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="File for the table; its name ends in .parquet or .csv.")
+    ],
     taps: Annotated[
-        list[str] | None, typer.Option("--taps", "--tap", help="Layers to write beside mu and sigma: dense,block3.max.")
+        list[str] | None,
+        typer.Option("--taps", "--tap", help="Layers besides mu and sigma, such as dense,block3.max. May be repeated."),
     ] = None,
-    long: Annotated[bool, typer.Option("--long", help="One row per tap and dimension.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="Write one row per tap and dimension.")] = False,
     with_paths: Annotated[
-        bool, typer.Option("--with-paths", help="Write the folder of each series in its input; it may hold a name.")
+        bool,
+        typer.Option("--with-paths", help="Add the folder of each series in its input; it may hold a patient's name."),
     ] = False,
     mixed: Annotated[
-        bool, typer.Option("--mixed", help="Allow results of several models, and several of one series.")
+        bool, typer.Option("--mixed", help="Allow results of several models, and several results of one series.")
     ] = False,
-    token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="Holds the bearer token of the DICOMweb server.")
-    ] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    token_file: TokenFileOption = None,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """Write the features of many series as one table, one row per series or part."""
 
     def run() -> int:
-        from app.cli.encode import split_taps
         from app.console import progress
         from app.extras import require
         from app.table.make import TableSettings, make_table
@@ -46,14 +48,14 @@ def command(
 
         if output.suffix == ".parquet":
             require("pyarrow")
-        settings = TableSettings(split_taps(taps or []), long, with_paths, mixed)
+        settings = TableSettings(split_taps(taps), long, with_paths, mixed)
         with progress("reading results") as on_file, local_places(places, token_file, on_file) as folders:
             made = make_table(folders, output, settings, on_file)
         for name, reason in made.passed.broken:
             sys.stderr.write(f"{name}: {reason}\n")
         passed = made.passed
         counts = {
-            "met twice": passed.repeated,
+            "found twice": passed.repeated,
             "replaced by a later SR": passed.replaced,
             "no results": passed.others,
             "damaged": len(passed.broken),

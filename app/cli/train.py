@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.options import (
+    ConfigOption,
+    LogLevelOption,
+    NewBundleOption,
+    RootOption,
+    ScanLabelsOption,
+    ScansArgument,
+    VersionOption,
+)
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -18,24 +27,16 @@ if TYPE_CHECKING:
 
 
 def command(
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA", help="Folder of DICOM and NIfTI, or a CSV: path, patient, split, source, labels."
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--output",
-            help="Folder of the new bundle, which is named after it. Replaces a bundle there, with its certificate.",
-        ),
-    ],
-    arch: Annotated[str | None, typer.Option(help="question, ct_vae or another architecture; default: ct_vae.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Bundle to fine-tune, for a small cohort.")] = None,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="train.yaml; see docs/training.md.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Minutes to train, without reading; default: 20.")] = None,
+    data: ScansArgument,
+    output: NewBundleOption,
+    arch: Annotated[
+        str | None, typer.Option(help="Architecture: question, ct_vae or another one; default: ct_vae.")
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Bundle whose weights to start from (fine-tuning).")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="File that says how to train (train.yaml); see docs/training.md.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes to train, not counting reading; default: 20.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train, instead of minutes.")] = None,
     batch: Annotated[int | None, typer.Option(help="Windows per pass.")] = None,
     seed: Annotated[
@@ -46,22 +47,19 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show split, windows, memory and time; train and write nothing.")
     ] = False,
-    root: Annotated[Path | None, typer.Option(help="Folder that a list's paths are relative to.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV: series_instance_uid, patient or path, then columns of labels.")
-    ] = None,
+    root: RootOption = None,
+    labels: ScanLabelsOption = None,
     cache: Annotated[
-        Path, typer.Option(help="Folder that keeps windows between runs; they are images of patients.")
+        Path, typer.Option(help="Folder that keeps windows for later runs; they are images of patients.")
     ] = Path(".cache", "windows"),
-    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
-    notes: Annotated[Path | None, typer.Option(help="Limits of the data, for the model card: a Markdown list.")] = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option("--settings", help="Settings whose selection and geometry apply to the scans; default: app.yaml."),
+    version: VersionOption = "0.1.0",
+    notes: Annotated[
+        Path | None, typer.Option(help="Markdown list of the limits of the data, for the model card.")
     ] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
-    """Train a VAE on CT and write it as a bundle. OUTPUT.log beside it shows the progress."""
+    """Train a VAE on CT and write it as a bundle. OUTPUT.log shows the progress."""
     # Waiting threads must not spin: beside another process a step took 2.7 s with spinning, 0.7 without (two cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -74,11 +72,11 @@ def command(
 
         given = {"architecture": arch, "minutes": minutes, "steps": steps, "batch": batch, "seed": seed}
         with bundle_errors():
-            plan = _plan(config, given | {"threads": threads}, root, init)
+            plan = _plan(recipe, given | {"threads": threads}, root, init)
             where = Path(plan.data.root) if plan.data.root else None
-            wording = Wording(version, _command_text(output, config, init, given), _text(notes))
+            wording = Wording(version, _command_text(output, recipe, init, given), _text(notes))
             places = Places(data, output, where, cache, labels)
-            reading = load_settings(settings)
+            reading = load_settings(config)
             if dry_run:
                 found = dry_run_training(places, plan, wording=wording, settings=reading)
                 sys.stdout.write("\n".join(found.lines()) + "\n")
@@ -96,19 +94,19 @@ def command(
     return guarded(run, log_level)
 
 
-def _plan(config: Path | None, given: Mapping[str, object], root: Path | None, init: Path | None) -> Plan:
+def _plan(file: Path | None, given: Mapping[str, object], root: Path | None, init: Path | None) -> Plan:
     from app.research.train.recipe import Recipe, load_recipe, make_plan
     from models.bundle.store import find_bundle, load_bundle
 
-    recipe = load_recipe(config) if config else Recipe()
+    recipe = load_recipe(file) if file else Recipe()
     start = load_bundle(find_bundle(init)) if init else None
     return make_plan(recipe, training=given, data={"root": str(root) if root else None}, start=start)
 
 
-def _command_text(output: Path, config: Path | None, init: Path | None, given: Mapping[str, object]) -> str:
+def _command_text(output: Path, recipe: Path | None, init: Path | None, given: Mapping[str, object]) -> str:
     """Return the command as the model card shows it: names instead of paths."""
     words = ["ctvae train DATA", f"-o {output.name}"]
-    words += [f"--config {config.name}"] if config else []
+    words += [f"--recipe {recipe.name}"] if recipe else []
     words += [f"--init {init.name}"] if init else []
     named = {"architecture": "arch"}
     words += [f"--{named.get(key, key)} {value}" for key, value in given.items() if value is not None]

@@ -9,29 +9,32 @@ from typing import Annotated
 import typer
 
 from app.cli.listen import serve
+from app.cli.options import ConfigOption, LogLevelOption, TokenFileOption
 from app.process import LogLevel, guarded
 
 
 def command(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="Folder in which another program drops CT, or URL of a DICOMweb server."),
+        typer.Argument(
+            metavar="SOURCE", help="Folder into which another program writes CT, or URL of a DICOMweb server."
+        ),
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for a copy of the results, as encode writes them.")
+        Path | None, typer.Option("-o", "--output", help="Folder for a copy of the results, in the layout of encode.")
     ] = None,
     query: Annotated[
         str | None,
-        typer.Option(help='What the server is asked for: "Modality=CT&StudyDate=20261101-"; default: all CT.'),
+        typer.Option(help='QIDO-RS query for series, such as "Modality=CT&StudyDate=20261101-"; default: all CT.'),
     ] = None,
-    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token for the server.")] = None,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+    token_file: TokenFileOption = None,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
     """Encode each CT series that appears in a folder or on a DICOMweb server, until SIGTERM or Ctrl-C.
 
-    Section listener of the settings says how. Spool, queue and results lie in listener.folder; results also go to -o
-    and to listener.destinations.
+    The section `listener` of the settings says how. Spool, queue and results lie in listener.folder; results also go to
+    -o and to listener.destinations.
     """
 
     def run() -> int:

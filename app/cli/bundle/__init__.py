@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "show": "Show architecture, preprocessing, taps, training and certificate.",
-    "check": "Check that it is intact, reproduces its golden values, and has active units.",
+    "check": "Check that a bundle is intact, reproduces its golden values, and has active units.",
     "run": "Run the encoder alone on windows from a file; one array per tap.",
     "export": "Write encoder and decoder as ONNX, compared with torch.",
     "certify": "Measure on your own scans what the features are worth; write it into the bundle.",
-    "reference": "Add reference patients, so that results state whether to trust them.",
+    "reference": "Write reference patients into the bundle, so that results state their reliability.",
     "import-keras": "Import a Keras encoder: .keras, .h5 or .weights.h5.",
     "import-torch": "Import a checkpoint of MONAI's AutoencoderKL or MAISI's autoencoder.",
 }

@@ -8,42 +8,41 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import (
+    BundleArgument,
+    ConfigOption,
+    LogLevelOption,
+    RootOption,
+    ScanLabelsOption,
+    ScansArgument,
+    split_taps,
+)
 from app.process import LogLevel, guarded
 
 
 def command(
-    path: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder; the certificate is written into it.")
-    ],
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA", help="Folder of DICOM and NIfTI, or a CSV: path, patient, split, source, labels."
-        ),
-    ],
-    labels: Annotated[
-        Path | None, typer.Option(help="CSV: series_instance_uid, patient or path, then columns of labels.")
+    path: BundleArgument,
+    data: ScansArgument,
+    labels: ScanLabelsOption = None,
+    root: RootOption = None,
+    taps: Annotated[
+        list[str] | None,
+        typer.Option("--taps", "--tap", help="Layers to measure: dense,block3:max; default: all. May be repeated."),
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder that a list's paths are relative to.")] = None,
-    taps: Annotated[str, typer.Option(help="Layers to measure: dense,block3:max; default: all of the bundle.")] = "",
     cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps changed windows between runs; they are images of patients.")
+        Path | None, typer.Option(help="Folder that keeps changed windows for later runs; they are images of patients.")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also measure on patients that the bundle was trained on.")
     ] = False,
-    phantoms: Annotated[int, typer.Option(min=0, help="Phantoms for disentanglement; 0 for none.")] = 150,
+    phantoms: Annotated[int, typer.Option(min=0, help="Number of phantoms for disentanglement; 0 for none.")] = 150,
     seed: Annotated[int, typer.Option(min=0, help="Seed of noise, folds, samples and phantoms.")] = 0,
-    settings: Annotated[
-        Path | None,
-        typer.Option("--settings", help="Settings whose selection and geometry apply to the scans; default: app.yaml."),
-    ] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
-    """Measure what a bundle's features are worth on your own scans, and write it into the bundle.
+    """Measure on your own scans what a bundle's features are worth, and write it into the bundle.
 
     It measures repeatability, information, identity, reconstruction and disentanglement.
-
     Patients that the bundle was trained or calibrated on are left out. Takes some seconds per scan plus a minute.
     """
 
@@ -55,9 +54,9 @@ def command(
         from operators.errors import StartError
 
         if 0 < phantoms < 30:
-            raise StartError("FEW_PHANTOMS", f"{phantoms} phantoms say nothing; give at least 30, or 0 for none")
+            raise StartError("FEW_PHANTOMS", f"{phantoms} phantoms are too few; give at least 30, or 0 for none")
         bundle = open_bundle(path)
-        names = tuple(filter(None, (name.strip() for name in taps.split(","))))
+        names = split_taps(taps)
         with bundle_errors():
             with progress("finding scans") as show:
                 certificate = certify_bundle(
@@ -70,7 +69,7 @@ def command(
                     force=force,
                     phantoms=phantoms,
                     seed=seed,
-                    settings=load_settings(settings),
+                    settings=load_settings(config),
                     report=lambda text, fraction: show(fraction, 1, text),
                 )
             write_certificate(bundle, certificate)

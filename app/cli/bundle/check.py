@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.cli.options import BundleOrShippedArgument, JsonOption, LogLevelOption
 from app.process import LogLevel, guarded
 
 
 def command(
-    path: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="The bundle's folder; default: the shipped one.")
-    ] = None,
+    path: BundleOrShippedArgument = None,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Accept a bundle that learned little: few active units, or one blob for all scans."
+            "--force", help="Accept a bundle that learned little: few active units, or the same image for all scans."
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """Check that a bundle is intact, reproduces its golden values, and has active units.
 

@@ -7,10 +7,9 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from app.cli.options import BundleArgument, LogLevelOption, OutputFolderOption
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -20,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files; created where missing.")],
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    path: BundleArgument,
+    output: OutputFolderOption,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """Write encoder.onnx, with every tap as an output, and decoder.onnx, each compared with torch on a self-test input.
 
-    Without torch only encoder.onnx is written, copied from the bundle. Exit code 1: they differ.
+    Without torch, only encoder.onnx is copied from the bundle. Exit code 0: they agree; 1: they differ.
     """
 
     def run() -> int:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import LogLevelOption, NewBundleOption, VersionOption
 from app.process import LogLevel, guarded
 
 logger = logging.getLogger(__name__)
@@ -30,30 +31,34 @@ class Heads(StrEnum):
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="encoder.keras, .h5 or .weights.h5.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new bundle, which is named after it.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Encoder: .keras, .h5 or .weights.h5.")],
+    output: NewBundleOption,
     spacing: Annotated[
-        str | None, typer.Option(help="Z,Y,X in mm: the spacing of the voxels it was trained on.")
+        str | None,
+        typer.Option(help="Z,Y,X in mm: spacing of the voxels that it was trained on; not with --fit resize."),
     ] = None,
-    window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH in HU that were scaled to 0 and 1.")] = None,
+    window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH: HU that were scaled to 0 and 1.")] = None,
     fit: Annotated[
-        Fit | None, typer.Option(help="window: cut from the scan at --spacing; resize: the whole scan resized to it.")
+        Fit | None,
+        typer.Option(
+            help="window: cut windows from the scan at --spacing; resize: resize the whole scan to one window."
+        ),
     ] = None,
     heads: Annotated[
-        Heads | None, typer.Option(help="Kind of the heads; needed for .weights.h5, which does not record it.")
+        Heads | None, typer.Option(help="Activation of the heads; needed for .weights.h5, which does not record it.")
     ] = None,
     mu: Annotated[str | None, typer.Option(help="Name of the layer that gives the posterior mean.")] = None,
     logvar: Annotated[str | None, typer.Option(help="Name of the layer that gives the log-variance.")] = None,
     window_voxels: Annotated[
-        str | None, typer.Option(help="D,H,W of the input, where the file leaves it open.")
+        str | None, typer.Option(help="Z,Y,X: size of the input, if the file leaves it open.")
     ] = None,
-    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    version: VersionOption = "0.1.0",
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """Make a bundle from a Keras encoder and its weights. Needs no TensorFlow and runs no code from the file.
 
-    The network gets windows in [0, 1]; --window-hu says which HU these ends stand for. A network trained on other
-    values needs a Rescaling as its first layer. Without --window-hu, and --spacing or --fit resize, the bundle accepts
+    The network gets windows in [0, 1]; --window-hu says which HU 0 and 1 stand for. A network trained on other values
+    needs a Rescaling as its first layer. Without --window-hu, and --spacing or --fit resize, the bundle accepts
     only arrays (ctvae bundle run), and encode refuses it.
     """
 

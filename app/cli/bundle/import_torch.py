@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.options import LogLevelOption, NewBundleOption, VersionOption
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -30,27 +31,39 @@ LICENCE = (
 
 def command(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="State dict: .pt, .pth or .safetensors.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new bundle; replaces a bundle there.")],
-    parameters: Annotated[Path, typer.Option("--params", help="JSON: the network's arguments, as MONAI names them.")],
-    architecture: Annotated[
-        str, typer.Option("--arch", help="autoencoder_kl, autoencoder_kl_maisi or var_autoencoder.")
+    output: NewBundleOption,
+    parameters: Annotated[
+        Path, typer.Option("--params", help="JSON file with the network's arguments under MONAI's names.")
     ],
-    window_voxels: Annotated[str, typer.Option(help="Size of the input: z,y,x.")] = "",
-    spacing: Annotated[str | None, typer.Option(help="Spacing of its voxels in mm: z,y,x; with --fit window.")] = None,
-    window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH in HU that were scaled to 0 and 1.")] = None,
-    fit: Annotated[str, typer.Option(help="window, or resize: the whole scan to one window.")] = "window",
-    overlap: Annotated[float, typer.Option(help="Overlap of windows along z.")] = 0.5,
+    architecture: Annotated[
+        str, typer.Option("--arch", help="Architecture: autoencoder_kl, autoencoder_kl_maisi or var_autoencoder.")
+    ],
+    window_voxels: Annotated[str, typer.Option(help="Z,Y,X: size of the input.")] = "",
+    spacing: Annotated[
+        str | None,
+        typer.Option(help="Z,Y,X in mm: spacing of the voxels that it was trained on; not with --fit resize."),
+    ] = None,
+    window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH: HU that were scaled to 0 and 1.")] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="window: cut windows from the scan at --spacing; resize: resize the whole scan to one window."
+        ),
+    ] = "window",
+    overlap: Annotated[float, typer.Option(help="Overlap of windows along z, as a fraction.")] = 0.5,
     axes: Annotated[
         str,
-        typer.Option(help="Axes of the arrays it was trained on: SPL as in ctvae, RAS as from MONAI's Orientation."),
+        typer.Option(
+            help="Axes of the arrays that it was trained on: SPL as in ctvae, RAS as from MONAI's Orientation."
+        ),
     ] = "",
-    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "0.1.0",
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    version: VersionOption = "0.1.0",
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """Make a bundle from a checkpoint. Runs no code from the file.
+    """Make a bundle from a checkpoint of MONAI's autoencoders. Runs no code from the file.
 
-    Without --spacing, --window-hu (and --fit) it is not known how a scan becomes a window: the bundle then accepts only
-    arrays (ctvae bundle run), and encode refuses it.
+    Without --window-hu, and --spacing or --fit resize, the bundle accepts only arrays (ctvae bundle run), and encode
+    refuses it.
     """
 
     def run() -> int:

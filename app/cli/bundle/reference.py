@@ -8,23 +8,23 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import BundleArgument, ConfigOption, LogLevelOption, RootOption
 from app.process import LogLevel, guarded
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Its folder; the population is written into it.")],
+    path: BundleArgument,
     data: Annotated[
         Path,
-        typer.Argument(metavar="DATA", help="Folder of DICOM and NIfTI; or a CSV: its split reference is taken."),
+        typer.Argument(
+            metavar="DATA", help="Folder of DICOM and NIfTI, or CSV list, of which the split `reference` is used."
+        ),
     ],
-    root: Annotated[Path | None, typer.Option(help="Folder that a list's paths are relative to.")] = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option("--settings", help="Settings whose selection and geometry say what is read; default: app.yaml."),
-    ] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.INFO,
+    root: RootOption = None,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.INFO,
 ) -> int:
-    """Encode the reference patients and write their population into the bundle: results then have a reliability.
+    """Encode reference patients and write their population into the bundle: later results then state their reliability.
 
     Patients that the bundle was trained on are left out. At least 9 are needed for a verdict. Weights and encoder stay
     as they are; decoder.onnx is added if missing. Takes about a second per patient.
@@ -44,7 +44,7 @@ def command(
                     bundle,
                     data,
                     root=root,
-                    settings=load_settings(settings),
+                    settings=load_settings(config),
                     report=lambda text, fraction: show(fraction, 1, text),
                 )
             population = read_reference(written)

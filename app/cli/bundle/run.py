@@ -8,29 +8,31 @@ from typing import Annotated
 
 import typer
 
-from app.cli.encode import DeviceName, split_taps
+from app.cli.options import BundleArgument, DeviceName, DeviceOption, LogLevelOption, split_taps
 from app.process import LogLevel, guarded
 
 
 def command(
-    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
+    path: BundleArgument,
     windows: Annotated[
         Path,
         typer.Argument(
-            metavar="WINDOW.npy", help="float32 (d, h, w), (n, 1, d, h, w) or (n, d, h, w, 1), scaled to [0, 1]."
+            metavar="WINDOW.npy",
+            help="Array of float32 (d, h, w), (n, 1, d, h, w) or (n, d, h, w, 1), scaled to [0, 1].",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File for the taps: .npz, one array per tap.")],
     taps: Annotated[
-        list[str] | None, typer.Option("--taps", "--tap", help="dense,block3:max; default: every tap, not pooled.")
+        list[str] | None,
+        typer.Option("--taps", "--tap", help="Layers: dense,block3:max; default: all, not pooled. May be repeated."),
     ] = None,
-    device: Annotated[DeviceName, typer.Option(help="Where the encoder runs; auto takes a GPU.")] = DeviceName.cpu,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    device: DeviceOption = DeviceName.cpu,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """Run a bundle's encoder on windows that are already scaled; nothing is resampled.
 
-    Writes one float32 array per tap, named like the tap, windows first: (n, length), or (n, channels, d, h, w) for a
-    layer that is not pooled.
+    Writes one float32 array per tap, under the name of the tap: (n, length), or (n, channels, d, h, w) for a layer that
+    is not pooled.
     """
 
     def run() -> int:
@@ -43,7 +45,7 @@ def command(
         made = read_windows(windows, bundle.preprocessing.window_voxels)
         with bundle_errors():
             encoder = open_encoder(bundle, device.value)
-        found = pooled_taps(bundle, encoder, made, split_taps(taps or []))
+        found = pooled_taps(bundle, encoder, made, split_taps(taps))
         saved_arrays(output, found)
         shapes = ", ".join(f"{name} {values.shape}" for name, values in found.items())
         sys.stdout.write(f"{encoder.runtime}: {shapes}\n")

@@ -6,11 +6,9 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from app.cli.options import BundleOrShippedArgument, JsonOption, LogLevelOption
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -20,11 +18,9 @@ if TYPE_CHECKING:
 
 
 def command(
-    path: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="The bundle's folder; default: the shipped one.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    path: BundleOrShippedArgument = None,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """Show a bundle's name, version, architecture, preprocessing and taps; in brief its training and certificate."""
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import LogLevelOption
 from app.process import LogLevel, guarded
 
 
@@ -20,19 +21,21 @@ class VariantName(StrEnum):
 
 
 def command(
-    variant: Annotated[VariantName, typer.Option(help="cpu: ONNX Runtime; gpu: torch with CUDA.")] = VariantName.cpu,
+    variant: Annotated[
+        VariantName, typer.Option(help="cpu: with ONNX Runtime; gpu: with torch and CUDA.")
+    ] = VariantName.cpu,
     base: Annotated[
         str | None,
         typer.Option(
-            help="Base image, or a root file system as .tar. Default: python:3.11-slim-bookworm where the registry can "
-            "be reached, else Debian bookworm made with debootstrap."
+            help="Base image, or root file system as .tar; default: python:3.11-slim-bookworm if the registry can be "
+            "reached, else Debian bookworm made by debootstrap."
         ),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the archive.")] = Path("dist"),
-    image: Annotated[str, typer.Option(help="Name with tag; default: ctvae:VERSION.")] = "",
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    image: Annotated[str, typer.Option(help="Name and tag of the image; default: ctvae:VERSION.")] = "",
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """Build the container image from this checkout, with Docker where its daemon runs, else with buildah."""
+    """Build the container image from this checkout, with Docker if its daemon runs, else with buildah."""
 
     def run() -> int:
         from app.packaging.base import chosen_base

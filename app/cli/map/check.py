@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.options import JsonOption, LogLevelOption
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -35,24 +36,26 @@ class CallerName(StrEnum):
 
 
 def command(
-    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="OCI archive, or what docker save writes.")],
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="OCI archive, or output of docker save.")],
     run_it: Annotated[
-        bool, typer.Option("--run", help="Also run it: read-only root, uid 4321, no network, no capabilities.")
+        bool, typer.Option("--run", help="Also run the image: read-only root, uid 4321, no network, no capabilities.")
     ] = False,
     callers: Annotated[
         list[CallerName] | None,
-        typer.Option("--as", help="Also call it as this platform does and compare the results. May repeat."),
+        typer.Option(
+            "--as", help="Also call the image as this platform does, and compare the results. May be repeated."
+        ),
     ] = None,
     scan: Annotated[
-        Path | None, typer.Option("--input", help="CT to encode in the runs; default: a small phantom.")
+        Path | None, typer.Option("--input", help="CT that the runs encode; default: a small phantom.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """Check an image, one line per point: its code, and what was found, expected and to be done.
+    """Check an image; print a line per point with its code: what was found, and if it is wrong, what was expected.
 
     Needs no daemon; --run and --as need bubblewrap. Exit code 0: every point holds; 1: one does not; 3: the archive
-    cannot be read, or not be run.
+    cannot be read or run.
     """
 
     def run() -> int:

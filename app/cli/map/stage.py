@@ -8,15 +8,16 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import LogLevelOption
 from app.process import LogLevel, guarded
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Does not exist yet.")],
-    image: Annotated[str, typer.Option(help="Name with tag under which the image will be known.")] = "ctvae:latest",
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write; it must not exist yet.")],
+    image: Annotated[str, typer.Option(help="Name and tag that the image will have.")] = "ctvae:latest",
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """Write the folder that the image is built from. `monai-deploy package FOLDER/app` takes it, too."""
+    """Write the folder that the image is built from. `monai-deploy package FOLDER/app` accepts it too."""
 
     def run() -> int:
         from app.packaging.stage import stage

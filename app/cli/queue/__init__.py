@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 COMMANDS = {
     "list": "List jobs with their state, newest first.",
-    "series": "List series that are not in the queue, with what holds them up.",
+    "series": "List series that are not in the queue yet, and what holds them up.",
     "show": "Show a job: its instances, results, and where they went.",
     "retry": "Run failed jobs, or send failed deliveries, once more.",
     "replay": "Encode past series again, with another bundle or a later ctvae.",
-    "purge": "Delete pixels whose results have arrived; lists first what it would delete.",
+    "purge": "Delete instances from the spool whose results have arrived.",
     "audit": "Account for every instance that was acknowledged.",
 }
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.cli.options import ConfigOption, LogLevelOption
 from app.process import LogLevel, guarded
 
 MOST_NAMED = 20
 
 
 def command(
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
+    config: ConfigOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every instance that is lost.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """Account for every instance that was acknowledged. Exit code 0: the difference is 0; 1: it is not."""
+    """Account for every instance that was acknowledged. Exit code 0: none is lost; 1: some are."""
 
     def run() -> int:
         from app.cli.queue import opened

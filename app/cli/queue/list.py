@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from app.cli.options import ConfigOption, JsonOption, LogLevelOption, MostOption
 from app.process import LogLevel, guarded
 
 
 def command(
     states: Annotated[
         list[str] | None,
-        typer.Option("--state", help="waiting, leased, done, refused, failed or superseded. May be given again."),
+        typer.Option("--state", help="waiting, leased, done, refused, failed or superseded. May be repeated."),
     ] = None,
-    most: Annotated[int, typer.Option("-n", "--most", min=1, help="How many.")] = 50,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    most: MostOption = 50,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """List jobs with their state, newest first."""
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.cli.options import ConfigOption, LogLevelOption
 from app.process import LogLevel, guarded
 
 
 def command(
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only say what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only list what would be deleted.")] = False,
     days: Annotated[
-        float | None, typer.Option(min=0, help="Since the result arrived; default: retention_days of the settings.")
+        float | None,
+        typer.Option(min=0, help="Days since the result arrived everywhere; default: retention_days of the settings."),
     ] = None,
     refused: Annotated[
-        bool, typer.Option("--refused", help="Series that were rejected or skipped, too; never those that failed.")
+        bool,
+        typer.Option(
+            "--refused", help="Also delete series that were rejected or skipped; those that failed always stay."
+        ),
     ] = False,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """Delete instances whose results have arrived from the spool; results and the queue's rows stay."""
+    """Delete instances from the spool whose results have arrived; results and the queue's rows stay."""
 
     def run() -> int:
         from app.cli.queue import opened, when
@@ -47,7 +51,7 @@ def command(
             with trailing(settings.log.audit_file) if settings.log.audit_file else nullcontext():
                 purged = purge(database, settings.places, tuple(series.series_uid for series in found))
         for uid, why in purged.failed.items():
-            sys.stderr.write(f"{why}; series {uid} is not wholly purged, purge again to go on with it\n")
+            sys.stderr.write(f"{why}; series {uid} is only partly purged; run purge again to continue\n")
         sys.stdout.write(f"{len(found) - len(purged.failed)} series, {purged.instances} instances: deleted\n")
         return 1 if purged.failed else 0
 

@@ -9,21 +9,26 @@ from typing import Annotated
 
 import typer
 
+from app.cli.options import ConfigOption, LogLevelOption
 from app.process import LogLevel, guarded
 
 
 def command(
     since: Annotated[
         datetime,
-        typer.Option(help="Series whose last job was queued then or later.", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+        typer.Option(
+            metavar="TIME",
+            help="Series whose last job was queued then or later: 2026-11-01 or 2026-11-01T08:00:00.",
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+        ),
     ],
     models: Annotated[
-        Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: as in the settings.")
+        Path | None, typer.Option("-m", "--model", help="Bundle or folder of bundles; default: that of the settings.")
     ] = None,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """Encode past series again, after those that arrive. Exit code 2: there is nothing to encode again."""
+    """Encode past series again, after everything that arrives new. Exit code 2: there is nothing to encode again."""
 
     def run() -> int:
         from app.cli.queue import opened

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.cli.options import ConfigOption, LogLevelOption
 from app.process import LogLevel, guarded
 
 
 def command(
     job_ids: Annotated[
-        list[int] | None, typer.Argument(metavar="[JOB…]", help="Numbers, as `queue list` shows them.")
+        list[int] | None, typer.Argument(metavar="JOB", help="Numbers of jobs, as `queue list` shows them.")
     ] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    failed: Annotated[bool, typer.Option("--failed", help="Retry everything that failed.")] = False,
+    config: ConfigOption = None,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """Run failed jobs, or send failed deliveries, once more, with all their attempts.
 
-    With --failed, series that wait after a failed attempt are checked now.
+    With --failed, series that wait after a failed attempt are also checked now. Exit code 2: there is nothing to retry.
     """
 
     def run() -> int:

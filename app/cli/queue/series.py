@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from app.cli.options import ConfigOption, JsonOption, LogLevelOption, MostOption
 from app.process import LogLevel, guarded
 
 
 def command(
-    most: Annotated[int, typer.Option("-n", "--most", min=1, help="How many.")] = 50,
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    most: MostOption = 50,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
-    """List series that are not in the queue: they arrive, or something holds them up."""
+    """List series that are not in the queue yet: they are arriving, or something holds them up."""
 
     def run() -> int:
         from app.cli.queue import opened, say

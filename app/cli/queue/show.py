@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from app.cli.options import ConfigOption, JsonOption, LogLevelOption
 from app.process import LogLevel, guarded
 
 ROWS = {"instances": "instances", "results": "result", "deliveries": "delivery", "commitments": "commitment"}
 
 
 def command(
-    job_id: Annotated[int, typer.Argument(metavar="JOB", help="Its number, as `queue list` shows it.")],
-    config: Annotated[Path | None, typer.Option("-c", "--config", help="Settings; default: app.yaml.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    log_level: Annotated[LogLevel, typer.Option("-l", "--log-level", case_sensitive=False)] = LogLevel.WARN,
+    job_id: Annotated[int, typer.Argument(metavar="JOB", help="Number of the job, as `queue list` shows it.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    log_level: LogLevelOption = LogLevel.WARN,
 ) -> int:
     """Show a job: its instances, results, and where they went."""
 

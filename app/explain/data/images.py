@@ -100,7 +100,7 @@ def look_at(
     digest = str(question.table.texts("model_digest")[0])
     if digest and digest != bundle.weights_sha256:
         text = f"the features are of model {digest[:12]}…, the bundle is {bundle.weights_sha256[:12]}…"
-        raise StartError("MIXED_MODELS", f"{text}; give the bundle that encoded them with --bundle")
+        raise StartError("MIXED_MODELS", f"{text}; give the bundle that encoded them with --model")
     encoder, problems = open_encoder(bundle), list[str]()
     keys = {key: at for at, key in enumerate(_keys(question))}
     seen: list[Seen | None] = [None] * len(keys)

@@ -36,7 +36,7 @@ def dimensions_section(
         question: what is asked.
         found: the dimensions shown first are those with the strongest associations.
         images: with `--data`.
-        bundle: with `--bundle`, for the decoder and for tracing back.
+        bundle: with `--model`, for the decoder and for tracing back.
         on_step: called with what is being drawn.
     """
     chosen = _chosen(question, found)
@@ -57,7 +57,7 @@ def dimensions_section(
         notes.append("Pictures of series and attribution need the images: give --data.")
     names = ", ".join(f"{question.tap}_{k:03d}" for k in chosen)
     text = f"The {EXTREMES} most extreme series of each dimension are listed"
-    text += f"; {len(figures)} pictures show {names}." if figures else "; pictures need --data and --bundle."
+    text += f"; {len(figures)} pictures show {names}." if figures else "; pictures need --data and --model."
     return Section(
         KEY,
         TITLE,
@@ -83,7 +83,7 @@ def _network(bundle: Bundle | None, question: Question, notes: list[str]) -> Any
     from importlib.util import find_spec
 
     if bundle is None:
-        notes.append("Moving a dimension through the decoder needs the network: give --bundle.")
+        notes.append("Moving a dimension through the decoder needs the network: give --model.")
     elif question.tap != "mu":
         notes.append(f"The decoder takes mu; {question.tap} cannot be moved through it or traced back.")
     elif find_spec("torch") is None or find_spec("captum") is None:

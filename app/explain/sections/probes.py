@@ -132,7 +132,7 @@ def _found(won: Sequence[str], chance: Sequence[str], lost: Sequence[str]) -> st
 
 
 def _notes(rivals: Mapping[str, Any], skipped: Sequence[str]) -> tuple[str, ...]:
-    without = "The HU histogram and PCA of the same windows were not computed: they need --data and --bundle."
+    without = "The HU histogram and PCA of the same windows were not computed: they need --data and --model."
     pixels = (
         "“Body voxels shuffled” is the same network on the same windows whose voxels inside of the body changed "
         "places: HU and outline stay, anatomy goes. “Body voxels random” has random HU there: only the outline stays. "

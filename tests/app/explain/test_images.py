@@ -1,4 +1,4 @@
-"""With `--data` and `--bundle`: pictures, rivals that need no network, and controls on pixels."""
+"""With `--data` and `--model`: pictures, rivals that need no network, and controls on pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def report(tmp_path_factory, cohort) -> Path:
     (folder / "labels.csv").write_text(
         "series_instance_uid,y\n" + "".join(f"{uid},{k}\n" for k, uid in enumerate(uids))
     )
-    given = ["--data", cohort / "ct", "--bundle", cohort / "models" / "small", "--labels", folder / "labels.csv"]
+    given = ["--data", cohort / "ct", "--model", cohort / "models" / "small", "--labels", folder / "labels.csv"]
     assert main(["explain", str(cohort / "t.parquet"), *map(str, given), "-o", str(folder / "out")]) == 0
     return folder / "out"
 
@@ -65,13 +65,13 @@ def test_the_rivals_stand_beside_the_features(report):
 
 def test_a_bundle_that_did_not_make_the_features_is_refused(cohort, tmp_path, capsys):
     write_small_bundle(tmp_path / "other", seed=1)
-    arguments = ["--data", str(cohort / "ct"), "--bundle", str(tmp_path / "other"), "-o", str(tmp_path / "out")]
+    arguments = ["--data", str(cohort / "ct"), "--model", str(tmp_path / "other"), "-o", str(tmp_path / "out")]
     assert main(["explain", str(cohort / "t.parquet"), *arguments]) == 3
     assert "MIXED_MODELS" in capsys.readouterr().err
 
 
 def test_data_without_the_series_are_one_line(cohort, phantom_ct, tmp_path, capsys):
-    arguments = ["--data", str(phantom_ct), "--bundle", str(cohort / "models" / "small"), "-o", str(tmp_path / "out")]
+    arguments = ["--data", str(phantom_ct), "--model", str(cohort / "models" / "small"), "-o", str(tmp_path / "out")]
     assert main(["explain", str(cohort / "t.parquet"), *arguments]) == 3
     assert "NO_DATA" in capsys.readouterr().err
 
@@ -86,7 +86,7 @@ def test_the_output_of_a_cohort_is_taken_for_features_for_scans_and_for_the_key_
         encoded_as_cohort,
         "--data",
         encoded_as_cohort,
-        "--bundle",
+        "--model",
         bundle,
         "--labels",
         tmp_path / "labels.csv",
@@ -112,5 +112,5 @@ def test_a_cohort_whose_scans_went_away_is_said_plainly(encoded_as_cohort, cohor
     shutil.copytree(encoded_as_cohort, moved)
     (moved / "index" / "data.json").write_text(json.dumps({"root": str(tmp_path / "gone")}))
     bundle = cohort / "models" / "small"
-    assert main(["explain", str(moved), "--data", str(moved), "--bundle", str(bundle), "-o", str(tmp_path / "o")]) == 3
+    assert main(["explain", str(moved), "--data", str(moved), "--model", str(bundle), "-o", str(tmp_path / "o")]) == 3
     assert "NO_DATA: the data of the cohort are no longer where" in capsys.readouterr().err

@@ -64,7 +64,7 @@ def call(cohort, tmp_path, capsys):
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(RECIPE))
 
     def run(*arguments: object, data: Path = cohort, config: str = "train.yaml"):
-        places = ["-o", tmp_path / "tiny", "-c", tmp_path / config, "--cache", tmp_path / "cache"]
+        places = ["-o", tmp_path / "tiny", "--recipe", tmp_path / config, "--cache", tmp_path / "cache"]
         code = main(["train", *map(str, [data, *places, *arguments])])
         return code, *capsys.readouterr()
 
@@ -84,7 +84,7 @@ def test_the_command_trains_a_bundle_that_encodes(call, cohort, tmp_path):
     assert code == 0, err
     assert "tiny 0.1.0: 4 steps" in out
     bundle = load_bundle(tmp_path / "tiny")
-    assert bundle.training.command == "ctvae train DATA -o tiny --config train.yaml --seed 3"
+    assert bundle.training.command == "ctvae train DATA -o tiny --recipe train.yaml --seed 3"
     voxels = preprocess(find_scans(cohort)[0].open(), bundle.preprocessing).voxels
     mu = open_encoder(bundle, "cpu").run(voxels, ["mu"])["mu"]
     assert mu.shape == (len(voxels), 4)
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_other_settings_is_one_clear_line(trained, tmp_path, mon
 def test_resume_without_a_checkpoint_begins_and_says_so(call):
     code, _, err = call("--resume", "--steps", 1)
     assert code == 0
-    assert "no tiny.checkpoint to resume from: training starts afresh" in err
+    assert "no tiny.checkpoint to resume from: training begins at the start" in err
     assert "1 test patients are too few to tell whether the posterior has collapsed" in err
 
 
@@ -330,7 +330,7 @@ def test_a_list_with_labels_of_its_own_and_of_a_file_is_trained_on(call, cohort,
         (["--arch", "resnet"], "BAD_RECIPE: architecture is 'resnet'; known are"),
         (["--steps", "0"], "BAD_RECIPE: steps is 0"),
         (["--init", "nowhere"], "BUNDLE_INVALID: no models folder"),
-        (["--config", "nowhere.yaml"], "BAD_RECIPE: cannot read nowhere.yaml"),
+        (["--recipe", "nowhere.yaml"], "BAD_RECIPE: cannot read nowhere.yaml"),
         (["--labels", "nowhere.csv"], "BAD_LABELS: cannot read the list"),
         (["--notes", "nowhere.md"], "BAD_NOTES"),
         (["--version", "a b"], "BUNDLE_INVALID: metadata.json: version is 'a b'"),

@@ -131,7 +131,7 @@ def test_one_result_met_twice_is_one_row_and_two_results_of_a_series_are_refused
     put(tmp_path / "r" / "b", record)
     assert table(tmp_path / "r", "-o", tmp_path / "t.csv") == 0
     assert "1 rows" in (out := capsys.readouterr().out)
-    assert "1 met twice" in out
+    assert "1 found twice" in out
     put(tmp_path / "r" / "c", record, job_key="another")
     assert table(tmp_path / "r", "-o", tmp_path / "t.csv") == 3
     assert "SEVERAL_RESULTS" in capsys.readouterr().err
