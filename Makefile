@@ -1,10 +1,10 @@
-# make env    the environment, .venv, with everything that ctvae needs
-# make pacs-demo  shows the listener with an Orthanc of its own; IN=folder takes yours, KEEP=1 leaves it up
-# make demo   shows the whole way on a study of its own; make demo IN=folder on yours
-# make test   ruff, mypy, pytest; make test ARGS="-k sr" passes ARGS to pytest
-# make map    builds the container image, dist/ctvae-cpu.oci.tar; make map ARGS="--base IMAGE" passes ARGS on
-# make ohif   unpacks the viewer that a test opens the SR in, into .cache
-# make clean  removes what was built and cached, and demo/; the environment stays (rm -r .venv)
+# make env        make the environment, .venv, with everything that ctvae needs
+# make demo       encode a phantom and show the results; make demo IN=folder encodes your own CT
+# make pacs-demo  show the listener with a private Orthanc; IN=folder sends your own CT, KEEP=1 keeps it running
+# make test       run ruff, mypy and pytest; make test ARGS="-k sr" passes ARGS to pytest
+# make map        build the container image, dist/ctvae-cpu.oci.tar; ARGS="--base IMAGE" is passed on
+# make ohif       unpack the viewer that a test opens the SR in, into .cache
+# make clean      remove what was built and cached, and demo/; the environment stays (rm -r .venv)
 #
 # Only relative paths are used: a checkout may lie in a folder whose name has spaces.
 

@@ -106,7 +106,7 @@ def _series(selected: Job[Series], unit: Unit, work: Work, pipeline: Pipeline) -
         job = job.then("write", lambda record: write_features(record, work.results / unit.folder_name, files))
     series, outcome = job.series, job.ended("written")
     if outcome.reason == "OUTPUT_UNWRITABLE":
-        raise RunFailed("OUTPUT_UNWRITABLE", f"{outcome.message}; what was finished is kept: run again after that")
+        raise RunFailed("OUTPUT_UNWRITABLE", f"{outcome.message}; what was finished is kept; then run again")
     stated = dict(series.derived_uids)
     study, uid = (
         stated.get(keyword, known)
@@ -142,5 +142,5 @@ def _is_unchanged(unit: Unit, work: Work) -> bool:
 
 def _changed(when: str) -> SeriesFailed:
     return SeriesFailed(
-        "FILE_CHANGED", f"a file of the study changed or went away {when}; run again when it is at rest"
+        "FILE_CHANGED", f"a file of the study changed or disappeared {when}; run again when it no longer changes"
     )

@@ -172,7 +172,7 @@ class _Process:
             wrong = self._beyond(limits)
         except (EOFError, ConnectionError):
             wrong = SeriesFailed(
-                "WORKER_DIED", "the process that encoded the study ended; find out why, then run again"
+                "WORKER_DIED", "the process that encoded the study ended unexpectedly; find out why, then run again"
             )
         if wrong:
             self.end()

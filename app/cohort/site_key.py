@@ -49,4 +49,4 @@ def _make(file: Path) -> None:
             os.link(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-    logger.info("made a site key for patient_key: %s beside the index; keep it, and keep it secret", file.name)
+    logger.info("made a site key for patient_key: %s beside the index; back it up, and keep it secret", file.name)

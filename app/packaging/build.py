@@ -164,11 +164,11 @@ def described(archive: Path, bill: Path) -> Built:
 
     Raises:
         StartError: `BAD_IMAGE`: the archive is damaged.
-        RunFailed: `BUILD_FAILED`: it is no OCI archive.
+        RunFailed: `BUILD_FAILED`: it is not an OCI archive.
     """
     with open_image(archive) as image:
         if image.contents.digest is None:
-            raise RunFailed("BUILD_FAILED", f"{archive.name} is no OCI archive")
+            raise RunFailed("BUILD_FAILED", f"{archive.name} is not an OCI archive")
         bill.write_bytes(image.read(str(SBOM)))
         return Built(archive, bill, image.contents.digest, image.layer_bytes, image.packed_bytes)
 

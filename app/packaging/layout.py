@@ -20,7 +20,6 @@ MANIFESTS: Final = PurePosixPath("/etc/holoscan")
 APP_JSON: Final = MANIFESTS / "app.json"
 PKG_JSON: Final = MANIFESTS / "pkg.json"
 SBOM: Final = MANIFESTS / "sbom.json"
-XNAT_COMMAND: Final = MANIFESTS / "command.json"
 EXPORT: Final = PurePosixPath("/var/run/holoscan/export")
 MONAI: Final = PurePosixPath("/etc/monai")  # a link to MANIFESTS: mercure looks there
 PROCESSING_CONTAINER: Final = PurePosixPath("/processing-container.json")  # Kaapana's place

@@ -81,7 +81,7 @@ def _outside(arguments: Sequence[str]) -> int:
 
 def _inside(folder: Path, inputs: Sequence[Path]) -> int:
     files = _scans(folder, inputs)
-    say(f"Orthanc, a PACS, and `ctvae listen` start in a network of their own; {len(files)} CT slices are ready")
+    say(f"Orthanc, a PACS, and `ctvae listen` start in a private network; {len(files)} CT slices are ready")
     settings = _settings(folder)
     listen = [CTVAE, "listen", "-c", str(settings), "-l", "WARN"]
     with _orthanc(folder), _program(listen) as listening, _relayed(folder / "page", PAGE_PORT):
@@ -91,8 +91,8 @@ def _inside(folder: Path, inputs: Sequence[Path]) -> int:
         for file in files:
             _ask(f"{ORTHANC}/instances", file.read_bytes())
         say(
-            "the CT was sent to Orthanc, as a scanner would; Orthanc forwards a series when nothing came for "
-            f"{STABLE_S} s, and the listener encodes it when nothing came for {QUIET_S} s more"
+            "the CT was sent to Orthanc, as a scanner would send it; Orthanc forwards a series when nothing has come "
+            f"for {STABLE_S} s, and the listener encodes it when nothing has come for another {QUIET_S} s"
         )
         _until(lambda: bool(_reports()), "an SR in Orthanc", listening)
         say(f"{time.monotonic() - sent:.0f} s later Orthanc holds the CT and, beside it, the SR with the features:\n")
@@ -101,9 +101,9 @@ def _inside(folder: Path, inputs: Sequence[Path]) -> int:
         say("$ ctvae queue audit")
         code = subprocess.run(audit, check=False).returncode  # noqa: S603
         if os.environ.get("KEEP"):
-            say(f"all of it stays up: http://127.0.0.1:{RELAYED_PORT}/; Ctrl-C ends it")
+            say(f"everything keeps running: http://127.0.0.1:{RELAYED_PORT}/; Ctrl-C ends it")
             signal.pause()
-    say("all of it was ended; KEEP=1 leaves it up, docs/pacs.md says how to set up your own")
+    say("everything was stopped; KEEP=1 keeps it running, and docs/pacs.md says how to set up your own")
     return code
 
 
@@ -112,7 +112,7 @@ def _scans(folder: Path, inputs: Sequence[Path]) -> list[Path]:
         inputs = [_phantom(folder / "ct")]
     files = sorted(path for one in inputs for path in one.rglob("*") if path.is_file())
     if not files:
-        raise StartError("NO_DATA", f"no file in {inputs[0]}; give a folder of CT")
+        raise StartError("NO_DATA", f"no file in {inputs[0]}; give a folder with CT")
     return files
 
 

@@ -116,7 +116,7 @@ class Intake:
                 raise Refused(CLASS_NOT_SUPPORTED, "the SOP class is not supported; expected CT")
 
         if not incoming.refused and syntax not in SYNTAXES:
-            raise Refused(NOT_UNDERSTOOD, "no DICOM file in a transfer syntax that is read")
+            raise Refused(NOT_UNDERSTOOD, "not a DICOM file in a transfer syntax that ctvae reads")
         return self.take_in(incoming, origin, syntax, is_stored)
 
     def _kept(self, incoming: Incoming, who: Identity, origin: Origin) -> Kept | None:

@@ -199,7 +199,7 @@ class HardenedServer(ThreadedAssociationServer):
             return "no A-ASSOCIATE-RQ in time" if now - connection.opened > limits.first_pdu_s else None
         since = connection.reading_since
         if since is not None and now - since > limits.pdu_s:
-            return "a PDU was not whole in time"
+            return "a PDU was not complete in time"
         if connection.assoc is None or connection.assoc.dimse.message is None:
             connection.mark = None
         elif connection.mark is None:

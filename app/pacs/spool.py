@@ -188,9 +188,9 @@ class Spool:
             try:
                 incoming.discard()
             except OSError as error:  # the next start removes it
-                logger.error("INPUT_OUTPUT_ERROR: a half arrived object stays in the spool (%s)", error.strerror)
+                logger.error("INPUT_OUTPUT_ERROR: an incomplete object stays in the spool (%s)", error.strerror)
             else:
-                logger.warning("an object that had not wholly arrived was removed (%d bytes)", incoming.size)
+                logger.warning("an incomplete object was removed (%d bytes)", incoming.size)
 
     def sweep_at_start(self, older_than_s: float = 0.0) -> None:
         """Remove what a process that was killed left half arrived; other listeners' files are younger, and stay."""

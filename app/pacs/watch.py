@@ -130,7 +130,7 @@ class Watcher:
         name = _digest(Path(error.filename or ""))
         if not isinstance(error, FileNotFoundError) and name not in self._told:
             self._told.add(name)
-            logger.warning("a file in the watched folder cannot be read (%s); check its rights", error.strerror)
+            logger.warning("a file in the watched folder cannot be read (%s); check its permissions", error.strerror)
 
     def _broke(self, name: str, error: Exception) -> None:
         """Log once that a file cannot be taken because of a fault of ours; it waits, and the others go on."""

@@ -94,7 +94,7 @@ class Worker:
         except (ChildEnded, StartError) as error:
             logger.error("%s: %s", error.reason, error.message)
         except OSError as error:
-            logger.error("WORKER_DIED: its process cannot be started (%s)", error.strerror)
+            logger.error("WORKER_DIED: the process that encodes cannot be started (%s)", error.strerror)
 
     def _step(self) -> bool:
         if not self._swept:

@@ -42,16 +42,6 @@ def likelihood_nll(error: Tensor, voxels: int, likelihood: Likelihood, scale: fl
     return voxels * (mean / width + (2 * width).log())
 
 
-def gaussian_nll(reconstruction: Tensor, target: Tensor, scale: float | None = None) -> Tensor:
-    """Return the negative log-likelihood of targets (n, 1, d, h, w), Gaussian of fixed or (None) learned scale."""
-    return likelihood_nll(voxel_error(reconstruction, target, "gaussian"), target[0].numel(), "gaussian", scale)
-
-
-def laplace_nll(reconstruction: Tensor, target: Tensor, scale: float | None = None) -> Tensor:
-    """Return the negative log-likelihood of targets (n, 1, d, h, w), Laplace of fixed or (None) learned scale."""
-    return likelihood_nll(voxel_error(reconstruction, target, "laplace"), target[0].numel(), "laplace", scale)
-
-
 def kl_divergence(mu: Tensor, logvar: Tensor) -> Tensor:
     """Return KL(q(z|x) ‖ N(0, 1)) per window and dimension, (n, latents): Kingma and Welling 2014, appendix B.
 

@@ -109,4 +109,4 @@ def _check_identity(plain: Mapping[str, Any], identity: TrainingIdentity) -> Non
     if plain.get("data") != identity.data:
         raise CheckpointError("the checkpoint is of other windows or another start; give those or remove it")
     if differing or plain.get("torch") != identity.torch:
-        logger.warning("going on from a checkpoint of another machine or torch: the same, but not to the last bit")
+        logger.warning("resuming from a checkpoint of another machine or torch: equal, but not to the last bit")

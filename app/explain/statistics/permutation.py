@@ -33,7 +33,6 @@ class Permuted:
         strength: (k,): what is compared: r2; with covariates the largest t² / n over the label's columns, robust.
         largest: (permutations,): the largest strength over features in each permutation.
         reached: (k,): in how many permutations a feature's strength was at least as large as its own.
-        rows_exchanged: of how many rows the patient has another one to be swapped with.
     """
 
     r2: Floats
@@ -41,7 +40,6 @@ class Permuted:
     strength: Floats
     largest: Floats
     reached: NDArray[np.intp]
-    rows_exchanged: int
 
     @property
     def p(self) -> Floats:
@@ -56,8 +54,8 @@ class Permuted:
         return np.asarray((1 + above) / (1 + len(ordered)), np.float64)
 
 
-def orders(patients: ArrayLike, permutations: int, seed: int) -> tuple[NDArray[np.intp], int]:
-    """Return rows in permuted orders (permutations, n), and how many rows have a patient to be swapped with.
+def orders(patients: ArrayLike, permutations: int, seed: int) -> NDArray[np.intp]:
+    """Return rows in permuted orders (permutations, n).
 
     Whole patients change places, and only with those that have as many rows; so rows of one patient stay together.
     """
@@ -67,15 +65,13 @@ def orders(patients: ArrayLike, permutations: int, seed: int) -> tuple[NDArray[n
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     rng = np.random.default_rng(seed)
     made = np.tile(np.arange(len(patient_of)), (permutations, 1))
-    exchanged = 0
     for size in np.unique(sizes):
         blocks = members[starts[sizes == size][:, None] + np.arange(size)]
         if len(blocks) < 2:
             continue
-        exchanged += blocks.size
         drawn = rng.permuted(np.tile(np.arange(len(blocks)), (permutations, 1)), axis=1)
         made[:, blocks.reshape(-1)] = blocks[drawn].reshape(permutations, -1)
-    return made, exchanged
+    return made
 
 
 def permuted_r2(
@@ -103,14 +99,14 @@ def permuted_r2(
     sign = np.sign(rest[:, 0] @ x) if label.shape[1] == 1 else np.zeros(x.shape[1])
     measure = _studentised if covariates.used else _explained
     strength = measure(x, rest[None], covariates)[0]
-    drawn, exchanged = orders(patients, permutations, seed)
+    drawn = orders(patients, permutations, seed)
     largest, reached = np.empty(permutations), np.zeros(x.shape[1], np.intp)
     step = max(1, _BATCH_VALUES // (label.shape[1] * max(x.shape)))
     for start in range(0, permutations, step):
         found = measure(x, rest[drawn[start : start + step]], covariates)
         largest[start : start + step] = found.max(axis=1)
         reached += (found >= strength * (1 - 1e-12)).sum(axis=0)
-    return Permuted(r2, np.asarray(sign, np.float64), strength, largest, reached, exchanged)
+    return Permuted(r2, np.asarray(sign, np.float64), strength, largest, reached)
 
 
 def _explained(x: Floats, labels: Floats, covariates: Covariates) -> Floats:

@@ -59,7 +59,7 @@ def stow_routes(intake: Intake, token: str, limits: Limits) -> list[Route]:
                 raise Rejected(401, "the bearer token is missing or wrong", **{"WWW-Authenticate": "Bearer"})
             boundary = _boundary(request)
             if free.locked():
-                raise Rejected(503, f"{UPLOADS} uploads are at work; try again", **{"Retry-After": RETRY_S})
+                raise Rejected(503, f"{UPLOADS} uploads are in progress; try again", **{"Retry-After": RETRY_S})
             async with free:
                 upload = Upload(intake, Origin(SOURCE, address), request.path_params.get("study"))
                 try:
@@ -124,7 +124,7 @@ async def _pieces(request: Request, limits: Limits) -> AsyncIterator[bytes]:
         try:
             chunk = await asyncio.wait_for(anext(stream, None), limits.pdu_s)
         except TimeoutError as error:
-            raise Rejected(408, "the body was not whole in time", Connection="close") from error
+            raise Rejected(408, "the body was not complete in time", Connection="close") from error
         whole = chunk is None
         held += chunk or b""
         received += len(chunk or b"")

@@ -218,7 +218,7 @@ def roles_of(scans: Sequence[Scan], bundle: Bundle, *, force: bool = False) -> R
     )
     if not roles.measured:
         text = f"all {len(known | reference)} patients are of the train, calibration or reference split"
-        raise StartError("TRAINED_ON", f"{text}; give others, or --force to take them")
+        raise StartError("TRAINED_ON", f"{text}; give others, or use --force to measure them too")
     for those, splits in ((known, "train and calibration splits"), (reference, "reference split")):
         if those:
             logger.warning("%d patients of the %s are left out of all figures", len(those), splits)

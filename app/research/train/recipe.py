@@ -128,7 +128,9 @@ def parse_recipe(parsed: object, name: str = "train.yaml") -> Recipe:
         checked = _model().model_validate_json(as_json, strict=True)
     except (TypeError, ValueError) as error:
         if not isinstance(error, ValidationError):
-            raise StartError("BAD_RECIPE", f"{name} holds what is no text, number, list or section") from error
+            raise StartError(
+                "BAD_RECIPE", f"{name} holds a value other than text, numbers, lists or sections"
+            ) from error
         raise StartError("BAD_RECIPE", f"{name}: {_first_error(error.errors())}") from error
     given = checked.model_dump(exclude_unset=True)
     return Recipe(*(given.get(section, {}) for section in ("training", "preprocessing", "data")))

@@ -123,7 +123,7 @@ def train_bundle(
     """
     _check_output(places, resume)
     if resume and not places.checkpoint.is_file():
-        logger.warning("there is no %s to resume from: training starts afresh", places.checkpoint.name)
+        logger.warning("there is no %s to resume from: training begins at the start", places.checkpoint.name)
     plan, start, parts = _prepared(places, plan, wording, settings)
     windows = _read(parts, plan.preprocessing, places.cache, report)
     trained = _train(places, plan, parts, windows, start, report)

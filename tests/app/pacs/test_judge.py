@@ -1,4 +1,4 @@
-"""Each status has one meaning, as docs/pacs.md lists them."""
+"""Each status has one meaning, as docs/queue.md lists them."""
 
 from __future__ import annotations
 

@@ -382,7 +382,7 @@ def test_something_else_in_the_outputs_place_is_found_before_anything_is_read(co
         ("preprocessing: {spacing_mm: [4, 4]}", r"preprocessing\.spacing_mm"),
         ("- training", "the file is"),
         ("training: [", "cannot read train.yaml at line"),
-        ("data: {seed: 2020-01-01}", "no text, number, list or section"),
+        ("data: {seed: 2020-01-01}", "holds a value other than text, numbers, lists or sections"),
         ("training: !!python/object/apply:os.getcwd []", "cannot read train.yaml at line 1"),
     ],
 )
