@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from app.research.data.changed_windows import ORIGINAL, see_scan  # noqa: E402
-from app.research.data.scans import cached_windows, find_scans, with_margin  # noqa: E402
+from app.research.data.find_scans import find_scans  # noqa: E402
+from app.research.data.window_cache import cached_windows, with_margin  # noqa: E402
 from app.research.train.recipe import load_recipe, make_plan  # noqa: E402
 from models.bundle.store import load_bundle  # noqa: E402
 from models.statistics.identity import METRICS, found_again, non_overlapping, whiten  # noqa: E402

@@ -25,8 +25,10 @@ import yaml  # noqa: E402
 
 from app.research.certify.rivals import describing, score_features  # noqa: E402
 from app.research.data.changed_windows import ORIGINAL, see_scan  # noqa: E402
+from app.research.data.find_scans import find_scans  # noqa: E402
 from app.research.data.phantoms import phantom_scans  # noqa: E402
-from app.research.data.scans import Scan, cached_windows, find_scans, with_margin  # noqa: E402
+from app.research.data.scan import Scan  # noqa: E402
+from app.research.data.window_cache import cached_windows, with_margin  # noqa: E402
 from app.research.train.recipe import load_recipe, make_plan, parse_recipe  # noqa: E402
 from models.statistics.aggregate import aggregate_kl, aggregate_kl_null  # noqa: E402
 from models.statistics.group_variance import best_split_share, flag_share, split_null  # noqa: E402

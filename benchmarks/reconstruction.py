@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from app.research.certify.certify import decoder_of  # noqa: E402
-from app.research.data.scans import cached_windows, find_scans  # noqa: E402
+from app.research.data.find_scans import find_scans  # noqa: E402
+from app.research.data.window_cache import cached_windows  # noqa: E402
 from models.bundle.store import load_bundle  # noqa: E402
 from models.runtime import load_vae  # noqa: E402
 from models.spec import Bundle  # noqa: E402

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from app.research.data.scans import find_scans  # noqa: E402
+from app.research.data.find_scans import find_scans  # noqa: E402
 from models.bundle.reference import Reference, open_reference  # noqa: E402
 from models.bundle.store import find_bundle, load_bundle  # noqa: E402
 from models.runtime import Encoder, OnnxEncoder  # noqa: E402

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.data.scans import LEAST_REFERENCE, Scan, find_scans
+from app.research.data.find_scans import find_scans
+from app.research.data.scan import Scan
+from app.research.data.splits import LEAST_REFERENCE
 from app.settings import DEFAULTS, Settings
 from models.bundle.reference import reference_json
 from models.bundle.store import add_decoder, add_reference

@@ -21,7 +21,9 @@ from app.research.certify.phantoms import phantom_figures
 from app.research.certify.rivals import rival_figures, rivals_from
 from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures, repeat_figures
 from app.research.data.changed_windows import ORIGINAL
-from app.research.data.scans import Scan, find_scans, join_labels
+from app.research.data.find_scans import find_scans
+from app.research.data.join_labels import join_labels
+from app.research.data.scan import Scan
 from app.research.train.card import model_card, with_section
 from app.settings import DEFAULTS, Settings
 from models.bundle.check import CERTIFICATE, read_certificate

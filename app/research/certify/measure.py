@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.research.data.changed_windows import ORIGINAL, SeenScan, see_scan
-from app.research.data.scans import Scan
+from app.research.data.scan import Scan
 from models.runtime import Encoder
 from models.spec import Bundle, TapSpec
 from models.statistics.cropped import cropped_tiles

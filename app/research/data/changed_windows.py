@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.research.data.reading import reading_digest
-from app.research.data.scans import Scan
+from app.research.data.scan import Scan
 from app.research.data.window_cache import window_heights
 from models.spec import Preprocessing
 from operators.errors import SeriesFailed

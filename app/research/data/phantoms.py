@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from app.research.data.scans import Scan
+from app.research.data.scan import Scan
 from models.phantom import PhantomFactors, make_phantom, sample_varied_factors
 from operators.instance import Instance
 from operators.synthetic.write_ct import affine_for

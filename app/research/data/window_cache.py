@@ -13,7 +13,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.research.data.reading import reading_digest
+from app.research.data.scan import Scan
 from models.spec import Preprocessing
 from operators.preprocess import preprocess
 from operators.types import Volume, Windows
@@ -28,6 +29,11 @@ from operators.types import Volume, Windows
 logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 24
+
+MARGIN_VOXELS = (4, 8, 8)
+"""(z, y, x) per side: cached windows are larger than the network's, which is cut out at a random place."""
+
+MARGIN_OVERLAP = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,25 @@ class ScanWindows:
 
     def __len__(self) -> int:
         return len(self.voxels)
+
+
+def with_margin(preprocessing: Preprocessing) -> Preprocessing:
+    """Return the same preprocessing with larger windows and overlap, from which to cut the network's own."""
+    if preprocessing.fit == "resize":
+        return preprocessing
+    depth, height, width = (
+        size + 2 * margin for size, margin in zip(preprocessing.window_voxels, MARGIN_VOXELS, strict=True)
+    )
+    return replace(preprocessing, window_voxels=(depth, height, width), overlap=MARGIN_OVERLAP)
+
+
+def cached_windows(scan: Scan, preprocessing: Preprocessing, cache: Path) -> ScanWindows:
+    """Return the scan's windows with their positions and real fractions; read and preprocessed only once.
+
+    Raises:
+        SeriesError: the scan was rejected.
+    """
+    return stored_windows(scan.key, scan.stamp, scan.open, preprocessing, cache)
 
 
 def stored_windows(

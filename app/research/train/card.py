@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from textwrap import fill
 
-from app.research.data.scans import SPLITS
+from app.research.data.scan import SPLITS
 from models.from_json import from_json
 from models.spec import Bundle
 from models.training.settings import TrainingSettings

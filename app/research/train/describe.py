@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.research.data.scans import SPLITS, Scan, Split
+from app.research.data.scan import SPLITS, Scan, Split
 from app.research.data.window_cache import ScanWindows
 from app.research.train.card import licence_text, model_card
 from app.research.train.recipe import Plan

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.research.data.scans import SPLITS, Scan, Split, with_margin
+from app.research.data.scan import SPLITS, Scan, Split
+from app.research.data.window_cache import with_margin
 from app.research.train.recipe import Plan
 from models.networks.vae import Vae
 from models.spec import Preprocessing

@@ -13,18 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.research.data.find_scans import find_scans
+from app.research.data.join_labels import join_labels
 from app.research.data.phantoms import phantom_scans
-from app.research.data.scans import (
-    SPLITS,
-    Scan,
-    Split,
-    cached_windows,
-    find_scans,
-    join_labels,
-    split_by_patient,
-    with_margin,
-)
-from app.research.data.window_cache import ScanWindows
+from app.research.data.scan import SPLITS, Scan, Split
+from app.research.data.splits import split_by_patient
+from app.research.data.window_cache import ScanWindows, cached_windows, with_margin
 from app.research.reference import put_reference
 from app.research.train.describe import UNSAID, Wording, check_describable, describe, write
 from app.research.train.dry_run import DryRun, dry_run

@@ -16,8 +16,9 @@ from app.research.certify.certificate import certificate_markdown
 from app.research.certify.certify import certify_bundle, roles_of, write_certificate
 from app.research.certify.metrics import rounded
 from app.research.data.changed_windows import see_scan
+from app.research.data.find_scans import find_scans
 from app.research.data.phantoms import phantom_volume
-from app.research.data.scans import Scan, find_scans
+from app.research.data.scan import Scan
 from app.research.train.card import marked, with_section
 from models.bundle.check import check_active, read_certificate
 from models.bundle.store import load_bundle

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from app.cli import main
-from app.research.data.scans import find_scans
+from app.research.data.find_scans import find_scans
 from app.research.reference import reference_scans
 from app.research.train.train import _with_reference
 from models.bundle.reference import read_reference

@@ -10,18 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.research.data import scans as research_scans
-from app.research.data.scans import (
-    MARGIN_VOXELS,
-    SPLITS,
-    Scan,
-    cached_windows,
-    find_scans,
-    join_labels,
-    split_by_patient,
-    with_margin,
-)
-from app.research.data.window_cache import window_heights
+from app.research.data import find_scans as finding
+from app.research.data.find_scans import find_scans
+from app.research.data.join_labels import join_labels
+from app.research.data.scan import SPLITS, Scan
+from app.research.data.splits import split_by_patient
+from app.research.data.window_cache import MARGIN_VOXELS, cached_windows, window_heights, with_margin
 from app.settings import Settings
 from operators.errors import SeriesError, StartError
 from operators.geometry.policy import GeometryPolicy
@@ -266,7 +260,7 @@ def test_heights_go_from_feet_to_head(cohort):
 def test_what_is_in_the_cache_is_not_read_again(cohort, tmp_path, monkeypatch):
     dicom = [one for one in find_scans(cohort) if "dicom" in one.known_as["path"]]
     first = [np.array(cached_windows(one, SMALL_WINDOWS, tmp_path).voxels) for one in dicom]
-    monkeypatch.setattr(research_scans, "build_volume", lambda series: pytest.fail("read again"))
+    monkeypatch.setattr(finding, "build_volume", lambda series: pytest.fail("read again"))
     again = [cached_windows(one, SMALL_WINDOWS, tmp_path).voxels for one in dicom]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert all(isinstance(one, np.memmap) for one in again)

@@ -9,7 +9,8 @@ from collections import defaultdict
 import pydicom
 import pytest
 
-from app.research.data.scans import LEAST_REFERENCE, SPLITS
+from app.research.data.scan import SPLITS
+from app.research.data.splits import LEAST_REFERENCE
 from tests.support.checkout import ROOT
 
 with (ROOT / "app" / "research" / "shipped" / "ct_vae.csv").open(newline="", encoding="utf-8") as _lines:

@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import models.training.train
 from app.cli import main
 from app.research.certify.certify import roles_of
-from app.research.data import scans as research_scans
-from app.research.data.scans import find_scans
+from app.research.data import find_scans as finding
+from app.research.data.find_scans import find_scans
 from app.research.train import plots
 from app.research.train.recipe import Recipe, _Loader, load_recipe, make_plan, parse_recipe
 from app.research.train.train import Places, train_bundle
@@ -102,7 +102,7 @@ def test_the_encoder_that_was_written_is_the_trained_one(trained):
 def test_a_second_run_decodes_no_dicom_and_gives_the_same_weights(call, tmp_path, monkeypatch):
     assert call()[0] == 0
     first = load_bundle(tmp_path / "tiny").weights_sha256
-    monkeypatch.setattr(research_scans, "build_volume", lambda series: pytest.fail("read again"))
+    monkeypatch.setattr(finding, "build_volume", lambda series: pytest.fail("read again"))
     code, _, err = call()
     assert code == 0, err
     assert load_bundle(tmp_path / "tiny").weights_sha256 == first

@@ -1,12 +1,7 @@
-"""Scans for training and certifying: the content of a folder or list, by patient, as windows in a cache.
-
-They take the same path as in inference: read, select, build, preprocess.
-"""
+"""The scans of a folder or list, by patient. They are read, selected and built as in inference."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 from app.read_input import open_series
-from app.research.data.window_cache import ScanWindows, stamp_of, stored_windows
+from app.research.data.csv_rows import csv_rows, filled
+from app.research.data.scan import SPLITS, Scan, short_digest
+from app.research.data.window_cache import stamp_of
 from app.settings import DEFAULTS, Settings
-from models.spec import Preprocessing
-from models.statistics.out_of_distribution import LEAST_PATIENTS
 from operators.build_volume import build_volume
 from operators.errors import StartError
 from operators.geometry.policy import GeometryPolicy
@@ -33,45 +28,8 @@ from operators.types import Outcome, Series, Volume
 
 logger = logging.getLogger(__name__)
 
-Split = Literal["train", "calibration", "reference", "test"]
-SPLITS: Final[tuple[Split, ...]] = ("train", "calibration", "reference", "test")
-"""To learn from; to watch the training and choose by; to recognise unlike scans later; to measure with, once."""
-
-LEAST_REFERENCE: Final = LEAST_PATIENTS
-"""Patients. With fewer, no conformal p-value can be as small as 0.1, so a smaller split is not drawn."""
-
-MARGIN_VOXELS = (4, 8, 8)
-"""(z, y, x) per side: cached windows are larger than the network's, which is cut out at a random place."""
-
-MARGIN_OVERLAP = 0.75
-
 COLUMNS = ("path", "patient", "split", "source")
 """Columns of a list; any further column is a label."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """One volume to train on or to measure with.
-
-    Attributes:
-        patient: what distinguishes patients without identifying them: the name in a list, else a digest.
-        split: from a list; None where it is to be drawn.
-        source: from a list: collection and licence, for the model card.
-        key: digest of its instances or its file: the name of its windows in the cache.
-        open: reads it; raises `SeriesError`.
-        labels: column → value, from a list or a file of labels; without empty values.
-        stamp: digest of the sizes and modification times of its files.
-        known_as: what the first column of a file of labels may call it; may hold an identity, and is never written.
-    """
-
-    patient: str
-    split: Split | None
-    source: str
-    key: str
-    open: Callable[[], Volume] = field(repr=False)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    stamp: str = ""
-    known_as: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,112 +83,6 @@ def find_scans(data: Path, root: Path | None = None, settings: Settings = DEFAUL
     return tuple(scans)
 
 
-def split_by_patient(
-    scans: Sequence[Scan], *, calibration: float = 0.1, test: float = 0.2, reference: float = 0.1, seed: int = 0
-) -> dict[Split, tuple[Scan, ...]]:
-    """Split the scans as the list says, or else by a draw; no patient is in two splits.
-
-    Patients are drawn in the order of a digest of their key and the seed: one more patient leaves the others where they
-    are, except at a split's edge. A split that the list fills gets no other patients.
-
-    Args:
-        scans: scans of all patients.
-        calibration: fraction of the patients whose split no list fixes; at least one patient.
-        test: likewise.
-        reference: likewise, but no patient at all if there would be fewer than `LEAST_REFERENCE`.
-        seed: seed of the draw.
-
-    Raises:
-        StartError: `BAD_SPLIT`: a patient in two splits, or a split without any; `reference` may be empty.
-    """
-    fixed: dict[str, Split] = {}
-    for scan in scans:
-        if scan.split is not None and fixed.setdefault(scan.patient, scan.split) != scan.split:
-            both = f"{fixed[scan.patient]} and {scan.split}"
-            raise StartError("BAD_SPLIT", f"patient {scan.patient} is in {both}; put each patient into one split")
-    free = sorted({scan.patient for scan in scans} - set(fixed), key=lambda patient: _digest(str(seed), patient))
-    drawn: dict[str, Split] = {}
-    for split, part in (("test", test), ("calibration", calibration), ("reference", reference)):
-        if split not in fixed.values():
-            count = max(1, round(part * len(free)))
-            if split == "reference" and count < LEAST_REFERENCE:
-                continue
-            patients = [patient for patient in free if patient not in drawn][:count]
-            drawn |= dict.fromkeys(patients, split)  # type: ignore[arg-type]
-    split_of = {patient: drawn.get(patient, "train") for patient in free} | fixed
-    parts = {split: tuple(scan for scan in scans if split_of[scan.patient] == split) for split in SPLITS}
-    empty = [split for split in SPLITS if not parts[split] and split != "reference"]
-    if empty:
-        raise StartError(
-            "BAD_SPLIT", f"no patient of {len(split_of)} is in {empty[0]}; at least one in each split is needed"
-        )
-    return parts
-
-
-def with_margin(preprocessing: Preprocessing) -> Preprocessing:
-    """Return the same preprocessing with larger windows and overlap, from which to cut the network's own."""
-    if preprocessing.fit == "resize":
-        return preprocessing
-    depth, height, width = (
-        size + 2 * margin for size, margin in zip(preprocessing.window_voxels, MARGIN_VOXELS, strict=True)
-    )
-    return replace(preprocessing, window_voxels=(depth, height, width), overlap=MARGIN_OVERLAP)
-
-
-def cached_windows(scan: Scan, preprocessing: Preprocessing, cache: Path) -> ScanWindows:
-    """Return the scan's windows with their positions and real fractions; read and preprocessed only once.
-
-    Raises:
-        SeriesError: the scan was rejected.
-    """
-    return stored_windows(scan.key, scan.stamp, scan.open, preprocessing, cache)
-
-
-def join_labels(scans: Sequence[Scan], labels: Path) -> tuple[Scan, ...]:
-    """Return the scans with labels from a CSV whose first column is series_instance_uid, patient or path.
-
-    Patients have the names in the list, or for a folder their PatientID. A label in the file replaces the list's.
-
-    Raises:
-        StartError: `BAD_LABELS`: the first column is another one, a row occurs twice, or no row matches a scan.
-    """
-    rows = _rows(labels, "BAD_LABELS")
-    by = next(iter(rows[0]), "") if rows else ""
-    if by not in ("series_instance_uid", "patient", "path"):
-        expected = "expected series_instance_uid, patient or path, and label columns after it"
-        raise StartError("BAD_LABELS", f"the first column of the labels is {by[:40]!r}; {expected}")
-    given: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(rows, 2):
-        name = row.pop(by)
-        if given.setdefault(name, row) is not row:
-            raise StartError("BAD_LABELS", f"line {number} of the labels has a {by} for the second time; keep one")
-    known = {scan.known_as.get(by, "") for scan in scans} & set(given)
-    if not known:
-        raise StartError("BAD_LABELS", f"none of {len(given)} labelled {by} is among {len(scans)} scans; check them")
-    if len(known) < len(given):
-        logger.warning("%d of %d labelled %s are not among the scans", len(given) - len(known), len(given), by)
-    return tuple(
-        replace(scan, labels=dict(scan.labels) | _filled(given.get(scan.known_as.get(by, ""), {}))) for scan in scans
-    )
-
-
-def _filled(labels: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in labels.items() if name and value}
-
-
-def _rows(file: Path, reason: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV, cells without spaces around them; a cell without a column name is an error."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StartError(reason, f"cannot read the list ({type(error).__name__}); expected CSV in UTF-8") from error
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise StartError(reason, f"line {number} has more or fewer cells than the first line; quote commas")
-    return [{(name or "").strip(): value.strip() for name, value in row.items()} for row in rows]
-
-
 def _listed_once(listed: Sequence[Scan]) -> list[Scan]:
     """Return each scan once; one listed under two patients could get into two splits unnoticed."""
     found: dict[str, Scan] = {}
@@ -243,7 +95,7 @@ def _listed_once(listed: Sequence[Scan]) -> list[Scan]:
 
 
 def _listed_series(listed: Path, root: Path, settings: Settings) -> Iterator[_Selected]:
-    for number, row in enumerate(_rows(listed, "BAD_LIST"), 2):
+    for number, row in enumerate(csv_rows(listed, "BAD_LIST"), 2):
         split = row.get("split") or None
         if split not in (None, *SPLITS):
             expected = f"expected {', '.join(SPLITS)}, or nothing for one that is drawn"
@@ -284,7 +136,7 @@ def _open(series: Series, policy: GeometryPolicy, archives: ExitStack) -> Volume
 
 def _stamp(series: Series, policy: GeometryPolicy) -> str:
     """Return a digest of the repairs and of what the system knows about its files."""
-    return _digest(stamp_of([instance.stamp for instance in series.files]), repr(policy))
+    return short_digest(stamp_of([instance.stamp for instance in series.files]), repr(policy))
 
 
 def _log_unreadable(inventory: Inventory) -> None:
@@ -303,7 +155,7 @@ def _scans(found: Sequence[_Selected]) -> list[Scan]:
         if selected.dicom and not selected.row.get("patient"):
             uids[selected.dicom].add(selected.series.series_instance_uid)
             dicom_at[selected.place].add(selected.dicom)
-    digests = {dicom: _digest(*sorted(uids_of)) for dicom, uids_of in uids.items()}
+    digests = {dicom: short_digest(*sorted(uids_of)) for dicom, uids_of in uids.items()}
     scans, names = [], defaultdict[str, set[str]](set)
     for selected in found:
         dicom = selected.dicom
@@ -314,7 +166,7 @@ def _scans(found: Sequence[_Selected]) -> list[Scan]:
                 )
                 raise StartError("BAD_SPLIT", f"{text}; give a list with a patient for each path")
             (dicom,) = dicom_at[selected.place]
-        patient = selected.row.get("patient") or (digests[dicom] if dicom else _digest(selected.place))
+        patient = selected.row.get("patient") or (digests[dicom] if dicom else short_digest(selected.place))
         scans.append(_scan(selected, dicom or selected.place, patient))
         if dicom:
             names[dicom].add(patient)
@@ -337,9 +189,9 @@ def _scan(found: _Selected, known_as: str, patient: str) -> Scan:
         patient=patient,
         split=split,
         source=row.get("source", ""),
-        key=_digest(series.series_instance_uid, *sorted(map(_name, series.instances))),
+        key=short_digest(series.series_instance_uid, *sorted(map(_name, series.instances))),
         open=found.open,
-        labels=_filled({name: value for name, value in row.items() if name not in COLUMNS}),
+        labels=filled({name: value for name, value in row.items() if name not in COLUMNS}),
         stamp=found.stamp,
         known_as={
             "series_instance_uid": series.series_instance_uid,
@@ -352,7 +204,3 @@ def _scan(found: _Selected, known_as: str, patient: str) -> Scan:
 def _name(instance: Instance) -> str:
     """Return the name of a slice; parts of a series may be frames of one file, which has one UID."""
     return instance.sop_instance_uid + (f" frame {instance.frame.index}" if instance.frame else "")
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
