@@ -130,7 +130,7 @@ def _show_report(console: Any, folder: Path) -> None:
     from rich.markup import escape
 
     from operators.results.card_kinds import CARD_FILES
-    from operators.sr.read import sr_text
+    from operators.sr.text import sr_text
 
     report = folder / "features.sr.dcm"
     if report.is_file():

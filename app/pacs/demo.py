@@ -203,7 +203,7 @@ def _show(report: bytes) -> None:
 
     from pydicom import dcmread
 
-    from operators.sr.read import sr_text
+    from operators.sr.text import sr_text
 
     sys.stdout.write(sr_text(dcmread(BytesIO(report))) + "\n\n")
 

@@ -1,4 +1,4 @@
-"""DICOM Structured Report → the features it holds, and its text for a person.
+"""DICOM Structured Report → the features it holds.
 
 Reads what `write.py` writes and has written since version 0.1, from any source and without trusting it: numbers are
 checked against each other, dimensions counted and names compared before anything is returned.
@@ -11,7 +11,6 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,10 @@ from operators.sr.items import (
     children,
     code_of,
     derivation_of,
-    meaning_of,
     name_of,
     number_of,
     only,
     parameters_of,
-    value_of,
 )
 from operators.sr.typicality import Typicality, read_typicality
 from operators.types import Finding
@@ -56,9 +53,6 @@ MALFORMED = (
     zlib.error,
 )
 """What pydicom raises, early or late, on bytes that are not DICOM; OSError without an error number is one of them."""
-
-DEEPEST = 16
-ABRIDGED_AFTER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +122,6 @@ def read_sr(source: Path | str | Dataset) -> SrFeatures:
         logger.debug("while reading an SR", exc_info=True)
         text = f"an item of the SR is missing or malformed ({type(error).__name__}); encode the series again"
         raise CtvaeError("BROKEN_SR", text) from error
-
-
-def sr_text(document: Dataset) -> str:
-    """Return the content tree for a person, indented, with long vectors and repeated parameters abridged.
-
-    Args:
-        document: any SR.
-    """
-    flags = ("CompletionFlag", "VerificationFlag", "PreliminaryFlag")
-    states = ", ".join(str(document.get(flag)).lower() for flag in flags if document.get(flag))
-    lines = [str(document.get("SeriesDescription", "")), f"{meaning_of(document)} ({states})"]
-    return "\n".join([line for line in lines if line] + list(_lines(children(document), 1, set())))
 
 
 def open_document(path: Path) -> Dataset:
@@ -297,32 +279,3 @@ def _findings(document: Dataset) -> tuple[Finding, ...]:
     containers = [item for item in children(document) if name_of(item) == sr_codes.QUALITATIVE_EVALUATIONS]
     lines = [str(item.TextValue).partition(": ") for container in containers for item in children(container)]
     return tuple(Finding(code, detail) for code, _, detail in lines)
-
-
-def _lines(items: list[Dataset], depth: int, algorithms: set[str]) -> Iterator[str]:
-    """Yield one line per item, its children below it; a run of items left out becomes one line with their number."""
-    indent = "  " * depth
-    for reason, run in groupby(items, lambda item: _left_out(item, algorithms)):
-        alike = list(run)
-        if reason and len(alike) > 1:
-            yield f"{indent}… {len(alike)} more {reason}"
-            continue
-        for item in alike:
-            number, below = item.get("ValueType") == "NUM", children(item)
-            codes = [child for child in below if number and child.get("ValueType") == "CODE"]
-            modifiers = "".join(f", {value_of(child)}" for child in codes)
-            yield f"{indent}{meaning_of(item)}{modifiers}: {value_of(item)}".rstrip(": ")
-            if not number and depth < DEEPEST:
-                yield from _lines(below, depth + 1, algorithms)
-
-
-def _left_out(item: Dataset, algorithms: set[str]) -> str:
-    """Return why an item needs no line of its own; empty where it does."""
-    scheme, value = name_of(item)
-    if (scheme, value) == sr_codes.ALGORITHM_PARAMETERS:
-        known = value_of(item) in algorithms
-        algorithms.add(value_of(item))
-        return "parameters, as above" if known else ""
-    dimension = value.rpartition("-")[2]
-    vector = scheme == sr_codes.SCHEME and item.get("ValueType") == "NUM" and dimension.isdecimal()
-    return "numbers" if vector and int(dimension) >= ABRIDGED_AFTER else ""

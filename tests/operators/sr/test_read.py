@@ -17,7 +17,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 from operators.errors import CtvaeError
 from operators.sr import codes as sr_codes
 from operators.sr.items import only
-from operators.sr.read import read_sr, sr_text
+from operators.sr.read import read_sr
+from operators.sr.text import sr_text
 from operators.sr.write import sr_bytes
 from operators.types import Finding
 from tests.support.sr_records import NOTICE, ct_header, group_of, made_record, made_reliability, numbers, reread
