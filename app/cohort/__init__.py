@@ -1,1 +1,1 @@
-"""Thousands of studies to one partitioned table: index, local engine, tables, report. Nothing of how a scan is read."""
+"""Thousands of studies to one partitioned table: index, two engines, tables, report. Does not read scans itself."""

@@ -1,1 +1,1 @@
-"""What features follow and what they do not: a table of features and labels to one honest report."""
+"""From a table of features and labels to one report: what the features are related to, and what not."""

@@ -1,1 +1,1 @@
-"""What a PACS triggers: a listener that receives CT, a queue, a worker, and a sender of SR."""
+"""From a PACS, a watched folder or a DICOMweb server to results: listener, spool, queue, worker, senders."""

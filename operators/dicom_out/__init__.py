@@ -1,1 +1,1 @@
-"""Results as DICOM objects other than the SR, filed with the study: the card, as an image or a PDF."""
+"""Results as DICOM objects other than the SR, filed with the study: the card as an image or PDF, parametric maps."""

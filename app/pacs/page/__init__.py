@@ -1,1 +1,1 @@
-"""The listener over HTTP: status page, health and metrics; figures come from the queue, nothing is decided here."""
+"""The listener over HTTP: status page, health, metrics and STOW-RS; figures come from the queue, nothing is decided."""
