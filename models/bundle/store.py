@@ -33,7 +33,8 @@ from models.bundle.folder import fresh_copy, put
 from models.bundle.golden import GOLDEN, make_golden, with_decoder
 from models.bundle.monai_config import INFERENCE, inference_config, monai_defaults
 from models.bundle.reference import read_reference
-from models.spec import Bundle, BundleError, InTheWayError, compose_metadata, parse_metadata
+from models.metadata import compose_metadata, parse_metadata
+from models.spec import Bundle, BundleError, InTheWayError
 from models.weights import LARGEST_BYTES, check_weights, is_pickle
 
 DEFAULT_BUNDLE = "ct_vae"
