@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from dicomweb_client import DICOMwebClient
-from requests import RequestException
+from requests import RequestException, Session
 
 PAGE: Final = 500
 """Answers that are asked for at once: a server with a million series must not send them in one piece."""
@@ -23,14 +23,16 @@ NO_ANSWER: Final = (RequestException, ValueError, KeyError, TypeError, Attribute
 STUDY, SERIES, INSTANCE, SOP_CLASS = "0020000D", "0020000E", "00080018", "00080016"
 
 
-def open_client(url: str, token: str | None) -> DICOMwebClient:
+def open_client(url: str, token: str | None, session: Session | None = None) -> DICOMwebClient:
     """Return a client that repeats what the server asks it to repeat.
 
     Args:
         url: of the DICOMweb service, such as `http://localhost:8042/dicom-web`.
         token: bearer token; None for none.
+        session: with what TLS needs; None for one that trusts the public authorities.
     """
-    client = DICOMwebClient(url, headers={"Authorization": f"Bearer {token}"} if token else None, timeout=TIMEOUT_S)
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    client = DICOMwebClient(url, session, headers=headers, timeout=TIMEOUT_S)
     client.set_http_retry_params(max_attempts=TRIES, wait_exponential_multiplier=WAIT_MS)
     return client
 

@@ -268,7 +268,11 @@ class RunCode(_Documented):
     NO_QUEUE = "NO_QUEUE", "exit 3", "There is no queue where the settings say."
     NO_JOB = "NO_JOB", "exit 3", "The queue has no job with that number."
     PORT_UNUSABLE = "PORT_UNUSABLE", "exit 3", "The listener or its page cannot use its port."
-    TLS_INVALID = "TLS_INVALID", "exit 3", "Certificate, key or CA of the listener or a destination cannot be used."
+    TLS_INVALID = (
+        "TLS_INVALID",
+        "exit 3",
+        "Certificate, key or CA of the listener, a destination or a polled server cannot be used.",
+    )
     TOKEN_UNREADABLE = (
         "TOKEN_UNREADABLE",
         "exit 3",

@@ -19,15 +19,26 @@ def client_tls(destination: Destination) -> ssl.SSLContext | None:
         StartError: `TLS_INVALID`, where a file cannot be used.
     """
     encrypted = destination.ca is not None or (destination.url or "").startswith("https:")
-    if not encrypted:
-        return None
+    return _context(f"destination {destination.name}", destination) if encrypted else None
+
+
+def polling_tls(watch: WatchSettings) -> ssl.SSLContext | None:
+    """Make the TLS context for the DICOMweb server that is asked; None where `ca` is not set.
+
+    Raises:
+        StartError: `TLS_INVALID`, where a file cannot be used.
+    """
+    return _context("listener.watch", watch) if watch.ca else None
+
+
+def _context(whose: str, files: Destination | WatchSettings) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=destination.ca)
+        context = ssl.create_default_context(cafile=files.ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if destination.certificate:
-            context.load_cert_chain(destination.certificate, destination.key)
+        if files.certificate:
+            context.load_cert_chain(files.certificate, files.key)
     except OSError as error:  # an SSLError is one
-        what = f"destination {destination.name}: cannot use ca, certificate or key"
+        what = f"{whose}: cannot use ca, certificate or key"
         raise StartError("TLS_INVALID", f"{what} ({error.strerror or 'not PEM'}); expected PEM files") from error
     return context
 
@@ -77,3 +88,13 @@ def check_credentials(destination: Destination) -> None:
     """
     client_tls(destination)
     bearer_token(destination)
+
+
+def check_polling(watch: WatchSettings) -> None:
+    """Check at the start what each question to a DICOMweb server will need.
+
+    Raises:
+        StartError: `TLS_INVALID` or `TOKEN_UNREADABLE`.
+    """
+    polling_tls(watch)
+    polling_token(watch)

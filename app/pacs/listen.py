@@ -20,7 +20,7 @@ from app.pacs.arrivals import reconcile
 from app.pacs.child_process import child_program
 from app.pacs.commitment import report_handler
 from app.pacs.complete import Completer, Emit
-from app.pacs.credentials import check_credentials, polling_token
+from app.pacs.credentials import check_credentials, check_polling
 from app.pacs.database.engine import Database, open_database
 from app.pacs.deliver import Deliverer
 from app.pacs.destination import routes
@@ -88,7 +88,7 @@ def listener(
     for destination in settings.destinations:
         check_credentials(destination)
     if settings.watch.url:
-        polling_token(settings.watch)
+        check_polling(settings.watch)
     secured, works = tls_context(settings.tls), [work_of(run)]
     if settings.shadow:
         works.append(work_of(run, Path(settings.shadow), "shadow"))

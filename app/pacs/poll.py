@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 from python_multipart.multipart import parse_options_header
+from requests import Session
+from requests.exceptions import SSLError
 from sqlalchemy import select
 
 from app.dicomweb import (
@@ -27,7 +29,7 @@ from app.dicomweb import (
     what_failed,
 )
 from app.pacs.arrivals import Origin
-from app.pacs.credentials import polling_token
+from app.pacs.credentials import polling_tls, polling_token
 from app.pacs.database.engine import AWAY
 from app.pacs.database.tables import instance
 from app.pacs.intake import OUT_OF_RESOURCES, STORED_CLASSES, Intake
@@ -95,12 +97,12 @@ class Poller:
             Away: what is left is fetched the next time; where it is `Withheld`, all others have come.
         """
         try:
-            token = polling_token(self.settings)
+            token, tls = polling_token(self.settings), polling_tls(self.settings)
         except StartError as error:
             raise Away(f"{error.reason}: {error.message}") from error
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         count, withheld = 0, list[Withheld]()
-        with httpx.Client(timeout=TIMEOUT_S, headers=headers, trust_env=False) as http:
+        with httpx.Client(timeout=TIMEOUT_S, headers=headers, verify=tls or True, trust_env=False) as http:
             for study, series, uid in self._missing(token):
                 try:
                     count += self._fetched(http, study, series, uid)
@@ -122,9 +124,22 @@ class Poller:
     def _missing(self, token: str | None) -> Iterator[tuple[str, str, str]]:
         """Yield (study, series, instance) of what the server has and the spool never had."""
         try:  # around the questions alone: what goes wrong where an instance is taken in is not the server's fault
-            yield from self._listed(open_client(self._url(), token))
+            with self._session() as session:
+                yield from self._listed(open_client(self._url(), token, session))
+        except SSLError as error:
+            text = f"TLS with {urlsplit(self._url()).hostname} failed; check ca, certificate and key of listener.watch"
+            raise Away(f"SERVER_FAILED: {text}") from error
         except NO_ANSWER as error:
             raise Away(f"SERVER_FAILED: {what_failed(self._url(), error)}") from error
+
+    def _session(self) -> Session:
+        session = Session()
+        session.trust_env = False  # else REQUESTS_CA_BUNDLE and a proxy go before what is set here
+        if self.settings.ca:
+            session.verify = self.settings.ca
+        if self.settings.certificate and self.settings.key:
+            session.cert = (self.settings.certificate, self.settings.key)
+        return session
 
     def _listed(self, client: Any) -> Iterator[tuple[str, str, str]]:
         filters = dict(parse_qsl(self.settings.query))

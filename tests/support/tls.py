@@ -1,9 +1,17 @@
-"""An authority, certificates of it for a listener on 127.0.0.1 and for a client, and an authority of somebody else."""
+"""An authority, certificates of it for a listener on 127.0.0.1 and for a client, and an authority of somebody else.
+
+And a DICOMweb server that shows the one and wants to see the other.
+"""
 
 from __future__ import annotations
 
+import json
 import ssl
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.support.checkout import skip_or_fail
@@ -37,3 +45,41 @@ def server_context(certificates: Path) -> ssl.SSLContext:
     context.load_verify_locations(certificates / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+@contextmanager
+def dicomweb(certificates: Path) -> Iterator[ThreadingHTTPServer]:
+    """A server that says it has what it got, and that it has nothing, to clients whose certificate it knows."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer({"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["2.25.10"]}}]}})
+
+        def do_GET(self) -> None:
+            self._answer([])
+
+        def _answer(self, found: object) -> None:
+            body = json.dumps(found).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *about: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, request: object, address: object) -> None:
+            pass  # a client that does not trust us leaves
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.socket = server_context(certificates).wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -27,7 +24,7 @@ from operators.errors import StartError
 from tests.support.checkout import skip_or_fail
 from tests.support.peer import peer
 from tests.support.queued import make_results
-from tests.support.tls import server_context
+from tests.support.tls import dicomweb, server_context
 
 STORESCP = Path("/usr/bin/storescp")
 
@@ -104,38 +101,6 @@ def test_nothing_is_sent_to_a_peer_that_speaks_no_tls(sqlite, tmp_path, to):
         assert sent(sqlite, tmp_path, replace(to, port=server.getsockname()[1]))[::2] == ("waiting", "NO_ASSOCIATION")
         thread.join()
     assert b"PACS" not in heard[0]  # a TLS hello, and no A-ASSOCIATE-RQ
-
-
-@contextmanager
-def dicomweb(certificates: Path) -> Iterator[ThreadingHTTPServer]:
-    """A server that says it has what it got, to clients whose certificate it knows."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            uid = {"00081155": {"vr": "UI", "Value": ["2.25.10"]}}
-            body = json.dumps({"00081199": {"vr": "SQ", "Value": [uid]}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *about: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: object, address: object) -> None:
-            pass  # a client that does not trust us leaves
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.socket = server_context(certificates).wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -11,12 +13,15 @@ import httpx
 import pytest
 
 from app.cli import main
+from app.pacs.credentials import check_polling
 from app.pacs.database.engine import Database
 from app.pacs.intake import Intake
-from app.pacs.poll import Away, Poller
+from app.pacs.poll import Away, Poller, Withheld
 from app.pacs.spool import Spool
 from app.pacs.watch_settings import WatchSettings
+from operators.errors import StartError
 from tests.support.tiny_ct import SERIES, STUDY
+from tests.support.tls import dicomweb
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 UIDS = [f"{SERIES}.{number}" for number in (1, 2)]
@@ -36,7 +41,7 @@ class Server:
 
 @pytest.fixture
 def poller(sqlite: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Poller:
-    monkeypatch.setattr("app.pacs.poll.open_client", lambda url, token: Server())
+    monkeypatch.setattr("app.pacs.poll.open_client", lambda url, token, session: Server())
     intake = Intake(Spool(tmp_path / "spool", 0, 1 << 30), sqlite)
     return Poller(intake, WatchSettings(url="http://127.0.0.1:1/dicom-web"))
 
@@ -103,6 +108,51 @@ def test_a_token_that_vanishes_is_said_once_and_is_no_fault_of_the_program(sqlit
         poller.turn()
     said = "TOKEN_UNREADABLE: listener.watch: cannot read token_file (FileNotFoundError); check path and permissions"
     assert [record.getMessage() for record in caplog.records] == [said]
+
+
+@pytest.fixture
+def over_tls(sqlite: Database, tmp_path: Path, certificates: Path) -> Iterator[Poller]:
+    """A poller of a server with a certificate of a private authority, which wants to see ours."""
+    intake = Intake(Spool(tmp_path / "spool", 0, 1 << 30), sqlite)
+    names = {name: str(certificates / file) for name, file in (("certificate", "client.pem"), ("key", "client.key"))}
+    with dicomweb(certificates) as server:
+        url = f"https://127.0.0.1:{server.server_port}/dicom-web"
+        yield Poller(intake, WatchSettings(url=url, ca=str(certificates / "ca.pem"), **names))
+
+
+def test_a_server_of_a_private_authority_is_asked_and_shown_our_certificate(over_tls, monkeypatch, certificates):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificates / "other.pem"))  # not ours to follow
+    assert over_tls.step() == 0
+    one = (STUDY, SERIES, UIDS[0])
+    monkeypatch.setattr(Poller, "_missing", lambda self, token: [one])
+    with pytest.raises(Withheld, match=r"an answer of 127\.0\.0\.1 cannot be read"):  # JSON: it was fetched over TLS
+        over_tls.step()
+
+
+@pytest.mark.parametrize("change", [{"ca": "other.pem"}, {"certificate": None, "key": None}])
+def test_nothing_is_asked_where_one_side_does_not_trust_the_other(over_tls, certificates, change):
+    names = {name: file and str(certificates / file) for name, file in change.items()}
+    over_tls.settings = replace(over_tls.settings, **names)
+    with pytest.raises(Away, match=r"SERVER_FAILED: (TLS with )?127\.0\.0\.1 "):
+        over_tls.step()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"url": "http://127.0.0.1:1", "ca": "ca.pem"}, "watch: ca needs a url that begins with https:"),
+        ({"certificate": "client.pem", "key": "client.key"}, "and ca with them"),
+        ({"ca": "ca.pem", "certificate": "client.pem"}, "expected both certificate and key"),
+    ],
+)
+def test_settings_that_would_fetch_in_the_clear_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        WatchSettings(**wrong)
+
+
+def test_an_authority_that_cannot_be_read_stops_the_start():
+    with pytest.raises(StartError, match=r"TLS_INVALID: listener\.watch: cannot use ca, certificate or key"):
+        check_polling(WatchSettings(url="https://127.0.0.1:1", ca="nothing.pem"))
 
 
 def test_a_token_that_is_not_there_stops_the_start(tmp_path, capsys):
