@@ -41,6 +41,8 @@ SECURITY_ALERT: Final = ("110113", "Security Alert")
 APPLICATION_START: Final = ("110120", "Application Start")
 APPLICATION_STOP: Final = ("110121", "Application Stop")
 NODE_AUTHENTICATION: Final = ("110126", "Node Authentication")
+RETRY: Final = ("retry", "Retry of failed work")  # DICOM has no types for these two
+REPLAY: Final = ("replay", "Replay of past work")
 
 SUCCESS, MINOR, SERIOUS = 0, 4, 8  # outcomes of RFC 3881 5.1.4
 CREATE, EXECUTE, DELETE = "C", "E", "D"
@@ -138,8 +140,31 @@ def sent(sending: Sending, to: Destination, answer: Answer, *, delivered: bool) 
 
 def purged(series_uid: str, instances: int) -> None:
     """Log that instances of a series were deleted from the spool."""
-    who = {"role": "user", "user": getpass.getuser(), "process": os.getpid()}
-    _emit(STUDY_DELETED, DELETE, SUCCESS, [who], {"series_uid": series_uid, "instances": instances})
+    _emit(STUDY_DELETED, DELETE, SUCCESS, [_user()], {"series_uid": series_uid, "instances": instances})
+
+
+def retried(job_ids: Sequence[int] | None, worked: int, sent: int, address: str | None = None) -> None:
+    """Log that a person asked for failed work again.
+
+    Args:
+        job_ids: None for all that failed.
+        worked: how many jobs.
+        sent: how many deliveries.
+        address: of the person, on the status page; None for a user of this machine.
+    """
+    who = _user() if address is None else {"role": "user", "address": address}
+    about = {"jobs": None if job_ids is None else list(job_ids), "worked": worked, "sent": sent}
+    _emit(APPLICATION_ACTIVITY, EXECUTE, SUCCESS, [who], about, code=RETRY)
+
+
+def replayed(job_ids: Sequence[int], weights_sha256: str) -> None:
+    """Log that a user queued past series again, as these jobs."""
+    about = {"jobs": list(job_ids), "weights_sha256": weights_sha256}
+    _emit(APPLICATION_ACTIVITY, EXECUTE, SUCCESS, [_user()], about, code=REPLAY)
+
+
+def _user() -> dict[str, Any]:
+    return {"role": "user", "user": getpass.getuser(), "process": os.getpid()}
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -50,6 +50,15 @@ def opened(config: Path | None) -> Iterator[tuple[ListenerSettings, Database]]:
         yield settings, database
     finally:
         database.close()
+
+
+@contextmanager
+def audited(settings: ListenerSettings) -> Iterator[None]:
+    """Have what the block changes told in the audit trail's file, where the settings name one."""
+    from app.pacs.trail import trailing
+
+    with trailing(settings.log.audit_file) if settings.log.audit_file else nullcontext():
+        yield
 
 
 def say(found: T, lines: Callable[[T], Iterable[str]], *, as_json: bool) -> None:

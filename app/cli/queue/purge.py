@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -30,9 +29,8 @@ def command(
     """Delete instances from the spool whose results have arrived; results and the queue's rows stay."""
 
     def run() -> int:
-        from app.cli.queue import opened, when
+        from app.cli.queue import audited, opened, when
         from app.pacs.purge import purge, purgeable
-        from app.pacs.trail import trailing
 
         with opened(config) as (settings, database):
             least = settings.retention_days if days is None else days
@@ -48,7 +46,7 @@ def command(
                 done = "would be deleted; --yes deletes them"
                 sys.stdout.write(f"{len(found)} series, {count} instances, {size:.1f} MB: {done}\n")
                 return 0
-            with trailing(settings.log.audit_file) if settings.log.audit_file else nullcontext():
+            with audited(settings):
                 purged = purge(database, settings.places, tuple(series.series_uid for series in found))
         for uid, why in purged.failed.items():
             sys.stderr.write(f"{why}; series {uid} is only partly purged; run purge again to continue\n")

@@ -31,14 +31,17 @@ def command(
     """Encode past series again, after everything that arrives new. Exit code 2: there is nothing to encode again."""
 
     def run() -> int:
-        from app.cli.queue import opened
+        from app.cli.queue import audited, opened
+        from app.pacs import trail
         from app.pacs.replay import replay
         from app.pacs.work import work_of
         from app.settings import load_settings
 
         work = work_of(load_settings(config), models)
-        with opened(config) as (_, database):
+        with opened(config) as (settings, database), audited(settings):
             made = replay(database, since.astimezone().timestamp(), work)
+            if made.queued:
+                trail.replayed(made.queued, work.weights_sha256)
         for uid, error in made.failed.items():
             sys.stderr.write(f"INTERNAL_ERROR: series {uid} is not queued ({error}); report it\n")
         counts = {"queued": len(made.queued), "known already": made.known, "purged from the spool": made.purged}

@@ -25,14 +25,17 @@ def command(
     """
 
     def run() -> int:
-        from app.cli.queue import opened
+        from app.cli.queue import audited, opened
+        from app.pacs import trail
         from app.pacs.look import look_again, retry
         from operators.errors import StartError
 
         if bool(job_ids) is failed:
             raise StartError("USAGE", "expected numbers of jobs, or --failed for all that failed")
-        with opened(config) as (_, database):
+        with opened(config) as (settings, database), audited(settings):
             worked, sent = retry(database, job_ids or None)
+            if worked or sent:
+                trail.retried(job_ids or None, worked, sent)
             looked = look_again(database) if failed else 0
         done = f"{worked} jobs will run again, {sent} deliveries will be sent again"
         sys.stdout.write(done + (f", {looked} series will be checked again\n" if failed else "\n"))

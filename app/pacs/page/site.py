@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from app.pacs import trail
 from app.pacs.database.engine import Database
 from app.pacs.look import retry
 from app.pacs.page.figures import figures
@@ -57,6 +58,7 @@ def make_site(
         on_retry: called when something is to be done again.
         further: routes, which bound their bodies themselves.
     """
+    rejections = trail.Rejections()
     templates = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
 
     async def status(request: Request) -> Response:
@@ -69,14 +71,18 @@ def make_site(
         given = parse_qs((await request.body()).decode("ascii", errors="replace"))
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
         offered = given.get("token", [bearer])[0]
+        address = request.client.host if request.client else ""
         if token is None or not hmac.compare_digest(offered.encode(), token.encode()):
+            rejections.denied(address)
             text = "the token is missing or wrong; it is in the file that listener.page.token_file names"
             return PlainTextResponse(text, 403, SECURITY)
         try:
             job_id = int(given.get("job", [""])[0])
         except ValueError:
             return PlainTextResponse("expected job=NUMBER", 400, SECURITY)
-        await run_in_threadpool(retry, database, [job_id])
+        worked, sent = await run_in_threadpool(retry, database, [job_id])
+        if worked or sent:
+            trail.retried([job_id], worked, sent, address)
         on_retry()
         return RedirectResponse("/", 303, SECURITY)
 

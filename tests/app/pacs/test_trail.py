@@ -12,12 +12,14 @@ import pytest
 from app.cli import main
 from app.json_log import JsonLines
 from app.pacs import trail
+from app.pacs.judge import judged
+from app.pacs.places import Places
 from app.pacs.receive import accepted_contexts, application_entity
 from app.pacs.server import HardenedServer
 from app.pacs.settings import ListenerSettings
 from operators.errors import StartError
 from tests.support.listeners import HASTY, associate, listener, stored
-from tests.support.queued import make_results
+from tests.support.queued import make_results, sent_to
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
 
 
@@ -96,8 +98,6 @@ def test_a_peer_that_is_rejected_again_and_again_is_one_line_a_minute_with_its_c
 
 
 def test_purge_on_the_command_line_writes_into_the_file_of_the_settings(sqlite, tmp_path, capsys):
-    from app.pacs.places import Places
-
     make_results(sqlite, Places(tmp_path), "1.2.3", [])
     settings = tmp_path / "app.yaml"
     told = {"folder": str(tmp_path), "retention_days": 0, "log": {"audit_file": str(tmp_path / "audit")}}
@@ -107,6 +107,20 @@ def test_purge_on_the_command_line_writes_into_the_file_of_the_settings(sqlite, 
     assert "1 series, 2 instances" in capsys.readouterr().out
     (told,) = events(tmp_path / "audit")
     assert told["object"] == {"series_uid": "1.2.3", "instances": 2}
+
+
+def test_a_retry_and_a_replay_on_the_command_line_are_told(sqlite, tmp_path, capsys):
+    make_results(sqlite, Places(tmp_path), "1.2.3", ["PACS"])
+    sent_to(sqlite, "PACS", judged(0xA900))
+    settings = tmp_path / "app.yaml"
+    told = {"folder": str(tmp_path), "log": {"audit_file": str(tmp_path / "audit")}}
+    settings.write_text(json.dumps({"listener": told}))
+    for arguments in (["retry", "1"], ["retry", "1"], ["replay", "--since", "2020-01-01"]):
+        main(["queue", *arguments, "-c", str(settings)])
+    retry, replay = events(tmp_path / "audit")  # the second retry found nothing that failed
+    assert retry["type"]["code"] == "retry" and retry["object"] == {"jobs": [1], "worked": 0, "sent": 1}
+    assert replay["type"]["code"] == "replay" and replay["object"]["jobs"] == [2]
+    assert retry["participants"][0]["role"] == replay["participants"][0]["role"] == "user"
 
 
 def test_a_reason_code_is_a_field_of_its_own_and_a_line_break_begins_no_line():

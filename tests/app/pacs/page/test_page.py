@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
+from app.pacs import trail
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import now, series
 from app.pacs.jobs import Ended
@@ -95,6 +97,17 @@ def test_nothing_changes_without_the_token_and_a_retry_with_it(served, filled):
     assert state_of(filled, failed)[0] == "waiting"
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     assert served.post("/retry", data={"job": failed}, headers=bearer).status_code == 303
+
+
+def test_a_retry_and_a_wrong_token_are_in_the_audit_trail(served, tmp_path):
+    with trail.trailing(str(tmp_path / "audit")):
+        served.post("/retry", data={"job": 2, "token": "wrong"})
+        served.post("/retry", data={"job": 2, "token": TOKEN})
+        served.post("/retry", data={"job": 2, "token": TOKEN})  # nothing has failed any more
+    alert, retry = (json.loads(line) for line in (tmp_path / "audit").read_text().splitlines())
+    assert (alert["event"]["meaning"], alert["reason"]) == ("Security Alert", "TOKEN")
+    assert retry["type"]["code"] == "retry" and retry["object"] == {"jobs": [2], "worked": 1, "sent": 0}
+    assert retry["participants"] == [{"role": "user", "address": "127.0.0.1"}]
 
 
 def test_a_page_of_somebody_else_cannot_read_ours_under_its_own_name(served):
