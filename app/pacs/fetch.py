@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from app.pacs.intake import STORED_CLASSES, SYNTAXES
+from app.pacs.outgoing import prepare
 from app.pacs.settings import Query
 
 CONNECT_S: Final = 10.0
@@ -132,7 +132,7 @@ class Pacs:
         ae = AE(self.ae_title)
         ae.acse_timeout, ae.connection_timeout, ae.dimse_timeout = CONNECT_S, CONNECT_S, ANSWER_S
         ae.network_timeout = ANSWER_S
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, _at_once), *([(evt.EVT_C_STORE, store)] if store else [])]
+        handlers: list[Any] = [(evt.EVT_CONN_OPEN, prepare), *([(evt.EVT_C_STORE, store)] if store else [])]
         roles: list[Any] = [build_role(uid, scp_role=True) for uid in STORED_CLASSES] if store else []
         where = self.query.host, self.query.port
         assoc = ae.associate(*where, contexts, self.query.ae_title or "", ext_neg=roles, evt_handlers=handlers)
@@ -151,13 +151,6 @@ class Pacs:
             if connection is not None:
                 with suppress(OSError):
                     connection.close()  # pynetdicom does not where the other side was faster
-
-
-def _at_once(event: evt.Event) -> None:
-    """Set TCP_NODELAY, so that short answers are not held back until more of them can go together."""
-    connection = event.assoc.dul.socket
-    if connection is not None and connection.socket is not None:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _identifier(level: str, study_uid: str, series_uid: str, **keys: Any) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +11,13 @@ from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
-from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.events import EventHandlerType
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from app.pacs.credentials import client_tls
 from app.pacs.destination import Destination
 from app.pacs.judge import Answer, Verdict, judged
+from app.pacs.outgoing import prepare
 
 SYNTAXES: Final = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 SR_CLASSES: Final = (str(Comprehensive3DSRStorage), str(ComprehensiveSRStorage))
@@ -77,7 +77,7 @@ def association(
         contexts,
         ae_title=destination.ae_title or "",
         tls_args=(tls, destination.host) if tls else None,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay), *handlers],
+        evt_handlers=[(evt.EVT_CONN_OPEN, prepare), *handlers],
     )
     if not peer.is_established:
         yield None
@@ -87,10 +87,3 @@ def association(
     finally:
         if peer.is_established:
             peer.release()
-
-
-def _no_delay(event: Event) -> None:
-    """Send each PDU at once: without it a peer that waits for the next one answers 40 ms later."""
-    transport = event.assoc.dul.socket
-    if transport and transport.socket:
-        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,40 @@
+"""How every association that we open is set up: its PDUs are sent at once, and its answers reach whoever waits for them."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+
+
+def prepare(event: Event) -> None:
+    """Set up an association that we open; the handler of EVT_CONN_OPEN."""
+    _send_at_once(event.assoc)
+    _keep_answers(event.assoc)
+
+
+def _send_at_once(assoc: Association) -> None:
+    """Set TCP_NODELAY: without it, a peer that waits for the next PDU answers 40 ms later."""
+    transport = assoc.dul.socket
+    if transport and transport.socket:
+        transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _keep_answers(assoc: Association) -> None:
+    """Keep the association's thread from taking an answer that another thread waits for.
+
+    The association's thread looks for requests of the peer. Whoever sends a request first clears a checkpoint, which
+    halts that thread; but it reports that it has halted just before it reads the checkpoint. If the checkpoint was
+    still set, the thread goes on, takes the answer and drops it as unexpected (pynetdicom 3.0.4, its issue 875). On a
+    busy machine this loses about one answer in a few hundred, and each costs the whole time-out.
+    """
+    take = assoc.dimse.get_msg
+
+    def get_msg(block: bool = False) -> Any:
+        if not block and not assoc._reactor_checkpoint.is_set():
+            return None, None
+        return take(block)
+
+    assoc.dimse.get_msg = get_msg  # type: ignore[method-assign]
