@@ -1,4 +1,4 @@
-"""How every association that we open is set up: its PDUs are sent at once, and its answers reach whoever waits for them."""
+"""How every association that we open is set up: PDUs are sent at once, and answers reach whoever waits for them."""
 
 from __future__ import annotations
 

@@ -169,13 +169,13 @@ def was_closed(peer: socket.socket) -> bool:
     return True
 
 
-def associate_rq(syntax: str = ExplicitVRLittleEndian) -> bytes:
+def associate_rq(syntax: str = ExplicitVRLittleEndian, sop_class: str = CTImageStorage) -> bytes:
     """An A-ASSOCIATE-RQ for CT, as bytes (PS3.8 9.3.2)."""
 
     def item(kind: int, content: bytes) -> bytes:
         return struct.pack(">BBH", kind, 0, len(content)) + content
 
-    syntaxes = item(0x30, b"1.2.840.10008.5.1.4.1.1.2") + item(0x40, syntax.encode())
+    syntaxes = item(0x30, sop_class.encode()) + item(0x40, syntax.encode())
     user = item(0x50, item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3"))
     items = item(0x10, b"1.2.840.10008.3.1.1.1") + item(0x20, b"\1\0\0\0" + syntaxes) + user
     body = struct.pack(">HH16s16s32x", 1, 0, b"CTVAE".ljust(16), b"PEER".ljust(16)) + items
@@ -187,9 +187,21 @@ def pdu(kind: int, body: bytes) -> bytes:
 
 
 def store_rq(uid: str, data_set: bytes, *, last: bool = True) -> bytes:
-    """A C-STORE request and its data set, or the first part of it (PS3.7 9.3.1), for context 1."""
+    """A C-STORE request and its data set, or the first part of it, for context 1."""
+    pieces = [data_set[start : start + 100_000] for start in range(0, len(data_set), 100_000)]
+    fragments = [p_data(piece) for piece in pieces[:-1]]
+    return b"".join([store_command(uid), *fragments, p_data(pieces[-1], 2 if last else 0)])
+
+
+def p_data(piece: bytes, header: int = 0) -> bytes:
+    """A P-DATA-TF of one fragment for context 1 (PS3.8 9.3.5); header 2 is the last one of a data set."""
+    return pdu(4, struct.pack(">IBB", len(piece) + 2, 1, header) + piece)
+
+
+def store_command(uid: str, sop_class: str = CTImageStorage) -> bytes:
+    """The command of a C-STORE request (PS3.7 9.3.1), for context 1."""
     elements = [
-        (0x0002, b"1.2.840.10008.5.1.4.1.1.2\0"),
+        (0x0002, sop_class.encode() + b"\0" * (len(sop_class) % 2)),
         (0x0100, b"\1\0"),
         (0x0110, b"\1\0"),
         (0x0700, b"\0\0"),
@@ -197,10 +209,7 @@ def store_rq(uid: str, data_set: bytes, *, last: bool = True) -> bytes:
         (0x1000, uid.encode() + b"\0" * (len(uid) % 2)),
     ]
     command = b"".join(struct.pack("<HHI", 0, element, len(value)) + value for element, value in elements)
-    command = struct.pack("<HHII", 0, 0, 4, len(command)) + command
-    pieces = [data_set[start : start + 100_000] for start in range(0, len(data_set), 100_000)]
-    fragments = [(3, command), *((0, piece) for piece in pieces[:-1]), (2 if last else 0, pieces[-1])]
-    return b"".join(pdu(4, struct.pack(">IBB", len(data) + 2, 1, header) + data) for header, data in fragments)
+    return p_data(struct.pack("<HHII", 0, 0, 4, len(command)) + command, 3)
 
 
 def data_set_of(path: Path) -> bytes:
