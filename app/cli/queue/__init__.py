@@ -54,7 +54,7 @@ def opened(config: Path | None) -> Iterator[tuple[ListenerSettings, Database]]:
 
 @contextmanager
 def audited(settings: ListenerSettings) -> Iterator[None]:
-    """Have what the block changes told in the audit trail's file, where the settings name one."""
+    """Write the events of the block into the audit trail, if the settings name a file for it."""
     from app.pacs.trail import trailing
 
     with trailing(settings.log.audit_file) if settings.log.audit_file else nullcontext():
