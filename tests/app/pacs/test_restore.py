@@ -1,4 +1,4 @@
-"""A backup made while everything runs, as docs/service.md describes it: after a restore nothing acknowledged is lost."""
+"""A backup made while everything runs, as docs/service.md says: after a restore nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from app.pacs.audit import audit
 from app.pacs.database.engine import open_database
-from app.pacs.database.tables import job
+from app.pacs.database.tables import job, series
 from app.pacs.deliver import Deliverer
 from app.pacs.destination import Destination
 from app.pacs.places import Places
@@ -38,8 +38,6 @@ def receive(folder: Path, slices: list[Path], jobs: int) -> None:
 
 
 def queued(here: Listener) -> bool:
-    from app.pacs.database.tables import series
-
     return all(row.state == "queued" for row in here.rows(series))
 
 
