@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,13 +51,22 @@ def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_exports(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The folder where all workers of this run keep what `tests.support.quick_export` exported."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "exports").mkdir(exist_ok=True)
+    os.environ["CTVAE_TEST_EXPORTS"] = str(folder / "exports")
+
+
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bundles that a test writes do not wait for torch's exporter; see `tests.support.quick_export`."""
-    from tests.support.quick_export import quick_decoder_onnx, quick_encoder_onnx
+    from tests.support.quick_export import export_quickly
 
-    monkeypatch.setattr("models.bundle.export.encoder_onnx", quick_encoder_onnx)
-    monkeypatch.setattr("models.bundle.export.decoder_onnx", quick_decoder_onnx)
+    export_quickly(monkeypatch)
 
 
 _LEVEL = logging.getLogger().level

@@ -1,18 +1,25 @@
 """Encoder and decoder as ONNX, but torch's exporter, which takes seconds, runs once for each kind of network.
 
 What it gave for one set of weights becomes a template; every other network of the same kind gets its own weights in the
-template's place, and is compared with torch. Tests of the export itself call `models.bundle.export`.
+template's place, and is compared with torch. Tests of the export itself call `models.bundle.export`. The workers of a
+run of pytest share their templates in a folder, which `tests/conftest.py` names in the environment.
 """
 
 from __future__ import annotations
 
 import copy
+import fcntl
+import json
+import os
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import torch
 from onnx import numpy_helper
 
@@ -32,7 +39,16 @@ class Template(NamedTuple):
     weights: dict[str, str]
 
 
+FOLDER = "CTVAE_TEST_EXPORTS"
+"""Environment variable with the folder that the workers of this run share."""
+
 _templates: dict[str, Template] = {}
+
+
+def export_quickly(patch: pytest.MonkeyPatch) -> None:
+    """Let whatever writes a bundle export it so."""
+    patch.setattr("models.bundle.export.encoder_onnx", quick_encoder_onnx)
+    patch.setattr("models.bundle.export.decoder_onnx", quick_decoder_onnx)
 
 
 def quick_encoder_onnx(vae: Vae) -> bytes:
@@ -57,7 +73,7 @@ def _quick(vae: Vae, export: Callable[[Vae], bytes]) -> bytes:
     state = {name: tensor.detach().numpy() for name, tensor in vae.state_dict().items()}
     kind = f"{export.__name__} {_kind(vae)}"
     if kind not in _templates:
-        _templates[kind] = _template(vae, export)
+        _templates[kind] = _shared(kind, vae, export)
     graph, weights = onnx.ModelProto(), _templates[kind].weights
     graph.CopyFrom(_templates[kind].graph)
     for held in graph.graph.initializer:
@@ -74,6 +90,19 @@ def _kind(vae: Vae) -> str:
         for name, part in vae.named_modules()
     ]
     return repr((told, [(name, tuple(tensor.shape)) for name, tensor in vae.state_dict().items()]))
+
+
+def _shared(kind: str, vae: Vae, export: Callable[[Vae], bytes]) -> Template:
+    """Return the template that another worker made, or make it while the others wait for it."""
+    kept = Path(os.environ[FOLDER], sha256(kind.encode()).hexdigest())
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if kept.with_suffix(".json").exists():
+            return Template(onnx.load(kept.with_suffix(".onnx")), json.loads(kept.with_suffix(".json").read_text()))
+        made = _template(vae, export)
+        onnx.save(made.graph, kept.with_suffix(".onnx"))
+        kept.with_suffix(".json").write_text(json.dumps(made.weights))
+        return made
 
 
 def _template(vae: Vae, export: Callable[[Vae], bytes]) -> Template:

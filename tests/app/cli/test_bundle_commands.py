@@ -244,14 +244,12 @@ def test_a_damaged_certificate_is_named_and_does_not_hide_the_bundle(bundle, cap
     assert says in capsys.readouterr().out
 
 
-@pytest.fixture(scope="module")
-def exported(made, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "onnx"
-    assert ctvae("bundle", "export", made.path, "-o", folder) == 0
-    return folder
-
-
-def test_export_writes_encoder_and_decoder_that_agree_with_torch(made, exported):
+@pytest.mark.usefixtures("quick_export")
+def test_export_writes_encoder_and_decoder_that_agree_with_torch_and_replaces_its_own(made, tmp_path, capsys):
+    exported = tmp_path / "onnx"
+    for _ in range(2):
+        assert ctvae("bundle", "export", made.path, "-o", exported) == 0
+        assert "decoder.onnx" in capsys.readouterr().out
     expected = TorchEncoder(made, "cpu").run(WINDOW[None, None], ["mu", "block2"])
     encoder = onnxruntime.InferenceSession(exported / "encoder.onnx", providers=["CPUExecutionProvider"])
     for name, values in expected.items():
@@ -262,18 +260,7 @@ def test_export_writes_encoder_and_decoder_that_agree_with_torch(made, exported)
     np.testing.assert_allclose(decoder.run(None, {"z": expected["mu"]})[0], decoded, atol=1e-5)
 
 
-def test_export_replaces_its_own_files(made, exported, capsys):
-    assert ctvae("bundle", "export", made.path, "-o", exported) == 0
-    assert "decoder.onnx" in capsys.readouterr().out
-
-
-@pytest.fixture
-def _exported_before(exported, monkeypatch):
-    """torch's exporter takes seconds; it gave the decoder of this bundle already."""
-    monkeypatch.setattr("models.bundle.export.decoder_onnx", lambda vae: (exported / "decoder.onnx").read_bytes())
-
-
-@pytest.mark.usefixtures("_exported_before")
+@pytest.mark.usefixtures("quick_export")
 def test_export_replaces_no_file_of_others(made, tmp_path, capsys):
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "decoder.onnx").write_text("mine")
@@ -282,7 +269,7 @@ def test_export_replaces_no_file_of_others(made, tmp_path, capsys):
     assert [file.name for file in (tmp_path / "onnx").iterdir()] == ["decoder.onnx"]
 
 
-@pytest.mark.usefixtures("_exported_before")
+@pytest.mark.usefixtures("quick_export")
 def test_what_export_cannot_write_is_one_line(made, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert "OUTPUT_UNWRITABLE" in error_of(capsys, "bundle", "export", made.path, "-o", tmp_path / "file")

@@ -35,6 +35,7 @@ from operators.preprocess import preprocess
 from tests.support.bundles import SMALL_CT_VAE, SMALL_WINDOWS, write_small_bundle
 from tests.support.checkout import ROOT
 from tests.support.cohorts import write_cohort, write_list, write_nifti
+from tests.support.quick_export import export_quickly
 
 NETWORK = {key: value for key, value in SMALL_CT_VAE.items() if key != "window_voxels"}
 RECIPE = {
@@ -54,7 +55,7 @@ def cohort(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _quick(quick_export, monkeypatch):
-    """The trainings inside tests wait for neither torch's exporter nor pictures; `trained`, made before, has both."""
+    """The trainings inside tests do not wait for pictures; `trained`, made before, has them."""
     monkeypatch.setattr("app.research.train.monitor.Monitor.pictures", lambda monitor, vae, step: None)
 
 
@@ -76,7 +77,9 @@ def trained(cohort, tmp_path_factory):
     """(places, bundle) of a training of four steps, as a user has it."""
     folder = tmp_path_factory.mktemp("trained")
     places = Places(cohort, folder / "tiny", cache=folder / "cache")
-    return places, train_bundle(places, plan())
+    with pytest.MonkeyPatch.context() as patch:
+        export_quickly(patch)
+        return places, train_bundle(places, plan())
 
 
 def test_the_command_trains_a_bundle_that_encodes(call, cohort, tmp_path):
@@ -206,16 +209,6 @@ def test_a_dry_run_shows_split_windows_and_memory_and_writes_nothing(call, cohor
     assert "about 4 steps of" in out
     assert "memory of this process" in out
     assert {path.name for path in tmp_path.iterdir()} == {"train.yaml"}
-
-
-def test_what_would_refuse_the_bundle_is_found_before_anything_is_read(cohort, tmp_path, monkeypatch):
-    def refuses(vae):
-        raise BundleError("cannot be exported")
-
-    monkeypatch.setattr("models.bundle.export.encoder_onnx", refuses)
-    monkeypatch.setattr("app.research.train.train.find_scans", lambda *given: pytest.fail("looked for scans"))
-    with pytest.raises(BundleError, match="cannot be exported"):
-        train_bundle(Places(cohort, tmp_path / "tiny", cache=tmp_path / "cache"), plan())
 
 
 def test_a_trained_network_whose_bundle_could_not_be_written_is_got_out_with_resume(

@@ -12,9 +12,9 @@ from models.networks.registry import build_vae
 from models.statistics.aggregate import aggregate_kl
 from models.statistics.pca_whitening import learn_axes
 from models.training.whitening import can_be_whitened, with_axes
+from tests.support.bundles import SMALL_CT_VAE
 
-SMALL = {"window_voxels": [8, 16, 16], "channels": [8, 16, 16], "dense": 16, "neck": 8, "latents": 5}
-SMALL["fold"] = [2, 4, 4]
+SMALL = SMALL_CT_VAE | {"latents": 5}
 
 
 @pytest.fixture(scope="module")
