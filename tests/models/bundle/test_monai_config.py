@@ -6,10 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
@@ -66,13 +66,14 @@ def bundle(tmp_path_factory):
     return write_small_bundle(tmp_path_factory.mktemp("models") / "small")
 
 
-def monai_bundle(*arguments: object, cwd: Path) -> str:
-    """Standard output and error of `python -m monai.bundle …`."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "monai.bundle", *map(str, arguments)]
-    ended = subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    return ended.stdout + ended.stderr
+@pytest.fixture
+def monais():
+    """MONAI's commands as its functions, which raise where something is wrong; their warnings are MONAI's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.bundle import scripts
+
+        yield scripts
 
 
 def write_scan(file: Path, shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -83,19 +84,15 @@ def write_scan(file: Path, shape: tuple[int, int, int], seed: int = 0) -> np.nda
     return hu
 
 
-def test_verify_metadata_passes(bundle, tmp_path):
+def test_verify_metadata_passes_and_can_fail(bundle, tmp_path, monais):
     (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
     metadata = bundle.path / "configs" / "metadata.json"
-    arguments = "--meta_file", metadata, "--filepath", tmp_path / "schema.json"
-    assert "metadata is verified with no error" in monai_bundle("verify_metadata", *arguments, cwd=tmp_path)
-
-
-def test_the_schema_of_the_test_above_can_be_failed(bundle):
-    metadata = json.loads((bundle.path / "configs" / "metadata.json").read_text())
-    jsonschema.validate(metadata, SCHEMA)
-    del metadata["network_data_format"]["outputs"]["pred"]
-    with pytest.raises(jsonschema.ValidationError, match="'pred' is a required property"):
-        jsonschema.validate(metadata, SCHEMA)
+    monais.verify_metadata(meta_file=str(metadata), filepath=str(tmp_path / "schema.json"))
+    wrong = json.loads(metadata.read_text())
+    del wrong["network_data_format"]["outputs"]["pred"]
+    (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match="'pred' is a required property"):
+        monais.verify_metadata(meta_file=str(tmp_path / "wrong.json"), filepath=str(tmp_path / "schema.json"))
 
 
 def test_what_is_missing_of_the_specification_is_named(bundle):
@@ -106,18 +103,23 @@ def test_what_is_missing_of_the_specification_is_named(bundle):
     assert "inputs.image" in missing_keys({"network_data_format": None})
 
 
-def test_verify_net_in_out_passes(bundle):
-    configs = bundle.path / "configs"
-    arguments = "--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json"
-    said = monai_bundle("verify_net_in_out", "--net_id", "network_def", *arguments, cwd=bundle.path)
-    assert "data shape of network is verified with no error" in said
+def test_verify_net_in_out_passes_and_can_fail(bundle, monkeypatch, monais):
+    monkeypatch.chdir(bundle.path)
+    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json"}
+    monais.verify_net_in_out(net_id="network_def", **files)
+    channels = {"_meta_#network_data_format#outputs#pred#num_channels": 5}
+    with pytest.raises(ValueError, match="output channel number `4` doesn't match: `5`"):
+        monais.verify_net_in_out(net_id="network_def", **files, **channels)
 
 
 def test_monais_run_gives_the_same_mu_on_a_nifti_file(bundle, tmp_path):
     """On a scan of the bundle's own spacing: what resamples otherwise, MONAI's linear Spacing, has nothing to do."""
     write_scan(tmp_path / "scan.nii.gz", (21, 14, 18))
-    arguments = "--bundle_root", bundle.path, "--image", "scan.nii.gz", "--output", "mu.npy"
-    monai_bundle("run", "--config_file", bundle.path / "configs" / "inference.json", *arguments, cwd=tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle.path / "configs" / "inference.json"]
+    line += ["--bundle_root", bundle.path, "--image", "scan.nii.gz", "--output", "mu.npy"]
+    ended = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert ended.returncode == 0, ended.stderr[-2000:]
     (record,) = encode(tmp_path / "scan.nii.gz", model=bundle.path, device="cpu")
     assert len(record.taps["mu"].windows) == 5
     np.testing.assert_allclose(np.load(tmp_path / "mu.npy"), record.taps["mu"].values, rtol=1e-5, atol=1e-5)
@@ -132,14 +134,15 @@ def test_a_scan_is_cut_and_filled_up_as_encode_does_it(bundle, tmp_path, shape):
     np.testing.assert_allclose(mu, record.taps["mu"].values, rtol=1e-5, atol=1e-5)
 
 
-def test_the_configuration_of_a_bundle_of_arrays_alone_takes_a_window(bundle, tmp_path):
+def test_the_configuration_of_a_bundle_of_arrays_alone_takes_a_window(bundle, tmp_path, monkeypatch, monais):
+    monkeypatch.chdir(tmp_path)
     alone = replace(bundle, preprocessing=arrays_only((8, 16, 16)))
     config = json.loads(inference_config(alone))
     assert "preprocessing" not in config
     window = np.random.default_rng(0).random((8, 16, 16), np.float32)
     np.save(tmp_path / "window.npy", window)
     (tmp_path / "inference.json").write_bytes(inference_config(alone))
-    arguments = "--bundle_root", bundle.path, "--image", "window.npy", "--output", "mu.npy"
-    monai_bundle("run", "--config_file", tmp_path / "inference.json", *arguments, cwd=tmp_path)
+    places = {"bundle_root": str(bundle.path), "image": "window.npy", "output": "mu.npy"}
+    monais.run(config_file="inference.json", **places)
     expected = OnnxEncoder(bundle).run(window[None, None], ["mu"])["mu"][0]
     np.testing.assert_allclose(np.load(tmp_path / "mu.npy"), expected, rtol=1e-5, atol=1e-5)
