@@ -6,29 +6,23 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import holoscan_cli.__main__ as sdk
 import pytest
 
+from app.cli import monai_deploy as command
+
 MONAI_DEPLOY = Path(sys.executable).parent / "monai-deploy"
-SDK_MONAI_DEPLOY = f"""
-import sys
-from holoscan_cli.__main__ import main
-sys.argv[0] = {str(MONAI_DEPLOY)!r}
-sys.exit(main())
-"""
 ECHO = """
 import json, os, sys
 print(json.dumps({"argv": sys.argv[1:], "pid": os.getpid(), "input": os.environ.get("HOLOSCAN_INPUT_PATH")}))
 sys.exit(7)
 """
-SDK_ARGUMENTS = """
-import json
-from monai.deploy.core.arg_parser import parse_args
-print(json.dumps({name: str(value) for name, value in vars(parse_args()).items() if name != "argv"}))
-"""
-
 Finished = subprocess.CompletedProcess[str]
+Executed = Callable[..., list[str]]
 
 
 def monai_deploy(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> Finished:
@@ -47,6 +41,25 @@ def echo(tmp_path: Path) -> Path:
     return application(tmp_path / "echo", ECHO)
 
 
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> Executed:
+    """Return the command line that `exec` becomes."""
+
+    class Became(Exception):
+        pass
+
+    def execve(program: str, line: list[str], environment: dict[str, str]) -> None:
+        raise Became(line)
+
+    def run(*arguments: str) -> list[str]:
+        with pytest.raises(Became) as became:
+            command.main([str(MONAI_DEPLOY), *arguments])
+        return list(became.value.args[0])
+
+    monkeypatch.setattr(os, "execve", execve)
+    return run
+
+
 @pytest.mark.parametrize("arguments", [(), ("--help",)], ids=["none", "help"])
 def test_the_help_names_exec_beside_the_verbs_of_the_sdk(arguments: tuple[str, ...]):
     shown = monai_deploy(*arguments)
@@ -58,10 +71,21 @@ def test_the_help_names_exec_beside_the_verbs_of_the_sdk(arguments: tuple[str, .
 @pytest.mark.parametrize(
     "line", ["package --help", "run --help", "version", "-l DEBUG version", "package", "nonesuch", "-l nonesuch"]
 )
-def test_every_other_verb_is_the_sdks_own(line: str):
-    ours = monai_deploy(*line.split())
-    theirs = subprocess.run([sys.executable, "-c", SDK_MONAI_DEPLOY, *line.split()], capture_output=True, text=True)
-    assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, theirs.stderr)
+def test_every_other_verb_is_the_sdks_own(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", [str(MONAI_DEPLOY), *line.split()])
+
+    def ended(main: Callable[[list[str]], object]) -> tuple[object, str, str]:
+        try:
+            code = main(sys.argv)
+        except SystemExit as end:
+            code = end.code
+        return code or 0, *capsys.readouterr()
+
+    ours = ended(command.main)
+    assert ours == ended(sdk.main)
+    assert ours[1] or ours[2]
 
 
 def test_version_knows_that_the_kit_is_monai_deploy():
@@ -83,9 +107,8 @@ def test_version_knows_that_the_kit_is_monai_deploy():
         ("exec APP -- --help", "--help"),
     ],
 )
-def test_exec_passes_flags_on_to_the_application(echo: Path, line: str, passed_on: str):
-    ended = monai_deploy(*line.replace("APP", str(echo)).split())
-    assert json.loads(ended.stdout)["argv"] == passed_on.split()
+def test_exec_passes_flags_on_to_the_application(echo: Path, line: str, passed_on: str, executed: Executed):
+    assert executed(*line.replace("APP", str(echo)).split()) == [sys.executable, str(echo), *passed_on.split()]
 
 
 def test_exec_takes_paths_with_spaces(tmp_path: Path):
@@ -93,15 +116,20 @@ def test_exec_takes_paths_with_spaces(tmp_path: Path):
     assert json.loads(ended.stdout)["argv"] == ["-i", "my scans"]
 
 
-def test_what_exec_passes_on_is_what_the_sdk_parses(tmp_path: Path):
+def test_what_exec_passes_on_is_what_the_sdk_parses(
+    tmp_path: Path, echo: Path, executed: Executed, monkeypatch: pytest.MonkeyPatch
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from monai.deploy.core.arg_parser import parse_args
+
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     (tmp_path / "models").mkdir()
-    app = application(tmp_path / "sdk", SDK_ARGUMENTS)
     line = ["-i", "in", "-o", "out", "-m", "models", "-w", "work", "-l", "ERROR"]
-    ended = monai_deploy("exec", app, *line, cwd=tmp_path, PYTHONWARNINGS="ignore")
+    parsed = vars(parse_args(executed("exec", str(echo), *line)[1:]))
     expected = {"input": "in", "output": "out", "model": "models", "workdir": "work"}
-    parsed = json.loads(ended.stdout.splitlines()[-1])
-    assert {name: parsed[name] for name in expected} == {k: str(tmp_path / v) for k, v in expected.items()}
+    assert {name: str(parsed[name]) for name in expected} == {k: str(tmp_path / v) for k, v in expected.items()}
     assert parsed["log_level"] == "ERROR"
 
 
@@ -120,12 +148,23 @@ def test_exec_becomes_the_application_so_that_signals_reach_it(echo: Path):
     assert told["pid"] == started.pid
 
 
-@pytest.mark.parametrize("named", ["main/__main__.py", "by_name", "by_name/app.py", "other/job.py"])
-def test_exec_takes_a_folder_or_a_python_file(tmp_path: Path, named: str):
+@pytest.mark.parametrize(
+    ("named", "started"),
+    [
+        ("main/__main__.py", "main"),
+        ("by_name", "by_name/app.py"),
+        ("by_name/app.py", "by_name/app.py"),
+        ("other/job.py", "other/job.py"),
+    ],
+)
+def test_exec_takes_a_folder_or_a_python_file(
+    tmp_path: Path, named: str, started: str, executed: Executed, monkeypatch: pytest.MonkeyPatch
+):
     application(tmp_path / "main", ECHO)
     application(tmp_path / "by_name", ECHO, name="app.py")
     application(tmp_path / "other", ECHO, name="job.py")
-    assert monai_deploy("exec", named, cwd=tmp_path).returncode == 7
+    monkeypatch.chdir(tmp_path)
+    assert executed("exec", named) == [sys.executable, str(tmp_path / started)]
 
 
 def test_an_application_that_imports_itself_by_name_gets_the_copy_that_was_named(tmp_path: Path):
@@ -145,10 +184,16 @@ def test_exec_accepts_and_ignores_the_choices_that_the_sdk_dropped(echo: Path):
 @pytest.mark.parametrize(
     "line", ["exec", "exec DOE_JOHN", "exec folder", "exec folder/notes.txt", "exec echo -l LOUD", "exec echo -i"]
 )
-def test_exec_that_could_not_start_says_so_in_one_line_and_ends_with_3(tmp_path: Path, echo: Path, line: str):
+@pytest.mark.usefixtures("echo")
+def test_exec_that_could_not_start_says_so_in_one_line_and_ends_with_3(
+    tmp_path: Path, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     application(tmp_path / "folder", "", name="notes.txt")
-    ended = monai_deploy(*line.split(), cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.startswith("USAGE: ") and ended.stderr.endswith("; see monai-deploy exec --help\n")
-    assert ended.stderr.count("\n") == 1
-    assert "DOE_JOHN" not in ended.stderr
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command.main([str(MONAI_DEPLOY), *line.split()])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (3, "")
+    assert said.err.startswith("USAGE: ") and said.err.endswith("; see monai-deploy exec --help\n")
+    assert said.err.count("\n") == 1
+    assert "DOE_JOHN" not in said.err
