@@ -97,7 +97,7 @@ def encode_graph(paths: RunPaths, settings: Settings) -> int:
 
         def enter(outcome: Outcome) -> None:
             ledger.enter(outcome)
-            report(len(ledger.outcomes), ledger.met, "encoding series")
+            report(len(ledger.outcomes), ledger.series_found, "encoding series")
 
         CtVaeApplication(jobs, pipeline, enter).run()
         stop_if_asked()  # the graph's C++ may have swallowed what SIGTERM raised

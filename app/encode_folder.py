@@ -100,7 +100,7 @@ def encode_folder(paths: RunPaths, settings: Settings, predecessors: Sequence[Pa
         open_series(paths.input, settings, ledger.enter_inventory, report) as jobs,
     ):
         for done, job in enumerate(jobs):
-            report(done, ledger.met, "encoding series")
+            report(done, ledger.series_found, "encoding series")
             ledger.enter(pipeline.run(job).ended("written"))
     written = {
         (outcome.series_instance_uid, outcome.part) for outcome in ledger.outcomes if outcome.status == "written"

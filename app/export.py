@@ -46,7 +46,7 @@ def export_folder(paths: RunPaths, settings: Settings, *, windows: bool = False)
         open_series(paths.input, settings, ledger.enter_inventory, report) as jobs,
     ):
         for done, job in enumerate(jobs):
-            report(done, ledger.met, "exporting series")
+            report(done, ledger.series_found, "exporting series")
             ledger.enter(_exported(job.then("volume", build), paths.output, preprocessing).ended("written"))
     return exit_code(ledger.outcomes)
 

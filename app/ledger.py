@@ -71,7 +71,7 @@ class Ledger:
     _stack: ExitStack = field(default_factory=ExitStack)
 
     @property
-    def met(self) -> int:
+    def series_found(self) -> int:
         """Number of series found, once all headers are read."""
         return 0 if self.inventory is None else len(self.inventory.series)
 

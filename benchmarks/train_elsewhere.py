@@ -51,10 +51,10 @@ def main() -> None:
 
 def pack(args: argparse.Namespace) -> None:
     from app.research.train.recipe import load_recipe, make_plan
-    from app.research.train.train import Places, read_to_train
+    from app.research.train.train import TrainingPaths, read_to_train
 
     plan = make_plan(load_recipe(args.recipe), training={}, data={})
-    given = read_to_train(Places(args.data, Path("packed"), args.root, args.cache), plan)
+    given = read_to_train(TrainingPaths(args.data, Path("packed"), args.root, args.cache), plan)
     calibration = [windows for scans in given.calibration.values() for windows in scans]
     about = {
         "settings": asdict(given.settings),

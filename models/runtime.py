@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.onnx_graph import has_external_data
-from models.spec import Bundle, BundleError
+from models.spec import Bundle, BundleError, one_line
 from models.weights import read_weights
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _open_session(file: Path, threads: int) -> tuple[InferenceSession, str]:
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base but Exception
-        raise BundleError(f"ONNX Runtime cannot use {file.name}: {_first_line(error)}") from error
+        raise BundleError(f"ONNX Runtime cannot use {file.name}: {one_line(error)}") from error
     return session, f"onnxruntime {onnxruntime.__version__} cpu"
 
 
@@ -270,7 +270,7 @@ def load_vae(bundle: Bundle) -> Vae:
     try:
         vae.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()}, assign=True)
     except RuntimeError as error:
-        raise BundleError(f"weights do not fit the architecture {bundle.architecture}: {_first_line(error)}") from error
+        raise BundleError(f"weights do not fit the architecture {bundle.architecture}: {one_line(error)}") from error
     if vae.window_voxels != bundle.preprocessing.window_voxels or set(vae.tap_names) != {t.name for t in bundle.taps}:
         raise BundleError(f"architecture {bundle.architecture} takes {vae.window_voxels} and has taps {vae.tap_names}")
     return vae.eval()
@@ -279,7 +279,3 @@ def load_vae(bundle: Bundle) -> Vae:
 def _check_windows(windows: NDArray[np.float32], expected: tuple[int, ...]) -> None:
     if windows.dtype != np.float32 or windows.shape[1:] != expected[1:] or not len(windows):
         raise ValueError(f"windows are {windows.dtype} {windows.shape}; expected float32 (n, {expected[1:]}), n > 0")
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -27,6 +27,11 @@ class BundleError(Exception):
     reason: ClassVar[str] = "BUNDLE_INVALID"
 
 
+def one_line(error: Exception) -> str:
+    """Return the text of another library's error in one line of at most 200 characters, to be quoted in ours."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class InTheWayError(BundleError):
     """Something that ctvae did not write stands where a bundle, or a file of one, is to be written."""
 

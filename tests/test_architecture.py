@@ -215,7 +215,7 @@ VERBS = frozenset(
         *("Work", "Write", "Yield"),
     )
 )
-# Variable names that do not say what they hold.
+# Names that do not say what they hold or do.
 MISLEADING = frozenset(("said", "of", "met", "asked", "told"))
 
 
@@ -239,7 +239,8 @@ def misworded(source: str) -> list[str]:
         if (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in MISLEADING)
         or (isinstance(node, ast.arg) and node.arg in MISLEADING)
     ]
-    return nouns + variables
+    named = [f"line {node.lineno}: {node.name}" for node in functions(tree) if node.name.lstrip("_") in MISLEADING]
+    return nouns + variables + named
 
 
 def test_docstrings_begin_with_a_verb_and_names_do_not_mislead():
@@ -249,6 +250,7 @@ def test_docstrings_begin_with_a_verb_and_names_do_not_mislead():
 
 def test_a_noun_and_a_misleading_name_would_be_found():
     assert misworded('def f(of):\n    """The sum."""\n    told = of') == ["line 1: The", "line 1: of", "line 3: told"]
+    assert misworded("def _said():\n    pass") == ["line 1: _said"]
     assert misworded('@property\ndef f():\n    """The sum."""') == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import statistics
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli.options import DeviceName, DeviceOption, JsonOption, LogLevelOption, ModelOption
+from app.cli.print_json import print_json
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def command(
 
         verdicts = list(examine(models, device.value))
         if as_json:
-            sys.stdout.write(json.dumps({"verdicts": [asdict(verdict) for verdict in verdicts]}, indent=1) + "\n")
+            print_json({"verdicts": [asdict(verdict) for verdict in verdicts]})
         else:
             sys.stdout.write(verdict_lines(verdicts))
         return 1 if any(verdict.good is False for verdict in verdicts) else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import FeaturesArgument, JsonOption, LogLevelOption, TableTapOption
+from app.cli.print_json import print_json
 from app.process import LogLevel, guarded
 
 
@@ -57,7 +57,7 @@ def command(
             features = join_labels(features, labels, site_key).table
         found = drift(features, by, tap=tap, reference=reference, parts=parts, seed=seed)
         if as_json:
-            sys.stdout.write(json.dumps(asdict(found), indent=1) + "\n")
+            print_json(asdict(found))
             return 0
         lines = [f"reference: {found.reference} ({found.reference_patients} patients)"]
         lines.append("distance  p      p corrected  dimensions changed  patients  group")

@@ -69,6 +69,11 @@ RootOption = Annotated[Path | None, typer.Option(help="Folder that the paths in 
 ScanLabelsOption = Annotated[
     Path | None, typer.Option(help="CSV of labels: series_instance_uid, patient or path, then a column per label.")
 ]
+SpacingOption = Annotated[
+    str | None,
+    typer.Option(help="Z,Y,X in mm: spacing of the voxels that it was trained on; not with --fit resize."),
+]
+WindowHuOption = Annotated[str | None, typer.Option(help="LOW,HIGH: HU that were scaled to 0 and 1.")]
 VersionOption = Annotated[str, typer.Option(help="Version of the new bundle.")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import JsonOption, LogLevelOption, MostOption, TableTapOption
+from app.cli.print_json import print_json
 from app.process import LogLevel, guarded
 
 
@@ -43,7 +43,7 @@ def command(
 
         found = similar(read_place(index), series, tap=tap, metric=metric.value, most=most)
         if as_json:
-            sys.stdout.write(json.dumps([asdict(neighbour) for neighbour in found], indent=1) + "\n")
+            print_json([asdict(neighbour) for neighbour in found])
             return 0
         sys.stdout.write("distance  nearer than  patient  series\n")
         for neighbour in found:

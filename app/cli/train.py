@@ -67,7 +67,7 @@ def command(
         from app.console import progress
         from app.open_bundle import bundle_errors
         from app.research.train.describe import Wording
-        from app.research.train.train import Places, dry_run_training, train_bundle
+        from app.research.train.train import TrainingPaths, dry_run_training, train_bundle
         from app.settings import load_settings
 
         given = {"architecture": arch, "minutes": minutes, "steps": steps, "batch": batch, "seed": seed}
@@ -75,7 +75,7 @@ def command(
             plan = _plan(recipe, given | {"threads": threads}, root, init)
             where = Path(plan.data.root) if plan.data.root else None
             wording = Wording(version, _command_text(output, recipe, init, given), _text(notes))
-            places = Places(data, output, where, cache, labels)
+            places = TrainingPaths(data, output, where, cache, labels)
             reading = load_settings(config)
             if dry_run:
                 found = dry_run_training(places, plan, wording=wording, settings=reading)

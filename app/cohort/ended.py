@@ -67,7 +67,7 @@ class Ended:
         return zlib.compress(json.dumps({"outcome": values, **about}).encode(), 1)
 
     @staticmethod
-    def of(uid: str, part: int | None, body: bytes) -> Ended:
+    def from_body(uid: str, part: int | None, body: bytes) -> Ended:
         """Return what has this UID, part and body."""
         found = json.loads(zlib.decompress(body))
         values = found["outcome"]
@@ -124,7 +124,7 @@ class EndedStore:
     def all(self) -> Iterator[Ended]:
         """Yield each series or part once, sorted; of one that ended in two units the first, with all its places."""
         query = "SELECT uid, part, body FROM ended ORDER BY uid, coalesce(part, 0), status <> 'written', unit, rowid"
-        every = (Ended.of(*row) for row in self._database.execute(query))
+        every = (Ended.from_body(*row) for row in self._database.execute(query))
         for _, group in groupby(every, key=lambda one: one.key):
             first, *others = group
             places = {place for one in (first, *others) for place in one.places}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from app.cohort.row import Row
-from app.cohort.scan import COLUMNS, Scan
+from app.cohort.scan import COLUMNS, FileScan
 from app.cohort.source import Source
 from app.cohort.units import Unit
 from operators.results.atomic import atomic_file, remove_unfinished
@@ -100,10 +100,10 @@ def bring_up_to_date(source: Source, folder: Path, on_file: Callable[[int], None
     remove_unfinished(folder, f".{FILES}.*")
     resumed = scratch.exists()
     try:
-        scan = Scan(scratch)
+        scan = FileScan(scratch)
     except sqlite3.DatabaseError:  # a kill of the machine itself may leave anything; it is only scratch
         scratch.unlink()
-        resumed, scan = False, Scan(scratch)
+        resumed, scan = False, FileScan(scratch)
     with closing(scan):
         if not resumed and index.file.exists():
             scan.load(_row(row) for row in index._rows())
@@ -115,7 +115,7 @@ def bring_up_to_date(source: Source, folder: Path, on_file: Callable[[int], None
     return index
 
 
-def _write(scan: Scan, file: Path) -> None:
+def _write(scan: FileScan, file: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

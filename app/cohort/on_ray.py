@@ -90,7 +90,10 @@ def encode_on_ray(
             if row[STOPPED]:
                 raise Stopped(*json.loads(row[STOPPED])).error()
             series = json.loads(row[SERIES])
-            on_ended(Unit.of(row[UNIT]), [Ended.of(uid, part, bytes.fromhex(body)) for uid, part, body in series])
+            on_ended(
+                Unit.from_body(row[UNIT]),
+                [Ended.from_body(uid, part, bytes.fromhex(body)) for uid, part, body in series],
+            )
 
 
 class Stage:
@@ -112,7 +115,7 @@ class Stage:
 
         try:
             _check_machine(self._work, self._version)
-            self._team.encode((Unit.of(body) for body in batch[UNIT]), enter)
+            self._team.encode((Unit.from_body(body) for body in batch[UNIT]), enter)
         except CtvaeError as error:
             rows.append((b"", "", json.dumps(astuple(Stopped.by(error)))))
         return dict(zip((UNIT, SERIES, STOPPED), map(list, zip(*rows, strict=True)), strict=True))

@@ -35,7 +35,7 @@ WITHOUT ROWID
 _PUT: Final = f"INSERT OR REPLACE INTO file ({', '.join(COLUMNS)}, seen) VALUES ({', '.join('?' * len(COLUMNS))}, ?)"  # noqa: S608
 
 
-class Scan:
+class FileScan:
     """The scratch database of one scan.
 
     Attributes:

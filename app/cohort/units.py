@@ -63,7 +63,7 @@ class Unit:
         return zlib.compress(json.dumps([self.name, files, self.lost, self.shared]).encode(), 1)
 
     @staticmethod
-    def of(body: bytes) -> Unit:
+    def from_body(body: bytes) -> Unit:
         """Return the unit with this body."""
         name, files, lost, shared = json.loads(zlib.decompress(body))
         rows = (Row(bytes.fromhex(archive), bytes.fromhex(path), *rest) for archive, path, *rest in files)

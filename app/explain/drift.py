@@ -154,9 +154,9 @@ def _grouped(table: FeatureTable, column: str, parts: int) -> NDArray[np.str_]:
     if len(np.unique(ordered)) < parts:
         return np.array([f"{one:g}" if values.dtype.kind == "f" else str(one) for one in ordered], np.str_)
     at = np.searchsorted(np.sort(ordered), ordered, side="left") * parts // len(ordered)
-    names = {k: f"{k + 1}: {_said(ordered[at == k].min())} to {_said(ordered[at == k].max())}" for k in np.unique(at)}
+    names = {k: f"{k + 1}: {_shown(ordered[at == k].min())} to {_shown(ordered[at == k].max())}" for k in np.unique(at)}
     return np.array([names[one] for one in at], np.str_)
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

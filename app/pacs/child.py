@@ -100,14 +100,14 @@ def _done(request: Request, pipeline: Pipeline, settings: Settings) -> dict[str,
         for outcome in inventory.unreadable:
             outcomes.append((outcome, [outcome.file] if outcome.file else []))
 
-    def met(jobs: Iterator[Job[Series]]) -> Iterator[Job[Series]]:
+    def noted(jobs: Iterator[Job[Series]]) -> Iterator[Job[Series]]:
         for job in jobs:
             series = job.series
             files[series.series_instance_uid, series.part] = series, [one.path.name for one in series.instances]
             yield _with_findings(job, request.findings)
 
     with open_series(Path(request.input), settings, unreadable) as jobs:
-        run(met(jobs), pipeline, entered)
+        run(noted(jobs), pipeline, entered)
     for series, names in files.values():
         lost = SeriesFailed("LOST_SERIES", "the run ended before this series did; run again")
         outcomes.append((failure(Job(series, series), lost), names))

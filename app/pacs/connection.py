@@ -103,10 +103,10 @@ class GuardedSocket(AssociationSocket):
         dul, messages = self.assoc.dul, _Messages()
         dul._run_loop_delay = 0.0  # `ready` waits
         self.assoc.dimse.msg_queue = messages
-        dul.to_user_queue = _Primitives(self._asked, messages.nudge)
+        dul.to_user_queue = _Primitives(self._owe_answer, messages.nudge)
         dul.to_provider_queue = _Answers(self._answered)
 
-    def _asked(self) -> None:
+    def _owe_answer(self) -> None:
         """Note that the peer asks to be let in, or released: until that is answered, we owe the answer."""
         self._owed = True
 
@@ -198,9 +198,9 @@ class _Primitives(queue.Queue[Any]):
 
     def __init__(self, on_request: Callable[[], None], nudge: Callable[[], None]) -> None:
         super().__init__()
-        self._asked, self._nudge = on_request, nudge
+        self._on_request, self._nudge = on_request, nudge
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        self._asked()
+        self._on_request()
         super().put(item, block, timeout)
         self._nudge()

@@ -219,7 +219,7 @@ def _relayed(at: int | Path, to: int | Path) -> Iterator[None]:
     """Relay connections from a port on loopback, or a Unix socket, to another one, in a thread."""
     started: queue.Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event] | OSError] = queue.Queue()
 
-    async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             other = await _open(to)
         except OSError:
@@ -231,9 +231,9 @@ def _relayed(at: int | Path, to: int | Path) -> Iterator[None]:
         stop = asyncio.Event()
         try:
             if isinstance(at, Path):
-                server = await asyncio.start_unix_server(met, at)
+                server = await asyncio.start_unix_server(relay, at)
             else:
-                server = await asyncio.start_server(met, "127.0.0.1", at)
+                server = await asyncio.start_server(relay, "127.0.0.1", at)
         except OSError as error:
             started.put(error)
             return

@@ -79,13 +79,13 @@ def job_with_all(database: Database, job_id: int) -> dict[str, Any] | None:
     return {
         **found[0],
         "instances": _rows(database, became.group_by(cols.part, cols.status, cols.reason)),
-        "results": _rows(database, _of(result, job_id)),
-        "deliveries": _rows(database, _of(delivery, job_id)),
+        "results": _rows(database, _of_job(result, job_id)),
+        "deliveries": _rows(database, _of_job(delivery, job_id)),
         "commitments": _rows(database, commitments.where(delivery.c.job_id == job_id).order_by(commitment.c.id)),
     }
 
 
-def _of(table: Table, job_id: int) -> Select[Any]:
+def _of_job(table: Table, job_id: int) -> Select[Any]:
     return select(table).where(table.c.job_id == job_id).order_by(table.c.id)
 
 

@@ -14,7 +14,7 @@ from models.networks.keras import keras_encoder
 from models.networks.question import question
 from models.networks.vae import Vae
 from models.networks.var_autoencoder import var_autoencoder
-from models.spec import BundleError
+from models.spec import BundleError, one_line
 
 ARCHITECTURES: Mapping[str, Callable[..., Vae]] = {
     "question": question,
@@ -67,12 +67,12 @@ def build_vae(architecture: str, parameters: Mapping[str, Any]) -> Vae:
     try:
         return ARCHITECTURES[architecture](**checked)
     except ImportError as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
         raise BundleError(
             f"{architecture} with these parameters needs a package that is not installed: {reason}"
         ) from error
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise BundleError(f"{architecture} cannot be built from {dict(parameters)}: {reason}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import BundleOrShippedArgument, JsonOption, LogLevelOption
+from app.cli.print_json import print_json
 from app.process import LogLevel, guarded
 
 
@@ -44,7 +44,7 @@ def command(
                 "version": bundle.version,
                 "verdicts": [asdict(verdict) for verdict in verdicts],
             }
-            sys.stdout.write(json.dumps(document, indent=1) + "\n")
+            print_json(document)
         else:
             sys.stdout.write(verdict_lines(verdicts))
         learned = (ACTIVE_UNITS, RECONSTRUCTION)

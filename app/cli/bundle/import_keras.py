@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.options import LogLevelOption, NewBundleOption, VersionOption
+from app.cli.options import LogLevelOption, NewBundleOption, SpacingOption, VersionOption, WindowHuOption
 from app.process import LogLevel, guarded
 
 logger = logging.getLogger(__name__)
@@ -33,11 +33,8 @@ class Heads(StrEnum):
 def command(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="Encoder: .keras, .h5 or .weights.h5.")],
     output: NewBundleOption,
-    spacing: Annotated[
-        str | None,
-        typer.Option(help="Z,Y,X in mm: spacing of the voxels that it was trained on; not with --fit resize."),
-    ] = None,
-    window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH: HU that were scaled to 0 and 1.")] = None,
+    spacing: SpacingOption = None,
+    window_hu: WindowHuOption = None,
     fit: Annotated[
         Fit | None,
         typer.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.options import LogLevelOption, NewBundleOption, VersionOption
+from app.cli.options import LogLevelOption, NewBundleOption, SpacingOption, VersionOption, WindowHuOption
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -39,11 +39,8 @@ def command(
         str, typer.Option("--arch", help="Architecture: autoencoder_kl, autoencoder_kl_maisi or var_autoencoder.")
     ],
     window_voxels: Annotated[str, typer.Option(help="Z,Y,X: size of the input.")] = "",
-    spacing: Annotated[
-        str | None,
-        typer.Option(help="Z,Y,X in mm: spacing of the voxels that it was trained on; not with --fit resize."),
-    ] = None,
-    window_hu: Annotated[str | None, typer.Option(help="LOW,HIGH: HU that were scaled to 0 and 1.")] = None,
+    spacing: SpacingOption = None,
+    window_hu: WindowHuOption = None,
     fit: Annotated[
         str,
         typer.Option(

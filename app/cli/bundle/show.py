@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from app.cli.options import BundleOrShippedArgument, JsonOption, LogLevelOption
+from app.cli.print_json import print_json
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ def command(
         certificate = _certificate(bundle)
         with bundle_errors():
             described = describe(bundle, certificate)
-        lines = json.dumps(described, indent=1) if as_json else "\n".join(_lines(bundle, described, certificate))
-        sys.stdout.write(lines + "\n")
+        if as_json:
+            print_json(described)
+        else:
+            sys.stdout.write("\n".join(_lines(bundle, described, certificate)) + "\n")
         return 0
 
     return guarded(run, log_level)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.options import JsonOption, LogLevelOption
+from app.cli.print_json import print_json
 from app.process import LogLevel, guarded
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def command(
                     sys.stdout.write(verdict_lines([verdict], WIDTH))
                     sys.stdout.flush()
             if as_json:
-                sys.stdout.write(json.dumps({"verdicts": [asdict(one) for one in verdicts]}, indent=1) + "\n")
+                print_json({"verdicts": [asdict(one) for one in verdicts]})
         return 0 if good else 1
 
     return guarded(run, log_level)

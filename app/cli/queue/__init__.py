@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from app.cli.lazy import LazyGroup
+from app.cli.print_json import print_json
 
 if TYPE_CHECKING:
     from app.pacs.database.engine import Database
@@ -63,8 +63,10 @@ def audited(settings: ListenerSettings) -> Iterator[None]:
 
 def say(found: T, lines: Callable[[T], Iterable[str]], *, as_json: bool) -> None:
     """Write what was found to stdout: as JSON for programs, or in the lines that a person is shown."""
-    text = json.dumps(found, indent=1) + "\n" if as_json else "".join(f"{line}\n" for line in lines(found))
-    sys.stdout.write(text)
+    if as_json:
+        print_json(found)
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in lines(found)))
 
 
 def when(seconds: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import ConfigOption, LogLevelOption
+from app.cli.print_json import print_json
 from app.process import LogLevel, guarded
 
 MOST_NAMED = 20
@@ -29,7 +29,7 @@ def command(
         with opened(config) as (settings, database):
             found = audit(database, settings.places)
         if as_json:
-            sys.stdout.write(json.dumps({**asdict(found), "difference": found.difference}, indent=1) + "\n")
+            print_json({**asdict(found), "difference": found.difference})
             return 1 if found.difference else 0
         ended = sum(found.ended.values())
         sys.stdout.write(

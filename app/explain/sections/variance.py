@@ -22,7 +22,7 @@ def variance_of(question: Question) -> tuple[str, Table]:
     columns, caption = ("part", "share_of_variance", "low", "high"), "Share of the features' variance"
     rows: list[tuple[Cell, ...]] = [(name, *share) for name, share in _parts(shares)]
     table = Table("variance", caption, columns, tuple(rows), headings=(("low", "95 % from"), ("high", "to")))
-    return _said(shares), table
+    return _sentence(shares), table
 
 
 def settings_of(table: FeatureTable) -> NDArray[np.str_] | None:
@@ -43,7 +43,7 @@ def _parts(shares: Shares | None) -> list[tuple[str, tuple[float, float, float]]
     return [*listed, ("rest (phase, position, noise)", shares.rest)]
 
 
-def _said(shares: Shares | None) -> str:
+def _sentence(shares: Shares | None) -> str:
     if shares is None:
         return "Patient and acquisition cannot be separated: fewer than three patients have two or more series."
     basis = f"from the {shares.patients} patients with two or more series alone"

@@ -35,11 +35,11 @@ def valid(image: Image) -> str:
         raise CannotTell(f"{error.name} is not installed; install ctvae[map] to compare with the schema") from error
     wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
     if wrong is not None:
-        raise NotHeld(f"the schema of CycloneDX {SPEC_VERSION} refuses it: {_said(wrong)}", "valid", WRITE)
+        raise NotHeld(f"the schema of CycloneDX {SPEC_VERSION} refuses it: {_problem(wrong)}", "valid", WRITE)
     return f"CycloneDX {SPEC_VERSION}, {len(_components(image))} components"
 
 
-def _said(wrong: Any) -> str:
+def _problem(wrong: Any) -> str:
     message, path = getattr(wrong.data, "message", str(wrong.data)), getattr(wrong.data, "json_path", "")
     return f"{path} {str(message)[:120]}"
 

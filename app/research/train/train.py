@@ -41,7 +41,7 @@ DEFAULT_CACHE = Path(".cache", "windows")
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class TrainingPaths:
     """Where a training reads and writes.
 
     Attributes:
@@ -88,7 +88,7 @@ class TrainingWindows:
 
 
 def train_bundle(
-    places: Places,
+    places: TrainingPaths,
     plan: Plan,
     *,
     wording: Wording = UNSAID,
@@ -146,7 +146,9 @@ def _with_reference(bundle: Bundle, scans: Sequence[Scan], report: Report) -> Bu
         return bundle
 
 
-def dry_run_training(places: Places, plan: Plan, *, wording: Wording = UNSAID, settings: Settings = DEFAULTS) -> DryRun:
+def dry_run_training(
+    places: TrainingPaths, plan: Plan, *, wording: Wording = UNSAID, settings: Settings = DEFAULTS
+) -> DryRun:
     """Return what `train_bundle` would do, as far as headers and one step tell; nothing is written.
 
     Raises:
@@ -159,7 +161,7 @@ def dry_run_training(places: Places, plan: Plan, *, wording: Wording = UNSAID, s
     return dry_run(plan, parts, start or build_vae(plan.training.architecture, plan.training.parameters))
 
 
-def read_to_train(places: Places, plan: Plan, *, settings: Settings = DEFAULTS) -> TrainingWindows:
+def read_to_train(places: TrainingPaths, plan: Plan, *, settings: Settings = DEFAULTS) -> TrainingWindows:
     """Return what `train_bundle` would learn from, for a training by other means.
 
     Raises:
@@ -183,7 +185,7 @@ def _training_windows(
 
 
 def _prepared(
-    places: Places, plan: Plan, wording: Wording, settings: Settings
+    places: TrainingPaths, plan: Plan, wording: Wording, settings: Settings
 ) -> tuple[Plan, Vae | None, dict[Split, tuple[Scan, ...]]]:
     """Return the complete plan, the network to start from, and the scans by split."""
     plan = _whole(places.output, plan, wording)
@@ -198,7 +200,7 @@ def _prepared(
     return plan, start, parts
 
 
-def _check_output(places: Places, resume: bool) -> None:
+def _check_output(places: TrainingPaths, resume: bool) -> None:
     """Check everything that could make the last step fail, before hours of training."""
     output, checkpoint = places.output, places.checkpoint
     try:
@@ -275,7 +277,7 @@ def _read(
 
 
 def _train(
-    places: Places,
+    places: TrainingPaths,
     plan: Plan,
     parts: Mapping[Split, Sequence[Scan]],
     windows: Mapping[str, ScanWindows],

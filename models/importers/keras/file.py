@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models.importers.keras.graph import is_described
 from models.importers.keras.hdf5 import CONFIG_BYTES, FILE_BYTES, read_hdf5_apart
-from models.spec import BundleError
+from models.spec import BundleError, one_line
 
 _DEPTH = 64
 _UNFOLDS = 10
@@ -82,7 +82,7 @@ def _read_archive(path: Path) -> KerasFile:
             config = parse_json(_member(archive, "config.json", CONFIG_BYTES))
             weights = _member(archive, "model.weights.h5", FILE_BYTES)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise BundleError(f"the .keras archive is damaged: {_first_line(error)}; save the model again") from error
+        raise BundleError(f"the .keras archive is damaged: {one_line(error)}; save the model again") from error
     if not weights.startswith(_HDF5):
         raise BundleError("model.weights.h5 in the .keras archive is not HDF5; save the model again")
     held = _read_hdf5(weights)
@@ -116,9 +116,7 @@ def parse_json(text: bytes | str) -> Mapping[str, Any]:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BundleError(
-            f"the model's configuration is not JSON: {_first_line(error)}; save the model again"
-        ) from error
+        raise BundleError(f"the model's configuration is not JSON: {one_line(error)}; save the model again") from error
     level, depth = [config], 0
     while level:
         depth += 1
@@ -140,7 +138,3 @@ def _read_hdf5(content: bytes) -> KerasFile:
     config = None if held.config is None else parse_json(held.config)
     by_index = config is None and any("/vars/" in path for path in held.arrays)
     return KerasFile(config, held.arrays, held.names, by_index, held.order, held.parts)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

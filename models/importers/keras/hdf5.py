@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spec import BundleError
+from models.spec import BundleError, one_line
 
 FILE_BYTES = 1 << 30
 CONFIG_BYTES = 16 << 20
@@ -148,7 +148,7 @@ def _hdf5_errors() -> Iterator[None]:
         OverflowError,
         MemoryError,
     ) as error:
-        raise BundleError(f"the HDF5 file is damaged: {_first_line(error)}; save the model again") from error
+        raise BundleError(f"the HDF5 file is damaged: {one_line(error)}; save the model again") from error
 
 
 def _weights(root: Any) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
@@ -230,7 +230,3 @@ def _texts(group: Any, name: str) -> tuple[str, ...]:
         return ()
     values = [value.decode() if isinstance(value, bytes) else value for value in group.attrs[name].tolist()[:_OBJECTS]]
     return tuple(value for value in values if isinstance(value, str))
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

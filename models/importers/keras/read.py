@@ -26,7 +26,7 @@ from models.importers.keras.weights_alone import question_from_weights
 from models.networks.keras import IMAGE, LOGVAR, MU, VALUES, Shape, build_step
 from models.networks.registry import build_vae
 from models.networks.vae import Size, Vae
-from models.spec import BundleError
+from models.spec import BundleError, one_line
 
 _NO_DEVIATION = Operation("constant", {"value": -1e4})
 """Log-variance of an encoder that has none: sigma = exp(-5000) is 0 in float32."""
@@ -62,7 +62,7 @@ class KerasImport:
         try:
             vae.load_state_dict(held, assign=True)
         except RuntimeError as error:
-            raise BundleError(f"weights do not fit the layers: {' '.join(str(error).split())[:200]}") from error
+            raise BundleError(f"weights do not fit the layers: {one_line(error)}") from error
         return vae.eval()
 
 

@@ -52,8 +52,12 @@ def test_an_actor_answers_each_unit_with_its_series(units, work):
         found = stage(batch(units))
     finally:
         stage.end()
-    assert sorted(Unit.of(body).name for body in found[UNIT]) == [unit.name for unit in units]
-    ended = [Ended.of(uid, part, bytes.fromhex(body)) for text in found[SERIES] for uid, part, body in json.loads(text)]
+    assert sorted(Unit.from_body(body).name for body in found[UNIT]) == [unit.name for unit in units]
+    ended = [
+        Ended.from_body(uid, part, bytes.fromhex(body))
+        for text in found[SERIES]
+        for uid, part, body in json.loads(text)
+    ]
     assert [one.outcome.status for one in ended] == ["written", "written"] and set(found[STOPPED]) == {""}
     assert all(one.row and one.job_key for one in ended)
 
@@ -78,4 +82,4 @@ def test_a_cluster_that_does_not_answer_is_one_line_at_once(units, work):
 
 
 def test_a_unit_is_the_same_after_its_way_to_another_machine(units):
-    assert [Unit.of(unit.body()) for unit in units] == units
+    assert [Unit.from_body(unit.body()) for unit in units] == units

@@ -24,7 +24,7 @@ from app.research.data import find_scans as finding
 from app.research.data.find_scans import find_scans
 from app.research.train import plots
 from app.research.train.recipe import Recipe, _Loader, load_recipe, make_plan, parse_recipe
-from app.research.train.train import Places, train_bundle
+from app.research.train.train import TrainingPaths, train_bundle
 from models.bundle.store import load_bundle
 from models.runtime import OnnxEncoder, TorchEncoder, open_encoder
 from models.spec import BundleError, Preprocessing
@@ -76,7 +76,7 @@ def call(cohort, tmp_path, capsys):
 def trained(cohort, tmp_path_factory):
     """(places, bundle) of a training of four steps, as a user has it."""
     folder = tmp_path_factory.mktemp("trained")
-    places = Places(cohort, folder / "tiny", cache=folder / "cache")
+    places = TrainingPaths(cohort, folder / "tiny", cache=folder / "cache")
     with pytest.MonkeyPatch.context() as patch:
         export_quickly(patch)
         return places, train_bundle(places, plan())
@@ -214,7 +214,7 @@ def test_a_dry_run_shows_split_windows_and_memory_and_writes_nothing(call, cohor
 def test_a_trained_network_whose_bundle_could_not_be_written_is_got_out_with_resume(
     trained, cohort, tmp_path, monkeypatch
 ):
-    places = Places(cohort, tmp_path / "tiny", cache=trained[0].cache)
+    places = TrainingPaths(cohort, tmp_path / "tiny", cache=trained[0].cache)
 
     def refuses(bundle, vae):
         raise BundleError("the disk is full")
@@ -230,7 +230,7 @@ def test_a_bundle_is_fine_tuned_from_its_own_weights(cohort, tmp_path):
     parent = write_small_bundle(tmp_path / "parent")
     recipe = parse_recipe({"training": {"steps": 1, "batch": 4, "threads": 1, "learning_rate": 1e-8}})
     tuned = train_bundle(
-        Places(cohort, tmp_path / "tuned", cache=tmp_path / "cache"),
+        TrainingPaths(cohort, tmp_path / "tuned", cache=tmp_path / "cache"),
         make_plan(recipe, training={}, data={}, start=parent),
     )
     assert tuned.training.init == Parent("parent", "0.0.1", parent.weights_sha256)
@@ -264,7 +264,7 @@ def test_whom_the_parent_learned_from_is_not_measured_with(trained, tmp_path):
         split = now.get(one.key, "train")
         rows.append((one.known_as["path"], f"new {number}", split))
     listed = write_list(tmp_path / "list.csv", *rows)
-    again = Places(listed, tmp_path / "tuned", root=places.data, cache=places.cache)
+    again = TrainingPaths(listed, tmp_path / "tuned", root=places.data, cache=places.cache)
     with pytest.raises(
         StartError, match=r"BAD_SPLIT: tiny was trained or calibrated on patient new ., who is in test now"
     ):
@@ -279,7 +279,7 @@ def test_whom_a_grandparent_learned_from_is_never_measured_with(trained, tmp_pat
         rows = [(path, f"new {path}", split) for path, split in splits.items()]
         listed = write_list(tmp_path / f"{name}.csv", ("path", "patient", "split"), *rows)
         made = make_plan(Recipe(), training={"steps": 1, "threads": 1}, data={}, start=parent)
-        return train_bundle(Places(listed, tmp_path / name, root=more, cache=places.cache), made)
+        return train_bundle(TrainingPaths(listed, tmp_path / name, root=more, cache=places.cache), made)
 
     second = tune("second", first, p5="train", p6="calibration", p7="test")
     third = tune("third", second, p5="train", p7="calibration", p8="test")
@@ -351,7 +351,7 @@ def test_what_would_refuse_the_bundle_refuses_it_before_anything_is_read(cohort,
 
     monkeypatch.setattr("models.bundle.export.encoder_onnx", refuses)
     with pytest.raises(BundleError, match="made up"):
-        train_bundle(Places(cohort, tmp_path / "tiny", cache=tmp_path / "cache"), plan())
+        train_bundle(TrainingPaths(cohort, tmp_path / "tiny", cache=tmp_path / "cache"), plan())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -359,7 +359,7 @@ def test_something_else_in_the_outputs_place_is_found_before_anything_is_read(co
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(StartError, match="OUTPUT_IN_THE_WAY"):
-        train_bundle(Places(cohort, tmp_path / "mine", cache=tmp_path / "cache"), plan())
+        train_bundle(TrainingPaths(cohort, tmp_path / "mine", cache=tmp_path / "cache"), plan())
     assert not (tmp_path / "cache").exists()
 
 
