@@ -1,6 +1,6 @@
 """How fast C-STORE is received, beside DCMTK's storescp and Orthanc; sent by DCMTK's storescu, 512² slices.
 
-    python benchmarks/pacs_receive.py [--slices 200] [--json FILE]
+    python benchmarks/pacs_receive.py [--slices 200] [--repeats 5] [--json FILE]
 
 Without fsync, as the others do it, one association and four; what our fsyncs cost stands on a line of its own. Needs
 DCMTK and Orthanc, and runs all of it in a network namespace that has nothing but loopback.
@@ -16,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from alone import alone
@@ -25,12 +27,13 @@ from alone import alone
 ENVIRONMENT = {**os.environ, "TCP_NODELAY": "1", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
 INSIDE = "CTVAE_BENCHMARK_INSIDE"
 PORT = 11112
+RECEIVERS = ("storescp", "Orthanc", "ctvae, no fsync", "ctvae")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "FSYNC"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=PORT, help=argparse.SUPPRESS)
@@ -51,17 +54,24 @@ def measure(asked: argparse.Namespace) -> None:
             made_slices(folder / f"set{number}", asked.slices // (4 if number else 1), number) for number in range(5)
         ]
         megabytes = sum(path.stat().st_size for path in sets[0].iterdir()) / 1e6
-        rows: dict[str, float] = {}
-        for receiver in ("storescp", "Orthanc", "ctvae, no fsync", "ctvae"):
-            for associations, sources in ((1, sets[:1]), (4, sets[1:])):
-                best = max(rate(folder, receiver, sources, megabytes) for _ in range(asked.repeats))
-                label = f"{receiver}, {associations} association{'s' * (associations > 1)}"
-                rows[label] = best
-                share = best / rows["storescp, 1 association"]
-                print(f"{label:<36} {best:7.1f} MB/s  {share:5.2f} × storescp with one", flush=True)
-        print(f"{asked.slices} slices of 512², {megabytes:.0f} MB, best of {asked.repeats}")
+        rates: dict[str, list[float]] = defaultdict(list)
+        for _ in range(asked.repeats):  # in turn: what else the machine does is then the same for all
+            for receiver in RECEIVERS:
+                for associations, sources in ((1, sets[:1]), (4, sets[1:])):
+                    label = f"{receiver}, {associations} association{'s' * (associations > 1)}"
+                    rates[label].append(rate(folder, receiver, sources, megabytes))
+        for label, found in rates.items():
+            shares = [median(share(found, rates[f"{one}, 1 association"])) for one in RECEIVERS[:2]]
+            print(f"{label:<36} {median(found):7.1f} MB/s  {shares[0]:5.2f} × storescp  {shares[1]:5.2f} × Orthanc")
+        told = f"{asked.slices} slices of 512², {megabytes:.0f} MB, medians of {asked.repeats}"
+        print(f"{told}; load average {os.getloadavg()[0]:.1f}")
         if asked.json:
-            asked.json.write_text(json.dumps({"slices": asked.slices, "megabytes_per_s": rows}, indent=1))
+            asked.json.write_text(json.dumps({"slices": asked.slices, "megabytes_per_s": rates}, indent=1))
+
+
+def share(found: list[float], of: list[float]) -> list[float]:
+    """Of each round."""
+    return [one / other for one, other in zip(found, of, strict=True)]
 
 
 def made_slices(folder: Path, count: int, seed: int) -> Path:
