@@ -106,14 +106,7 @@ def certify_bundle(
         StartError: `ARRAYS_ONLY`, `UNKNOWN_TAP`, `NO_DATA`, `BAD_LIST`, `BAD_LABELS`, `TRAINED_ON`, `TOO_FEW_PATIENTS`.
         BundleError: its encoder or decoder does not run.
     """
-    if bundle.arrays_only:
-        text = f"bundle {bundle.name} does not say how a scan becomes a window; import it with its preprocessing"
-        raise StartError("ARRAYS_ONLY", text)
-    specs = check_taps(bundle, tuple(taps) or tuple(tap.name for tap in bundle.taps))
-    long = sorted(name for name, spec in specs.items() if spec.length > LONGEST)
-    if long:
-        text = f"taps of more than {LONGEST} values: {', '.join(long)}; take another pooling, such as mean"
-        raise StartError("TAP_TOO_LONG", text)
+    specs = _specs(bundle, taps)
     scans = find_scans(data, root, settings)
     roles = roles_of(join_labels(scans, labels) if labels else scans, bundle, force=force)
     encoder = open_encoder(bundle, "cpu")
@@ -168,6 +161,23 @@ def certify_bundle(
     )
     found = certificate_from_json(rounded(certificate.as_json()))
     return replace(found, summary=summary(found))
+
+
+def _specs(bundle: Bundle, taps: Sequence[str]) -> Mapping[str, TapSpec]:
+    """Return the taps to measure.
+
+    Raises:
+        StartError: `ARRAYS_ONLY`, `UNKNOWN_TAP` or `TAP_TOO_LONG`.
+    """
+    if bundle.arrays_only:
+        text = f"bundle {bundle.name} does not say how a scan becomes a window; import it with its preprocessing"
+        raise StartError("ARRAYS_ONLY", text)
+    specs = check_taps(bundle, tuple(taps) or tuple(tap.name for tap in bundle.taps))
+    long = sorted(name for name, spec in specs.items() if spec.length > LONGEST)
+    if long:
+        text = f"taps of more than {LONGEST} values: {', '.join(long)}; take another pooling, such as mean"
+        raise StartError("TAP_TOO_LONG", text)
+    return specs
 
 
 def write_certificate(bundle: Bundle, certificate: Certificate) -> Bundle:
