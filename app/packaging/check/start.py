@@ -88,7 +88,7 @@ def environment(image: Image) -> str:
 
 
 def labels(image: Image) -> str:
-    """Check the labels of the OCI: title, version, source, revision, licences, creation and base."""
+    """Check that the labels of the OCI are there: title, version, source, revision, licences, creation and base."""
     names = ("title", "version", "source", "revision", "licenses", "created", "base.name")
     missing = [LABEL + name for name in names if not image.labels.get(LABEL + name)]
     if missing:
