@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,7 +81,7 @@ def encode_on_ray(
         size = max(1, min(MOST_UNITS, count // (workers * TASKS_PER_WORKER)))
         dataset = ray.data.from_arrow(list(_tables(units, size))).map_batches(
             Stage,
-            fn_constructor_args=(work, replace(limits, workers=1), __version__),
+            fn_constructor_args=(__version__, partial(ray.get, ray.put((work, replace(limits, workers=1))))),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
             batch_size=None,
             num_cpus=0 if on_gpu else 1,
@@ -99,11 +100,17 @@ def encode_on_ray(
 class Stage:
     """What an actor does: its units in a process of its own, as the local engine does it."""
 
-    def __init__(self, work: Work, limits: Limits, version: str) -> None:
-        """Start nothing yet."""
+    def __init__(self, version: str, order: Callable[[], tuple[Work, Limits]]) -> None:
+        """Start nothing yet.
+
+        Args:
+            version: of the command's ctvae.
+            order: returns what to do; not yet the thing itself, for another ctvae may fail to unpack it, and must get
+                as far as saying that it is another one.
+        """
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray's; the process is to be as it is on one machine, to the last bit
-        self._work, self._version = work, version
-        self._team = Team(work, limits)
+        self._version, self._order = version, order
+        self._team: Team | None = None
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         """Return a row per unit: the unit, its series, or the error that stops the run."""
@@ -114,32 +121,37 @@ class Stage:
             rows.append((unit.body(), json.dumps(series), ""))
 
         try:
-            _check_machine(self._work, self._version)
-            self._team.encode((Unit.from_body(body) for body in batch[UNIT]), enter)
+            self._ready().encode((Unit.from_body(body) for body in batch[UNIT]), enter)
         except CtvaeError as error:
             rows.append((b"", "", json.dumps(astuple(Stopped.by(error)))))
         return dict(zip((UNIT, SERIES, STOPPED), map(list, zip(*rows, strict=True)), strict=True))
 
     def end(self) -> None:
         """End its process."""
-        self._team.end()
+        if self._team:
+            self._team.end()
+
+    def _ready(self) -> Team:
+        if self._version != __version__:
+            found = f"{socket.gethostname()} has ctvae {__version__}, the command {self._version}"
+            raise StartError("CLUSTER_UNUSABLE", f"{found}; install the same version on every machine")
+        work, limits = self._order()
+        _check_folders(work)
+        self._team = self._team or Team(work, limits)
+        return self._team
 
 
-def _check_machine(work: Work, version: str) -> None:
-    """Check that this machine has the driver's ctvae and sees the folders.
+def _check_folders(work: Work) -> None:
+    """Check that this machine sees the folders.
 
     Raises:
         StartError: `CLUSTER_UNUSABLE`.
     """
-    name = socket.gethostname()
-    if version != __version__:
-        text = f"{name} has ctvae {__version__}, the command {version}; install the same version on every machine"
-        raise StartError("CLUSTER_UNUSABLE", text)
     needed = {"DATA": work.root, **({"OUTPUT": work.results.parent} if work.files != "none" else {})}
     missing = [what for what, folder in needed.items() if not folder.is_dir()]
     if missing:
-        text = f"{name} does not see {' and '.join(missing)}; mount them under the same path on every machine"
-        raise StartError("CLUSTER_UNUSABLE", text)
+        found = f"{socket.gethostname()} does not see {' and '.join(missing)}"
+        raise StartError("CLUSTER_UNUSABLE", f"{found}; mount them under the same path on every machine")
 
 
 def _tables(units: Iterable[Unit], size: int) -> Iterator[pa.Table]:

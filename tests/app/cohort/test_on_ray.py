@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +47,12 @@ def batch(units: list[Unit]) -> dict[str, np.ndarray]:
     return {UNIT: np.array([unit.body() for unit in units], object)}
 
 
+def order(work: Work) -> Callable[[], tuple[Work, Limits]]:
+    return lambda: (work, Limits(1))
+
+
 def test_an_actor_answers_each_unit_with_its_series(units, work):
-    stage = Stage(work, Limits(1), __version__)
+    stage = Stage(__version__, order(work))
     try:
         found = stage(batch(units))
     finally:
@@ -64,10 +69,10 @@ def test_an_actor_answers_each_unit_with_its_series(units, work):
 
 def test_a_machine_that_lacks_something_stops_the_run_and_says_what(units, work, tmp_path):
     lacking = {
-        "OTHER 9.9; install the same": Stage(work, Limits(1), "OTHER 9.9"),
-        "does not see DATA; mount": Stage(replace(work, root=tmp_path / "gone"), Limits(1), __version__),
+        "OTHER 9.9; install the same": Stage("OTHER 9.9", lambda: pytest.fail("another ctvae cannot read this")),
+        "does not see DATA; mount": Stage(__version__, order(replace(work, root=tmp_path / "gone"))),
         "does not see OUTPUT; mount": Stage(
-            replace(work, files="json", results=tmp_path / "gone" / "results"), Limits(1), __version__
+            __version__, order(replace(work, files="json", results=tmp_path / "gone" / "results"))
         ),
     }
     for said, stage in lacking.items():
