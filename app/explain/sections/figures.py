@@ -47,7 +47,9 @@ def pair_histograms(pairs: Sequence[tuple[NDArray[Any], Label, str]]) -> bytes:
         else:
             classes = label.classes
             ax.boxplot(
-                [values[label.values == one] for one in classes], tick_labels=[one[:12] for one in classes], widths=0.6
+                [values[label.values == one] for one in classes],
+                tick_labels=[_short(one, 14) for one in classes],
+                widths=0.6,
             )
             ax.tick_params(axis="x", rotation=0 if len(classes) < 4 else 40)
         ax.set_xlabel(label.name)
@@ -148,17 +150,21 @@ def picture_rows(
 
 def atlas(places: Mapping[str, NDArray[Any]], labels: Sequence[Label]) -> bytes:
     """Draw maps of the rows, (n, 2) each, coloured by each label."""
-    rows = max(1, len(labels))
-    drawn = figure(4.6 * len(places), 3.4 * rows)
-    axes = drawn.subplots(rows, len(places), squeeze=False)
-    for row in range(rows):
-        for column, (name, xy) in enumerate(places.items()):
-            ax = axes[row, column]
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.set_xlabel(name)
-            if row < len(labels):
-                _coloured(drawn, ax, xy, labels[row])
+    maps = [(name, xy, label) for label in labels or (None,) for name, xy in places.items()]
+    columns = min(2, len(maps))
+    rows = -(-len(maps) // columns)
+    drawn = figure(4.6 * columns, 3.1 * rows)
+    axes = drawn.subplots(rows, columns, squeeze=False).reshape(-1)
+    for ax, (name, xy, label) in zip(axes, maps, strict=False):
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.set_xlabel(name)
+        if label is None:
+            ax.scatter(*xy.T, s=14, color=BLUE)
+        else:
+            _coloured(drawn, ax, xy, label)
+    for ax in axes[len(maps) :]:
+        ax.axis("off")
     return png(drawn)
 
 
@@ -172,5 +178,10 @@ def _coloured(drawn: Figure, ax: Any, xy: NDArray[Any], label: Label) -> None:
         return
     markers = "os^DvP*X<>"
     for at, one in enumerate(label.classes[:10]):
-        ax.scatter(*xy[label.values == one].T, s=16, marker=markers[at], label=one[:16])
+        ax.scatter(*xy[label.values == one].T, s=16, marker=markers[at], label=_short(one, 24))
     ax.legend(fontsize=7)
+
+
+def _short(text: str, most: int) -> str:
+    """Return a text of at most so many characters, with a sign where some were cut."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
