@@ -23,6 +23,7 @@ from app.explain.sections.redundancy import redundancy_section
 from app.explain.sections.repeats import privacy_section, repeats_section
 from app.explain.sections.ten_images import Groups, ten_images_section
 from app.explain.statistics.associations import associate
+from app.explain.statistics.probes import Known
 from models.spec import Bundle
 from models.statistics.repeat_scans import repeat_scans
 from operators import __version__
@@ -82,17 +83,18 @@ def _sections(question: Question, further: Further, on_section: Callable[[str], 
     yield associations_section(question, found)
     if further.groups:
         yield ten_images_section(question, further.groups)
+    known: Known = {}
     rivals = further.images.rivals() if further.images else {}
-    yield probes_section(question, rivals, lambda name: on_section(f"probe to {name}"))
-    yield layers_section(question, found, lambda name: on_section(f"layers, {name}"))
-    yield acquisition_section(question, lambda name: on_section(f"acquisition, {name}"))
+    yield probes_section(question, rivals, lambda name: on_section(f"probe to {name}"), known)
+    yield layers_section(question, found, lambda name: on_section(f"layers, {name}"), known)
+    yield acquisition_section(question, lambda name: on_section(f"acquisition, {name}"), known)
     every = question.every
     again = repeat_scans(every.taps[question.tap], every.patients, seed=question.seed)
     yield repeats_section(again)
     yield dimensions_section(question, found, further.images, further.bundle, on_section)
     on_section("atlas")
     yield atlas_section(question, umap=further.umap)
-    yield privacy_section(question, again, lambda name: on_section(f"privacy, {name}"))
+    yield privacy_section(question, again, lambda name: on_section(f"privacy, {name}"), known)
 
 
 def heading_of(question: Question) -> Heading:

@@ -12,7 +12,7 @@ from app.explain.data.question import TECHNICAL, Question
 from app.explain.report.section import Cell, Section, Table, lacking, number
 from app.explain.sections.variance import variance_of
 from app.explain.statistics.harmonising import Harmonise, combat, harmonised, projection
-from app.explain.statistics.probes import Score, probe, read_well
+from app.explain.statistics.probes import Known, Score, probe, read_well
 
 KEY, TITLE = "acquisition", "How much of the scanner is in the features?"
 
@@ -20,11 +20,11 @@ WAYS: Final[Mapping[str, Harmonise]] = {"ComBat": combat, "projection": projecti
 _LEAST_BATCH: Final = 6
 
 
-def acquisition_section(question: Question, on_label: Callable[[str], None]) -> Section:
+def acquisition_section(question: Question, on_label: Callable[[str], None], known: Known | None = None) -> Section:
     """Return the section: what can be read of the acquisition, its share of the variance, what harmonising does."""
     labels = read_labels(question.table, TECHNICAL)[0]
     rows: list[tuple[Cell, ...]] = []
-    read = list(read_well(question.features, labels, question.patients, on_label, seed=question.seed))
+    read = list(read_well(question.features, labels, question.patients, on_label, seed=question.seed, known=known))
     for name, score in read:
         rows.append((name, score.measure, "as they are", *score.score, score.shuffled, score.shuffled_high))
     batch = next((label for label in labels if label.kind == "category" and _learnable(label, question)), None)

@@ -10,6 +10,7 @@ from app.explain.data.question import Question
 from app.explain.report.section import Cell, Section, Table, lacking, number, span
 from app.explain.statistics.associations import Association, associate
 from app.explain.statistics.layers import LayerChoice, choose_layer
+from app.explain.statistics.probes import Known
 
 KEY, TITLE = "layers", "Which layer should I take?"
 COLUMNS = (
@@ -22,13 +23,16 @@ CHOICE = (
 )
 
 
-def layers_section(question: Question, found: Sequence[Association], on_layer: Callable[[str], None]) -> Section:
+def layers_section(
+    question: Question, found: Sequence[Association], on_layer: Callable[[str], None], known: Known | None = None
+) -> Section:
     """Return the section: every tap of the table on the same folds, with the same controls.
 
     Args:
         question: what is asked.
         found: the associations of its own tap.
         on_layer: called with each layer, and with each label.
+        known: probes made so far.
     """
     taps = question.table.taps
     if len(taps) < 2:
@@ -54,7 +58,7 @@ def layers_section(question: Question, found: Sequence[Association], on_layer: C
     made: list[tuple[str, LayerChoice]] = []
     for label in question.labels:
         on_layer(label.name)
-        choice = choose_layer(taps, label, question.patients, question.seed)
+        choice = choose_layer(taps, label, question.patients, question.seed, known)
         if choice is None:
             continue
         made.append((label.name, choice))

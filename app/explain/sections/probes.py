@@ -12,7 +12,7 @@ from app.explain.data.labels import Label
 from app.explain.data.question import BODY_SIZE, Question
 from app.explain.report.section import Cell, Figure, Section, Table, lacking, number, span
 from app.explain.sections.figures import score_chart
-from app.explain.statistics.probes import Score, better_by, probe
+from app.explain.statistics.probes import Known, Score, better_by, probe
 from models.statistics.patients import Interval
 
 KEY, TITLE = "probes", "What can be predicted from the features, and does it need them?"
@@ -27,6 +27,7 @@ def probes_section(
     question: Question,
     rivals: Mapping[str, NDArray[Any]],
     on_label: Callable[[str], None],
+    known: Known | None = None,
 ) -> Section:
     """Return the section.
 
@@ -34,6 +35,7 @@ def probes_section(
         question: what is asked.
         rivals: descriptions of the same windows that need no network: name → (n, k); empty without `--data`.
         on_label: called with each label.
+        known: probes made so far.
     """
     controls = body_size(question) | dict(rivals)
     rows: list[tuple[Cell, ...]] = []
@@ -46,7 +48,9 @@ def probes_section(
     for label in question.labels:
         on_label(label.name)
         own = {name: x for name, x in controls.items() if not (name == BODY and label.name in BODY_SIZE)}
-        scores = probe({question.tap: question.features, **own}, label, question.patients, seed=question.seed)
+        scores = probe(
+            {question.tap: question.features, **own}, label, question.patients, seed=question.seed, known=known
+        )
         if not scores:
             skipped.append(label.name)
             continue

@@ -8,7 +8,7 @@ from app.explain.data.labels import read_labels
 from app.explain.data.question import Question
 from app.explain.report.section import Cell, Figure, Section, Table, lacking, number, percent, span
 from app.explain.sections.figures import two_histograms
-from app.explain.statistics.probes import read_well
+from app.explain.statistics.probes import Known, read_well
 from models.statistics.repeat_scans import RepeatScans
 
 REPEATS_KEY, REPEATS_TITLE = "repeats", "Are two scans of one patient alike?"
@@ -38,7 +38,15 @@ def repeats_section(found: RepeatScans | None) -> Section:
         f"{text} ({span(found.found.low, found.found.high)}; guessing {percent(found.chance)}).",
         "Scans of one patient in one table are often phases or reconstructions of one examination: that they are alike "
         "is no proof that a scan next year would be.",
-        tables=(Table("repeats", "Distances", ("figure", "value", "low", "high"), rows),),
+        tables=(
+            Table(
+                "repeats",
+                "Distances",
+                ("figure", "value", "low", "high"),
+                rows,
+                headings=(("low", "95 % from"), ("high", "to")),
+            ),
+        ),
         figures=(
             Figure(
                 "distances",
@@ -49,7 +57,9 @@ def repeats_section(found: RepeatScans | None) -> Section:
     )
 
 
-def privacy_section(question: Question, again: RepeatScans | None, on_label: Callable[[str], None]) -> Section:
+def privacy_section(
+    question: Question, again: RepeatScans | None, on_label: Callable[[str], None], known: Known | None = None
+) -> Section:
     """Return the section: the same patient found again; sex and age read from the features."""
     rows: list[tuple[Cell, ...]] = []
     sentences = []
@@ -57,7 +67,8 @@ def privacy_section(question: Question, again: RepeatScans | None, on_label: Cal
         rows.append(("the same patient is found again", "share of scans", *again.found, again.chance))
         sentences.append(f"the same patient is found again for {percent(again.found.value)} of scans")
     labels = read_labels(question.table, ("sex", "age_years"))[0]
-    for name, score in read_well(question.features, labels, question.patients, on_label, seed=question.seed):
+    read = read_well(question.features, labels, question.patients, on_label, seed=question.seed, known=known)
+    for name, score in read:
         rows.append((name, score.measure, *score.score, score.shuffled))
         how = "can be read" if score.beats_shuffled else "is not shown to be readable"
         sentences.append(f"{name} {how} ({score.measure} {number(score.score.value)})")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.explain.data.labels import Label
-from app.explain.statistics.probes import Score, better_by, probe
+from app.explain.statistics.probes import Known, Score, better_by, probe
 from app.explain.statistics.rankings import FOLDS, class_folds, joined, macro_auc, ranked
 from models.statistics.patients import Interval, numbered, patient_folds
 from models.statistics.probes import out_of_fold, pooled_r2
@@ -40,10 +40,14 @@ class LayerChoice:
 
 
 def choose_layer(
-    layers: Mapping[str, NDArray[Any]], label: Label, patients: NDArray[np.str_], seed: int
+    layers: Mapping[str, NDArray[Any]],
+    label: Label,
+    patients: NDArray[np.str_],
+    seed: int,
+    known: Known | None = None,
 ) -> LayerChoice | None:
     """Probe each layer to a label, on the same folds; None where there are too few patients for it."""
-    scores = probe(layers, label, patients, seed=seed)
+    scores = probe(layers, label, patients, seed=seed, known=known)
     if not scores:
         return None
     best = max(scores, key=lambda name: scores[name].score.value)

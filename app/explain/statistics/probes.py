@@ -8,6 +8,7 @@ have the same folds.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -53,6 +54,10 @@ class Score:
         return self.score.value > self.shuffled_high and self.score.low > self.shuffled
 
 
+Known = dict[str, Score | None]
+"""The probes that a report has made so far, by a digest of what they depend on: several sections ask for the same."""
+
+
 def probe(
     sets: Mapping[str, NDArray[Any]],
     label: Label,
@@ -60,6 +65,7 @@ def probe(
     *,
     seed: int = 0,
     shuffles: int = SHUFFLES,
+    known: Known | None = None,
 ) -> dict[str, Score]:
     """Probe each set of features to a label; empty where there are too few patients for it.
 
@@ -69,13 +75,30 @@ def probe(
         patients: (n,).
         seed: of folds, shuffles and samples.
         shuffles: of the label, for the first set alone: the others are its controls.
+        known: probes that need not be made again; those that are made are added.
     """
     there = label.there
-    known, patient_of = label.rows(there), numbered(patients[there])
-    chosen = {name: np.asarray(x, np.float64)[there] for name, x in sets.items()}
-    if label.kind == "number":
-        return _number(chosen, known, patient_of, seed, shuffles)
-    return _category(chosen, known, patient_of, seed, shuffles)
+    rows, patient_of = label.rows(there), numbered(patients[there])
+    known = {} if known is None else known
+    made: dict[str, Score] = {}
+    for at, (name, x) in enumerate(sets.items()):
+        inputs = np.asarray(x, np.float64)[there], rows, patient_of, seed, shuffles if at == 0 else 0
+        digest = _digest(*inputs)
+        if digest not in known:
+            known[digest] = (_number if label.kind == "number" else _category)(*inputs)
+        found = known[digest]
+        if found is None:
+            return {}
+        made[name] = found
+    return made
+
+
+def _digest(x: Floats, label: Label, patient_of: NDArray[np.intp], seed: int, shuffles: int) -> str:
+    values = np.asarray(label.values)
+    digest = hashlib.sha256(f"{label.kind} {values.dtype} {x.shape} {seed} {shuffles}".encode())
+    for array in (x, values, patient_of):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def read_well(
@@ -85,11 +108,12 @@ def read_well(
     on_label: Callable[[str], None],
     *,
     seed: int = 0,
+    known: Known | None = None,
 ) -> Iterator[tuple[str, Score]]:
     """Yield how well features predict each of the labels that has enough patients."""
     for label in labels:
         on_label(label.name)
-        if scores := probe({"features": features}, label, patients, seed=seed):
+        if scores := probe({"features": features}, label, patients, seed=seed, known=known):
             yield label.name, scores["features"]
 
 
@@ -104,17 +128,12 @@ def better_by(one: Score, other: Score, seed: int = 0) -> Interval:
     return interval(float(value), macro_auc(one.parts, counts) - macro_auc(other.parts, counts))
 
 
-def _number(
-    sets: Mapping[str, Floats], label: Label, patient_of: NDArray[np.intp], seed: int, shuffles: int
-) -> dict[str, Score]:
-    made: dict[str, Score] = {}
-    for at, (name, x) in enumerate(sets.items()):
-        found = ridge_probes(x, {"y": label.values}, patient_of, folds=FOLDS, shuffles=0, seed=seed).get("y")
-        if found is None:
-            return {}
-        mixed = _shuffled_r2(x, np.asarray(label.values, np.float64), patient_of, seed, shuffles if at == 0 else 0)
-        made[name] = Score("R²", found.score, *mixed, found.patients, found)
-    return made
+def _number(x: Floats, label: Label, patient_of: NDArray[np.intp], seed: int, shuffles: int) -> Score | None:
+    found = ridge_probes(x, {"y": label.values}, patient_of, folds=FOLDS, shuffles=0, seed=seed).get("y")
+    if found is None:
+        return None
+    mixed = _shuffled_r2(x, np.asarray(label.values, np.float64), patient_of, seed, shuffles)
+    return Score("R²", found.score, *mixed, found.patients, found)
 
 
 def _shuffled_r2(x: Floats, y: Floats, patient_of: NDArray[np.intp], seed: int, shuffles: int) -> tuple[float, float]:
@@ -134,26 +153,18 @@ def _shuffled(y: NDArray[Any], patient_of: NDArray[np.intp], rng: np.random.Gene
     return first[rng.permutation(len(first))][patient_of]
 
 
-def _category(
-    sets: Mapping[str, Floats], label: Label, patient_of: NDArray[np.intp], seed: int, shuffles: int
-) -> dict[str, Score]:
+def _category(x: Floats, label: Label, patient_of: NDArray[np.intp], seed: int, shuffles: int) -> Score | None:
     classes = label.classes
     if min(len(np.unique(patient_of[label.values == one])) for one in classes) < LEAST_CLASS:
-        return {}
+        return None
     folds = [test for repeat in range(REPEATS) for test in class_folds(label.values, patient_of, seed + repeat)]
     counts = sample_counts(int(patient_of.max()) + 1, RESAMPLES, seed)
     rng = np.random.default_rng(seed)
     mixed = [_shuffled(label.values, patient_of, rng) for _ in range(shuffles)]
-    made: dict[str, Score] = {}
-    for name, x in sets.items():
-        own = tuple(ranked(x, label.values[None], folds, patient_of, classes)[0])
-        control = (
-            [macro_auc(one)[0] for one in ranked(x, np.array(mixed), folds[:FOLDS], patient_of, classes)]
-            if mixed
-            else []
-        )
-        score = interval(float(macro_auc(own)[0]), macro_auc(own, counts))
-        high = float(np.quantile(control, 0.95)) if control else float("nan")
-        made[name] = Score("AUC", score, float(np.mean(control or [np.nan])), high, len(counts[0]), own)
-        mixed = []
-    return made
+    own = tuple(ranked(x, label.values[None], folds, patient_of, classes)[0])
+    control = (
+        [macro_auc(one)[0] for one in ranked(x, np.array(mixed), folds[:FOLDS], patient_of, classes)] if mixed else []
+    )
+    score = interval(float(macro_auc(own)[0]), macro_auc(own, counts))
+    high = float(np.quantile(control, 0.95)) if control else float("nan")
+    return Score("AUC", score, float(np.mean(control or [np.nan])), high, len(counts[0]), own)

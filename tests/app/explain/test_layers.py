@@ -7,6 +7,7 @@ import pytest
 
 from app.explain.data.labels import Label, as_label
 from app.explain.statistics.layers import auc_chosen_inside, choose_layer, r2_chosen_inside
+from app.explain.statistics.probes import Known, probe
 
 PATIENTS = 40
 WHO = np.array([f"p{k:02d}" for k in range(PATIENTS)])
@@ -55,3 +56,20 @@ def test_of_a_single_layer_there_is_nothing_to_choose():
     known, y = layers(0, 1)
     found = choose_layer(known, label(y, classes=False), WHO, 0)
     assert found.chosen is None and found.lost is None and found.second is None
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_a_probe_is_made_once_for_the_same_numbers_and_anew_for_others(classes):
+    known: Known = {}
+    (x,), (other, y) = layers(0, 1)[0].values(), (layers(1, 1)[0]["noise0"], layers(0, 1)[1])
+    of = label(y, classes=classes)
+    first = probe({"a": x}, of, WHO, shuffles=2, known=known)["a"]
+    assert probe({"b": x.copy()}, of, WHO, shuffles=2, known=known)["b"] is first
+    again = [
+        probe({"a": other}, of, WHO, shuffles=2, known=known),
+        probe({"a": x}, label(1 - y, classes=classes), WHO, shuffles=2, known=known),
+        probe({"a": x}, of, np.repeat(WHO[::2], 2), shuffles=2, known=known),
+        probe({"a": x}, of, WHO, seed=1, shuffles=2, known=known),
+        probe({"a": x}, of, WHO, shuffles=0, known=known),
+    ]
+    assert len(known) == 6 and all(one["a"] is not first for one in again if one)
