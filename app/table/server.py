@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,8 +42,7 @@ def _reports(client: DICOMwebClient) -> Iterator[tuple[str, str, str]]:
     """Yield the study, series and instance UID of each SR of the two classes (QIDO-RS, PS3.18 10.6)."""
     for series in pages(lambda **page: client.search_for_series(search_filters={"Modality": "SR"}, **page)):
         uids = value(series, STUDY), value(series, SERIES)
-        instances = client.search_for_instances(*uids, fields=["SOPClassUID"])
-        for found in instances:
+        for found in pages(partial(client.search_for_instances, *uids, fields=["SOPClassUID"])):
             uid, sop_class = value(found, INSTANCE), found.get(SOP_CLASS)
             if not is_valid_uid(uid):
                 raise ValueError("an instance without a valid UID")

@@ -78,3 +78,21 @@ def test_an_instance_without_a_valid_uid_names_no_file_and_is_not_quoted(tmp_pat
         server.fetch_reports("http://pacs.example/dicom-web", None, tmp_path, lambda: None)
     assert "DOE" not in "".join(map(str, [said.value, *(one.message for one in recwarn)]))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_answers_in_pieces_is_asked_for_all_of_them(tmp_path, monkeypatch):
+    series, reports = (
+        {"0020000D": {"Value": ["1.2.3"]}, "0020000E": {"Value": ["1.2.4"]}},
+        [f"1.2.5.{k}" for k in range(5)],
+    )
+    kept = []
+    answers = SimpleNamespace(
+        search_for_series=lambda offset, **asked: [] if offset else [series],
+        search_for_instances=lambda *asked, offset=0, **how: [
+            {"00080018": {"Value": [uid]}} for uid in reports[offset : offset + 2]
+        ],
+        retrieve_instance=lambda *uids: SimpleNamespace(save_as=lambda file: kept.append(file.name)),
+    )
+    monkeypatch.setattr(server, "open_client", lambda url, token: answers)
+    server.fetch_reports("http://pacs.example/dicom-web", None, tmp_path, lambda: None)
+    assert kept == [f"{uid}.dcm" for uid in reports]
