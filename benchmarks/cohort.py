@@ -112,7 +112,8 @@ def on_ray(data: Path, output: Path) -> dict[str, object]:
 
     with tempfile.TemporaryDirectory(prefix="r") as name:  # a short one, for sockets lie in it
         os.environ |= {"RAY_TMPDIR": name, "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-        node = {"num_cpus": cores(), "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+        node = {"num_cpus": cores(), "include_dashboard": False, "node_ip_address": "127.0.0.1", "no_monitor": True}
+        node |= {"include_log_monitor": False}
         cluster = Cluster(initialize_head=True, head_node_args=node)
         busy = processor_of_ray()
         try:
