@@ -60,9 +60,11 @@ class Listener:
 
 
 @contextmanager
-def listener(folder: Path, settings: ListenerSettings | None = None, port: int = 0) -> Iterator[Listener]:
+def listener(
+    folder: Path, settings: ListenerSettings | None = None, port: int = 0, reserve_bytes: int = 0
+) -> Iterator[Listener]:
     settings = settings or ListenerSettings(limits=HASTY)
-    spool = Spool(folder / "spool", 0, 1 << 30)
+    spool = Spool(folder / "spool", reserve_bytes, 1 << 30)
     database = open_database(f"sqlite:///{folder}/queue.db")
     before = _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL, dimse_messages.NamedTemporaryFile
     receive_into(spool)

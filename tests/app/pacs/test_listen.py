@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from app.cli import main
+from app.pacs import listen
 from app.pacs.database.engine import open_database
 from app.pacs.database.tables import delivery, job
+from app.pacs.places import Places
+from app.pacs.settings import Limits, ListenerSettings
 from tests.support.checkout import ROOT, skip_or_fail
 from tests.support.listeners import stored, until
 from tests.support.orthanc import AE_TITLE, DICOM_PORT, URL, loopback, need_orthanc, orthanc
@@ -118,6 +121,16 @@ def test_the_audit_trail_tells_who_sent_what_was_made_of_it_and_where_it_went(se
     assert sent["object"]["status"] == "0x0000"
 
 
+RECEIVE = """
+import sys
+from pathlib import Path
+from tests.support.listeners import listener
+with listener(Path(sys.argv[1]), reserve_bytes=8 << 20) as here:
+    print(here.port, flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_full_disk_refuses_with_a700_and_goes_on_when_there_is_room(tmp_path):
     disk = tmp_path / "here"
     disk.mkdir()
@@ -126,8 +139,10 @@ def test_a_full_disk_refuses_with_a700_and_goes_on_when_there_is_room(tmp_path):
     if subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
         skip_or_fail("no file system can be mounted here; run as root, or allow user namespaces")
     slices = write_tiny_ct(tmp_path / "slices", stored_values(10, 512, 1024))  # 1 MiB each
-    with listening(tmp_path, *alone, reserve_mb=8) as (program, port, _):
-        there = Path(f"/proc/{program.pid}", "root", str(disk).lstrip("/"))
+    command = [*alone, sys.executable, "-W", "ignore", "-c", RECEIVE, str(disk)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as program:
+        port, there = int(program.stdout.readline()), Path(f"/proc/{program.pid}", "root", str(disk).lstrip("/"))
         statuses = stored(port, *slices)
         kept = statuses.count(0)
         assert statuses == [0] * kept + [0xA700] * (10 - kept) and 3 < kept < 10
@@ -136,6 +151,16 @@ def test_a_full_disk_refuses_with_a700_and_goes_on_when_there_is_room(tmp_path):
         (there / "filler").unlink()
         assert stored(port, *slices) == [0] * 10
         assert len(list((there / "spool").rglob("*.dcm"))) == 10
+        program.stdin.close()
+
+
+def test_the_spool_keeps_free_what_the_settings_say(sqlite, tmp_path, monkeypatch):
+    monkeypatch.setattr(listen, "receive_into", lambda spool: None)  # for this process
+    places = Places(tmp_path)
+    places.make()
+    limits = Limits(max_object_mb=3)
+    spool = listen._opened_spool(ListenerSettings(reserve_mb=7, limits=limits), places, sqlite)
+    assert (spool.reserve_bytes, spool.max_object_bytes) == (7 << 20, 3 << 20)
 
 
 @pytest.mark.parametrize(
