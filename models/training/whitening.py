@@ -48,7 +48,8 @@ def training_axes(
         windows: number of windows to draw.
     """
     codes: list[tuple[Tensor, Tensor]] = []
-    for seen, n in drawn_views(vae, scans, settings, windows):
+    for seen, target in drawn_views(vae, scans, settings, windows):
+        n = len(target)
         heads = (head.reshape(len(seen) // n, n, -1).transpose(0, 1).cpu() for head in vae.encode(seen))
         codes += list(zip(*heads, strict=True))
     mu, logvar = (torch.stack(batch).double().numpy() for batch in zip(*codes, strict=True))
@@ -61,8 +62,8 @@ def training_axes(
 
 def drawn_views(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
-) -> Iterator[tuple[Tensor, int]]:
-    """Yield the first windows of a training as it sees them, some at a time: views (views · n, 1, d, h, w), and n.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the first windows of a training as it sees them, some at a time: `make_views` of each.
 
     They are made on the network's device.
     """
@@ -74,7 +75,7 @@ def drawn_views(
         draws = [draw_augmentation(settings, size, 1, len(places), number) for number in numbers]
         cut_out, body = read_windows(scans, masks, places, draws, size, settings)
         body = body if body is None else body.to(device)
-        yield make_views(cut_out.to(device), draws, size, settings, body)[0], len(draws)
+        yield make_views(cut_out.to(device), draws, size, settings, body)
 
 
 @torch.no_grad()

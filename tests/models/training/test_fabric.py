@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,8 +29,7 @@ SETTINGS = TrainingSettings(
     SMALL_CT_VAE,
     steps=STEPS,
     batch=8,
-    bank=24,
-    trunk_until=0.5,
+    encoder_until=0.5,
     threads=1,
     accelerator="cpu",
     ema=0.9,
@@ -147,7 +147,7 @@ def test_ctrl_c_is_heard_too_and_without_a_checkpoint_it_says_so(folder):
 
 def test_a_training_by_the_clock_counts_the_time_before_it_was_interrupted(folder):
     checkpoint = folder / "timed.checkpoint"
-    timed = replace(SETTINGS, steps=None, minutes=0.02, bank=0, trunk_until=1.0)
+    timed = replace(SETTINGS, steps=None, minutes=0.02, encoder_until=1.0)
 
     sent = []
 
@@ -159,10 +159,12 @@ def test_a_training_by_the_clock_counts_the_time_before_it_was_interrupted(folde
     with pytest.raises(TrainingInterrupted):
         train_here(folder, timed, checkpoint, report=stop, report_every_s=0.0)
     before = load_checkpoint(checkpoint)[1]
+    began = time.monotonic()
     resumed = train_here(folder, timed, checkpoint, report_every_s=0.0)
+    lasted = time.monotonic() - began
     added = [progress.elapsed_s for progress in resumed.history if progress.step > before["step"]]
-    assert before["elapsed_s"] < added[0] < before["elapsed_s"] + 0.5
-    assert 1.2 <= resumed.elapsed_s < 1.6
+    assert before["elapsed_s"] < added[0]
+    assert 1.2 <= resumed.elapsed_s < before["elapsed_s"] + lasted
 
 
 def test_a_finished_checkpoint_gives_its_network_at_once_and_holds_nothing_else(folder):
