@@ -143,7 +143,8 @@ def principal_scores(images: Tensor, count: int) -> Tensor:
 
 
 def _of_unit_variance(values: Tensor) -> Tensor:
-    return values / values.square().sum(1).mean().sqrt()
+    scaled: Tensor = values / values.square().sum(1).mean().sqrt()
+    return scaled
 
 
 def _follow(linears: Sequence[nn.Linear], before: Tensor, after: Tensor) -> None:
