@@ -245,12 +245,17 @@ def _start(plan: Plan) -> Vae | None:
 
 
 def _check_parent(parts: Mapping[Split, Sequence[Scan]], parent: Bundle | None) -> None:
-    """Check that nobody is measured whom the parent, or its own parents, learned from."""
+    """Check that nobody is measured whom the parent, or its own parents, learned from.
+
+    The patients that watched over the parent's training may watch over this one.
+    """
     if parent is None:
         return
-    learned = parent.training.learned_names
+    learned = parent.training.learned
     for split in SPLITS[1:]:
-        seen = sorted({scan.patient for scan in parts[split] if {scan.patient, scan.key} & learned})
+        cases = [case for case in learned if split != "calibration" or case.split != "calibration"]
+        names = {name for case in cases for name in (case.patient, case.scan) if name}
+        seen = sorted({scan.patient for scan in parts[split] if {scan.patient, scan.key} & names})
         if seen:
             text = f"{parent.name} was trained or calibrated on patient {seen[0]}, who is in {split} now"
             raise StartError("BAD_SPLIT", f"{text}; put that patient into train (or name another patient otherwise)")

@@ -288,11 +288,12 @@ def test_whom_a_grandparent_learned_from_is_never_measured_with(trained, tmp_pat
     assert first.training.learned_before == ()
     assert [case.scan for case in before[:3]] == learned
     assert before[3:] == tuple(case for case in second.training.data if case.split != "test")
-    for path in ("p6", next(one.known_as["path"] for one in find_scans(more) if one.key == learned[0])):
-        for split in ("calibration", "test"):
-            splits = {"p7": "train", "p8": "test" if split == "calibration" else "calibration", path: split}
-            with pytest.raises(StartError, match=f"third was trained or calibrated on patient new {path}, who is in"):
-                tune("fourth", third, **splits)
+    trained_on = next(one.known_as["path"] for one in find_scans(more) if one.key == learned[0])
+    for path, split in (("p6", "test"), (trained_on, "calibration"), (trained_on, "test")):
+        splits = {"p7": "train", "p8": "test" if split == "calibration" else "calibration", path: split}
+        with pytest.raises(StartError, match=f"third was trained or calibrated on patient new {path}, who is in"):
+            tune("fourth", third, **splits)
+    tune("fifth", third, p5="train", p6="calibration", p8="test")  # who watched over the parent may watch again
     measured = {scan.key for scan in roles_of(find_scans(more), third).measured}
     assert measured == {one.key for one in find_scans(more)} - set(learned) - {
         case.scan for made in (second, third) for case in made.training.data if case.split != "test"
