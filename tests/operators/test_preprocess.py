@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from scipy.spatial.transform import Rotation
@@ -243,7 +243,6 @@ def test_the_grid_of_an_oblique_series_is_the_scanners():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(deadline=None)
 def test_axes_are_assigned_as_nibabel_does_it(seed):
     affine = np.eye(4)
     affine[:3, :3] = Rotation.random(rng=np.random.default_rng(seed)).as_matrix() * (5, 0.7, 0.9)

@@ -44,7 +44,7 @@ CODECS = CODECS | {
 GDCM_CANNOT = ("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 """RLE of slices as small as these, HTJ2K, deflated; and the value of big-endian padding."""
 NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
-QUICK = settings(deadline=None, max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck))
 AIR_HU, LOWEST_HU = -1000, -1024
 
 

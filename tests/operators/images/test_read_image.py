@@ -151,7 +151,7 @@ def test_a_volume_in_four_dimensions_of_one_is_read(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "a.nii").voxels(), made_hu())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(order=st.permutations([0, 1, 2]), signs=st.tuples(*[st.sampled_from([-1, 1])] * 3), seed=st.integers(0, 99))
 def test_however_the_axes_lie_each_voxel_keeps_its_place_and_slices_go_along_row_times_column(
     tmp_path_factory, order, signs, seed

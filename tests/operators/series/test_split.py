@@ -335,7 +335,7 @@ def test_an_error_while_splitting_fails_the_series_and_the_others_are_read(tmp_p
 # Every instance in one part, whatever the series
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     count=st.integers(1, 4),
     depth=st.integers(4, 7),
@@ -360,7 +360,7 @@ def test_the_parts_are_the_volumes_that_were_drawn(count, depth, tag, seed):
             np.testing.assert_array_equal(voxels(series), volume)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), slices=st.integers(1, 14))
 def test_each_instance_is_in_one_part_and_no_part_has_a_position_twice(data, slices):
     """Series of a few values of everything at a few places: whatever they are, nothing is lost and nothing mixed."""

@@ -71,7 +71,7 @@ def test_passes_are_parts_whatever_range_each_covers(tmp_path, ranges, keyword):
     assert f"distinguished by {keyword}:" in told_by(parts[0])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data(), keyword=st.sampled_from(sorted(TAGS)))
 def test_the_passes_that_were_drawn_are_the_parts(data, keyword):
     drawn = st.tuples(st.integers(0, 25), st.integers(4, 12), st.sampled_from([0.0, 0.37]))

@@ -48,7 +48,7 @@ FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 # The numbers
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(mu=arrays(np.float32, 4, elements=FLOAT32), sigma=arrays(np.float32, 4, elements=FLOAT32))
 def test_every_finite_float32_survives_as_decimal_and_as_double(mu, sigma):
     document = reread(made_record(taps={"mu": mu, "sigma": sigma}, quantities={}))
@@ -61,7 +61,7 @@ def test_every_finite_float32_survives_as_decimal_and_as_double(mu, sigma):
     assert max(len(str(value.NumericValue)) for value in measured) <= 16
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(mu=arrays(np.float32, 4, elements=FLOAT32), sigma=arrays(np.float32, 4, elements=FLOAT32))
 def test_read_sr_gives_back_what_was_written_bit_for_bit(mu, sigma):
     taps = read_sr(reread(made_record(taps={"mu": mu, "sigma": sigma}))).taps
@@ -120,7 +120,7 @@ def test_quantities_have_a_group_with_units_and_leave_out_what_could_not_be_meas
     assert read_sr(document).quantities == written
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(fraction=st.floats(0, 1, width=32))
 def test_a_fraction_in_percent_reads_back_to_the_same_float32(fraction):
     record = made_record(quantities={"lung_fraction": fraction})
@@ -422,7 +422,7 @@ def test_content_date_falls_back_to_the_series_and_then_to_a_fixed_day():
     assert reread(made_record([nothing])).ContentDate == "19000101"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     values=st.dictionaries(
         st.sampled_from(
