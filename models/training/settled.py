@@ -55,7 +55,7 @@ class _Drawn(NamedTuple):
 def settle_mu(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int = WINDOWS
 ) -> None:
-    """Solve for the head of mu; decoder and describer follow.
+    """Set the head of mu to what is solved for; decoder and describer follow.
 
     What these made of the old mu they then make of its best linear guess from the new one, and the log-variance begins
     anew. Changes nothing where the ends are not linear, or the windows are no more than the latents.
