@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Final, Literal
@@ -17,6 +18,11 @@ GLIBC_MINOR: Final = 36  # of Debian bookworm
 def lock_of(variant: Variant) -> Path:
     """Return the lock with a variant's pins and hashes."""
     return Path(__file__).with_name(f"requirements-{variant}.lock")
+
+
+def lock_pins(lock: Path) -> dict[str, str]:
+    """Return the versions that a lock pins, by the libraries' names."""
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+) \\$", lock.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def install(lock: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from app.packaging.libraries import lock_of, lock_pins
 from app.packaging.manifests import app_and_pkg, processing_container, xnat_command
 from models.bundle.store import DEFAULT_BUNDLE
 from operators.errors import StartError
@@ -92,6 +93,9 @@ def stage(folder: Path, image: str) -> Path:
         if inside is not None:
             _copy(ROOT / name, folder / inside)
     (application / "__main__.py").write_text(START, encoding="utf-8")
+    # The SDK's packager installs these; without hashes, for it installs more beside them.
+    pins = [f"{name}=={version}\n" for name, version in lock_pins(lock_of("cpu")).items()]
+    (application / "requirements.txt").write_text("".join(pins), encoding="utf-8")
     _copy(ROOT / "app" / "app.yaml", application / "app.yaml")
     _copy(ROOT / "app" / "app.yaml", folder / "app.yaml")
     for bundle in BUNDLES:  # the code finds the shipped bundle where it always is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from app.cli import main
 from app.packaging.check.container import OUTPUT, Container, open_container, results_in
 from app.packaging.check.image import open_image
 from tests.support.checkout import skip_or_fail
+from tests.support.listeners import STORESCU
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +56,25 @@ def test_the_libraries_of_the_queue_are_in_the_image(image):
     start = replace(image.start, env={**image.start.env, "CTVAE_LISTENER_FOLDER": OUTPUT})
     ended, _ = image.call("queue", "list", start=start)
     assert ended.code == 3 and "NO_QUEUE" in ended.err
+
+
+def test_a_series_that_dcmtk_sends_to_listen_becomes_a_result(image, phantom_ct: Path):
+    """The container has a network with nothing but its own loopback; storescu joins it."""
+    if not STORESCU.exists():
+        skip_or_fail("no DCMTK; run .ci/programs")
+    settings = {"FOLDER": OUTPUT, "QUIET_S": "1", "RESERVE_MB": "0"}
+    env = image.start.env | {f"CTVAE_LISTENER_{name}": value for name, value in settings.items()}
+    files = sorted(phantom_ct.iterdir())
+    sent = []
+
+    def send_and_wait(pid: int, folder: Path) -> bool:
+        if not sent:
+            inside = ["nsenter", f"--net=/proc/{pid}/ns/net", STORESCU, "-aec", "CTVAE", "127.0.0.1", "11112", *files]
+            sent.extend([True] * (subprocess.run(inside, capture_output=True).returncode == 0))
+        return bool(list(folder.rglob("features.sr.dcm")))
+
+    ended, folder = image.call("listen", start=replace(image.start, env=env), when=send_and_wait)
+    assert sent and ended.stopped, ended.err
+    assert (ended.code, ended.left) == (0, ()), ended.err
+    assert len(list(folder.glob("spool/instances/*/*.dcm"))) == len(files)
+    assert [path.name for path in sorted(folder.rglob("features.*"))] == ["features.json", "features.sr.dcm"]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
+import os
 import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from app.cli.monai_deploy import main as monai_deploy
 from app.packaging.build import containerfile_line, described
 from app.packaging.debian import installed, remove_packages
 from app.packaging.layout import APP, COMMAND, ENVIRONMENT
-from app.packaging.libraries import lock_of
+from app.packaging.libraries import lock_of, lock_pins
 from app.packaging.manifests import labels, processing_container, xnat_command
 from app.packaging.sbom import bill_of_materials, model_components
 from app.packaging.stage import sources, stage
@@ -33,7 +39,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_staged_application_is_the_code_and_nothing_of_the_tests(staged: Path):
     assert sorted(path.name for path in (staged / "app").iterdir()) == [
-        "__main__.py", "app", "app.yaml", "models", "operators",
+        "__main__.py", "app", "app.yaml", "models", "operators", "requirements.txt",
     ]  # fmt: skip
     assert (staged / "app" / "models" / "ct_vae" / "configs" / "metadata.json").is_file(), "the link to the bundle"
     assert not any("tests" in Path(name).parts for name in sources())
@@ -43,6 +49,46 @@ def test_the_staged_application_starts(staged: Path):
     ended = subprocess.run([sys.executable, staged / "app", "show", "app"], capture_output=True, text=True)
     assert ended.returncode == 3 and "NOT_ACCESSIBLE" in ended.stderr, "outside the image there is no /etc/holoscan"
     assert subprocess.run([sys.executable, staged / "app", "help"], capture_output=True).returncode == 0
+
+
+DOCKER = """#!/bin/sh
+case "$1 $2" in
+  "buildx ls") echo '{"Name": "holoscan_app_builder", "Driver": "docker-container"}' ;;
+  "buildx inspect") printf 'Name: holoscan_app_builder\\nDriver: docker-container\\n' ;;
+  "buildx build") for context; do :; done; cp -r "$context" "$CONTEXT"; echo "$@" >"$CONTEXT/call" ;;
+  "image inspect") echo '[{"Id": "sha256:0"}]' ;;
+  *) exit 1 ;;
+esac
+"""
+SOURCE = {
+    "debian-version": "4.6.0",
+    "wheel-version": "4.6.0",
+    "base-images": {"dgpu": "a-base"},
+    "build-images": {"igpu": {}, "dgpu": {}, "cpu": {}},
+}
+
+
+@pytest.mark.filterwarnings("ignore:unclosed scandir iterator:ResourceWarning")
+def test_monai_deploy_package_takes_the_staged_folder(staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As docs/deploy.md says it, with a stand-in for docker that keeps what it was told to build from."""
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    (tmp_path / "source.json").write_text(json.dumps({"4.6.0": {"holoscan": SOURCE}}))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CONTEXT", str(tmp_path / "context"))
+    words = ["package", staged / "app", "-c", staged / "app.yaml", "-m", staged / "models", "-t", "ctvae:test"]
+    words += ["--platform", "x86_64", "--source", tmp_path / "source.json", "--build-cache", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["monai-deploy", *map(str, words)])
+    assert monai_deploy() == 0
+    context = tmp_path / "context"
+    assert "--tag ctvae-x64-workstation-dgpu-linux-amd64:test" in (context / "call").read_text()
+    copied = filecmp.dircmp(staged / "app", context / "app")
+    assert not (copied.left_only or copied.right_only or copied.diff_files)
+    assert (context / "models" / "ct_vae" / "models" / "encoder.onnx").is_file()
+    assert json.loads((context / "map" / "app.json").read_bytes())["command"] == f'["python3", "{APP}"]'
+    assert "pip install --no-cache-dir --user -r /tmp/requirements.txt" in (context / "Dockerfile").read_text()
+    installed_there = (context / "pip" / "requirements.txt").read_text().splitlines()
+    assert installed_there == [f"{name}=={version}" for name, version in lock_pins(lock_of("cpu")).items()]
 
 
 def test_a_folder_that_exists_is_not_staged_into(tmp_path: Path):
@@ -87,7 +133,7 @@ def test_a_value_with_quotes_and_dollars_survives_the_containerfile():
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
 def test_each_library_is_pinned_with_hashes_to_the_version_that_is_tested(variant):
     lock = lock_of(variant).read_text()
-    pins = dict(re.findall(r"^([a-z0-9._-]+)==(\S+) \\$", lock, re.MULTILINE))
+    pins = lock_pins(lock_of(variant))
     ours = dict(
         re.findall(r"^([a-z0-9._-]+)(?:\[\w+\])?==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     )
@@ -95,6 +141,15 @@ def test_each_library_is_pinned_with_hashes_to_the_version_that_is_tested(varian
     assert sorted(hashed) == sorted(pins) and len(pins) > 50
     assert {name: version for name, version in pins.items() if ours.get(name, version) != version} == {}
     assert "://" not in lock and ("torch" in pins) is (variant == "gpu") and "cupy-cuda13x" not in pins
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_each_library_that_encode_and_listen_ask_for_is_in_the_lock(variant):
+    pins = lock_pins(lock_of(variant))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(one) for one in (*project["dependencies"], *project["optional-dependencies"]["pacs"])]
+    lacking = [str(one) for one in asked if pins.get(canonicalize_name(one.name), "0") not in one.specifier]
+    assert lacking == [], "make map-locks"
 
 
 def test_what_was_built_is_described_by_its_archive(tmp_path: Path):
