@@ -82,7 +82,7 @@ def _outside(arguments: Sequence[str]) -> int:
 def _inside(folder: Path, inputs: Sequence[Path]) -> int:
     files = _scans(folder, inputs)
     say(f"Orthanc, a PACS, and `ctvae listen` start in a private network; {len(files)} CT slices are ready")
-    settings = _settings(folder)
+    settings = listener_settings(folder)
     listen = [CTVAE, "listen", "-c", str(settings), "-l", "WARN"]
     with _orthanc(folder), _program(listen) as listening, _relayed(folder / "page", PAGE_PORT):
         _until(lambda: _answers(f"http://127.0.0.1:{PAGE_PORT}/readyz"), "the listener", listening)
@@ -126,7 +126,8 @@ def _phantom(folder: Path) -> Path:
     return folder
 
 
-def _settings(folder: Path) -> Path:
+def listener_settings(folder: Path) -> Path:
+    """Write the settings of the demo's listener into a folder; return the file."""
     listener: dict[str, Any] = {
         "folder": str(folder / "listener"),
         "reserve_mb": 64,
@@ -140,20 +141,31 @@ def _settings(folder: Path) -> Path:
     return file
 
 
-@contextmanager
-def _orthanc(folder: Path) -> Iterator[None]:
-    store = folder / "orthanc"
-    store.mkdir()
-    settings = {
-        "StorageDirectory": str(store),
-        "IndexDirectory": str(store),
+def orthanc_settings(store: str, listener: str, script: str) -> dict[str, Any]:
+    """Return the settings of an Orthanc that sends each stable CT series to the listener.
+
+    Args:
+        store: folder of its database.
+        listener: host.
+        script: path of ctvae.lua.
+    """
+    return {
+        "StorageDirectory": store,
+        "IndexDirectory": store,
         "DicomAet": "ORTHANC",
         "DicomPort": 4242,
         "HttpPort": 8042,
         "StableAge": STABLE_S,
-        "DicomModalities": {"ctvae": ["CTVAE", "127.0.0.1", 11112]},
-        "LuaScripts": [str(ROOT / "integrations" / "orthanc" / "ctvae.lua")],
+        "DicomModalities": {"ctvae": ["CTVAE", listener, 11112]},
+        "LuaScripts": [script],
     }
+
+
+@contextmanager
+def _orthanc(folder: Path) -> Iterator[None]:
+    store = folder / "orthanc"
+    store.mkdir()
+    settings = orthanc_settings(str(store), "127.0.0.1", str(ROOT / "integrations" / "orthanc" / "ctvae.lua"))
     (store / "orthanc.json").write_text(json.dumps(settings), encoding="utf-8")
     with _program(["Orthanc", str(store / "orthanc.json")], store / "log") as program:
         _until(lambda: _answers(f"{ORTHANC}/system"), "Orthanc", program)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,32 @@ def test_the_listener_of_kubernetes_reads_its_settings(tmp_path: Path):
     (tmp_path / "database").write_text("postgresql://ctvae:secret@postgres/ctvae\n")
     found = load_listener(tmp_path / "app.yaml", {"CTVAE_LISTENER_DATABASE_FILE": str(tmp_path / "database")})
     assert (found.address, found.database) == ("0.0.0.0", "postgresql://ctvae:secret@postgres/ctvae")
+
+
+def test_compose_has_the_services_and_settings_of_make_pacs_demo(tmp_path: Path):
+    """The demo's Orthanc and listener; beside them the queue's server, which the demo does without."""
+    from app.pacs.demo import listener_settings, orthanc_settings
+    from app.pacs.settings import load_listener
+
+    folder, listener = ROOT / "integrations" / "compose", COMPOSE["services"]["ctvae"]
+    assert set(COMPOSE["services"]) == {"ctvae", "orthanc", "postgres"}
+    mounts = dict(mount.split(":")[:2] for mount in COMPOSE["services"]["orthanc"]["volumes"])
+    assert mounts["./orthanc.json"] == "/etc/orthanc/orthanc.json"
+    expected = orthanc_settings(mounts["orthanc"], "ctvae", mounts["../orthanc/ctvae.lua"])
+    # Inside a container every client is remote; its port is this machine's alone.
+    expected |= {"RemoteAccessAllowed": True, "AuthenticationEnabled": False}
+    assert json.loads((folder / "orthanc.json").read_text()) == expected
+    assert "127.0.0.1:8042:8042" in COMPOSE["services"]["orthanc"]["ports"]
+
+    secret = tmp_path / "database"
+    secret.write_text("postgresql://ctvae:secret@postgres/ctvae\n")
+    environment = {name: str(value) for name, value in listener["environment"].items()}
+    found = load_listener(folder / "app.yaml", environment | {"CTVAE_LISTENER_DATABASE_FILE": str(secret)})
+    demo = load_listener(listener_settings(tmp_path), {})
+    (destination,), (of_the_demo,) = found.destinations, demo.destinations
+    assert destination == replace(of_the_demo, host="orthanc")
+    assert (found.port, found.page.port) == (demo.port, demo.page.port)
+    assert listener["ports"] == [f"{found.port}:{found.port}", f"127.0.0.1:{found.page.port}:{found.page.port}"]
 
 
 def test_compose_hardens_the_listener_and_keeps_the_database_inside():
