@@ -60,12 +60,6 @@ case "$1 $2" in
   *) exit 1 ;;
 esac
 """
-SOURCE = {
-    "debian-version": "4.6.0",
-    "wheel-version": "4.6.0",
-    "base-images": {"dgpu": "a-base"},
-    "build-images": {"igpu": {}, "dgpu": {}, "cpu": {}},
-}
 
 
 @pytest.mark.filterwarnings("ignore:unclosed scandir iterator:ResourceWarning")
@@ -73,7 +67,8 @@ def test_monai_deploy_package_takes_the_staged_folder(staged: Path, tmp_path: Pa
     """As docs/deploy.md says it, with a stand-in for docker that keeps what it was told to build from."""
     (tmp_path / "docker").write_text(DOCKER)
     (tmp_path / "docker").chmod(0o755)
-    (tmp_path / "source.json").write_text(json.dumps({"4.6.0": {"holoscan": SOURCE}}))
+    shown = (ROOT / "docs" / "deploy.md").read_text().partition("`source.json` names")[2].split("\n\n")[1]
+    (tmp_path / "source.json").write_text(shown)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("CONTEXT", str(tmp_path / "context"))
     words = ["package", staged / "app", "-c", staged / "app.yaml", "-m", staged / "models", "-t", "ctvae:test"]
