@@ -23,7 +23,7 @@ from operators.errors import CtvaeError, StartError
 
 logger = logging.getLogger(__name__)
 
-CHILD: Final = ("-m", "app.pacs.child")
+CHILD: Final = ("-P", "-m", "app.pacs.child")  # -P: an app.py in the current folder is not ours
 JSON_LOG: Final = "--json-log"
 START_S: Final = 180.0
 """Imports and the loading of the model may take so long, on a busy machine."""
@@ -74,8 +74,12 @@ class ChildProcess:
         command = [sys.executable, *self._program, str(os.getpid())]
         command += [str(self._settings)] if self._settings else []
         pipe = subprocess.PIPE
+        # Its code is its parent's, which may be a folder that Python was given, as in the container, and not installed.
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         # It leads a group of its own, so that a Ctrl-C reaches its parent alone, which decides.
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, process_group=0)  # noqa: S603 — our own
+        self._process = subprocess.Popen(  # noqa: S603 — our own
+            command, stdin=pipe, stdout=pipe, process_group=0, env=environment
+        )
         answer = self._answer(START_S, tick)
         if error := answer.get("error"):
             self.end()
