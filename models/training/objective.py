@@ -49,10 +49,6 @@ class LossInputs:
     other_logvar: Tensor
     group: Tensor
 
-    def both_views(self) -> Tensor:
-        """Return (n or 2n, latents): mu of the first view and, where there is one, of the second."""
-        return torch.cat((self.mu, self.other_mu)) if self.other_mu.shape[1] else self.mu
-
     def tensors(self) -> dict[str, Tensor]:
         """Return every field by name, so that many processes can exchange them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -64,11 +60,13 @@ class LossInputs:
 
 
 class Passed(NamedTuple):
-    """What `VaeForward` gives of n windows, their v views one after the other.
+    """What `VaeForward` gives of n windows, their v views one after the other, and of m views kept from earlier steps.
 
     Attributes:
         mu: (v · n, latents), as are the log-variances; z is that of the n first views.
         reconstruction: of z; so is the description, which a `PooledVae` alone gives, and where it is asked for.
+        read: what the heads read of the views, (v · n, …).
+        kept_mu: of what was kept, (m, latents), and its log-variances; None where nothing was.
     """
 
     mu: Tensor
@@ -76,6 +74,22 @@ class Passed(NamedTuple):
     z: Tensor
     reconstruction: Tensor
     description: Tensor | None = None
+    read: Tensor | None = None
+    kept_mu: Tensor | None = None
+    kept_logvar: Tensor | None = None
+
+
+class Codes(NamedTuple):
+    """What the terms on all codes together are of, a row for each window: (n, columns), as in `LossInputs`."""
+
+    mu: Tensor
+    other: Tensor
+    z: Tensor
+    group: Tensor
+
+    def both_views(self) -> Tensor:
+        """Return (n or 2n, latents): mu of the first view and, where there is one, of the second."""
+        return torch.cat((self.mu, self.other)) if self.other.shape[1] else self.mu
 
 
 class Parts(NamedTuple):
@@ -93,31 +107,28 @@ class Parts(NamedTuple):
 
 
 class VaeForward(nn.Module):
-    """Encoder, draw and decoder in one forward, which many processes need to share its gradients.
-
-    Attributes:
-        settled: whether mu stays as it is; decoder, description and log-variance still learn.
-    """
+    """Encoder, draw and decoder in one forward, which many processes need to share its gradients."""
 
     def __init__(self, vae: Vae, *, describe: bool = True) -> None:
         super().__init__()
         self.vae, self.describe, self.settled = vae, describe, False
 
-    def forward(self, seen: Tensor, epsilon: Tensor) -> Passed:
+    def forward(self, seen: Tensor, epsilon: Tensor, kept: Tensor | None = None) -> Passed:
         """Return what the loss is made of.
 
         Args:
             seen: views (v · n, 1, d, h, w), all first views first.
             epsilon: draws of N(0, 1) for the n first views.
+            kept: what the heads read of earlier views, (m, …); they read it again.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.settled):
             read = self.vae.trunk(seen)
-        mu, logvar = (head.float() for head in self.vae.heads(read))
-        if self.settled:
-            mu = mu.detach()
-        first = len(epsilon)
+        mu, logvar = (head.float() for head in self.vae.heads(read if kept is None else torch.cat([read, kept])))
+        views, first = len(seen), len(epsilon)
         z = mu[:first] + torch.exp(0.5 * logvar[:first]) * epsilon.reshape(mu[:first].shape)
-        return Passed(mu, logvar, z, self.vae.decode(z), described(self.vae, z) if self.describe else None)
+        made = self.vae.decode(z), described(self.vae, z) if self.describe else None
+        earlier = (None, None) if kept is None else (mu[views:], logvar[views:])
+        return Passed(mu[:views], logvar[:views], z, *made, read, *earlier)
 
 
 def described(vae: Vae, z: Tensor) -> Tensor | None:
@@ -153,6 +164,7 @@ def objective(
     voxels: int,
     kl_weight: float,
     dataset: int,
+    kept: Codes | None = None,
 ) -> Parts:
     """Return the loss: likelihood per voxel + KL + penalty + weighted pairs, features, divergence and MMD.
 
@@ -165,7 +177,9 @@ def objective(
         voxels: in a window.
         kl_weight: of the KL at this step.
         dataset: windows in all.
+        kept: codes of earlier windows, by the heads as they are now: aggregate, MMD and pairs are of these too.
     """
+    codes = _together(rows, kept)
     zero = rows.mu.new_zeros(())
     scale = None if settings.scale == "learned" else settings.scale
     nll = likelihood_nll(rows.error.squeeze(1), voxels, settings.likelihood, scale)
@@ -177,12 +191,12 @@ def objective(
         penalised = penalty(settings.penalty, rows.z, rows.mu, rows.logvar, dataset)
         loss = loss + settings.penalty_weight * penalised / per
     if settings.aggregate:
-        divergence = aggregate_distance(rows.both_views())
+        divergence = aggregate_distance(codes.both_views())
         loss = loss + settings.aggregate * divergence
     if settings.mmd:
-        loss = loss + settings.mmd * mmd(rows.z)
+        loss = loss + settings.mmd * mmd(codes.z)
     if rows.other_mu.shape[1]:
-        pairs = _pairs(rows, settings)
+        pairs = _pairs(rows, codes, settings)
         loss = loss + settings.invariance * pairs
     if rows.statistics.shape[1]:
         features = statistics_nll(rows.statistics)
@@ -192,11 +206,16 @@ def objective(
     return Parts(loss, nll, rmse, mean_kl.sum(), penalised, pairs, features, divergence, mean_kl)
 
 
-def _pairs(rows: LossInputs, settings: TrainingSettings) -> Tensor:
+def _pairs(rows: LossInputs, codes: Codes, settings: TrainingSettings) -> Tensor:
     """Return the difference between the two views, on the scale that the settings name."""
     if settings.invariance_scale == "whitened":
-        group = torch.cat((rows.group, rows.group))
-        return whitened_pairs(rows.mu, rows.other_mu, within_groups(rows.both_views(), group))
+        group = torch.cat((codes.group, codes.group))
+        return whitened_pairs(codes.mu, codes.other, within_groups(codes.both_views(), group))
     if settings.invariance_scale == "between":
-        return pair_ratio(rows.mu, rows.other_mu)
+        return pair_ratio(codes.mu, codes.other)
     return pair_distance(rows.mu, rows.other_mu, rows.logvar, rows.other_logvar)
+
+
+def _together(rows: LossInputs, kept: Codes | None) -> Codes:
+    own = Codes(rows.mu, rows.other_mu, rows.z, rows.group)
+    return own if kept is None else Codes(*(torch.cat(pair) for pair in zip(own, kept, strict=True)))

@@ -19,11 +19,13 @@ from torch import Tensor
 from models.networks.registry import build_vae
 from models.networks.vae import Vae
 from models.training.augment import make_views, read_windows, window_places
+from models.training.bank import Bank, bank_from, bank_of
 from models.training.body_masks import body_masks
 from models.training.checkpoint import CheckpointError, digest_of, save_checkpoint
 from models.training.draws import Augmentation, draw_augmentation
 from models.training.losses import kl_warmup
 from models.training.objective import (
+    Codes,
     LossInputs,
     Parts,
     Passed,
@@ -34,7 +36,7 @@ from models.training.objective import (
 )
 from models.training.progress import StepLog
 from models.training.settings import TrainingSettings
-from models.training.settled import settle_mu
+from models.training.settled import begin_at_components
 from models.training.state import TrainingIdentity, TrainingState
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class TrainingRun:
         self.ended: Literal["finished", "early"] = "finished"
         self.calibrated: float | None = None
         self.best: dict[str, Tensor] = {}
+        self.bank: Bank | None = None
         self.best_loss, self.worse = math.inf, 0
 
     @property
@@ -113,7 +116,7 @@ class TrainingRun:
 
     def advance(self, batches: Iterator[Batch]) -> None:
         """Take one step of the optimiser."""
-        if not self.forward.settled and self.fraction >= self.settings.encoder_until:
+        if self._learning_trunk() and self.fraction >= self.settings.trunk_until:
             self._settle()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.fraction, self.settings.learning_rate)
@@ -188,6 +191,8 @@ class TrainingRun:
             tensors |= {f"average/{name}": tensor for name, tensor in self.measured.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         if not self.finished:
+            if self.bank is not None:
+                tensors |= {f"bank/{name}": tensor for name, tensor in self.bank.tensors().items()}
             for number, moments in self.optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser/{number}/{name}": tensor for name, tensor in moments.items()}
         return TrainingState(
@@ -197,7 +202,6 @@ class TrainingRun:
             elapsed_s=self.elapsed_s,
             fraction=self.fraction,
             ended=self.ended,
-            settled=self.forward.settled,
             calibrated=self.calibrated,
             best_loss=self.best_loss if self.best else None,
             worse=self.worse,
@@ -223,7 +227,8 @@ class TrainingRun:
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError("the checkpoint does not fit this network; remove it to train anew") from error
         self.best = state.under("best/")
-        self.forward.settled = state.settled
+        self.forward.settled = bool(state.under("bank/"))
+        self.bank = bank_from({name: tensor.to(self.fabric.device) for name, tensor in state.under("bank/").items()})
         self.best_loss = math.inf if state.best_loss is None else state.best_loss
         self.step, self.worse, self.ended = state.step, state.worse, state.ended
         self.elapsed_s, self.fraction, self.calibrated = state.elapsed_s, state.fraction, state.calibrated
@@ -241,18 +246,29 @@ class TrainingRun:
         if device.type == "cuda":
             cut_out = cut_out.pin_memory()
         body = body if body is None else body.to(device)
-        if self.forward.settled:  # what is left to learn is of the first view
-            draws = [replace(drawn, views=drawn.views[:1]) for drawn in draws]
         seen, target = make_views(cut_out.to(device, non_blocking=True), draws, self.size, self.settings, body)
         epsilon = torch.from_numpy(np.stack([drawn.epsilon for drawn in draws])).to(device, non_blocking=True)
-        passed: Passed = self.network(seen, epsilon)
-        rows = self._gathered(make_loss_inputs(passed, target, self.settings, self.vae))
-        return rows, self._objective(rows, self.settings, self._kl_weight())
+        passed: Passed = self.network(seen, epsilon, None if self.bank is None else self.bank.views())
+        mine = make_loss_inputs(passed, target, self.settings, self.vae)
+        rows, kept = self._gathered(mine), self._kept(passed)
+        if self.forward.settled:
+            self._keep(passed, epsilon, mine.group)
+        return rows, self._objective(rows, self.terms(), self._kl_weight(), kept)
+
+    def terms(self) -> TrainingSettings:
+        """Return the settings of the loss now: the terms on all codes together wait until the trunk stays."""
+        if not self._learning_trunk():
+            return self.settings
+        scale = "between" if self.settings.invariance_scale == "whitened" else self.settings.invariance_scale
+        return replace(self.settings, aggregate=0.0, mmd=0.0, invariance_scale=scale)
+
+    def _learning_trunk(self) -> bool:
+        return self.settings.trunk_until < 1 and not self.forward.settled
 
     def _settle(self) -> None:
-        """Keep the encoder, that of the averaged weights, from here on, with the head of mu solved for."""
+        """Keep the trunk, that of the averaged weights, from here on, and start the heads anew."""
         vae = copy.deepcopy(self.measured).eval()
-        settle_mu(vae, self.scans, self.settings)
+        begin_at_components(vae, self.scans, self.settings)
         weights = {name: self.fabric.broadcast(tensor) for name, tensor in vae.state_dict().items()}
         for network in (self.vae, self.measured):
             network.load_state_dict(weights)
@@ -260,26 +276,40 @@ class TrainingRun:
         self.forward.settled = True
         self.best, self.best_loss, self.worse = {}, math.inf, 0
 
-    def _objective(self, rows: LossInputs, settings: TrainingSettings, kl_weight: float) -> Parts:
+    def _objective(
+        self, rows: LossInputs, settings: TrainingSettings, kl_weight: float, kept: Codes | None = None
+    ) -> Parts:
         voxels, dataset = math.prod(self.size), len(self.places)
-        return objective(rows, settings, voxels=voxels, kl_weight=kl_weight, dataset=dataset)
+        return objective(rows, settings, voxels=voxels, kl_weight=kl_weight, dataset=dataset, kept=kept)
 
-    def _gathered(self, own: LossInputs) -> LossInputs:
+    def _kept(self, passed: Passed) -> Codes | None:
+        """Return the codes of the bank, as the heads of this step make them."""
+        if self.bank is None or passed.kept_mu is None or passed.kept_logvar is None:
+            return None
+        return self.bank.codes(passed.kept_mu, passed.kept_logvar)
+
+    def _keep(self, passed: Passed, epsilon: Tensor, group: Tensor) -> None:
+        """Add the batch of all processes to the bank."""
+        assert passed.read is not None
+        newest = bank_of(passed.read, epsilon, group)
+        if self.fabric.world_size > 1:
+            newest = Bank(*(all_rows(self.fabric, one) for one in newest.tensors().values()))
+        self.bank = newest if self.bank is None else self.bank.with_newest(newest, self.settings.bank)
+
+    def _gathered(self, rows: LossInputs) -> LossInputs:
         """Return the rows of all processes.
 
         Each process then has the same loss, and a gradient that is `world_size` times its own part, of which
         DistributedDataParallel takes the mean: together the gradient of a single process.
         """
         if self.fabric.world_size == 1:
-            return own
+            return rows
         gathered = {}
-        for name, mine in own.tensors().items():
+        for name, mine in rows.tensors().items():
             if mine.shape[1] == 0:
                 gathered[name] = mine.repeat(self.fabric.world_size, 1)
                 continue
-            rows = self.fabric.all_gather(mine, sync_grads=True)
-            assert isinstance(rows, Tensor)
-            gathered[name] = rows.flatten(0, 1)
+            gathered[name] = all_rows(self.fabric, mine, sync_grads=True)
         return LossInputs(**gathered)
 
     def _kl_weight(self) -> float:
@@ -308,8 +338,7 @@ class TrainingRun:
         self.vae.train()
         loss = self._objective(LossInputs.joined(rows), plain, self.settings.beta).loss.item()
         self.calibrated = float(self.fabric.broadcast(loss)) if self.fabric.world_size > 1 else loss
-        learning = self.settings.encoder_until < 1 and not self.forward.settled
-        if not self.settings.patience or self.fraction < self.settings.kl_warmup or learning:
+        if not self.settings.patience or self.fraction < self.settings.kl_warmup or self._learning_trunk():
             return
         if self.calibrated < self.best_loss:
             self.best_loss, self.worse = self.calibrated, 0
@@ -318,6 +347,13 @@ class TrainingRun:
             self.worse += 1
         if self.worse >= self.settings.patience:
             self.ended = "early"
+
+
+def all_rows(fabric: Fabric, mine: Tensor, *, sync_grads: bool = False) -> Tensor:
+    """Return the rows of all processes."""
+    gathered = fabric.all_gather(mine, sync_grads=sync_grads)
+    assert isinstance(gathered, Tensor)
+    return gathered.flatten(0, 1)
 
 
 def over_all(fabric: Fabric, values: Tensor, how: Literal["max", "mean"]) -> Tensor:

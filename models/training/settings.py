@@ -32,11 +32,11 @@ class TrainingSettings:
         minutes: training time by the clock, including the earlier part of a resumed training; or else
         steps: number of optimiser steps. The learning rate and the KL's weight follow whichever of the two is given.
         batch: windows in one pass, over all processes together.
-        encoder_until: part of the training after which the encoder stays as it is, with its last layer, the head of mu,
-            solved for (`models.training.settled`); decoder, description and log-variance learn on. 1: all of it learns
-            to the end. 0 solves for the head of a bundle that is fine-tuned.
-        steadiness: how much that head avoids what differs between two views of a window, beside predicting what the
-            window holds.
+        trunk_until: part of the training after which what lies before the heads stays as it is, and the heads begin
+            anew (`models.training.settled`): `aggregate`, `mmd` and `invariance_scale: whitened`, which until then is
+            `between`, begin there. 1: all of it learns to the end.
+        bank: windows of earlier passes whose codes the terms on all codes together see beside the batch's once the
+            trunk stays (`models.training.bank`). Codes should be many times the latents.
         accumulate: passes whose gradients are averaged for one step of the optimiser.
         learning_rate: at its peak.
         kl_warmup: part of the training over which the KL's weight rises from 0 to `beta`.
@@ -95,8 +95,8 @@ class TrainingSettings:
     minutes: float | None = None
     steps: int | None = None
     batch: int = 16
-    encoder_until: float = 1.0
-    steadiness: float = 0.5
+    trunk_until: float = 1.0
+    bank: int = 0
     accumulate: int = 1
     learning_rate: float = 2e-3
     kl_warmup: float = 0.1
@@ -152,6 +152,9 @@ class TrainingSettings:
                 raise ValueError(f"{name} is {value!r}; expected a number from {low:g} to {high:g}")
         if self.invariance and self.invariance_scale == "between" and self.batch < 2:
             raise ValueError("invariance_scale is 'between' and batch 1; expected two windows a batch or more")
+        if (self.bank > 0) != (self.trunk_until < 1):
+            given = f"bank is {self.bank} and trunk_until {self.trunk_until:g}"
+            raise ValueError(f"{given}; expected a bank and a part below 1, or 0 and 1")
         if self.scale != "learned" and not (_between(self.scale, 1e-4, 1.0)):
             raise ValueError(f"scale is {self.scale!r}; expected 'learned' or a number from 0.0001 to 1")
         if (self.penalty == "none") != (self.penalty_weight == 0):
@@ -178,6 +181,7 @@ _WHOLE: Mapping[str, int] = {
     "seed": 0,
     "steps": 1,
     "batch": 1,
+    "bank": 0,
     "accumulate": 1,
     "feature_block": 2,
     "patience": 0,
@@ -186,8 +190,7 @@ _WHOLE: Mapping[str, int] = {
     "nodes": 1,
 }
 _REAL: Mapping[str, tuple[float, float]] = {
-    "encoder_until": (0.0, 1.0),
-    "steadiness": (0.0, 1e3),
+    "trunk_until": (0.0, 1.0),
     "minutes": (1e-4, 1e6),
     "learning_rate": (1e-8, 1.0),
     "kl_warmup": (0.0, 1.0),

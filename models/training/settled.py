@@ -1,80 +1,57 @@
-"""The end of an encoder's training: the head of mu is solved for, and the encoder stays as it is from then on.
+"""The second part of a training: what lies before the heads stays as it is, and the heads begin anew.
 
-A gradient does not find 32 directions that say different things: with one axis far longer than the others, every
-dimension gains by following it, and terms on the codes of a batch, or of a bank of 2,040 windows, made up for part of
-that. But the head is linear, and of linear heads the best is known: reduced-rank regression (Izenman 1975, doi
-10.1016/0047-259X(75)90042-1) of what a window holds on what the head reads, with what differs between two views of a
-window as a penalty. It takes seconds, and its codes are whitened, so no dimension repeats another.
+The terms on all codes together need the codes of many windows by one network. Codes of some steps ago are those of
+another network, and even what its heads read of them drifts by more than the shorter axes of mu are long: over 30 steps
+the drift was most of the variance. Once the trunk stays, what the heads read of a window stays too
+(`models.training.bank`).
 
-What a window holds are its first principal components, each weighted by the root of its deviation, and its composition
-(`models.networks.pooled`).
+They begin at the whitened principal components of what they read. It is nearly collinear: of 32 random projections of
+it, half vary by less than a hundredth of the first, and a gradient does not make up for that in a training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
 from models.training.settings import TrainingSettings
-from models.training.whitening import drawn_views, fed_by_z
-
-WINDOWS = 1024
-"""Number of windows that the head is solved on, each seen as in training."""
+from models.training.whitening import WINDOWS, drawn_views, fed_by_z
 
 _LEAST_DEVIATION = 1e-3
-_RIDGE = 0.1
-_COMPONENTS_PER_LATENT = 2
-_COMPOSITION = 2.0
-"""Root of the weight of the composition's variance beside that of the principal components."""
-
-_LOGVAR = -2.4
-"""Of the posterior at the beginning: a deviation of 0.3 where that of mu is 1."""
-
-
-class _Drawn(NamedTuple):
-    """Windows as the head sees them.
-
-    Attributes:
-        read: what the head reads of each view, (views, n, values).
-        held: what the window holds, (n, values).
-    """
-
-    read: Tensor
-    held: Tensor
+_LOGVAR = -3.0
+"""Of the posterior at the beginning: well below the variance of mu, which is 1."""
 
 
 @torch.no_grad()
-def settle_mu(
+def begin_at_components(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int = WINDOWS
 ) -> None:
-    """Set the head of mu to what is solved for; decoder and describer follow.
+    """Set the head of mu to whitened principal components of what it reads, standardised; decoder and describer follow.
 
-    What these made of the old mu they then make of its best linear guess from the new one, and the log-variance begins
-    anew. Changes nothing where the ends are not linear, or the windows are no more than the latents.
+    What these made of the old mu they then make of its best linear guess from the new one. Changes nothing where the
+    ends are not linear, or the windows are no more than the latents.
 
     Args:
         vae: in eval mode.
         scans: that it is trained on.
-        settings: what the views are drawn with, and `steadiness`.
+        settings: what the views are drawn with.
         windows: how many are looked at.
     """
     head = vae.mu
     if not isinstance(head, nn.Linear) or not fed_by_z(vae) or windows <= head.out_features:
         return
-    drawn = _drawn(vae, scans, settings, windows, components=_COMPONENTS_PER_LATENT * head.out_features)
-    every = drawn.read.flatten(0, 1)
-    mean, deviation = every.mean(0), every.std(0).clamp_min(_LEAST_DEVIATION)
-    directions = best_directions((drawn.read - mean) / deviation, drawn.held, head.out_features, settings.steadiness)
-    weight = (directions / deviation[:, None]).T
-    before, after = head(every.float()).double(), (every - mean) @ weight.T
+    read = torch.cat([vae.trunk(seen) for seen, _ in drawn_views(vae, scans, settings, windows)]).double()
+    mean, deviation = read.mean(0), read.std(0).clamp_min(_LEAST_DEVIATION)
+    _, lengths, axes = torch.linalg.svd((read - mean) / deviation, full_matrices=False)
+    scale = len(read) ** 0.5 / lengths[: head.out_features].clamp_min(1e-6 * lengths[0])
+    weight = scale[:, None] * axes[: head.out_features] / deviation
+    before, after = head(read.float()).double(), (read - mean) @ weight.T
     head.weight.copy_(weight)
     head.bias.copy_(-weight @ mean)
     _follow(fed_by_z(vae), before, after)
@@ -82,69 +59,6 @@ def settle_mu(
     if isinstance(first, nn.Linear):
         nn.init.zeros_(first.weight)
         nn.init.constant_(first.bias, _LOGVAR)
-
-
-def best_directions(read: Tensor, held: Tensor, count: int, steadiness: float) -> Tensor:
-    """Return the directions (values, count) in which what is read predicts best what is held, whitened.
-
-    With X the centred readings of all views, Y what their windows hold, D half the differences of two views, M =
-    cov(X) + steadiness · cov(D) + ridge: the longest principal axes of Y's prediction X M⁻¹ cov(X, Y), in the metric
-    of M. The codes X · directions have unit variance and no covariance.
-
-    Args:
-        read: standardised readings, (views, n, values).
-        held: (n, m), m not below `count`.
-        count: number of directions.
-        steadiness: weight of the differences; without a second view there are none.
-    """
-    views, n, values = read.shape
-    every = read.flatten(0, 1)
-    every = every - every.mean(0)
-    metric = every.T @ every / len(every) + _RIDGE * torch.eye(values, dtype=read.dtype, device=read.device)
-    if views > 1:
-        apart = read[0] - read[1]
-        metric = metric + steadiness * (apart.T @ apart) / (2 * n)
-    together = every.T @ (held - held.mean(0)).repeat(views, 1) / len(every)
-    slopes = torch.linalg.solve(metric, together)
-    _, axes = torch.linalg.eigh(slopes.T @ together)
-    directions = slopes @ axes[:, -count:].flip(1)
-    codes = every @ directions
-    lengths, turned = torch.linalg.eigh(codes.T @ codes / len(codes))
-    return directions @ (turned / lengths.clamp_min(1e-9 * lengths[-1]).sqrt()).flip(1)
-
-
-def _drawn(
-    vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int, components: int
-) -> _Drawn:
-    """Return drawn windows, float64."""
-    read, images, composition = [], [], []
-    for seen, target in drawn_views(vae, scans, settings, windows):
-        read.append(vae.trunk(seen).reshape(len(seen) // len(target), len(target), -1))
-        images.append(functional.avg_pool3d(target, 2).flatten(1))
-        if isinstance(vae, PooledVae):
-            composition.append(vae.describable(target))
-    held = [principal_scores(torch.cat(images), components)]
-    if composition:
-        described = torch.cat(composition).double()
-        held.append(_COMPOSITION * _of_unit_variance(described - described.mean(0)))
-    return _Drawn(torch.cat(read, 1).double(), torch.cat(held, 1))
-
-
-def principal_scores(images: Tensor, count: int) -> Tensor:
-    """Return the first principal components of images (n, voxels), (n, count), each over the root of its deviation.
-
-    So a component of a hundredth of the variance weighs a tenth, and the finer ones have a say. The total variance is
-    1.
-    """
-    centred = images - images.mean(0)
-    squares, axes = torch.linalg.eigh((centred @ centred.T).double())
-    deviation = squares[-count:].clamp_min(0).sqrt().flip(0)
-    return _of_unit_variance(axes[:, -count:].flip(1) * deviation.sqrt())
-
-
-def _of_unit_variance(values: Tensor) -> Tensor:
-    scaled: Tensor = values / values.square().sum(1).mean().sqrt()
-    return scaled
 
 
 def _follow(linears: Sequence[nn.Linear], before: Tensor, after: Tensor) -> None:

@@ -38,12 +38,11 @@ class TrainingState:
 
     Attributes:
         identity: whose state it is.
-        tensors: `vae/…`, `average/…`, `best/…` by parameter, `optimiser/<number>/<moment>`.
+        tensors: `vae/…`, `average/…`, `best/…` by parameter, `optimiser/<number>/<moment>`, `bank/…`.
         step: of the optimiser.
         elapsed_s: of training.
         fraction: of it that is done.
         ended: whether the calibration windows ended it.
-        settled: whether the encoder stays as it is.
         calibrated: loss on the calibration windows when last measured.
         best_loss: the smallest of them; None before the first.
         worse: number of checks since then.
@@ -56,7 +55,6 @@ class TrainingState:
     elapsed_s: float
     fraction: float
     ended: Literal["finished", "early"]
-    settled: bool
     calibrated: float | None
     best_loss: float | None
     worse: int
@@ -91,7 +89,6 @@ def read_state(tensors: Mapping[str, Tensor], plain: Mapping[str, Any], identity
             elapsed_s=float(plain["elapsed_s"]),
             fraction=float(plain["fraction"]),
             ended=plain["ended"],
-            settled=bool(plain["settled"]),
             calibrated=plain["calibrated"],
             best_loss=None if plain["best_loss"] is None else float(plain["best_loss"]),
             worse=int(plain["worse"]),

@@ -185,11 +185,10 @@ def _terms(settings: TrainingSettings) -> str:
     if settings.mmd:
         parts.append(f"{penalties['mmd']} over many windows, with weight {settings.mmd:g}")
     terms = f" Beside them {', '.join(parts)}." if parts else ""
-    if settings.encoder_until < 1:
+    if settings.trunk_until < 1:
         terms += (
-            f" After {settings.encoder_until:.0%} of the training the encoder stayed as it was, and the head of mu was"
-            " solved for: the whitened directions that predict best what a window holds, and differ least between two"
-            f" views of it (steadiness {settings.steadiness:g}); the decoder learned on."
+            f" After {settings.trunk_until:.0%} of the training the encoder's stages stayed, and the heads began anew;"
+            f" what is asked of many windows began there, over {settings.bank + settings.batch} at once."
         )
     return terms
 

@@ -29,7 +29,8 @@ SETTINGS = TrainingSettings(
     SMALL_CT_VAE,
     steps=STEPS,
     batch=8,
-    encoder_until=0.5,
+    bank=24,
+    trunk_until=0.5,
     threads=1,
     accelerator="cpu",
     ema=0.9,
@@ -147,7 +148,7 @@ def test_ctrl_c_is_heard_too_and_without_a_checkpoint_it_says_so(folder):
 
 def test_a_training_by_the_clock_counts_the_time_before_it_was_interrupted(folder):
     checkpoint = folder / "timed.checkpoint"
-    timed = replace(SETTINGS, steps=None, minutes=0.02, encoder_until=1.0)
+    timed = replace(SETTINGS, steps=None, minutes=0.02, bank=0, trunk_until=1.0)
 
     sent = []
 
