@@ -28,7 +28,10 @@ def command(
     models: Annotated[
         Path | None,
         typer.Option(
-            "-m", "--model", help="The bundle that encoded the features; with --data, default: the shipped one."
+            "-m",
+            "--model",
+            "--bundle",
+            help="The bundle that encoded the features; with --data, default: the shipped one.",
         ),
     ] = None,
     positive: Annotated[

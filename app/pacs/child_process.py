@@ -75,7 +75,8 @@ class ChildProcess:
         command += [str(self._settings)] if self._settings else []
         pipe = subprocess.PIPE
         # Its code is its parent's, which may be a folder that Python was given, as in the container, and not installed.
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        folders = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
         # It leads a group of its own, so that a Ctrl-C reaches its parent alone, which decides.
         self._process = subprocess.Popen(  # noqa: S603 — our own
             command, stdin=pipe, stdout=pipe, process_group=0, env=environment
