@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -29,6 +29,11 @@ class Case:
     split: str = ""
     source: str = ""
     windows: int = 0
+
+
+def names_of(cases: Iterable[Case]) -> frozenset[str]:
+    """Return the names of the patients of these cases, and the keys of their scans."""
+    return frozenset(name for case in cases for name in (case.patient, case.scan) if name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,7 @@ class TrainingRecord:
     @property
     def learned_names(self) -> frozenset[str]:
         """Names of these patients, and keys of their scans."""
-        return frozenset(name for case in self.learned for name in (case.patient, case.scan) if name)
+        return names_of(self.learned)
 
     def as_json(self) -> dict[str, object]:
         """Return everything that is known, as plain JSON values."""

@@ -27,6 +27,7 @@ from app.settings import DEFAULTS, Settings
 from models.bundle.store import check_replaceable
 from models.spec import Bundle, BundleError, InTheWayError, Preprocessing
 from models.training.settings import TrainingSettings
+from models.training_record import names_of
 from operators.errors import RunFailed, SeriesError, StartError
 
 if TYPE_CHECKING:
@@ -253,8 +254,7 @@ def _check_parent(parts: Mapping[Split, Sequence[Scan]], parent: Bundle | None) 
         return
     learned = parent.training.learned
     for split in SPLITS[1:]:
-        cases = [case for case in learned if split != "calibration" or case.split != "calibration"]
-        names = {name for case in cases for name in (case.patient, case.scan) if name}
+        names = names_of(case for case in learned if split != "calibration" or case.split != "calibration")
         seen = sorted({scan.patient for scan in parts[split] if {scan.patient, scan.key} & names})
         if seen:
             text = f"{parent.name} was trained or calibrated on patient {seen[0]}, who is in {split} now"
