@@ -116,10 +116,7 @@ def trained(plan: Any, windows: list[np.ndarray]) -> tuple[Any, Arrays]:
 
 
 def progress(at: Any) -> str:
-    return (
-        f"step {at.step} loss {at.loss:.4f} rmse {at.rmse:.4f} KL {at.kl:.0f} features {at.features:.3f} "
-        f"pairs {at.invariance:.3f} aggregate {at.aggregate:.3f}"
-    )
+    return f"{at.line()}  features {at.features:.3f}  pairs {at.invariance:.3f}  aggregate {at.aggregate:.3f}"
 
 
 def see_all(scans: list[Scan], plan: Any, cache: Path) -> Arrays:

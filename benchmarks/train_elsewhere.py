@@ -15,10 +15,9 @@ import argparse
 import json
 import lzma
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import yaml
@@ -81,23 +80,14 @@ def train(args: argparse.Namespace) -> None:
     changed = {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in args.set)}
     changed["parameters"] = about["settings"]["parameters"] | changed.get("parameters", {})
     settings = replace(TrainingSettings(**about["settings"]), **changed)
-    began = time.monotonic()
     train_on(
         windows[: about["learned"]],
         settings,
-        lambda at: print(f"{time.monotonic() - began:5.0f} s  {line(at)}", flush=True),
+        lambda at: print(f"{at.elapsed_s:5.0f} s  {at.line()}  pairs {at.invariance:.3f}", flush=True),
         report_every_s=10.0,
         calibration=windows[about["learned"] :],
         patients=about["patients"],
         checkpoint=args.checkpoint,
-    )
-
-
-def line(at: Any) -> str:
-    calibration = "" if at.calibration is None else f"  calibration {at.calibration:.4f}"
-    return (
-        f"step {at.step}  loss {at.loss:.4f}{calibration}  rmse {at.rmse:.4f}  KL {at.kl:.1f} nats  "
-        f"pairs {at.invariance:.3f}  aggregate {at.aggregate:.3f}"
     )
 
 

@@ -56,6 +56,14 @@ class Progress:
     calibration: float | None = None
     kl_by_dimension: tuple[float, ...] = ()
 
+    def line(self) -> str:
+        """Return the state in one line, for a person who watches."""
+        calibration = "" if self.calibration is None else f"  calibration {self.calibration:.4f}"
+        return (
+            f"step {self.step}  loss {self.loss:.4f}{calibration}  rmse {self.rmse:.4f}  KL {self.kl:.1f} nats  "
+            f"active {self.active} of {self.latents}"
+        )
+
 
 class StepLog:
     """Means since the last report, and a watch for collapse."""

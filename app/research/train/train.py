@@ -298,7 +298,7 @@ def _train(
 
         def reported(at: Any) -> None:
             monitor.report(at)
-            report(_line(at), at.fraction)
+            report(at.line(), at.fraction)
 
         try:
             return train(
@@ -321,11 +321,3 @@ def _train(
             stopped = str(error).partition(";")[0]
             text = f"{stopped}; {places.checkpoint.name} keeps it: go on with the same command and --resume"
             raise RunFailed("INTERRUPTED", text) from error
-
-
-def _line(at: Any) -> str:
-    calibration = "" if at.calibration is None else f"  calibration {at.calibration:.4f}"
-    return (
-        f"step {at.step}  loss {at.loss:.4f}{calibration}  rmse {at.rmse:.4f}  KL {at.kl:.1f} nats  "
-        f"active {at.active} of {at.latents}"
-    )
