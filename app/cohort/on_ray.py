@@ -110,7 +110,7 @@ class Stage:
         """
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray's; the process is to be as it is on one machine, to the last bit
         self._version, self._order = version, order
-        self._team: Team | None = None
+        self._begun: tuple[Team, Work] | None = None
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         """Return a row per unit: the unit, its series, or the error that stops the run."""
@@ -128,17 +128,19 @@ class Stage:
 
     def end(self) -> None:
         """End its process."""
-        if self._team:
-            self._team.end()
+        if self._begun:
+            self._begun[0].end()
 
     def _ready(self) -> Team:
-        if self._version != __version__:
-            found = f"{socket.gethostname()} has ctvae {__version__}, the command {self._version}"
-            raise StartError("CLUSTER_UNUSABLE", f"{found}; install the same version on every machine")
-        work, limits = self._order()
+        if self._begun is None:
+            if self._version != __version__:
+                found = f"{socket.gethostname()} has ctvae {__version__}, the command {self._version}"
+                raise StartError("CLUSTER_UNUSABLE", f"{found}; install the same version on every machine")
+            work, limits = self._order()
+            self._begun = Team(work, limits), work
+        team, work = self._begun
         _check_folders(work)
-        self._team = self._team or Team(work, limits)
-        return self._team
+        return team
 
 
 def _check_folders(work: Work) -> None:
