@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import recipe_trials as trials
 import torch
 from torch import Tensor
@@ -33,19 +32,18 @@ from app.research.train.recipe import load_recipe, make_plan  # noqa: E402
 from app.research.train.train import TrainingPaths, read_to_train  # noqa: E402
 from models.bundle.store import find_bundle, load_bundle  # noqa: E402
 from models.runtime import load_vae  # noqa: E402
-from models.training.settled import _follow  # noqa: E402
-from models.training.whitening import drawn_views, fed_by_z, training_axes, with_axes  # noqa: E402
+from models.training.settled import set_head  # noqa: E402
+from models.training.whitening import drawn_views, training_axes, with_axes  # noqa: E402
 
 RIDGE = 0.1
 COMPONENTS = 64
-COMPOSITION = 2.0
-"""Root of the weight of the composition's variance beside that of the components."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("--steadiness", type=float, nargs="+", default=[0.3, 0.5, 1.0, 3.0])
+    parser.add_argument("--composition", type=float, default=2.0, help="root of its weight beside the components")
     parser.add_argument("--windows", type=int, default=1024)
     parser.add_argument("--recipe", type=Path, default=trials.SHIPPED / "ct_vae.yaml")
     parser.add_argument("--root", type=Path, default=ROOT.parent / "shared" / "ct")
@@ -61,7 +59,7 @@ def main() -> None:
     known = trials.learn_all(train, plan, args.cache)
     vae = load_vae(load_bundle(args.bundle or find_bundle()))
     show("as it is", vae, seen, known)
-    read, held = drawn(vae, given.scans, settings, args.windows)
+    read, held = drawn(vae, given.scans, settings, args.windows, args.composition)
     for steadiness in args.steadiness:
         made = solved(vae, read, held, steadiness)
         axes = training_axes(made, given.scans, settings)
@@ -75,7 +73,7 @@ def show(name: str, vae: Any, seen: dict[str, Any], known: dict[str, Any]) -> No
 
 
 @torch.no_grad()
-def drawn(vae: Any, scans: Sequence[Any], settings: Any, windows: int) -> tuple[Tensor, Tensor]:
+def drawn(vae: Any, scans: Sequence[Any], settings: Any, windows: int, composed: float) -> tuple[Tensor, Tensor]:
     """What the head reads of each view, (views, n, values), and what the window holds, (n, values); float64."""
     read, images, composition = [], [], []
     for seen, target in drawn_views(vae, scans, settings, windows):
@@ -83,7 +81,7 @@ def drawn(vae: Any, scans: Sequence[Any], settings: Any, windows: int) -> tuple[
         images.append(functional.avg_pool3d(target, 2).flatten(1))
         composition.append(vae.describable(target))
     described = torch.cat(composition).double()
-    held = [principal_scores(torch.cat(images)), COMPOSITION * of_unit_variance(described - described.mean(0))]
+    held = [principal_scores(torch.cat(images)), composed * of_unit_variance(described - described.mean(0))]
     return torch.cat(read, 1).double(), torch.cat(held, 1)
 
 
@@ -117,14 +115,8 @@ def solved(vae: Any, read: Tensor, held: Tensor, steadiness: float) -> Any:
     every = read.flatten(0, 1)
     mean, deviation = every.mean(0), every.std(0).clamp_min(1e-3)
     directions = best_directions((read - mean) / deviation, held, made.mu.out_features, steadiness)
-    weight = (directions / deviation[:, None]).T
-    before, after = made.mu(every.float()).double(), (every - mean) @ weight.T
-    made.mu.weight.copy_(weight)
-    made.mu.bias.copy_(-weight @ mean)
-    _follow(fed_by_z(made), before, after)
-    torch.nn.init.zeros_(made.logvar[0].weight)
-    torch.nn.init.constant_(made.logvar[0].bias, 2 * np.log(0.3))
-    made.logvar[-1].squares.copy_(torch.eye(made.mu.out_features))
+    set_head(made, every, mean, (directions / deviation[:, None]).T)
+    made.logvar[-1].squares.copy_(torch.eye(made.mu.out_features))  # of the bundle's own change of axes
     return made
 
 

@@ -50,7 +50,21 @@ def begin_at_components(
     mean, deviation = read.mean(0), read.std(0).clamp_min(_LEAST_DEVIATION)
     _, lengths, axes = torch.linalg.svd((read - mean) / deviation, full_matrices=False)
     scale = len(read) ** 0.5 / lengths[: head.out_features].clamp_min(1e-6 * lengths[0])
-    weight = scale[:, None] * axes[: head.out_features] / deviation
+    set_head(vae, read, mean, scale[:, None] * axes[: head.out_features] / deviation)
+
+
+@torch.no_grad()
+def set_head(vae: Vae, read: Tensor, mean: Tensor, weight: Tensor) -> None:
+    """Set mu to `weight @ (what the head reads - mean)`; decoder and describer follow, the log-variance begins anew.
+
+    Args:
+        vae: with a linear head.
+        read: what the head reads of some windows, (n, values), float64.
+        mean: (values,).
+        weight: (latents, values).
+    """
+    head = vae.mu
+    assert isinstance(head, nn.Linear)
     before, after = head(read.float()).double(), (read - mean) @ weight.T
     head.weight.copy_(weight)
     head.bias.copy_(-weight @ mean)
