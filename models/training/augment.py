@@ -104,9 +104,9 @@ def make_views(
     gains = cut_out.new_tensor([drawn.gain for drawn in draws], dtype=torch.float32)
     wide = (cut_out.float() * gains[:, None, None, None]).clamp_(0, 1)
     bare = None if body is None else wide * body
-    framed = [number for number, drawn in enumerate(draws) if drawn.frame is not None]
-    if framed:
-        rows, columns = _frames([drawn.frame for drawn in draws if drawn.frame is not None], wide[framed], size)
+    frames = {number: drawn.frame for number, drawn in enumerate(draws) if drawn.frame is not None}
+    if framed := list(frames):
+        rows, columns = _frames(list(frames.values()), wide[framed], size)
         wide[framed] = rows[:, None] @ wide[framed] @ columns[:, None].mT
         if bare is not None:
             used = [at for at, number in enumerate(framed) if any(view.bare for view in draws[number].views)]
