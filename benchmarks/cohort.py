@@ -195,7 +195,7 @@ def parts(folders: list[Path]) -> dict[str, object]:
             listed.write_text("path\n" + "".join(f"{folder}\n" for folder in chosen))
             source = open_source(listed, output)
             clock.lap()
-            index = bring_up_to_date(source, output, lambda done: None)
+            index = bring_up_to_date(source, output)
             found["index"] = clock.lap()
         partition = open_partition(output, settings, pipeline, "none")
         work = work_of(source, settings, None, pipeline, partition, "none")

@@ -69,7 +69,7 @@ def command(
     def run() -> int:
         from app.cohort.local import Limits
         from app.cohort.on_ray import Cluster
-        from app.cohort.run import Options, default_workers, run_cohort
+        from app.cohort.run import Options, cores, default_workers, run_cohort
         from app.cohort.server import server_of
         from app.settings import load_settings
 
@@ -80,7 +80,7 @@ def command(
             taps=split_taps(taps) if taps else defaults.taps,
             device=device.value if device else defaults.device,
         )
-        limits = Limits(workers or default_workers(encode.device), memory_mb)
+        limits = Limits(workers or default_workers(encode.device), memory_mb, readers=workers or cores())
         cluster = Cluster(ray_address, workers) if engine is Engine.RAY else None
         options = Options(limits, "json_and_sr" if sr else "json" if json else "none", cluster)
         source = server_of(data, token_file) or Path(data)

@@ -15,6 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from app.cohort.look import Look, look_here
 from app.cohort.row import Row
 from app.cohort.scan import COLUMNS, FileScan
 from app.cohort.source import Source
@@ -84,13 +85,16 @@ class Index:
                 yield from batch.to_pylist()
 
 
-def bring_up_to_date(source: Source, folder: Path, on_file: Callable[[int], None]) -> Index:
+def bring_up_to_date(
+    source: Source, folder: Path, look: Look = look_here, on_files: Callable[[int], None] = lambda done: None
+) -> Index:
     """Index the files of a cohort.
 
     Args:
         source: where they are.
         folder: of the index.
-        on_file: called with the number of files looked at so far.
+        look: reads their headers; workers may.
+        on_files: called with the number of files looked at so far.
 
     Raises:
         SeriesFailed: `OUTPUT_UNWRITABLE`.
@@ -107,7 +111,7 @@ def bring_up_to_date(source: Source, folder: Path, on_file: Callable[[int], None
     with closing(scan):
         if not resumed and index.file.exists():
             scan.load(_row(row) for row in index._rows())
-        scan.run(source, on_file)
+        scan.run(source, look, on_files)
         if resumed or scan.changed or not index.file.exists():
             _write(scan, index.file)
     for left in folder.glob(f"{SCRATCH}*"):

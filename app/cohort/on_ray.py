@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from app.cohort.encode_unit import Work
 from app.cohort.ended import Ended
-from app.cohort.local import Limits, OnEnded, Stopped, Team
+from app.cohort.local import Limits, OnEnded, Team
+from app.cohort.serve import Stopped
 from app.cohort.units import Unit
 from operators import __version__
 from operators.errors import CtvaeError, RunFailed, StartError

@@ -150,7 +150,7 @@ def _facts(tally: Tally, facts: Facts) -> list[tuple[str, str]]:
     images, others, bad = counts["dicom"] + counts["image"], counts["other"], counts["unreadable"]
     statuses = ", ".join(f"{tally.statuses[status]:,} {status}" for status in STATUSES)
     came = f"{sum(tally.statuses.values()):,} series and parts of {facts.units:,} studies"
-    size = f"; {counts['bytes'] / 2**30:.1f} GiB" if counts["bytes"] else ""  # a server does not say how large they are
+    size = f"; {counts['bytes'] / 1e9:.1f} GB" if counts["bytes"] else ""  # a server does not say how large they are
     read = f"{images:,} image files, {others:,} other files, {bad:,} unreadable{size}"
     return [
         ("series", statuses),

@@ -19,7 +19,8 @@ from app.cohort.encode_unit import Files, Work
 from app.cohort.ended import Ended, EndedStore
 from app.cohort.index import Index, bring_up_to_date
 from app.cohort.indexed_series import INDEX, note_root
-from app.cohort.local import Limits, encode_locally
+from app.cohort.local import Limits, Team
+from app.cohort.look import Look
 from app.cohort.on_ray import Cluster, encode_on_ray
 from app.cohort.partition import Partition, check_same_data, open_partition, work_of
 from app.cohort.report import Facts, Tally, html_report, text_report
@@ -112,9 +113,20 @@ def run_cohort(data: Path | Server, output: Path, models: Path | None, settings:
         partition = open_partition(output, settings, pipeline, options.files)
         work = work_of(source, settings, models, pipeline, partition, options.files)
         del pipeline
-        index = _indexed(source, folder)
-        with closing(EndedStore(partition.folder / ENDED_FILE)) as store:
-            return _encoded(index, store, partition, work, options)
+        with _team(work, options.limits) as team:
+            index = _indexed(source, folder, team.look)
+            with closing(EndedStore(partition.folder / ENDED_FILE)) as store:
+                return _encoded(index, store, partition, work, options, team)
+
+
+@contextmanager
+def _team(work: Work, limits: Limits) -> Iterator[Team]:
+    """Yield processes that end with the block, however it ends."""
+    team = Team(work, limits)
+    try:
+        yield team
+    finally:
+        team.end()
 
 
 @contextmanager
@@ -133,17 +145,17 @@ def _unwritable(cause: str) -> RunFailed:
     return RunFailed("OUTPUT_UNWRITABLE", text)
 
 
-def _indexed(source: Source, folder: Path) -> Index:
+def _indexed(source: Source, folder: Path, look: Look) -> Index:
     total = source.count()
     if not total:
         raise StartError(
             "NO_DATA", "no file in DATA; give a folder, a CSV of paths, a DICOMDIR or a DICOMweb server with CT in it"
         )
     with progress("reading headers") as report:
-        return bring_up_to_date(source, folder, lambda done: report(done, max(done, total)))
+        return bring_up_to_date(source, folder, look, lambda done: report(done, max(done, total)))
 
 
-def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, options: Options) -> int:
+def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, options: Options, team: Team) -> int:
     todo = _look(index, store)
     for name in todo.gone:
         shutil.rmtree(work.results / Unit.folder_of(name), ignore_errors=True)
@@ -161,9 +173,10 @@ def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, 
                 pace(ended)
 
             if todo.left and options.cluster:
+                team.end()  # the cluster has its own
                 encode_on_ray(units, todo.left, work, options.cluster, options.limits, enter)
             elif todo.left:
-                encode_locally(units, work, options.limits, enter)
+                team.encode(units, enter)
         store.enter_files(index.unreadable())
         _write(index, store, partition, todo)
     sys.stdout.write((tables / REPORT).read_text(encoding="utf-8"))
@@ -225,9 +238,12 @@ class _Pace:
 
 
 def default_workers(device: str) -> int:
-    """Return one process for each core that this one may use; one where a GPU encodes."""
+    """Return the number of processes that encode: one for each core that this one may use; one where a GPU encodes."""
     from models.runtime import cuda_devices
 
-    if device != "cpu" and cuda_devices():
-        return 1
+    return 1 if device != "cpu" and cuda_devices() else cores()
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

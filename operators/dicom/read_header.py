@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import threading
 import warnings
@@ -77,6 +78,8 @@ _STOPS: Final = PIXEL_TAGS | {0x0040A730, 0x30060010, 0x30060020, 0x30060039}
 _WANTED: Final = frozenset(int(tag) for tag in _TAGS)
 _KEYWORDS: Final = {int(tag): keyword for tag, keyword in zip(_TAGS, HEADER_TAGS, strict=True)}
 _META: Final = frozenset({0x00020002, 0x00020010})  # class and transfer syntax; the others are not needed
+_UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)  # of SOP class, instance, study and series
+_PLAIN_UID: Final = re.compile(rb"([0-9.]+)\0?")
 _CHARACTER_SET: Final = 0x00080005
 _CHARACTER_SET_APPLIES: Final = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
 _LATIN: Final = {"DS", "IS", "UI"}  # never text: anything else than a number or a UID is invalid
@@ -149,6 +152,29 @@ def read_instance(path: Path, values: HeaderValues | None = None) -> Instance | 
     if pixels is None and not header.get("SeriesInstanceUID"):
         raise SeriesRejected("UNREADABLE_FILE", _broken(path, "it ends before its series UID"))
     return Instance(path, header, pixels, stamp=(state.st_size, state.st_mtime_ns))
+
+
+def plain_uids(path: Path) -> tuple[str, str] | None:
+    """Return StudyInstanceUID and SeriesInstanceUID of a plain file, in a third of the time of `read_instance`.
+
+    Returns:
+        As they stand in the file; None where it is not plain or lacks a UID: `read_instance` then says what it is.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with path.open("rb") as file:
+        first = file.read(SCANNED_BYTES)
+    scanned = scan_elements(first, _WANTED, _STOPS, whole=len(first) < SCANNED_BYTES)
+    if scanned is None or any(_is_directory(value) for _, _, value in scanned.meta):
+        return None
+    found = {tag: _PLAIN_UID.fullmatch(value) for tag, _, value in scanned.elements if tag in _UIDS}
+    uids = [match[1].decode() for match in map(found.get, _UIDS) if match]
+    return (uids[2], uids[3]) if len(uids) == len(_UIDS) else None
+
+
+def _is_directory(value: bytes) -> bool:
+    return value.rstrip(b"\0 ") == MediaStorageDirectoryStorage.encode()
 
 
 def _scanned(scanned: Scanned, values: HeaderValues) -> Dataset:

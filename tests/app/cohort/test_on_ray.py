@@ -33,7 +33,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def units(data, tmp_path_factory) -> list[Unit]:
     source = open_source(data, tmp_path_factory.mktemp("out"))
-    return list(bring_up_to_date(source, tmp_path_factory.mktemp("index"), lambda done: None).units())
+    return list(bring_up_to_date(source, tmp_path_factory.mktemp("index")).units())
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from app import encode
-from app.cohort import run
+from app.cohort import local, run
 from app.cohort.ended import EndedStore
 from app.cohort.index import FILES
+from app.cohort.indexed_series import INDEX
 from app.cohort.local import Limits
+from app.cohort.look import look_here
 from app.cohort.run import Options, run_cohort
 from app.table.make import TableSettings, make_table
 from operators.errors import RunFailed, StartError
@@ -92,6 +94,7 @@ def test_killed_twice_and_resumed_by_two_workers_it_gives_the_same_bytes(data, u
         assert not list(tmp_path.glob("*/tables"))
     assert run_here(data, tmp_path, workers=2) == 0
     assert tables(tmp_path) == tables(undisturbed)
+    assert (tmp_path / INDEX / FILES).read_bytes() == (undisturbed / INDEX / FILES).read_bytes()
 
 
 def ends(pid: str) -> bool:
@@ -110,8 +113,7 @@ def test_a_finished_run_does_nothing(data, undisturbed, monkeypatch, capsys):
     def never(*_args, **_kwargs):
         raise AssertionError("there is nothing to do")
 
-    monkeypatch.setattr(run, "encode_locally", never)
-    monkeypatch.setattr("app.cohort.scan.read_file", never)
+    monkeypatch.setattr(run.Team, "encode", never)
     before = {file: file.stat().st_mtime_ns for file in undisturbed.rglob("*") if file.is_file()}
     assert run_here(data, undisturbed) == 0
     assert {file: file.stat().st_mtime_ns for file in undisturbed.rglob("*") if file.is_file()} == before
@@ -168,13 +170,29 @@ def test_a_full_disk_leaves_nothing_half_and_the_next_run_goes_on(data, tmp_path
     assert len(rows(output, "features/*.parquet")) == 1
 
 
-def test_a_study_that_takes_too_much_memory_fails_and_is_tried_again(data, tmp_path):
+def test_a_study_that_takes_too_much_memory_fails_and_is_tried_again(data, tmp_path, monkeypatch):
     source, output = tmp_path / "data", tmp_path / "out"
     shutil.copytree(data / "p1", source)
-    assert run_cohort(source, output, None, SETTINGS, Options(Limits(1, memory_mb=1))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Team, "look", lambda self, chunks: look_here(chunks))
+        assert run_cohort(source, output, None, SETTINGS, Options(Limits(1, memory_mb=1))) == 1
     assert [(row["status"], row["reason"]) for row in rows(output, "failures.parquet")] == [("failed", "WORKER_MEMORY")]
     assert run_here(source, output) == 0
     assert rows(output, "failures.parquet") == []
+
+
+def test_a_file_that_its_reader_does_not_survive_costs_itself_and_is_tried_again(data, tmp_path, monkeypatch):
+    """A process that reads a header with a budget of one megabyte is ended, whatever it reads."""
+    source, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(data / "few", source)
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "TICK_S", 0.01)
+        assert run_cohort(source, output, None, SETTINGS, Options(Limits(1, memory_mb=1))) == 1
+    failures = rows(output, "failures.parquet")
+    assert {(row["status"], row["reason"]) for row in failures} == {("failed", "WORKER_MEMORY")}
+    assert sorted(row["places"] for row in failures) == sorted(file.name for file in source.iterdir())
+    assert run_here(source, output) == 2
+    assert [row["reason"] for row in rows(output, "failures.parquet")] == ["TOO_FEW_SLICES"]
 
 
 def test_the_table_reads_the_cohort(undisturbed, tmp_path):

@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from app.cohort import scan
+from app.cohort import look, scan
 from app.cohort.encode_unit import Work, encode_unit
 from app.cohort.index import Index, bring_up_to_date
 from app.cohort.partition import config_digest
@@ -32,7 +32,7 @@ def patient(tmp_path_factory) -> Path:
 
 def index_of(data: Path, output: Path) -> Index:
     output.mkdir(exist_ok=True)
-    return bring_up_to_date(open_source(data, output), output, lambda done: None)
+    return bring_up_to_date(open_source(data, output), output)
 
 
 def test_a_list_names_files_and_folders_and_a_path_that_is_missing_is_an_outcome(patient, tmp_path):
@@ -101,27 +101,27 @@ def test_a_file_is_read_again_only_if_it_changed(patient, tmp_path, monkeypatch)
     first.touch()
     read = []
 
-    def noted(path, *rest, plain=scan.read_file):
+    def noted(path, plain=look.plain_uids):
         read.append(path)
-        return plain(path, *rest)
+        return plain(path)
 
-    monkeypatch.setattr(scan, "read_file", noted)
+    monkeypatch.setattr(look, "plain_uids", noted)
     (after,) = index_of(data, tmp_path / "out").units()
     assert read == [first]
     assert after.name == before.name and after.fingerprint != before.fingerprint
 
 
 def test_a_scan_that_was_stopped_goes_on_where_it_was(patient, tmp_path, monkeypatch):
-    monkeypatch.setattr(scan, "COMMIT_EVERY", 1)
+    monkeypatch.setattr(scan, "CHUNK_FILES", 1)
     read = []
 
-    def stopped_at_five(path, *rest, plain=scan.read_file):
+    def stopped_at_five(path, plain=look.plain_uids):
         read.append(path)
         if len(read) == 5:
             raise KeyboardInterrupt
-        return plain(path, *rest)
+        return plain(path)
 
-    monkeypatch.setattr(scan, "read_file", stopped_at_five)
+    monkeypatch.setattr(look, "plain_uids", stopped_at_five)
     with pytest.raises(KeyboardInterrupt):
         index_of(patient, tmp_path / "out")
     (unit,) = index_of(patient, tmp_path / "out").units()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from operators.dicom.decode_slice import decode_slice
 from operators.dicom.file_format import is_dicom
 from operators.dicom.header import plain
-from operators.dicom.read_header import HEADER_TAGS, read_instance
+from operators.dicom.read_header import HEADER_TAGS, plain_uids, read_instance
 from operators.dicom.scan import SCANNED_BYTES, scan_elements
+from operators.read_study import stated_uids
 from tests.support.tiny_ct import write_tiny_ct
 
 PIXELS = frozenset({0x7FE00010})
@@ -53,19 +55,38 @@ def scanned(data: bytes) -> list[tuple[int, bytes]] | None:
 
 
 def test_every_real_file_is_scanned_as_pydicom_reads_it(shared_ct):
-    plain = files = 0
+    plain = files = quick = 0
     for path in sorted(shared_ct(".").rglob("*"))[::5]:
         data = path.read_bytes() if path.is_file() else b""
         if not is_dicom(data[:SCANNED_BYTES]):
             continue
         files += 1
+        quick += uids_are_those_of_the_whole_header(path)
         found = scanned(data)
         if found is not None:
             plain += 1
             assert found == [
                 (tag, value.rstrip(b" ") if tag == 0x00080005 else value) for tag, value in by_pydicom(data)
             ]
-    assert plain > 0.98 * files > 100
+    assert plain > 0.98 * files > 100 and quick > 0.9 * files
+
+
+def uids_are_those_of_the_whole_header(path: Path) -> bool:
+    """Whether `plain_uids` tells them at all; None, which leaves a file to `read_instance`, is never wrong."""
+    if not (uids := plain_uids(path)):
+        return False
+    instance = read_instance(path)
+    assert instance is not None and uids == stated_uids(instance)
+    return True
+
+
+def test_a_file_that_is_cut_off_anywhere_has_the_uids_of_its_whole_header_or_is_left_to_it(tmp_path):
+    (path, *_) = write_tiny_ct(tmp_path)
+    whole, cut, quick = path.read_bytes(), tmp_path / "cut.dcm", 0
+    for length in range(132, len(whole), 3):
+        cut.write_bytes(whole[:length])
+        quick += uids_are_those_of_the_whole_header(cut)
+    assert quick and uids_are_those_of_the_whole_header(path)
 
 
 def ct_file(syntax: str, *, undefined: bool, nested: int) -> bytes:
