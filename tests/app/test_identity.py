@@ -47,7 +47,7 @@ OF_THE_STUDY = (
 SITE_KEY = "a site's secret"
 ALSO = ("--fhir", "--tap", "block3:none", "--parametric-map")
 CARDS = ("--card", "png", "--card", "sc", "--card", "pdf")
-OBJECTS = {"features.sr.dcm", "card.sc.dcm", "card.pdf.dcm", "features.block3.none.window0.map.dcm"}
+OBJECTS = {"features.sr.dcm", "card.sc.dcm", "card.pdf.dcm", "features.block3.none.window1.map.dcm"}
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.support.orthanc import URL, loopback, need_orthanc, orthanc
 from tests.support.sr_records import STUDY, ct_header, dciodvfy, made_record, reread
 
 SHAPE = (3, 2, 4, 5)
-NAME = "features.block3.none.window0.map.dcm"
+NAME = "features.block3.none.window1.map.dcm"
 GRID = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
 
 
