@@ -11,13 +11,14 @@ from app.explain.data.labels import Label, read_labels
 from app.explain.data.question import TECHNICAL, Question
 from app.explain.report.section import Cell, Section, Table, lacking, number
 from app.explain.sections.variance import variance_of
-from app.explain.statistics.harmonising import Harmonise, combat, harmonised, projection
-from app.explain.statistics.probes import Known, Score, probe, read_well
+from app.explain.statistics.harmonising import Harmonise, combat, halves, projection
+from app.explain.statistics.probes import LEAST_CLASS, Known, Score, probe, read_well
 
 KEY, TITLE = "acquisition", "How much of the scanner is in the features?"
 
 WAYS: Final[Mapping[str, Harmonise]] = {"ComBat": combat, "projection": projection}
-_LEAST_BATCH: Final = 6
+_LEAST_BATCH: Final = 2 * LEAST_CLASS
+"""Patients of a scanner: one half to learn harmonising from, the other to judge it by."""
 
 
 def acquisition_section(question: Question, on_label: Callable[[str], None], known: Known | None = None) -> Section:
@@ -72,18 +73,21 @@ def _learnable(label: Label, question: Question) -> bool:
 
 
 def _after(question: Question, batch: Label) -> list[tuple[Cell, ...]]:
-    """Return how well batch and the user's labels are read after harmonising that was learned without the patient."""
-    there = batch.there
-    patients, values = question.patients[there], np.asarray(batch.values[there], np.str_)
+    """Return how well batch and the user's labels are read before and after harmonising learned from other patients."""
+    patients, values = question.patients[batch.there], np.asarray(batch.values[batch.there], np.str_)
+    learn, apply = halves(values, patients, question.seed)
+    features = question.features[batch.there].astype(np.float64)
+    sets = {"as they are": features[apply]} | {
+        f"{way} of {batch.name}": how(features[learn], values[learn], features[apply], values[apply])
+        for way, how in WAYS.items()
+    }
     rows: list[tuple[Cell, ...]] = []
-    for way, how in WAYS.items():
-        made = harmonised(question.features[there], values, patients, how, question.seed)
-        for label in (batch, *(one for one in question.labels if question.of_the_user)):
-            scores = probe({way: made}, label.rows(there), patients, seed=question.seed)
-            if scores:
-                score = scores[way]
+    for label in (batch, *(one for one in question.labels if question.of_the_user)):
+        of = label.rows(batch.there).rows(apply)
+        for way, made in sets.items():
+            for score in probe({way: made}, of, patients[apply], seed=question.seed).values():
                 mixed = (score.shuffled, score.shuffled_high)
-                rows.append((label.name, score.measure, f"{way} of {batch.name}", *score.score, *mixed))
+                rows.append((label.name, score.measure, f"{way}, half of the patients", *score.score, *mixed))
     return rows
 
 
@@ -101,9 +105,10 @@ def _found(tap: str, read: list[tuple[str, Score]]) -> str:
 
 def _notes(batch: Label | None) -> tuple[str, ...]:
     if batch is None:
-        return ("Harmonising was not tried: no property has two classes of six patients.",)
+        return (f"Harmonising was not tried: no property has two classes of {_LEAST_BATCH} patients.",)
     return (
-        f"ComBat and the projection are learned by {batch.name} from other patients and applied to each patient as to "
-        "a new case. ComBat needs to know the scanner of the new case and to have learned it; the projection needs "
-        "neither, and takes out whatever else lies in the same directions.",
+        f"ComBat and the projection are learned by {batch.name} from one half of the patients and applied to the other "
+        "half as to new cases; the scores before and after are those of that half. ComBat needs to know the scanner of "
+        "a new case and to have learned it; the projection needs neither, and takes out whatever else lies in the same "
+        "directions.",
     )

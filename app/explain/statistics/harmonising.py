@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.statistics.patients import numbered, patient_folds
+from app.explain.statistics.rankings import class_folds
+from models.statistics.patients import numbered
 
 Floats = NDArray[np.float64]
-
 
 Harmonise = Callable[[Floats, NDArray[np.str_], Floats, NDArray[np.str_]], Floats]
 """(features and batches to learn from, features and batches to apply to) → harmonised features of the latter."""
@@ -42,15 +41,14 @@ def projection(x: Floats, batch: NDArray[np.str_], at: Floats, at_batch: NDArray
     return np.asarray((scaled - scaled @ taken.T @ taken) * deviation + centre, np.float64)
 
 
-def harmonised(
-    x: NDArray[Any], batch: NDArray[np.str_], patients: NDArray[np.str_], how: Harmonise, seed: int
-) -> Floats:
-    """Return each row harmonised by what was learned without its patient; an unknown batch stays as it is."""
-    wide, patient_of = np.asarray(x, np.float64), numbered(patients)
-    made = wide.copy()
-    for test in patient_folds(patient_of, 5, seed):
-        known = np.isin(batch, [one for one in np.unique(batch) if (batch[~test] == one).sum() > 1])
-        learn, apply = ~test & known, test & known
-        if len(np.unique(batch[learn])) > 1 and apply.any():
-            made[apply] = how(wide[learn], batch[learn], wide[apply], batch[apply])
-    return made
+def halves(
+    batch: NDArray[np.str_], patients: NDArray[np.str_], seed: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return masks of the rows to learn from and of those to apply to: each batch's patients are dealt to both.
+
+    One half is judged alone. Were each part harmonised by what the others say, its own batches would come out shifted
+    against what was learned, and a probe over all parts would read the batch from the shifts: on noise, ComBat then
+    gave an AUC of 0.02.
+    """
+    learn, apply = class_folds(batch, numbered(patients), seed, folds=2)
+    return learn, apply

@@ -48,20 +48,23 @@ def macro_auc(rankings: Sequence[Ranking], counts: Floats | None = None) -> Floa
     return np.asarray(np.mean([one.auc(counts) for one in rankings], axis=0), np.float64)
 
 
-def class_folds(y: NDArray[Any], patient_of: NDArray[np.intp], seed: int) -> list[NDArray[np.bool_]]:
+def class_folds(
+    y: NDArray[Any], patient_of: NDArray[np.intp], seed: int, *, folds: int = FOLDS
+) -> list[NDArray[np.bool_]]:
     """Return masks of rows to test on; every fold has as many patients of each class (a patient's first), or one more.
 
     Args:
         y: (n,), classes.
         patient_of: (n,): patients, numbered from 0.
         seed: of the draw.
+        folds: how many.
     """
     rng = np.random.default_rng(seed)
     first = firsts(y, patient_of)
     shuffled = rng.permutation(len(first))
     dealt = np.empty(len(first), np.intp)
-    dealt[shuffled[np.argsort(first[shuffled], kind="stable")]] = np.arange(len(first)) % FOLDS
-    return [dealt[patient_of] == fold for fold in range(FOLDS)]
+    dealt[shuffled[np.argsort(first[shuffled], kind="stable")]] = np.arange(len(first)) % folds
+    return [dealt[patient_of] == fold for fold in range(folds)]
 
 
 def ranked(
