@@ -83,9 +83,9 @@ def _after(question: Question, batch: Label) -> list[tuple[Cell, ...]]:
     }
     rows: list[tuple[Cell, ...]] = []
     for label in (batch, *(one for one in question.labels if question.of_the_user)):
-        of = label.rows(batch.there).rows(apply)
+        chosen = label.rows(batch.there).rows(apply)
         for way, made in sets.items():
-            for score in probe({way: made}, of, patients[apply], seed=question.seed).values():
+            for score in probe({way: made}, chosen, patients[apply], seed=question.seed).values():
                 mixed = (score.shuffled, score.shuffled_high)
                 rows.append((label.name, score.measure, f"{way}, half of the patients", *score.score, *mixed))
     return rows

@@ -73,7 +73,7 @@ def layers_section(
     return Section(
         KEY,
         TITLE,
-        _found(question.tap, made),
+        _found(made),
         "The best of several layers is best partly by luck: a layer chosen because it predicts a label best looks "
         "better here than it will in new patients. Choose before you look at your outcome.",
         notes=(
@@ -118,17 +118,22 @@ def _choice_row(label: str, choice: LayerChoice, tap: str) -> tuple[Cell, ...]:
     return (label, choice.scores[tap].measure, choice.best, best, own, choice.chosen, choice.lost, choice.second, *adds)
 
 
-def _found(tap: str, made: list[tuple[str, LayerChoice]]) -> str:
+def _found(made: list[tuple[str, LayerChoice]]) -> str:
+    """Name the best layers of those labels that any layer predicts; of the others the best is best by luck."""
+    read = [(label, choice) for label, choice in made if choice.scores[choice.best].beats_guessing]
     best: dict[str, list[str]] = {}
-    for label, choice in made:
+    for label, choice in read:
         best.setdefault(choice.best, []).append(label)
     parts = [f"{layer} for {', '.join(labels)}" for layer, labels in best.items()]
+    unread = [label for label, choice in made if not choice.scores[choice.best].beats_guessing]
     helped = [
         f"{label} ({choice.best} with {choice.second}: {number(choice.together.value)} more, "
         f"{span(choice.together.low, choice.together.high)})"
-        for label, choice in made
+        for label, choice in read
         if choice.together and choice.together.low > 0
     ]
-    text = f"The layers with the best scores are {'; '.join(parts)}."
-    more = f" Two layers together add something for {', '.join(helped)}." if helped else ""
-    return text + (more or " Two layers together are not shown to add anything for any label.")
+    sentences = [f"The layers with the best scores are {'; '.join(parts)}."] if parts else []
+    sentences += [f"No layer is shown to predict {', '.join(unread)}."] if unread else []
+    more = f"Two layers together add something for {', '.join(helped)}."
+    sentences.append(more if helped else "Two layers together are not shown to add anything for any label.")
+    return " ".join(sentences)

@@ -53,6 +53,11 @@ class Score:
         """The score is above 95 of 100 shuffled ones, and its interval above their mean."""
         return self.score.value > self.shuffled_high and self.score.low > self.shuffled
 
+    @property
+    def beats_guessing(self) -> bool:
+        """The interval is above what guessing scores."""
+        return self.score.low > (0.5 if self.measure == "AUC" else 0.0)
+
 
 Known = dict[str, Score | None]
 """The probes that a report has made so far, by a digest of what they depend on: several sections ask for the same."""

@@ -85,6 +85,11 @@ def test_age_is_predicted_better_than_by_its_controls_and_the_site_is_not(docume
     assert said == "Better than every control: age. Not shown to be above chance: site."
 
 
+def test_a_best_layer_is_named_only_for_a_label_that_it_predicts(document):
+    said = section(document, "layers")["found"]
+    assert said.startswith("The layers with the best scores are mu for age. No layer is shown to predict site.")
+
+
 def test_both_sides_without_a_partner_are_counted_and_listed(document):
     joining = section(document, "joining")
     assert "by patient_key: 58 series have one, 2 have none, and 1 labels" in joining["found"]
