@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.options import FeaturesArgument, LogLevelOption, TableTapOption
 from app.process import LogLevel, guarded
+
+if TYPE_CHECKING:
+    from app.explain.report.section import Section
 
 
 def command(
@@ -70,17 +74,13 @@ def command(
         from app.explain.data.join_labels import join_labels
         from app.explain.data.question import ask
         from app.explain.data.results import cohort_key, read_place
-        from app.explain.report.write import PAGE
         from app.explain.run import Further, explain, heading_of
         from app.explain.sections.ten_images import read_groups
-        from app.extras import require
         from app.open_bundle import open_bundle
         from app.settings import load_settings
         from operators.errors import StartError
-        from operators.printable import printable
 
-        for library in ("jinja2", "matplotlib", "combatlearn", "threadpoolctl", *(["umap"] if umap else [])):
-            require(library)
+        _require_libraries(umap)
         if (positive is None) != (negative is None):
             raise StartError("BAD_GROUPS", "give both --positive and --negative, or neither")
         settings = load_settings()
@@ -92,31 +92,53 @@ def command(
             features,
             joined,
             tap=tap,
-            covariates=None
-            if covariates is None
-            else [name for name in covariates.split(",") if name not in ("", "none")],
+            covariates=_names(covariates),
             all_series=all_series,
             permutations=permutations,
             seed=seed,
         )
-        for note in heading_of(question).notes:
-            sys.stderr.write(printable(f"note: {note}") + "\n")
+        _print_notes(heading_of(question).notes)
         with progress("explaining") as report:
             model = open_bundle(models) if models or data else None
             images = None
             if data and model:
                 images = look_at(
-                    question,
-                    data,
-                    model,
-                    settings,
+                    *(question, data, model, settings),
                     lambda done, total: report(done, total, "looking at the images"),
                 )
             further = Further(images, model, groups, umap)
             sections = explain(question, further, output, lambda text: report(0, 1, text))
-        for section in sections:
-            sys.stdout.write(printable(f"{section.title} {section.found}") + "\n")
-        sys.stdout.write(f"Written: {PAGE} in {output.name}\n")
+        _print_found(sections, output)
         return 0
 
     return guarded(run, log_level)
+
+
+def _require_libraries(umap: bool) -> None:
+    """Check that the extra is installed before anything is read."""
+    from app.extras import require
+
+    for library in ("jinja2", "matplotlib", "combatlearn", "threadpoolctl", *(["umap"] if umap else [])):
+        require(library)
+
+
+def _names(covariates: str | None) -> list[str] | None:
+    """Return the columns of `a,b,c`; nothing for `none`, and None, the default ones, where the option is not given."""
+    return None if covariates is None else [name for name in covariates.split(",") if name not in ("", "none")]
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    from operators.printable import printable
+
+    for note in notes:
+        sys.stderr.write(printable(f"note: {note}") + "\n")
+
+
+def _print_found(sections: Sequence[Section], output: Path) -> None:
+    """Print what each section found, and where the report lies."""
+    from app.explain.report.write import PAGE
+    from operators.printable import printable
+
+    for section in sections:
+        sys.stdout.write(printable(f"{section.title} {section.found}") + "\n")
+    sys.stdout.write(f"Written: {PAGE} in {output.name}\n")
