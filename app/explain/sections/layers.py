@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -39,35 +39,8 @@ def layers_section(
         return lacking(
             KEY, TITLE, "the table has one layer; write others with `ctvae encode --taps` and `ctvae table --taps`"
         )
-    counted = {(one.label.name, question.tap): one.raw.counts["maxt"] for one in found}
-    for tap, features in taps.items():
-        if tap == question.tap:
-            continue
-        on_layer(tap)
-        tested = associate(
-            features,
-            question.labels,
-            (),
-            question.patients,
-            permutations=question.permutations,
-            seed=question.seed,
-        )
-        counted |= {(one.label.name, tap): one.raw.counts["maxt"] for one in tested}
-    rows: list[tuple[Cell, ...]] = []
-    choices: list[tuple[Cell, ...]] = []
-    made: list[tuple[str, LayerChoice]] = []
-    for label in question.labels:
-        on_layer(label.name)
-        choice = choose_layer(taps, label, question.patients, question.seed, known)
-        if choice is None:
-            continue
-        made.append((label.name, choice))
-        for tap, score in choice.scores.items():
-            best = "best" if tap == choice.best else ""
-            beats = None if np.isnan(score.shuffled) else "yes" if score.beats_shuffled else "not shown"
-            own = (label.name, tap, taps[tap].shape[1], counted[label.name, tap], score.measure)
-            rows.append((*own, *score.score, best, beats))
-        choices.append(_choice_row(label.name, choice, question.tap))
+    counted = _counted(question, found, on_layer)
+    made = list(_choices(question, on_layer, known))
     if not made:
         return lacking(KEY, TITLE, "no label has enough patients for a probe")
     return Section(
@@ -85,20 +58,42 @@ def layers_section(
         ),
         tables=(
             _by_label(list(taps), made),
-            Table("layers", "", COLUMNS, tuple(rows), most=0),
-            Table(
-                "layer_choice",
-                "What choosing and joining layers is worth",
-                CHOICE,
-                tuple(choices),
-                most=40,
-                headings=(
-                    *(("score", "its score"), ("score_of_the_tap", f"score of {question.tap}")),
-                    *(("second", "with"), ("adds_low", "95 % from"), ("adds_high", "to")),
-                ),
-            ),
+            _every_layer({tap: features.shape[1] for tap, features in taps.items()}, counted, made),
+            _what_choosing_is_worth(question.tap, made),
         ),
     )
+
+
+def _counted(
+    question: Question, found: Sequence[Association], on_layer: Callable[[str], None]
+) -> dict[tuple[str, str], int]:
+    """Return how many features of each layer go with each label after correction, by label and layer."""
+    counted = {(one.label.name, question.tap): one.raw.counts["maxt"] for one in found}
+    for tap, features in question.table.taps.items():
+        if tap == question.tap:
+            continue
+        on_layer(tap)
+        tested = associate(
+            features,
+            question.labels,
+            (),
+            question.patients,
+            permutations=question.permutations,
+            seed=question.seed,
+        )
+        counted |= {(one.label.name, tap): one.raw.counts["maxt"] for one in tested}
+    return counted
+
+
+def _choices(
+    question: Question, on_layer: Callable[[str], None], known: Known | None
+) -> Iterator[tuple[str, LayerChoice]]:
+    """Yield the choice of a layer for each label that has enough patients for a probe."""
+    for label in question.labels:
+        on_layer(label.name)
+        choice = choose_layer(question.table.taps, label, question.patients, question.seed, known)
+        if choice is not None:
+            yield label.name, choice
 
 
 def _by_label(taps: list[str], made: list[tuple[str, LayerChoice]]) -> Table:
@@ -109,6 +104,33 @@ def _by_label(taps: list[str], made: list[tuple[str, LayerChoice]]) -> Table:
     )
     caption = "Score of each layer for each label; intervals are in layers.csv"
     return Table("layers_by_label", caption, ("label", "measure", *taps, "best"), rows, most=40)
+
+
+def _every_layer(
+    lengths: Mapping[str, int], counted: Mapping[tuple[str, str], int], made: list[tuple[str, LayerChoice]]
+) -> Table:
+    """Return the table for the file: one row per label and layer."""
+    rows: list[tuple[Cell, ...]] = []
+    for label, choice in made:
+        for tap, score in choice.scores.items():
+            best = "best" if tap == choice.best else ""
+            beats = None if np.isnan(score.shuffled) else "yes" if score.beats_shuffled else "not shown"
+            rows.append((label, tap, lengths[tap], counted[label, tap], score.measure, *score.score, best, beats))
+    return Table("layers", "", COLUMNS, tuple(rows), most=0)
+
+
+def _what_choosing_is_worth(tap: str, made: list[tuple[str, LayerChoice]]) -> Table:
+    return Table(
+        "layer_choice",
+        "What choosing and joining layers is worth",
+        CHOICE,
+        tuple(_choice_row(label, choice, tap) for label, choice in made),
+        most=40,
+        headings=(
+            *(("score", "its score"), ("score_of_the_tap", f"score of {tap}")),
+            *(("second", "with"), ("adds_low", "95 % from"), ("adds_high", "to")),
+        ),
+    )
 
 
 def _choice_row(label: str, choice: LayerChoice, tap: str) -> tuple[Cell, ...]:
