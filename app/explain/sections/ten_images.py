@@ -68,26 +68,9 @@ def ten_images_section(question: Question, groups: Groups) -> Section:
     """Return the section."""
     features, patients = groups.table.taps[question.tap], groups.table.patients
     (found,) = associate(features, [groups.label], (), patients, permutations=question.permutations, seed=question.seed)
-    ones = int((groups.label.values == "positive").sum())
-    sizes = f"{ones} positive and {len(groups.table) - ones} negative series"
-    kept = np.flatnonzero(found.raw.p_maxt < ALPHA)
-    order = np.argsort(found.raw.p_maxt, kind="stable")
     least = _least_auc(found.raw, features, groups.label)
     gap = _detectable(found.raw, groups.label, question.seed)
-    names = ", ".join(f"{question.tap}_{k:03d}" for k in order[: len(kept)][:8])
-    verdict = (
-        f"{len(kept)} of {features.shape[1]} dimensions set {sizes} apart after correction: {names}."
-        if len(kept)
-        else (f"No dimension sets {sizes} apart after correction (smallest {p_text(float(found.raw.p_maxt.min()))}).")
-    )
     can = f"Only a dimension with an AUC of {number(least)} or more could be found with so few"
-    rows: list[tuple[Cell, ...]] = [
-        (
-            *(f"{question.tap}_{k:03d}", _auc(features[:, k], groups.label), float(found.raw.statistic[k])),
-            *(float(found.raw.p[k]), float(found.raw.p_bh[k]), float(found.raw.p_maxt[k])),
-        )
-        for k in order.tolist()
-    ]
     power: tuple[tuple[Cell, ...], ...] = (
         ("smallest AUC that can be significant (max-T)", least),
         ("smallest difference found with 80 % power, in standard deviations", gap),
@@ -95,32 +78,59 @@ def ten_images_section(question: Question, groups: Groups) -> Section:
     return Section(
         KEY,
         TITLE,
-        f"{verdict} {can}.",
+        f"{_verdict(question.tap, groups.label, found.raw)} {can}.",
         "Images picked by hand differ in more than what you picked them for (scanner, position, size), and a group of "
         "ten that shows nothing proves nothing: real but smaller differences are missed.",
-        notes=(
-            "AUC: how often a positive series has the higher value; 0.5 is no difference. Two classes by rank sum, "
-            "max-T.",
-            "A normally distributed dimension is found in 80 of 100 tries where the groups' means are "
-            f"{number(gap, 1)} standard deviations apart.",
-            *((f"{groups.unknown} names of the lists are not in the table.",) if groups.unknown else ()),
-            *(
-                ("Several series of a patient are in the lists; whole patients are permuted.",)
-                if _repeated(patients)
-                else ()
-            ),
-        ),
+        notes=_notes(groups, gap),
         tables=(
-            Table(
-                "groups",
-                "Dimensions, the surest first",
-                ("feature", "auc", "statistic", "p", "p_bh", "p_maxt"),
-                tuple(rows),
-                most=10,
-                headings=(("auc", "AUC"), ("p", "p before correction"), ("p_maxt", "p (max-T)")),
-            ),
+            _dimensions(question.tap, features, groups.label, found.raw),
             Table("power", "How little so few can prove", ("figure", "value"), power),
         ),
+    )
+
+
+def _surest_first(tested: Tested) -> list[int]:
+    return [int(k) for k in np.argsort(tested.p_maxt, kind="stable")]
+
+
+def _verdict(tap: str, label: Label, tested: Tested) -> str:
+    ones = int((label.values == "positive").sum())
+    sizes = f"{ones} positive and {len(label.values) - ones} negative series"
+    kept = int((tested.p_maxt < ALPHA).sum())
+    if not kept:
+        return f"No dimension sets {sizes} apart after correction (smallest {p_text(float(tested.p_maxt.min()))})."
+    names = ", ".join(f"{tap}_{k:03d}" for k in _surest_first(tested)[:kept][:8])
+    return f"{kept} of {len(tested.p_maxt)} dimensions set {sizes} apart after correction: {names}."
+
+
+def _notes(groups: Groups, gap: float) -> tuple[str, ...]:
+    notes = [
+        "AUC: how often a positive series has the higher value; 0.5 is no difference. Two classes by rank sum, max-T.",
+        "A normally distributed dimension is found in 80 of 100 tries where the groups' means are "
+        f"{number(gap, 1)} standard deviations apart.",
+    ]
+    if groups.unknown:
+        notes.append(f"{groups.unknown} names of the lists are not in the table.")
+    if len(np.unique(groups.table.patients)) < len(groups.table):
+        notes.append("Several series of a patient are in the lists; whole patients are permuted.")
+    return tuple(notes)
+
+
+def _dimensions(tap: str, features: NDArray[np.float32], label: Label, tested: Tested) -> Table:
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (
+            *(f"{tap}_{k:03d}", _auc(features[:, k], label), float(tested.statistic[k])),
+            *(float(tested.p[k]), float(tested.p_bh[k]), float(tested.p_maxt[k])),
+        )
+        for k in _surest_first(tested)
+    )
+    return Table(
+        "groups",
+        "Dimensions, the surest first",
+        ("feature", "auc", "statistic", "p", "p_bh", "p_maxt"),
+        rows,
+        most=10,
+        headings=(("auc", "AUC"), ("p", "p before correction"), ("p_maxt", "p (max-T)")),
     )
 
 
@@ -131,10 +141,6 @@ def _names(file: Path) -> set[str]:
         text = f"cannot read the list {file.name!r} ({type(error).__name__}); expected one series UID per line"
         raise StartError("BAD_GROUPS", text) from error
     return {line.strip() for line in lines if line.strip()}
-
-
-def _repeated(patients: NDArray[np.str_]) -> bool:
-    return len(np.unique(patients)) < len(patients)
 
 
 def _auc(values: NDArray[np.float32], label: Label) -> float:
