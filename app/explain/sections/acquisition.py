@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -50,19 +50,20 @@ def acquisition_section(question: Question, on_label: Callable[[str], None], kno
             *_notes(batch),
             *(() if variance.rows else (shares,)),
         ),
-        tables=(
-            Table(
-                "acquisition",
-                "Prediction of the acquisition from the features, before and after harmonising",
-                ("label", "measure", "features", "score", "low", "high", "shuffled", "shuffled_high"),
-                tuple(rows),
-                most=40,
-                headings=(
-                    *(("low", "95 % from"), ("high", "to"), ("shuffled", "shuffled labels")),
-                    ("shuffled_high", "95 of 100 shuffled below"),
-                ),
-            ),
-            variance,
+        tables=(_predicted(rows), variance),
+    )
+
+
+def _predicted(rows: Sequence[tuple[Cell, ...]]) -> Table:
+    return Table(
+        "acquisition",
+        "Prediction of the acquisition from the features, before and after harmonising",
+        ("label", "measure", "features", "score", "low", "high", "shuffled", "shuffled_high"),
+        tuple(rows),
+        most=40,
+        headings=(
+            *(("low", "95 % from"), ("high", "to"), ("shuffled", "shuffled labels")),
+            ("shuffled_high", "95 of 100 shuffled below"),
         ),
     )
 
