@@ -19,6 +19,7 @@ from typing import Any, Final
 from app.pacs.jobs import Request
 from app.pacs.worker_settings import ChildLimits
 from app.process import LogForm
+from models.child_environment import child_environment
 from operators.errors import CtvaeError, StartError
 
 logger = logging.getLogger(__name__)
@@ -74,12 +75,9 @@ class ChildProcess:
         command = [sys.executable, *self._program, str(os.getpid())]
         command += [str(self._settings)] if self._settings else []
         pipe = subprocess.PIPE
-        # Its code is its parent's, which may be a folder that Python was given, as in the container, and not installed.
-        folders = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
         # It leads a group of its own, so that a Ctrl-C reaches its parent alone, which decides.
         self._process = subprocess.Popen(  # noqa: S603 — our own
-            command, stdin=pipe, stdout=pipe, process_group=0, env=environment
+            command, stdin=pipe, stdout=pipe, process_group=0, env=child_environment()
         )
         answer = self._answer(START_S, tick)
         if error := answer.get("error"):

@@ -9,20 +9,19 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from models.child_environment import child_environment
 from models.spec import BundleError, one_line
 
 FILE_BYTES = 1 << 30
@@ -55,8 +54,6 @@ def read_hdf5_apart(content: bytes) -> Hdf5:
         BundleError: the file is damaged, not from Keras, too large, or keeps HDF5 busy.
     """
     code = "from models.importers.keras.hdf5 import _serve; _serve()"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-    environment["OPENBLAS_NUM_THREADS"] = "1"
     damaged = "the HDF5 file is damaged: HDF5 {}; save the model again"
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, and the file on its stdin
@@ -65,7 +62,7 @@ def read_hdf5_apart(content: bytes) -> Hdf5:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=TIME_LIMIT_S,
-            env=environment,
+            env=child_environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
             check=False,
         )
     except subprocess.TimeoutExpired as error:
