@@ -1,6 +1,7 @@
 """Frozen dataclasses from parsed JSON, checked by their types.
 
-pydantic is not used: `encode` loads a bundle too, and importing pydantic takes 0.3 s of processor time.
+pydantic is not used: every command loads a bundle. This reads a training record in 3 ms; pydantic needs 77 ms for the
+schema of that record alone, and 106 ms to be imported (processor time, medians of five).
 """
 
 from __future__ import annotations

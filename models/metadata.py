@@ -1,7 +1,7 @@
 """`configs/metadata.json` of a bundle: read without trusting it, and written.
 
 The metadata are MONAI's (docs.monai.io, "MONAI Bundle Specification") with an additional section `ctvae`. Each name,
-type and length is checked.
+type and length is checked; by hand rather than with pydantic, for the cost that `models.from_json` states.
 """
 
 from __future__ import annotations
