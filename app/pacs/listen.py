@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from pynetdicom import evt
@@ -30,9 +30,11 @@ from app.pacs.places import Places
 from app.pacs.queue import enqueue
 from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into, tls_context
 from app.pacs.server import HardenedServer
+from app.pacs.service import Service
 from app.pacs.settings import ListenerSettings
 from app.pacs.spool import Spool
 from app.pacs.watch import Watcher
+from app.pacs.watch_settings import WatchSettings
 from app.pacs.work import Work, work_of
 from app.pacs.worker import Worker
 from app.process import starting
@@ -45,6 +47,16 @@ AFTER_A_KILL: Final = "KILLED_LISTENER: %s was killed; what it acknowledged is h
 JOIN_S: Final = 30.0
 ABANDONED_S: Final = 86_400.0
 """Where several listeners share a spool, a half arrived file this old is nobody's any more."""
+
+
+class _Looping(Protocol):
+    """A part of the listener with a thread of its own."""
+
+    @property
+    def service(self) -> Service: ...
+
+    def run(self) -> None:
+        """Work until the service is told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +97,8 @@ def listener(
     """
     places = Places(Path(settings.folder).resolve())
     watched = watched_folder(settings)
-    for destination in settings.destinations:
-        check_credentials(destination)
-    if settings.watch.url:
-        check_polling(settings.watch)
-    secured, works = tls_context(settings.tls), [work_of(run)]
-    if settings.shadow:
-        works.append(work_of(run, Path(settings.shadow), "shadow"))
+    _check_peers(settings)
+    secured, works = tls_context(settings.tls), _works(settings, run)
     with ExitStack() as stack:
         with starting():
             places.make()
@@ -121,22 +128,12 @@ def listener(
         ]
         server = _bound(settings, handlers, spool, secured) if dicom else None
         checks = {"room in the spool": spool.has_room, "worker": lambda: worker.child is not None}
-        looping: list[Completer | Worker | Deliverer] = [completer, worker, *senders]
-        parts = [(one.run, one.service.stop) for one in looping]
         if watched:
-            watcher = Watcher(intake, watched, settings.watch)
-            parts.append((watcher.run, watcher.service.stop))
-            checks["watched folder"] = watcher.folder.is_dir
-            logger.info("watching a folder, every %g s", settings.watch.poll_s)
-        if settings.watch.url:
-            from app.pacs.poll import Poller  # what it imports is slow to load
-
-            poller = Poller(intake, settings.watch)
-            parts.append((poller.run, poller.service.stop))
-            logger.info("asking %s, every %g s", urlsplit(settings.watch.url).hostname, settings.watch.ask_s)
+            checks["watched folder"] = watched.is_dir
+        looping: list[_Looping] = [completer, worker, *senders, *_sources(settings.watch, watched, intake)]
         stack.callback(trail.activity, trail.APPLICATION_STOP, settings.ae_title)
         stack.enter_context(_logged_threads())
-        stack.enter_context(_threads(parts))
+        stack.enter_context(_threads(looping))
         if server:
             stack.callback(server.stop)
             server.start()
@@ -149,6 +146,32 @@ def listener(
 
         yield Running(server.port if server else None, database, places, checks, intake, wake)
         logger.info("stopping")
+
+
+def _check_peers(settings: ListenerSettings) -> None:
+    """Check that there are credentials for whom results are sent to and who is polled, before anything is opened."""
+    for destination in settings.destinations:
+        check_credentials(destination)
+    if settings.watch.url:
+        check_polling(settings.watch)
+
+
+def _works(settings: ListenerSettings, run: Settings) -> Sequence[Work]:
+    """Return what is done to each series: the bundle's work, and that of the bundle that runs in its shadow."""
+    shadow = [work_of(run, Path(settings.shadow), "shadow")] if settings.shadow else []
+    return [work_of(run), *shadow]
+
+
+def _sources(watch: WatchSettings, folder: Path | None, intake: Intake) -> Iterator[_Looping]:
+    """Yield what fetches series that no peer sends: from a folder, and from a server that is polled."""
+    if folder:
+        yield Watcher(intake, folder, watch)
+        logger.info("watching a folder, every %g s", watch.poll_s)
+    if watch.url:
+        from app.pacs.poll import Poller  # what it imports is slow to load
+
+        yield Poller(intake, watch)
+        logger.info("asking %s, every %g s", urlsplit(watch.url).hostname, watch.ask_s)
 
 
 def watched_folder(settings: ListenerSettings) -> Path | None:
@@ -228,16 +251,17 @@ def _logged_threads() -> Iterator[None]:
 
 
 @contextmanager
-def _threads(parts: Sequence[tuple[Callable[[], None], Callable[[], None]]]) -> Iterator[None]:
-    """Run functions in threads; at the end each is told to stop, and waited for."""
-    threads = [threading.Thread(target=run, name=f"listener-{run.__qualname__}", daemon=True) for run, _ in parts]
+def _threads(parts: Sequence[_Looping]) -> Iterator[None]:
+    """Run each part in a thread of its own; at the end each is told to stop, and waited for."""
+    runs = [part.run for part in parts]
+    threads = [threading.Thread(target=run, name=f"listener-{run.__qualname__}", daemon=True) for run in runs]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        for _, stop in parts:
-            stop()
+        for part in parts:
+            part.service.stop()
         for thread in threads:
             thread.join(JOIN_S)
             if thread.is_alive():
