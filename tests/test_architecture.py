@@ -254,6 +254,34 @@ def test_a_noun_and_a_misleading_name_would_be_found():
     assert misworded('@property\ndef f():\n    """The sum."""') == []
 
 
+# Lines of a function's body (without its docstring), and of a module. What is longer stands here, with the reason.
+MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_MODULE = 60, 400
+LONGER: dict[str, str] = {}
+
+
+def too_long(path: str, source: str) -> list[str]:
+    """What of a file is longer than a reader can hold: it itself, and functions by name."""
+    found = [path] if source.count("\n") > MOST_LINES_OF_A_MODULE else []
+    for node in functions(ast.parse(source)):
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        if body and (body[-1].end_lineno or 0) - body[0].lineno + 1 > MOST_LINES_OF_A_FUNCTION:
+            found.append(f"{path}:{node.name}")
+    return found
+
+
+def test_functions_and_modules_can_be_read_in_a_sitting():
+    found = {name for path, source in SOURCES.items() for name in too_long(path, source)}
+    assert found == set(LONGER), "split along the ideas in it, or give the reason in LONGER"
+
+
+def test_a_long_function_and_a_long_module_would_be_found():
+    line = "    a = 1\n"
+    documented = 'def f():\n    """Return."""\n'
+    assert too_long("a.py", documented + line * 60) == []
+    assert too_long("a.py", documented + line * 61) == ["a.py:f"]
+    assert too_long("a.py", "a = 1\n" * 401) == ["a.py"]
+
+
 def test_the_tests_mirror_the_layers():
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
     assert sorted(str(folder) for folder in folders if not (ROOT / folder).is_dir()) == []
