@@ -54,15 +54,19 @@ class Limits:
 class Team:
     """Processes that stay between calls; each is started when there is something to do for it."""
 
-    def __init__(self, work: Work, limits: Limits) -> None:
+    def __init__(self, limits: Limits) -> None:
         """Start nothing yet.
 
         Args:
-            work: what is done to each unit.
             limits: of the processes.
         """
         self._limits = limits
-        self._processes = [_Process(work) for _ in range(max(limits.workers, limits.readers or 0))]
+        self._processes = [_Process() for _ in range(max(limits.workers, limits.readers or 0))]
+
+    def start(self, processes: int) -> None:
+        """Start so many now, so that they import while the command opens the model."""
+        for one in self._processes[:processes]:
+            one.start()
 
     def look(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Looked]]:
         """Yield chunks of files with their rows, in the order in which they are read.
@@ -70,7 +74,8 @@ class Team:
         Where a process fails, the files of its chunk are read one by one; one that fails again has a row that says so.
         """
         lost: list[tuple[Chunk, SeriesFailed]] = []
-        for chunk, answer in self._done(chunks, self._processes[: self._limits.readers or self._limits.workers]):
+        readers = self._processes[: self._limits.readers or self._limits.workers]
+        for chunk, answer in self._done(chunks, readers, None):
             if isinstance(answer, SeriesFailed):
                 lost.append((chunk, answer))
             else:
@@ -81,11 +86,12 @@ class Team:
             else:
                 yield chunk, given_up(chunk, error)
 
-    def encode(self, units: Iterable[Unit], on_ended: OnEnded) -> None:
+    def encode(self, units: Iterable[Unit], work: Work, on_ended: OnEnded) -> None:
         """Encode units.
 
         Args:
             units: taken one by one, as processes become free.
+            work: what is done to each; the same in all calls.
             on_ended: called once per unit, in the order in which they end.
 
         Raises:
@@ -94,7 +100,7 @@ class Team:
         """
         for surplus in self._processes[self._limits.workers :]:
             surplus.end()
-        for unit, answer in self._done(units, self._processes[: self._limits.workers]):
+        for unit, answer in self._done(units, self._processes[: self._limits.workers], work):
             on_ended(unit, failed(unit, answer) if isinstance(answer, SeriesFailed) else answer)
 
     def end(self) -> None:
@@ -102,7 +108,7 @@ class Team:
         for one in self._processes:
             one.end()
 
-    def _done(self, tasks: Iterable[T], processes: Sequence[_Process]) -> Iterator[tuple[T, Any]]:
+    def _done(self, tasks: Iterable[T], processes: Sequence[_Process], work: Work | None) -> Iterator[tuple[T, Any]]:
         """Yield each task with its answer, in the order in which they come, or with why there is none."""
         waiting, again = iter(tasks), deque[T]()
         while True:
@@ -111,7 +117,7 @@ class Team:
                     last_try = bool(again)
                     task = again.popleft() if again else next(waiting, None)
                     if task is not None:
-                        one.give(task, last_try=last_try)
+                        one.give(task, work, last_try=last_try)
             busy = [one for one in processes if one.task]
             if not busy:
                 return
@@ -126,7 +132,7 @@ class Team:
 
 
 class _Process:
-    """One process as its parent sees it; started when there is something to do, and anew after its death.
+    """One process as its parent sees it; started when there is something to do at the latest, and anew after its death.
 
     Attributes:
         task: what it works on; None where it is free.
@@ -134,24 +140,26 @@ class _Process:
         connection: to it.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self) -> None:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._since = 0.0
         self.task: Any = None
         self.last_try = False
         self.connection: Connection
 
-    def give(self, task: Unit | Chunk, *, last_try: bool) -> None:
+    def start(self) -> None:
         if self._process is None:
             spawn = multiprocessing.get_context("spawn")
             self.connection, theirs = spawn.Pipe()
-            self._process = spawn.Process(target=serve, args=(theirs, self._work, os.getpid()), daemon=True)
+            self._process = spawn.Process(target=serve, args=(theirs, os.getpid()), daemon=True)
             self._process.start()
             theirs.close()
+
+    def give(self, task: Unit | Chunk, work: Work | None, *, last_try: bool) -> None:
+        self.start()
         self.task, self.last_try, self._since = task, last_try, time.monotonic()
         with suppress(OSError):  # it is dead: the answer says so
-            self.connection.send(task)
+            self.connection.send((task, work))
 
     def answer(self, limits: Limits) -> list[Ended] | Looked | SeriesFailed | None:
         """Return what became of the task; None while it is worked on."""

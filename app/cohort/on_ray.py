@@ -122,7 +122,8 @@ class Stage:
             rows.append((unit.body(), json.dumps(series), ""))
 
         try:
-            self._ready().encode((Unit.from_body(body) for body in batch[UNIT]), enter)
+            team, work = self._ready()
+            team.encode((Unit.from_body(body) for body in batch[UNIT]), work, enter)
         except CtvaeError as error:
             rows.append((b"", "", json.dumps(astuple(Stopped.by(error)))))
         return dict(zip((UNIT, SERIES, STOPPED), map(list, zip(*rows, strict=True)), strict=True))
@@ -132,16 +133,15 @@ class Stage:
         if self._begun:
             self._begun[0].end()
 
-    def _ready(self) -> Team:
+    def _ready(self) -> tuple[Team, Work]:
         if self._begun is None:
             if self._version != __version__:
                 found = f"{socket.gethostname()} has ctvae {__version__}, the command {self._version}"
                 raise StartError("CLUSTER_UNUSABLE", f"{found}; install the same version on every machine")
             work, limits = self._order()
-            self._begun = Team(work, limits), work
-        team, work = self._begun
-        _check_folders(work)
-        return team
+            self._begun = Team(limits), work
+        _check_folders(self._begun[1])
+        return self._begun
 
 
 def _check_folders(work: Work) -> None:

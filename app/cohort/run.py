@@ -24,6 +24,7 @@ from app.cohort.look import Look
 from app.cohort.on_ray import Cluster, encode_on_ray
 from app.cohort.partition import Partition, check_same_data, open_partition, work_of
 from app.cohort.report import Facts, Tally, html_report, text_report
+from app.cohort.scan import CHUNK_FILES
 from app.cohort.server import Server
 from app.cohort.site_key import site_key
 from app.cohort.source import Source, open_source
@@ -109,20 +110,22 @@ def run_cohort(data: Path | Server, output: Path, models: Path | None, settings:
         settings = replace(settings, card=(), parametric_map=False)
         if settings.privacy.site_key is None:
             settings = replace(settings, privacy=replace(settings.privacy, site_key=site_key(folder)))
-        pipeline = open_pipeline(settings, models, None)
-        partition = open_partition(output, settings, pipeline, options.files)
-        work = work_of(source, settings, models, pipeline, partition, options.files)
-        del pipeline
-        with _team(work, options.limits) as team:
-            index = _indexed(source, folder, team.look)
+        files = _count(source)
+        with _team(options.limits) as team:
+            team.start(0 if source.server else -(-files // CHUNK_FILES))
+            pipeline = open_pipeline(settings, models, None)
+            partition = open_partition(output, settings, pipeline, options.files)
+            work = work_of(source, settings, models, pipeline, partition, options.files)
+            del pipeline
+            index = _indexed(source, folder, team.look, files)
             with closing(EndedStore(partition.folder / ENDED_FILE)) as store:
                 return _encoded(index, store, partition, work, options, team)
 
 
 @contextmanager
-def _team(work: Work, limits: Limits) -> Iterator[Team]:
+def _team(limits: Limits) -> Iterator[Team]:
     """Yield processes that end with the block, however it ends."""
-    team = Team(work, limits)
+    team = Team(limits)
     try:
         yield team
     finally:
@@ -145,12 +148,15 @@ def _unwritable(cause: str) -> RunFailed:
     return RunFailed("OUTPUT_UNWRITABLE", text)
 
 
-def _indexed(source: Source, folder: Path, look: Look) -> Index:
-    total = source.count()
-    if not total:
-        raise StartError(
-            "NO_DATA", "no file in DATA; give a folder, a CSV of paths, a DICOMDIR or a DICOMweb server with CT in it"
-        )
+def _count(source: Source) -> int:
+    if total := source.count():
+        return total
+    raise StartError(
+        "NO_DATA", "no file in DATA; give a folder, a CSV of paths, a DICOMDIR or a DICOMweb server with CT in it"
+    )
+
+
+def _indexed(source: Source, folder: Path, look: Look, total: int) -> Index:
     with progress("reading headers") as report:
         return bring_up_to_date(source, folder, look, lambda done: report(done, max(done, total)))
 
@@ -176,7 +182,7 @@ def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, 
                 team.end()  # the cluster has its own
                 encode_on_ray(units, todo.left, work, options.cluster, options.limits, enter)
             elif todo.left:
-                team.encode(units, enter)
+                team.encode(units, work, enter)
         store.enter_files(index.unreadable())
         _write(index, store, partition, todo)
     sys.stdout.write((tables / REPORT).read_text(encoding="utf-8"))

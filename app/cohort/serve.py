@@ -13,7 +13,6 @@ from multiprocessing.connection import Connection
 from app.cohort.encode_unit import Work, encode_unit
 from app.cohort.ended import Ended
 from app.cohort.look import Chunk, Looked, look
-from app.cohort.units import Unit
 from app.open_pipeline import open_pipeline
 from app.process import LogLevel, end_with_parent, set_up_log
 from operators.errors import CtvaeError, RunFailed, StartError
@@ -48,7 +47,7 @@ class Lost:
     message: str
 
 
-def serve(connection: Connection, work: Work, parent: int) -> None:
+def serve(connection: Connection, parent: int) -> None:
     """Answer until the parent ends; the model is opened for the first unit."""
     end_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGTERM):  # at a Ctrl-C or a stop for all, the parent decides when this ends
@@ -58,7 +57,7 @@ def serve(connection: Connection, work: Work, parent: int) -> None:
     with suppress(EOFError, ConnectionError):
         try:
             while True:
-                task: Chunk | Unit = connection.recv()
+                task, work = connection.recv()
                 if isinstance(task, Chunk):
                     connection.send(_guarded(partial(look, task)))
                 else:
