@@ -9,6 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from app.table.columns import LONG, Layout
+from app.table.on_disk import DiskMap
 from app.table.result import Cell, Result
 from app.table.sources import Found, Passed, find_results, input_folder, read_results, short, survey
 from app.table.write import BATCH_VALUES, check_name, open_table
@@ -87,7 +88,7 @@ def make_table(
 def _rows(
     results: Iterable[tuple[Found, Result]], layout: Layout, settings: TableSettings
 ) -> Iterator[dict[str, Cell]]:
-    ledgers: dict[Path, dict[tuple[str, int | None], str]] = {}
+    ledgers: dict[Path, DiskMap[str]] = {}
     for file, result in results:
         _check_layout(file, result, layout)
         if settings.long:
@@ -101,16 +102,15 @@ def _checked(
 ) -> Iterator[tuple[Found, Result]]:
     """Yield each result once; of one model, and one for each series, unless mixtures are asked for."""
     model: str | None = None
-    seen: dict[bytes, bytes] = {}
+    seen: DiskMap[bytes] = DiskMap()
     for file, result in results:
         key = short(f"{result.series_instance_uid} {result.part} {result.job_key if settings.mixed else ''}")
         job = short(result.job_key)
-        if key in seen:
-            if seen[key] != job:
+        if (known := seen.enter(key, job)) is not None:
+            if known != job:
                 raise StartError("SEVERAL_RESULTS", _several(file, result))
             passed.repeated += 1
             continue
-        seen[key] = job
         model = model or result.model_digest
         if result.model_digest != model and not settings.mixed:
             raise StartError("MIXED_MODELS", _mixed(file, model, result.model_digest))

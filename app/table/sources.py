@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 
 from app.process import starting
+from app.table.on_disk import DiskMap
 from app.table.result import Result, result_of_json, result_of_sr, results_of_parquet
 from operators.errors import CtvaeError, StartError
 from operators.sr.read import MALFORMED
@@ -190,7 +191,7 @@ def short(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
-def input_folder(file: Found, result: Result, ledgers: dict[Path, dict[tuple[str, int | None], str]]) -> str | None:
+def input_folder(file: Found, result: Result, ledgers: dict[Path, DiskMap[str]]) -> str | None:
     """Return the folder of the CT series in the run's input, according to its `outcome.json`; None without one.
 
     Args:
@@ -204,26 +205,28 @@ def input_folder(file: Found, result: Result, ledgers: dict[Path, dict[tuple[str
             ledgers.clear()
         places = folder / "places.parquet"
         ledgers[folder] = _places_of(places) if places.exists() else _folders_of(folder / "outcome.json")
-    return ledgers[folder].get((result.series_instance_uid, result.part))
+    return ledgers[folder].get(short(f"{result.series_instance_uid} {result.part}"))
 
 
-def _folders_of(ledger: Path) -> dict[tuple[str, int | None], str]:
+def _folders_of(ledger: Path) -> DiskMap[str]:
+    found: DiskMap[str] = DiskMap()
     try:
-        entries = json.loads(ledger.read_bytes())["series"]
-        return {(entry["series_instance_uid"], entry["part"]): str(entry["folder"]) for entry in entries}
+        for entry in json.loads(ledger.read_bytes())["series"]:
+            found.enter(short(f"{entry['series_instance_uid']} {entry['part']}"), str(entry["folder"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return DiskMap()
+    return found
 
 
-def _places_of(file: Path) -> dict[tuple[str, int | None], str]:
+def _places_of(file: Path) -> DiskMap[str]:
     """Return the first place of each series of a cohort."""
     import pyarrow.parquet as pq
 
-    found: dict[tuple[str, int | None], str] = {}
+    found: DiskMap[str] = DiskMap()
     with pq.ParquetFile(file) as table:
         for batch in table.iter_batches():
             for row in batch.to_pylist():
-                found.setdefault((row["series_instance_uid"], row["part"]), row["place"])
+                found.enter(short(f"{row['series_instance_uid']} {row['part']}"), row["place"])
     return found
 
 
