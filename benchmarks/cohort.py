@@ -28,12 +28,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from alone import alone
+
+if TYPE_CHECKING:
+    from app.cohort.look import Chunk, Looked
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -171,7 +177,10 @@ def sdk_loop(folders: list[Path]) -> dict[str, object]:
 
 
 def parts(folders: list[Path]) -> dict[str, object]:
-    """What a run is made of: seconds per file of the index, of each unit in its worker, and of the parent per unit."""
+    """What a run is made of: seconds of the index, of each unit in its worker, and of the parent per unit.
+
+    `look` is what workers do for the index, `index` what is left to the parent.
+    """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     clock = Clock()
     from app.cohort.encode_unit import encode_unit
@@ -194,9 +203,11 @@ def parts(folders: list[Path]) -> dict[str, object]:
             listed = Path(name, f"{output.name}.csv")
             listed.write_text("path\n" + "".join(f"{folder}\n" for folder in chosen))
             source = open_source(listed, output)
+            looked: list[float] = []
             clock.lap()
-            index = bring_up_to_date(source, output)
-            found["index"] = clock.lap()
+            index = bring_up_to_date(source, output, partial(look_timed, looked))
+            found["look"] = sum(looked)
+            found["index"] = clock.lap() - found["look"]
         partition = open_partition(output, settings, pipeline, "none")
         work = work_of(source, settings, None, pipeline, partition, "none")
         with closing(EndedStore(Path(name, "ended.sqlite"))) as store:
@@ -219,6 +230,17 @@ def parts(folders: list[Path]) -> dict[str, object]:
     files = [file.stat().st_size for folder in folders for file in folder.iterdir()]
     about = {"studies": len(units), "files": len(files), "bytes": sum(files), "sizes": sizes}
     return {**found, **about, "encode": encoded, "enter": entered, "stages": stages}
+
+
+def look_timed(seconds: list[float], chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, Looked]]:
+    """Look at chunks in this process, and note the processor time of each."""
+    from app.cohort.look import look
+
+    for chunk in chunks:
+        clock = Clock()
+        looked = look(chunk)
+        seconds.append(clock.lap())
+        yield chunk, looked
 
 
 class Clock:
@@ -266,8 +288,12 @@ def show_parts(parts: dict[str, object]) -> None:
     within = {"headers, row": encode - sum(stages.values()), **stages}
     print(f"  a study {1e3 * encode:.1f}: " + ", ".join(f"{name} {1e3 * value:.1f}" for name, value in within.items()))
     print(
-        f"  parent: index {1e3 * parts['index'] / files:.2f} per file, enter "
-        f"{1e3 * statistics.median(parts['enter']):.2f} and tables {1e3 * parts['tables'] / studies:.2f} per study"
+        f"  index, per file: {1e3 * parts['look'] / files:.2f} in a worker, "
+        f"{1e3 * parts['index'] / files:.2f} in the parent"
+    )
+    print(
+        f"  parent, per study: enter {1e3 * statistics.median(parts['enter']):.2f}, "
+        f"tables {1e3 * parts['tables'] / studies:.2f}"
     )
     print(f"  start of a worker {parts['start of a worker']:.1f} s")
     print("  bytes per study: " + ", ".join(f"{name} {size / studies:.0f}" for name, size in parts["sizes"].items()))
