@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Zyx = tuple[float, float, float]
-Place = tuple[slice, slice]
+from models.phantom_canvas import Canvas, Floats, Zyx, convolve, gaussian
 
 AIR_HU, LUNG_HU, EMPHYSEMA_HU, FAT_HU, SOFT_HU, BLOOD_HU = -1000.0, -850.0, -975.0, -100.0, 45.0, 40.0
 LIVER_HU, DISC_HU, CANAL_HU, MARROW_HU, CORTEX_HU, SHELL_HU, FOAM_HU = 60.0, 90.0, 20.0, 190.0, 650.0, -500.0, -920.0
@@ -118,14 +116,14 @@ def phantom_slices(
     lungs = (_lung(-1, factors, rng), _lung(1, factors, rng))
     z, y, x = ((np.arange(n, dtype=np.float32) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True))
     y, x = (axis - np.float32(moved) for axis, moved in zip((y, x), factors.position_mm, strict=True))
-    down, across = _gaussian(factors.kernel_mm / spacing_mm[1]), _gaussian(factors.kernel_mm / spacing_mm[2])
+    down, across = gaussian(factors.kernel_mm / spacing_mm[1]), gaussian(factors.kernel_mm / spacing_mm[2])
     # The kernel smooths the noise as well, so it starts stronger to end with the stated deviation.
     noise_hu = factors.noise_hu / float(np.sqrt(np.sum(down**2) * np.sum(across**2)))
     for height in z:
-        canvas = _Canvas(float(height), y, x, np.full((y.size, x.size), AIR_HU, np.float32))
+        canvas = Canvas(float(height), y, x, np.full((y.size, x.size), AIR_HU, np.float32))
         _draw_chest(canvas, factors, lungs)
         noisy = canvas.hu + np.float32(noise_hu) * rng.standard_normal(canvas.hu.shape, np.float32)
-        smooth = _convolve(_convolve(noisy, down).T, across).T
+        smooth = convolve(convolve(noisy, down).T, across).T
         yield np.clip(np.rint(smooth), -1024, 3071).astype(np.int16)
 
 
@@ -158,42 +156,6 @@ _UNLIKE = (
 )
 
 
-class _Canvas(NamedTuple):
-    """One slice being painted at height z: HU at (y, x), in mm about the centre."""
-
-    z: float
-    y: Floats
-    x: Floats
-    hu: Floats
-
-    @property
-    def pixel_mm(self) -> float:
-        steps = [float(axis[1] - axis[0]) for axis in (self.y, self.x) if axis.size > 1]
-        return max(steps, default=1.0)
-
-    def ellipsoid(self, at: Zyx, half: Zyx) -> tuple[Place, Floats]:
-        """Return the pixels around an ellipsoid, and the fraction of each that lies in it."""
-        grown = float(np.sqrt(max(1 - ((self.z - at[0]) / half[0]) ** 2, 0.0)))
-        a, b = half[1] * grown, half[2] * grown
-        if min(a, b) < self.pixel_mm / 4:
-            return (slice(0), slice(0)), np.zeros((0, 0), np.float32)
-        place = _between(self.y, at[1], a + self.pixel_mm), _between(self.x, at[2], b + self.pixel_mm)
-        radius = np.hypot((self.y[place[0], None] - at[1]) / a, (self.x[None, place[1]] - at[2]) / b)
-        return place, np.clip(0.5 + (1 - radius) * (min(a, b) / self.pixel_mm), 0, 1).astype(np.float32)
-
-    def blend(self, place: Place, share: Floats, hu: Floats | float) -> None:
-        """Blend `hu` over the existing values, by its share of each pixel."""
-        self.hu[place] += share * (hu - self.hu[place])
-
-    def paint(self, at: Zyx, half: Zyx, hu: float) -> None:
-        """Fill an ellipsoid."""
-        self.blend(*self.ellipsoid(at, half), hu)
-
-
-def _between(axis: Floats, middle: float, reach: float) -> slice:
-    return slice(*np.searchsorted(axis, (middle - reach, middle + reach)).tolist())
-
-
 class _Lung(NamedTuple):
     """One lung; vessels and emphysema have their places in its unit ball, and keep them as it grows."""
 
@@ -203,7 +165,7 @@ class _Lung(NamedTuple):
     waves: NDArray[np.float64]  # (k, 4): wave numbers and phase of a random field, emphysema where it is high
     threshold: float
 
-    def draw(self, canvas: _Canvas, blood_hu: float) -> None:
+    def draw(self, canvas: Canvas, blood_hu: float) -> None:
         """Draw parenchyma above the diaphragm, emphysema in it, and vessels through it."""
         place, share = canvas.ellipsoid(self.at, self.half)
         u = (canvas.z - self.at[0]) / self.half[0]
@@ -242,7 +204,7 @@ def _lung(side: int, factors: PhantomFactors, rng: np.random.Generator) -> _Lung
     return _Lung(at, half, np.hstack([centres, half_mm]), np.hstack([waves, phases]), float(high))
 
 
-def _draw_chest(canvas: _Canvas, factors: PhantomFactors, lungs: tuple[_Lung, _Lung]) -> None:
+def _draw_chest(canvas: Canvas, factors: PhantomFactors, lungs: tuple[_Lung, _Lung]) -> None:
     """Draw every tissue, from the outside to the inside."""
     width, depth, fat = factors.body_width_mm / 2, factors.body_width_mm * 0.33, factors.fat_mm
     blood, aside = BLOOD_HU + factors.contrast_hu, factors.spine_offset_mm
@@ -269,7 +231,7 @@ def _draw_chest(canvas: _Canvas, factors: PhantomFactors, lungs: tuple[_Lung, _L
         canvas.paint(lungs[1].inside(0.4, -0.2, 0.25), (radius, radius, radius), SOFT_HU)
 
 
-def _draw_ribs(canvas: _Canvas, depth: float, width: float) -> None:
+def _draw_ribs(canvas: Canvas, depth: float, width: float) -> None:
     """Draw about twelve slanting bands in a shell within the chest wall, and the sternum."""
     a, b = depth - 9, width - 9
     place, _ = canvas.ellipsoid((0, 0, 0), (ENDLESS_MM, depth, width))
@@ -282,7 +244,7 @@ def _draw_ribs(canvas: _Canvas, depth: float, width: float) -> None:
     canvas.paint((60, 9 - depth, 0), (83, 5, 15), MARROW_HU)
 
 
-def _draw_spine(canvas: _Canvas, y: float, x: float) -> None:
+def _draw_spine(canvas: Canvas, y: float, x: float) -> None:
     """Draw a vertebra of cortex and marrow, or a disc, every 26 mm; behind it arch, canal and spinous process."""
     turn = canvas.z / 26
     between = abs(turn - np.floor(turn) - 0.5) > 0.38
@@ -294,21 +256,3 @@ def _draw_spine(canvas: _Canvas, y: float, x: float) -> None:
     canvas.paint((0, y, x), (ENDLESS_MM, 15, 19), DISC_HU if between else CORTEX_HU)
     if not between:
         canvas.paint((0, y, x), (ENDLESS_MM, 12.5, 16.5), MARROW_HU)
-
-
-def _gaussian(deviation: float) -> Floats:
-    """Return the taps of a Gaussian with sum 1; the deviation is in pixels."""
-    reach = int(np.ceil(3 * deviation))
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(deviation, 1e-6)) ** 2)
-    normed: Floats = (taps / taps.sum()).astype(np.float32)
-    return normed
-
-
-def _convolve(image: Floats, taps: Floats) -> Floats:
-    """Convolve along the first axis; the edges are repeated."""
-    reach = taps.size // 2
-    padded = np.pad(image, ((reach, reach), (0, 0)), mode="edge")
-    smooth = np.zeros_like(image)
-    for k, tap in enumerate(taps):
-        smooth += tap * padded[k : k + image.shape[0]]
-    return smooth
