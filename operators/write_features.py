@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from operators.errors import SeriesFailed
 from operators.record import FeatureRecord
-from operators.results.atomic import write_together
+from operators.results.atomic import make_folder, write_together
 from operators.results.card_kinds import CARD_FILES, CardFormat, Reconstruct
 from operators.results.map_files import MAP_FILE, Overlay
 from operators.results.write_json import features_json
@@ -99,7 +99,7 @@ def write_features(record: FeatureRecord, output: Path, files: ResultFiles = JSO
 
             contents |= overlays(record, files.overlays)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         text = f"cannot make a folder in the output folder ({error.strerror}); check space and permissions"
         raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error

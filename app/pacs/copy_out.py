@@ -8,7 +8,7 @@ from typing import Final
 from app.pacs.destination import Destination
 from app.pacs.judge import Answer, Verdict
 from operators.errors import SeriesFailed
-from operators.results.atomic import write_together
+from operators.results.atomic import make_folder, write_together
 from operators.write_features import sr_file
 
 COPIED: Final = "COPIED"
@@ -25,7 +25,7 @@ def copy_out(destination: Destination, sr: Path) -> Answer:
     folder = Path(destination.path or "") / sr.parent.name
     files = [file for file in sr.parent.iterdir() if file.is_file() and file.name != _FALLBACK]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_together({folder / file.name: file.read_bytes() for file in files})
     except (OSError, SeriesFailed) as error:
         cause = error.__cause__ if isinstance(error, SeriesFailed) else error

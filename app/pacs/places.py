@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from operators.results.atomic import make_folder
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -37,6 +39,8 @@ class Places:
         return f"sqlite:///{self.folder.resolve()}/queue.db"
 
     def make(self) -> None:
-        """Make the folders."""
-        for folder in (self.folder, self.spool, self.results, self.work):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Make the folders, on the disk."""
+        if not self.folder.exists():  # else it may lie in a folder that we cannot read
+            make_folder(self.folder, 0o700)
+        for folder in (self.spool, self.results, self.work):
+            make_folder(folder, 0o700)

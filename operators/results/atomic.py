@@ -61,6 +61,20 @@ def remove_unfinished(folder: Path, names: str) -> None:
             file.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those above it, where they are missing, and write their names to the disk.
+
+    The folder's own name is written even if it is there: whoever made it may have been killed before that.
+
+    Raises:
+        OSError: the disk is full or the folder above is not ours.
+    """
+    missing = [one for one in folder.parents if not one.exists()]
+    folder.mkdir(mode, parents=True, exist_ok=True)
+    for one in (*reversed(missing), folder):
+        fsync_folder(one.parent)
+
+
 def fsync_folder(folder: Path) -> None:
     """Write the names in a folder to the disk."""
     handle = os.open(folder, os.O_RDONLY)

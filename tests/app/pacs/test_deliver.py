@@ -26,6 +26,7 @@ from app.pacs.places import Places
 from tests.support.checkout import skip_or_fail
 from tests.support.peer import peer
 from tests.support.queued import SR_CLASSES, make_results
+from tests.support.syncs import syncs
 
 STORESCP = Path("/usr/bin/storescp")
 TO = Destination("PACS", ae_title="PACS", timeout_s=5, backoff=Backoff(first_s=0.1, longest_s=0.2))
@@ -310,7 +311,9 @@ def test_a_peer_without_commitment_and_query_is_asked_again_later_and_at_last_it
     assert told(sqlite)[::2] == ("failed", "NOT_CONFIRMED")
 
 
-def test_a_folder_gets_all_files_of_a_result_and_a_disk_that_is_not_ours_is_tried_again(sqlite, places, tmp_path):
+def test_a_folder_gets_all_files_of_a_result_and_a_disk_that_is_not_ours_is_tried_again(
+    sqlite, places, tmp_path, monkeypatch
+):
     job_id = make_results(sqlite, places, "1.1", ["OUT"])
     result = next(places.results.glob(f"{job_id}-*/1.1"))
     (result / "comprehensive_3d.dcm").rename(result / "features.sr.dcm")
@@ -326,8 +329,10 @@ def test_a_folder_gets_all_files_of_a_result_and_a_disk_that_is_not_ours_is_trie
     assert sender.deliver_one()
     assert told(sqlite, "OUT") == ("waiting", None, "OUTPUT_UNWRITABLE (Not a directory)")
     out.unlink()
+    synced = syncs(monkeypatch)
     assert sender.deliver_one()
     assert told(sqlite, "OUT") == ("sent", "COPIED", None)
+    assert {tmp_path, out, out / "1.1"} <= set(synced)  # the names of out, of 1.1 and of the files survive a power loss
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("features*")) == [
         "1.1/features.json",
         "1.1/features.sr.dcm",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from operators.errors import SeriesFailed
-from operators.results.atomic import atomic_file, write_together
+from operators.results.atomic import atomic_file, make_folder, write_together
+from tests.support.syncs import syncs
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -73,3 +74,12 @@ def test_the_mode_is_what_the_umask_allows_and_the_umask_is_never_touched(tmp_pa
         os.umask(before)
 
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+def test_the_names_of_a_folder_and_of_those_above_that_were_missing_are_on_the_disk(tmp_path, monkeypatch):
+    synced = syncs(monkeypatch)
+    make_folder(tmp_path / "a" / "b" / "c", 0o700)
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    assert stat.S_IMODE((tmp_path / "a" / "b" / "c").stat().st_mode) == 0o700
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert synced[3:] == [tmp_path / "a" / "b"]  # whoever made it may have been killed before that
