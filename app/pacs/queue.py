@@ -123,9 +123,11 @@ def lease(database: Database, worker: str, lease_s: float) -> Lease | None:
     with database.begin() as connection:
         connection.execute(update(job).where(expired, job.c.token >= LOST_LEASES).values(lost))
         row = connection.execute(update(job).where(job.c.id == one).values(taken).returning(*job.c)).first()
+        if row is None:
+            return None
         passing("queue.lease.before")
     passing("queue.lease.after")
-    return None if row is None else _lease(row)
+    return _lease(row)
 
 
 def _lease(row: Any) -> Lease:
