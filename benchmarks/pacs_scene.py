@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -48,14 +48,19 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 C_STORE_RQ = b"\0\0\0\x01\2\0\0\0\1\0"  # element (0000,0100), Command Field
 
 
-def inside(main: Callable[[], None]) -> None:
-    """Run a script's main in a network namespace of its own."""
+def inside(main: Callable[[], None], *before: str) -> None:
+    """Run a script's main in a network namespace of its own.
+
+    Args:
+        before: a command that this command is put after.
+    """
     if INSIDE in os.environ:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # what it started is ended, too
         main()
         return
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    os.execvpe("unshare", [*alone(), sys.executable, *sys.argv], {**os.environ, "PATH": path, INSIDE: "1"})
+    command = [*before, *alone(), sys.executable, *sys.argv]
+    os.execvpe(command[0], command, {**os.environ, "PATH": path, INSIDE: "1"})
 
 
 def load() -> str:
@@ -102,14 +107,15 @@ def megabytes(process: psutil.Process) -> float:
 
 
 @contextmanager
-def listening(folder: Path, **listener: Any) -> Iterator[Running]:
+def listening(folder: Path, environment: Mapping[str, str] | None = None, **listener: Any) -> Iterator[Running]:
     """Run `ctvae listen` until the block ends; ready when its model is loaded."""
     place = folder / "listener"
     settings = {"folder": str(place), "port": PORT, "reserve_mb": 256, **listener}
     settings |= {"page": {"port": 8099}, "log": {"audit_file": str(folder / "audit.jsonl")}}
     file = folder / "app.yaml"
     file.write_text(json.dumps({"listener": settings}))
-    with subprocess.Popen([CTVAE, "listen", "-c", str(file), "-l", "WARN"], process_group=0) as program:
+    command = [CTVAE, "listen", "-c", str(file), "-l", "WARN"]
+    with subprocess.Popen(command, process_group=0, env={**os.environ, **(environment or {})}) as program:
         try:
             until(lambda: answers("http://127.0.0.1:8099/readyz"), 180)
             database = open_database(f"sqlite:///{place}/queue.db")
@@ -261,8 +267,9 @@ def _bytes(source: socket.socket, to: socket.socket) -> None:
 
 
 @contextmanager
-def association(calling: str = "SENDER") -> Iterator[Any]:
+def association(calling: str = "SENDER", dimse_timeout: float = 30) -> Iterator[Any]:
     ae = AE(calling)
+    ae.dimse_timeout = dimse_timeout
     ae.add_requested_context(CT, EXPLICIT)
     assoc = ae.associate("127.0.0.1", PORT, ae_title="CTVAE", evt_handlers=[(evt.EVT_CONN_OPEN, prepare)])
     assert assoc.is_established
