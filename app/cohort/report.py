@@ -150,7 +150,8 @@ def _facts(tally: Tally, facts: Facts) -> list[tuple[str, str]]:
     images, others, bad = counts["dicom"] + counts["image"], counts["other"], counts["unreadable"]
     statuses = ", ".join(f"{tally.statuses[status]:,} {status}" for status in STATUSES)
     came = f"{sum(tally.statuses.values()):,} series and parts of {facts.units:,} studies"
-    size = f"; {counts['bytes'] / 1e9:.1f} GB" if counts["bytes"] else ""  # a server does not say how large they are
+    held = counts["bytes"]  # 0: a server does not say how large its files are
+    size = f"; {held / 1e9:.1f} GB" if held >= 1e9 else f"; {held / 1e6:.1f} MB" if held else ""
     read = f"{images:,} image files, {others:,} other files, {bad:,} unreadable{size}"
     return [
         ("series", statuses),
