@@ -59,7 +59,6 @@ class Settings:
     card: tuple[CardFormat, ...] = ()
     fhir: bool = False
     parametric_map: bool = False
-    overlay: tuple[str, ...] = ()
 
 
 DEFAULTS: Final = Settings()

@@ -19,7 +19,6 @@ from operators.measure.reliability import measure_reliability
 from operators.preprocess import preprocess
 from operators.record import Encoding, FeatureRecord
 from operators.results.card_kinds import CardFormat, Reconstruct
-from operators.results.map_files import Overlay
 from operators.sr.codes import SrClass
 from operators.types import Outcome, Series, Volume, Windows
 from operators.write_features import PredecessorOf, ResultFiles, no_predecessor, write_features
@@ -44,7 +43,6 @@ class Pipeline:
         cards: formats in which the card, a page for a person, is written.
         fhir: write the SR's content as FHIR R5 too.
         maps: write layers that are kept as grids as Parametric Maps too.
-        overlays: channels of such layers to write as Parametric Maps on the slices of the CT.
         reference: the bundle's reference population, open; None for a bundle without reference patients.
         reconstruct: the bundle's decoder, for the card; None where it has none.
     """
@@ -61,7 +59,6 @@ class Pipeline:
     cards: tuple[CardFormat, ...] = ()
     fhir: bool = False
     maps: bool = False
-    overlays: tuple[Overlay, ...] = ()
     reference: Reference | None = None
     reconstruct: Reconstruct | None = None
 
@@ -83,9 +80,7 @@ class Pipeline:
         if self.reference is not None:
             record = record.then("reliability", partial(self._with_reliability, self.reference))
         output, classes = self.output, (self.sr, *self.sr_beside)
-        files = ResultFiles(
-            classes, self.predecessor_of, self.cards, self.reconstruct, self.fhir, self.maps, self.overlays
-        )
+        files = ResultFiles(classes, self.predecessor_of, self.cards, self.reconstruct, self.fhir, self.maps)
         return record if output is None else record.then("write", lambda made: write_features(made, output, files))
 
     def _with_reliability(self, reference: Reference, record: FeatureRecord) -> FeatureRecord:

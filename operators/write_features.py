@@ -12,7 +12,7 @@ from operators.errors import SeriesFailed
 from operators.record import FeatureRecord
 from operators.results.atomic import make_folder, write_together
 from operators.results.card_kinds import CARD_FILES, CardFormat, Reconstruct
-from operators.results.map_files import MAP_FILE, Overlay
+from operators.results.map_files import MAP_FILE
 from operators.results.write_json import features_json
 from operators.results.write_taps import TAP_FILE, tap_files
 from operators.sr.codes import SrClass
@@ -47,7 +47,6 @@ class ResultFiles:
         reconstruct: the bundle's decoder, for the card; None where it has none.
         fhir: write the SR's content as FHIR R5 too.
         maps: write layers that are kept as grids as Parametric Maps too.
-        overlays: channels of such layers to write as Parametric Maps on the slices of the CT.
     """
 
     sr: tuple[SrClass, ...] = ("comprehensive_3d",)
@@ -56,7 +55,6 @@ class ResultFiles:
     reconstruct: Reconstruct | None = None
     fhir: bool = False
     maps: bool = False
-    overlays: tuple[Overlay, ...] = ()
 
 
 JSON_AND_SR: Final = ResultFiles()
@@ -94,10 +92,6 @@ def write_features(record: FeatureRecord, output: Path, files: ResultFiles = JSO
             from operators.dicom_out.parametric_map import parametric_maps
 
             contents |= parametric_maps(record)
-        if files.overlays:
-            from operators.dicom_out.overlay import overlays
-
-            contents |= overlays(record, files.overlays)
     try:
         make_folder(folder)
     except OSError as error:

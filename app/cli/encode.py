@@ -60,13 +60,6 @@ def command(
     parametric_map: Annotated[
         bool, typer.Option(help="Also write layers kept as grids (block3:none) as DICOM Parametric Maps.")
     ] = False,
-    overlay: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Also write a channel of a layer kept as a grid as a Parametric Map on the slices of the CT, for "
-            "viewers: block1:6. May be repeated."
-        ),
-    ] = None,
     predecessor: Annotated[
         list[Path] | None,
         typer.Option(help="An earlier features.sr.dcm that the new SR replaces. May be repeated."),
@@ -97,7 +90,6 @@ def command(
             card=tuple(dict.fromkeys(name.value for name in card)) if card else settings.card,
             fhir=fhir or settings.fhir,
             parametric_map=parametric_map or settings.parametric_map,
-            overlay=tuple(dict.fromkeys(overlay)) if overlay else settings.overlay,
         )
         return encode_folder(check_paths(folder, output, models), settings, tuple(predecessor or ()))
 

@@ -107,7 +107,7 @@ def run_cohort(data: Path | Server, output: Path, models: Path | None, settings:
         with starting():
             folder.mkdir(exist_ok=True)
         note_root(folder, source)
-        settings = replace(settings, card=(), parametric_map=False, overlay=())
+        settings = replace(settings, card=(), parametric_map=False)
         if settings.privacy.site_key is None:
             settings = replace(settings, privacy=replace(settings.privacy, site_key=site_key(folder)))
         files = _count(source)

@@ -7,7 +7,7 @@ depends on what lies around it is the layer's receptive field, which the bundle 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,53 +38,19 @@ def parametric_maps(record: FeatureRecord) -> dict[str, bytes]:
 
 def _map(record: FeatureRecord, tap: TapValues, window: int, number: int) -> bytes:
     """Return one window's grid: a frame per channel and slice, channel by channel."""
-    channels = np.moveaxis(tap.windows[window].reshape(tap.shape), 0, -1)
-    return map_file(
-        record,
-        channels,
-        _cells(record, window, channels.shape[:3]),
-        [mapping(tap.name, channel) for channel in range(channels.shape[3])],
-        (float(channels.min()), float(channels.max())),
-        named=(tap.name, number),
-        label=f"layer {tap.name}, window {window + 1} of {len(tap.windows)}",
-    )
-
-
-def map_file(
-    record: FeatureRecord,
-    values: NDArray[np.float32],
-    affine: NDArray[np.float64],
-    mappings: Sequence[Any],
-    seen: tuple[float, float],
-    *,
-    named: tuple[str, int],
-    label: str,
-    own_series: bool = False,
-) -> bytes:
-    """Return a Parametric Map as a file.
-
-    Args:
-        record: the record of the series that it is filed with.
-        values: (z, y, x, channels), stored as they are.
-        affine: from an index (z, y, x, 1) to LPS mm.
-        mappings: what the values of each channel mean.
-        seen: the lowest and the highest stored value that a viewer should tell apart.
-        named: name of the layer, and the instance number.
-        label: what this map is, in a few words.
-        own_series: file it in a series of its own, for a viewer that shows one map of a series.
-    """
     import highdicom as hd
 
-    (name, number), (low, high) = named, seen
+    channels = np.moveaxis(tap.windows[window].reshape(tap.shape), 0, -1)
+    affine = _cells(record, window, channels.shape[:3])
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     down, across = (affine[:3, axis] / steps[axis] for axis in (1, 2))
-    places = [affine[:3] @ (z, 0, 0, 1) for z in range(len(values))]
+    places = [affine[:3] @ (z, 0, 0, 1) for z in range(len(channels))]
     depth, *pixel = steps.tolist()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote header values, which may be names
         made = hd.pm.ParametricMap(
             source_images=[_source(record)],
-            pixel_array=values,
+            pixel_array=channels,
             series_instance_uid=sr_header.PLACEHOLDER_UID,
             series_number=SERIES_NUMBER,
             sop_instance_uid=sr_header.PLACEHOLDER_UID,
@@ -94,50 +60,40 @@ def map_file(
             software_versions="0",
             device_serial_number=record.model.weights_sha256[:16],
             contains_recognizable_visual_features=False,
-            real_world_value_mappings=[[one] for one in mappings],
-            voi_lut_transformations=[
-                hd.VOILUTTransformation(window_center=(low + high) / 2, window_width=max(high - low, 1e-6))
-            ],
+            real_world_value_mappings=[[_mapping(tap.name, channel)] for channel in range(channels.shape[3])],
+            voi_lut_transformations=[_window(channels)],
             pixel_measures=hd.PixelMeasuresSequence(pixel, slice_thickness=depth, spacing_between_slices=depth),
             plane_orientation=hd.PlaneOrientationSequence("PATIENT", [*across, *down]),
             plane_positions=[hd.PlanePositionSequence("PATIENT", place.tolist()) for place in places],
             content_label="MAP",
-            content_description=label,
+            content_description=f"layer {tap.name}, window {window + 1} of {len(tap.windows)}",
         )
-    return _filed(made, record, name, number, own_series)
+    return _filed(made, record, tap, number)
 
 
-def _filed(made: Dataset, record: FeatureRecord, name: str, number: int, own_series: bool) -> bytes:
+def _filed(made: Dataset, record: FeatureRecord, tap: TapValues, number: int) -> bytes:
     """Return the object as a file: what highdicom takes from the clock is replaced by what the series says."""
     for keyword in _CLOCK:
         if keyword in made:
             delattr(made, keyword)
-    description = f"CT VAE {name}: {sr_codes.NOT_FOR_DIAGNOSIS}"[:64]
+    description = f"CT VAE {tap.name}: {sr_codes.NOT_FOR_DIAGNOSIS}"[:64]
     plain = Dataset()
     plain.update(made)
     plain.update(sr_header.filed_with(record, ParametricMapStorage, "OT", SERIES_NUMBER, description))
     plain.InstanceNumber, plain.Laterality = number, ""
-    if own_series:
-        plain.SeriesInstanceUID = sr_codes.derived_uid("map series", str(plain.SeriesInstanceUID), name, number)
-    _index_channels(plain, sr_codes.derived_uid("dimensions", record.job_key, name, number))
+    _index_channels(plain, sr_codes.derived_uid("dimensions", record.job_key, tap.name, number))
     plain.ReferencedSeriesSequence = [_references(record)]
     return named_file(plain, record)
 
 
 def _index_channels(made: Dataset, organization: str) -> None:
-    """Make the channel the first dimension (PS3.3 C.7.6.17): highdicom indexes the slices alone.
-
-    A single channel is no dimension; its mapping is shared by all frames.
-    """
-    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
-        item.DimensionOrganizationUID = organization
-    if "RealWorldValueMappingSequence" in made.SharedFunctionalGroupsSequence[0]:
-        return
+    """Make the channel the first dimension (PS3.3 C.7.6.17): highdicom indexes the slices alone."""
     channel = Dataset()
     channel.DimensionIndexPointer, channel.FunctionalGroupPointer = _LUT_LABEL, _REAL_WORLD_VALUE_MAPPING
     channel.DimensionDescriptionLabel = "Channel"
-    channel.DimensionOrganizationUID = organization
     made.DimensionIndexSequence = [channel, *made.DimensionIndexSequence]
+    for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
     frames = made.PerFrameFunctionalGroupsSequence
     labels: dict[str, int] = {}
     for frame in frames:
@@ -186,8 +142,8 @@ def _instances(record: FeatureRecord) -> Iterator[Dataset]:
         yield one
 
 
-def mapping(tap: str, channel: int, *, slope: float = 1.0, intercept: float = 0.0) -> Any:
-    """Return what a stored value means: that times the slope plus the intercept; the label names layer and channel."""
+def _mapping(tap: str, channel: int) -> Any:
+    """Return the mapping: values are stored as they are; the label names layer and channel."""
     import highdicom as hd
     from pydicom.sr.coding import Code
 
@@ -198,7 +154,14 @@ def mapping(tap: str, channel: int, *, slope: float = 1.0, intercept: float = 0.
         lut_explanation=f"{tap}, channel {channel}",
         unit=Code("1", "UCUM", "no units"),
         value_range=(-limit, limit),
-        slope=slope,
-        intercept=intercept,
+        slope=1.0,
+        intercept=0.0,
         quantity_definition=quantity,
     )
+
+
+def _window(values: NDArray[np.float32]) -> Any:
+    import highdicom as hd
+
+    low, high = float(values.min()), float(values.max())
+    return hd.VOILUTTransformation(window_center=(low + high) / 2, window_width=max(high - low, 1e-6))

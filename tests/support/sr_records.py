@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
@@ -39,8 +38,6 @@ from tests.support.checkout import skip_or_fail
 NOTICE = "Not for diagnosis; computed by software, unverified"
 STUDY, SERIES = "1.2.826.0.1.3680043.10.1", "1.2.826.0.1.3680043.10.1.7"
 SIDE, PIXEL_MM, SLICE_MM = 512, 0.75, 5.0
-GRID = np.random.default_rng(0).standard_normal((3, 2, 4, 5)).astype(np.float32)
-"""A layer of three channels on 2 × 4 × 5 cells."""
 
 
 def ct_header(number: int = 1, **elements: Any) -> Dataset:
@@ -138,17 +135,7 @@ def record_of_series(folder: Path, mean_hu: float = -10.0) -> FeatureRecord:
         name: replace(tap, windows=np.repeat(tap.windows[:1], len(windows.voxels), axis=0))
         for name, tap in record.taps.items()
     }
-    frame = str(volume.series.first.FrameOfReferenceUID)
-    identity = replace(record.identity, frame_of_reference_uid=frame)
-    return replace(record, identity=identity, encoding=replace(record.encoding, windows=windows, taps=taps))
-
-
-def with_grid(record: FeatureRecord, grid: NDArray[np.float32] = GRID) -> FeatureRecord:
-    """The record with a layer that was kept as a grid; from one window to the next its values grow by 1."""
-    values = grid.reshape(-1)
-    windows = values + np.arange(len(record.encoding.windows.voxels), dtype=np.float32)[:, None]
-    taps = {**record.taps, "block3.none": TapValues("block3.none", "none", values, windows, grid.shape)}
-    return replace(record, encoding=replace(record.encoding, taps=taps))
+    return replace(record, encoding=replace(record.encoding, windows=windows, taps=taps))
 
 
 def reread(record: FeatureRecord, **options: Any) -> Dataset:

@@ -12,12 +12,21 @@ import pydicom
 import pytest
 
 from operators.dicom_out.parametric_map import parametric_maps
+from operators.record import FeatureRecord, TapValues
 from operators.results.map_files import MAP_FILE
 from operators.write_features import ResultFiles, write_features
 from tests.support.orthanc import URL, loopback, need_orthanc, orthanc
-from tests.support.sr_records import GRID, STUDY, ct_header, dciodvfy, made_record, reread, with_grid
+from tests.support.sr_records import STUDY, ct_header, dciodvfy, made_record, reread
 
+SHAPE = (3, 2, 4, 5)
 NAME = "features.block3.none.window1.map.dcm"
+GRID = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+
+
+def with_grid(record: FeatureRecord, grid: np.ndarray = GRID) -> FeatureRecord:
+    values = grid.reshape(-1)
+    taps = {**record.taps, "block3.none": TapValues("block3.none", "none", values, values[None], grid.shape)}
+    return replace(record, encoding=replace(record.encoding, taps=taps))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,7 @@ def test_highdicom_reads_each_value_at_its_place_in_the_patient(content):
     record = with_grid(made_record())
     read = hd.imread(BytesIO(content))
     window = record.encoding.windows
-    cell = np.array(window.voxels.shape[2:]) / GRID.shape[1:]
+    cell = np.array(window.voxels.shape[2:]) / SHAPE[1:]
     met = set()
     for pixels, groups in zip(read.pixel_array, read.PerFrameFunctionalGroupsSequence, strict=True):
         channel = int(groups.RealWorldValueMappingSequence[0].LUTLabel.split()[1])
@@ -46,7 +55,7 @@ def test_highdicom_reads_each_value_at_its_place_in_the_patient(content):
         assert np.array_equal(pixels, GRID[channel, z])
         assert groups.FrameContentSequence[0].DimensionIndexValues[0] == channel + 1
         met.add((channel, z))
-    assert len(met) == GRID.shape[0] * GRID.shape[1]
+    assert len(met) == SHAPE[0] * SHAPE[1]
     steps = np.linalg.norm(window.affines_lps_mm[0][:3, :3], axis=0) * cell
     measures = read.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert [measures.SpacingBetweenSlices, *measures.PixelSpacing] == pytest.approx(steps.tolist())
