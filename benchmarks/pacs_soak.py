@@ -1,6 +1,6 @@
 """Many small series, one after the other, through `ctvae listen` into Orthanc: do memory and handles stay flat?
 
-    python benchmarks/pacs_soak.py [--series 2000] [--slices 6] [--minutes 20] [--json FILE]
+    python benchmarks/pacs_soak.py [--series 2000] [--slices 6] [--minutes 60] [--json FILE]
 
 Ends after so many minutes, and says how many series it came to. The first tenth warms up; the rest is compared by its
 two halves: threads and handles must not grow, and resident memory is reported for listener and worker.
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--series", type=int, default=2000)
     parser.add_argument("--slices", type=int, default=6)
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
