@@ -18,7 +18,7 @@ from app.research.certify.certificate import certificate_markdown, summary
 from app.research.certify.measure import Decode, Measured, measure_scans
 from app.research.certify.metrics import figures_of_tap, reconstruction_figures, rounded
 from app.research.certify.phantoms import phantom_figures
-from app.research.certify.rivals import rival_figures, rivals_from
+from app.research.certify.rivals import Rivals, rival_figures, rivals_from
 from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures, repeat_figures
 from app.research.data.changed_windows import ORIGINAL
 from app.research.data.find_scans import find_scans
@@ -110,6 +110,48 @@ def certify_bundle(
     scans = find_scans(data, root, settings)
     roles = roles_of(join_labels(scans, labels) if labels else scans, bundle, force=force)
     encoder = open_encoder(bundle, "cpu")
+    measured, known, rivals = _measure(roles, bundle, encoder, specs, cache=cache, seed=seed, report=report)
+    mu, sigma = (measured.features[ORIGINAL][tap] for tap in ("mu", "sigma"))
+    certificate = Certificate(
+        schema_version=SCHEMA_VERSION,
+        bundle=CertifiedBundle(bundle.name, bundle.version, bundle.weights_sha256, bundle.preprocessing.digest()),
+        data=_data(roles, measured, known, force),
+        settings=CertifySettings(seed, RESAMPLES, FOLDS, INNER_FOLDS, SHUFFLES),
+        versions=_versions(encoder),
+        changes={name: Change(DESCRIPTIONS[name], tuple(moved.tolist())) for name, moved in measured.moved_mm.items()},
+        active_units=active_units(mu),
+        kl_by_dimension=tuple(kl_by_dimension(mu, sigma).tolist()),
+        variance_of_mu=tuple(mu.var(axis=0).tolist()),
+        correlation_of_mu=tuple(map(tuple, correlation(mu).tolist())),
+        taps=_taps(measured, known, specs, seed, _part(report, 0.85, 0.9)),
+        reconstruction=reconstruction_figures(measured, seed),
+        redundancy=redundancy_figures(measured, seed),
+        prior=prior_figures(measured, seed),
+        draws=draw_figures(measured, seed),
+        groups=group_figures(measured, known, seed),
+        repeats=repeat_figures(measured, seed),
+        rivals=None if rivals is None else rival_figures(measured, rivals),
+        phantom=phantom_figures(bundle, encoder, phantoms, seed, _part(report, 0.9, 1.0)) if phantoms else None,
+    )
+    found = certificate_from_json(rounded(certificate.as_json()))
+    return replace(found, summary=summary(found))
+
+
+def _measure(
+    roles: Roles,
+    bundle: Bundle,
+    encoder: Encoder,
+    specs: Mapping[str, TapSpec],
+    *,
+    cache: Path | None,
+    seed: int,
+    report: Report,
+) -> tuple[Measured, Measured | None, Rivals | None]:
+    """Return the windows that are scored, those that only help, and the rivals that were made from the latter.
+
+    Raises:
+        StartError: `TOO_FEW_PATIENTS`.
+    """
     vae = load_vae(bundle)
     known = measure_scans(
         roles.known,
@@ -137,30 +179,7 @@ def certify_bundle(
     if measured is None or len(np.unique(measured.patients)) < 2:
         count = 0 if measured is None else 1
         raise StartError("TOO_FEW_PATIENTS", f"{count} patients could be read; expected at least two: add scans")
-    mu, sigma = (measured.features[ORIGINAL][tap] for tap in ("mu", "sigma"))
-    certificate = Certificate(
-        schema_version=SCHEMA_VERSION,
-        bundle=CertifiedBundle(bundle.name, bundle.version, bundle.weights_sha256, bundle.preprocessing.digest()),
-        data=_data(roles, measured, known, force),
-        settings=CertifySettings(seed, RESAMPLES, FOLDS, INNER_FOLDS, SHUFFLES),
-        versions=_versions(encoder),
-        changes={name: Change(DESCRIPTIONS[name], tuple(moved.tolist())) for name, moved in measured.moved_mm.items()},
-        active_units=active_units(mu),
-        kl_by_dimension=tuple(kl_by_dimension(mu, sigma).tolist()),
-        variance_of_mu=tuple(mu.var(axis=0).tolist()),
-        correlation_of_mu=tuple(map(tuple, correlation(mu).tolist())),
-        taps=_taps(measured, known, specs, seed, _part(report, 0.85, 0.9)),
-        reconstruction=reconstruction_figures(measured, seed),
-        redundancy=redundancy_figures(measured, seed),
-        prior=prior_figures(measured, seed),
-        draws=draw_figures(measured, seed),
-        groups=group_figures(measured, known, seed),
-        repeats=repeat_figures(measured, seed),
-        rivals=None if rivals is None else rival_figures(measured, rivals),
-        phantom=phantom_figures(bundle, encoder, phantoms, seed, _part(report, 0.9, 1.0)) if phantoms else None,
-    )
-    found = certificate_from_json(rounded(certificate.as_json()))
-    return replace(found, summary=summary(found))
+    return measured, known, rivals
 
 
 def _specs(bundle: Bundle, taps: Sequence[str]) -> Mapping[str, TapSpec]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,19 +137,19 @@ def measure_scans(
     Returns:
             The windows; None if no scan could be read.
     """
-    rows: list[dict[str, Any]] = []
+    found: list[Measured] = []
     for done, scan in enumerate(scans):
         report(f"scan {done + 1} of {len(scans)}", done / len(scans))
         try:
             seen = see_scan(scan, bundle.preprocessing, names=names, cache=cache, seed=seed)
-            row = _row(scan, seen, bundle, encoder, taps, decode)
             windows = seen.voxels[ORIGINAL][:, 0]
-            row["rivals"] = {} if describe is None else describe(windows)
-            row["windows"] = windows.astype(np.float16) if keep_windows else None
-            rows.append(row)
+            one = _measure_scan(scan, seen, bundle, encoder, taps, decode)
+            rivals = {} if describe is None else describe(windows)
+            kept = windows.astype(np.float16) if keep_windows else None
+            found.append(replace(one, rivals=rivals, windows=kept))
         except SeriesError as error:
             logger.warning("a scan is left out: %s", error)
-    return _joined(rows) if rows else None
+    return _joined(found) if found else None
 
 
 def encode_windows(
@@ -169,9 +168,9 @@ def encode_windows(
     return {name: pool(outputs[spec.name], spec.pooling) for name, spec in taps.items()}
 
 
-def _row(
+def _measure_scan(
     scan: Scan, seen: SeenScan, bundle: Bundle, encoder: Encoder, taps: Mapping[str, TapSpec], decode: Decode | None
-) -> dict[str, Any]:
+) -> Measured:
     """Return everything measured on one scan; its voxels are not kept."""
     low, high = bundle.preprocessing.window_hu
     features = {name: encode_windows(voxels, encoder, taps) for name, voxels in seen.voxels.items()}
@@ -186,53 +185,57 @@ def _row(
         errors = absolute_errors(hu, low + made.astype(np.float64) * (high - low))
         errors |= {"psnr_db": psnr(windows[:, 0], made, 1.0), "ssim": ssim(windows[:, 0], made, 1.0)}
     labels = ({"sex": seen.sex} if seen.sex else {}) | dict(scan.labels)
-    return {
-        "features": features,
-        "targets": targets,
-        "unlike": {name: np.array([one[name] for one in unlike]) for name in unlike[0]},
-        "sources": np.full(len(windows), scan.source),
-        "cropped": cropped_tiles(windows[:, 0]),
-        "errors": errors,
-        "labels": labels,
-        "patients": np.full(len(windows), scan.patient),
-        "low_mm": seen.low_mm,
-        "high_mm": seen.high_mm,
-        "moved_mm": seen.moved_mm,
-    }
+    count = len(windows)
+    return Measured(
+        features=features,
+        targets=targets,
+        unlike={name: np.array([one[name] for one in unlike]) for name in unlike[0]},
+        rivals={},
+        labels={name: np.full(count, str(value)) for name, value in labels.items()},
+        sources=np.full(count, scan.source),
+        cropped=cropped_tiles(windows[:, 0]),
+        windows=None,
+        errors=errors,
+        patients=np.full(count, scan.patient),
+        low_mm=seen.low_mm,
+        high_mm=seen.high_mm,
+        scans=1,
+        of_scan=np.zeros(count, np.intp),
+        moved_mm=seen.moved_mm,
+    )
 
 
-def _joined(rows: Sequence[Mapping[str, Any]]) -> Measured:
-    def column(*path: str) -> Any:
-        found = []
-        for row in rows:
-            value: Any = row
-            for key in path:
-                value = value[key]
-            found.append(value)
-        return found
-
-    first = rows[0]
-    count = [len(row["patients"]) for row in rows]
-    named = dict.fromkeys(label for row in rows for label in row["labels"])
+def _joined(scans: Sequence[Measured]) -> Measured:
+    """Return the windows of all scans, one scan after the other."""
+    first = scans[0]
+    count = [len(scan.patients) for scan in scans]
+    named = sorted({label for scan in scans for label in scan.labels})
+    kept = [scan.windows for scan in scans if scan.windows is not None]
     return Measured(
         features={
-            change: {tap: np.concatenate(column("features", change, tap)) for tap in by_tap}
-            for change, by_tap in first["features"].items()
+            change: {tap: np.concatenate([scan.features[change][tap] for scan in scans]) for tap in by_tap}
+            for change, by_tap in first.features.items()
         },
-        unlike={name: np.concatenate(column("unlike", name)) for name in first["unlike"]},
-        rivals={name: np.concatenate(column("rivals", name)) for name in first["rivals"]},
-        sources=np.concatenate(column("sources")),
-        cropped=np.concatenate(column("cropped")),
-        windows=None if first["windows"] is None else np.concatenate(column("windows")),
-        targets={name: np.concatenate(column("targets", name)) for name in first["targets"]},
+        targets=_columns([scan.targets for scan in scans]),
+        unlike=_columns([scan.unlike for scan in scans]),
+        rivals=_columns([scan.rivals for scan in scans]),
         labels={
-            label: np.repeat([str(row["labels"].get(label, "")) for row in rows], count) for label in sorted(named)
+            label: np.concatenate([scan.labels.get(label, np.full(len(scan.patients), "")) for scan in scans])
+            for label in named
         },
-        errors={name: np.concatenate(column("errors", name)) for name in first["errors"]},
-        patients=np.concatenate(column("patients")),
-        low_mm=np.concatenate(column("low_mm")),
-        high_mm=np.concatenate(column("high_mm")),
-        scans=len(rows),
-        of_scan=np.repeat(np.arange(len(rows)), count),
-        moved_mm={name: np.mean(column("moved_mm", name), axis=0) for name in first["moved_mm"]},
+        sources=np.concatenate([scan.sources for scan in scans]),
+        cropped=np.concatenate([scan.cropped for scan in scans]),
+        windows=np.concatenate(kept) if kept else None,
+        errors=_columns([scan.errors for scan in scans]),
+        patients=np.concatenate([scan.patients for scan in scans]),
+        low_mm=np.concatenate([scan.low_mm for scan in scans]),
+        high_mm=np.concatenate([scan.high_mm for scan in scans]),
+        scans=len(scans),
+        of_scan=np.repeat(np.arange(len(scans)), count),
+        moved_mm={name: np.mean([scan.moved_mm[name] for scan in scans], axis=0) for name in first.moved_mm},
     )
+
+
+def _columns(scans: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
+    """Return the columns of all scans, by the names that the first one has."""
+    return {name: np.concatenate([columns[name] for columns in scans]) for name in scans[0]}
