@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.research.certify.certificate import certificate_markdown, summary
-from app.research.certify.measure import Decode, Measured, measure_scans
+from app.research.certify.encode_scans import Decode, Measured, measure_scans
 from app.research.certify.metrics import figures_of_tap, reconstruction_figures, rounded
 from app.research.certify.phantoms import phantom_figures
 from app.research.certify.rivals import Rivals, rival_figures, rivals_from

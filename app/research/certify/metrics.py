@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.certify.measure import Measured, put_together
+from app.research.certify.encode_scans import Measured, put_together
 from app.research.data.changed_windows import ORIGINAL
 from models.certificate import (
     DimensionRepeatability,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from app.research.certify.measure import encode_windows
+from app.research.certify.encode_scans import encode_windows
 from app.research.data.phantoms import phantom_volume
 from models.certificate import FactorFigures, PhantomFigures
 from models.phantom import FACTOR_RANGES, sample_factors

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.certify.measure import Describe, Measured, put_together
+from app.research.certify.encode_scans import Describe, Measured, put_together
 from app.research.data.changed_windows import ORIGINAL
 from models.certified_figures import Estimate, RivalFigures
 from models.networks.pooled import PooledVae

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from app.research.certify.measure import Measured, put_together
+from app.research.certify.encode_scans import Measured, put_together
 from app.research.data.changed_windows import ORIGINAL
 from models.certified_figures import (
     BesideNull,

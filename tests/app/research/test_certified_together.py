@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.research.certify.measure import Measured
+from app.research.certify.encode_scans import Measured
 from app.research.certify.rivals import rival_figures, rivals_from
 from app.research.certify.together import draw_figures, group_figures, prior_figures, redundancy_figures, repeat_figures
 from app.research.certify.together_text import (
