@@ -38,6 +38,9 @@ MAX_COPIES: Final = 1000
 Same = Callable[[Path, Path], bool]
 
 _CHECK_SPACE_BYTES: Final = 4 << 20
+_BUFFER_BYTES: Final = 1 << 16
+"""Less than the PDU that we offer, which so is written without a copy; more than 16 KiB, which most peers send."""
+
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -79,7 +82,7 @@ class Spool:
         """
         self.root, self.reserve_bytes, self.max_object_bytes = root.resolve(), reserve_bytes, max_object_bytes
         self._incoming, self._instances = self.root / "incoming", self.root / "instances"
-        self._open, self._lock = dict[Path, Incoming](), threading.Lock()
+        self._open, self._lock = dict[str, Incoming](), threading.Lock()  # by name: a path's hash is slow
         with starting():
             for folder in (self.root, self._incoming, self._instances):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -95,7 +98,7 @@ class Spool:
         incoming = Incoming(self, self._incoming / f"{secrets.token_hex(8)}.partial")
         if swept:
             with self._lock:
-                self._open[incoming.path] = incoming
+                self._open[incoming.name] = incoming
         return incoming
 
     def has_room(self) -> bool:
@@ -106,7 +109,7 @@ class Spool:
     def take(self, path: Path) -> Incoming | None:
         """Take over a file that arrived from the sweeper; None where that was faster, for the association ended."""
         with self._lock:
-            return self._open.pop(path, None)
+            return self._open.pop(str(path), None)
 
     def keep(
         self, incoming: Incoming, series_uid: str, sop_uid: str, same: Same, purged: Collection[int] = ()
@@ -183,7 +186,7 @@ class Spool:
         with self._lock:
             left = [one for one in self._open.values() if not one.writer.is_alive()]
             for incoming in left:
-                del self._open[incoming.path]
+                del self._open[incoming.name]
         for incoming in left:
             try:
                 incoming.discard()
@@ -223,7 +226,7 @@ class Incoming:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except OSError:
             self.refused, handle = "full", os.open(os.devnull, os.O_WRONLY)
-        self._file = os.fdopen(handle, "wb", buffering=1 << 18)
+        self._file = os.fdopen(handle, "wb", buffering=_BUFFER_BYTES)
 
     @property
     def file(self) -> Unflushed:
@@ -235,7 +238,7 @@ class Incoming:
         """SHA-256 of what was written, in hex."""
         return self._sha256.hexdigest()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Write more of it, or pass over it where it does not fit."""
         self.size += len(data)
         if self.refused is None:
