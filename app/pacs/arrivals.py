@@ -10,10 +10,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Update, bindparam, case, insert, select, update
+from sqlalchemy import Connection, bindparam, case, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.pacs.database.engine import AWAY, Database
+from app.pacs.database.prepared import Driver, Prepared
 from app.pacs.database.tables import instance, now, series
 from app.pacs.hooks import passing
 from app.pacs.spool import Kept, Spool, is_safe_uid
@@ -78,7 +79,7 @@ def identify(path: Path) -> Identity:
 
 def _scanned(path: Path) -> Identity | None:
     """Return the identity by the few elements needed, 20 times as fast as by the whole header; None if that fails."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         first = file.read(SCANNED_BYTES)
     scanned = scan_elements(first, _WANTED, _AFTER, whole=len(first) < SCANNED_BYTES)
     found = {tag: value.decode("latin-1").rstrip("\0 ") for tag, _, value in scanned.elements} if scanned else {}
@@ -107,12 +108,12 @@ def is_known(database: Database, path: Path, who: Identity, digest: str) -> tupl
         who: what it is.
         digest: of its bytes.
     """
-    with database.read() as connection:
-        purged = connection.execute(_PURGED, {"of_series": who.series_uid, "of_sop": who.sop_uid}).all()
-    if any(row.bytes_digest == digest for row in purged):
+    with database.driving_reads() as driver:
+        purged = driver.run(_PURGED, {"of_series": who.series_uid, "of_sop": who.sop_uid}).fetchall()
+    if any(bytes_digest == digest for _, bytes_digest, _ in purged):
         return True, frozenset()
-    contents = {row.content_digest for row in purged} - {None}
-    return bool(contents) and content_digest(path) in contents, frozenset(row.copy for row in purged)
+    contents = {content for _, _, content in purged} - {None}
+    return bool(contents) and content_digest(path) in contents, frozenset(copy for copy, _, _ in purged)
 
 
 def record(database: Database, kept: Kept, who: Identity, digest: str, size_bytes: int, origin: Origin) -> bool:
@@ -147,49 +148,60 @@ def record(database: Database, kept: Kept, who: Identity, digest: str, size_byte
 
 
 def _add(database: Database, kept: Kept, who: Identity, values: dict[str, Any], origin: Origin) -> None:
-    with database.begin() as connection:
-        connection.execute(_ENTER, values)
-        if kept.copy:
-            detail = f"other content under SOP Instance UID {kept.sop_uid} was kept apart; the first is used"
+    if kept.copy:
+        detail = f"other content under SOP Instance UID {kept.sop_uid} was kept apart; the first is used"
+        with database.begin() as connection:
+            connection.execute(_ENTER.statement, values)
             add_finding(connection, kept.series_uid, OTHER_CONTENT, detail)
-        else:
-            _arriving(connection, who, origin)
-        passing("receive.commit.before")
+            passing("receive.commit.before")
+    else:
+        with database.driving() as driver:
+            driver.run(_ENTER, values)
+            _arriving(driver, who, origin)
+            passing("receive.commit.before")
     passing("receive.commit.after")
 
 
-def _arriving(connection: Connection, who: Identity, origin: Origin) -> None:
+def _arriving(driver: Driver, who: Identity, origin: Origin) -> None:
     """Enter an instance more for a series; a complete one is no longer complete, and its time begins anew."""
     this = {"of_series": who.series_uid}
     sender = {"source_ae": origin.calling_ae, "sender": origin.address}
     again = _again(named=bool(origin.calling_ae), fetched=origin.fetched)
-    if connection.execute(again, this | sender if origin.calling_ae else this).rowcount:
+    if driver.run(again, this | sender if origin.calling_ae else this).rowcount:
         return
-    if not origin.fetched or connection.execute(_KNOWN_SERIES, this).first() is None:
-        connection.execute(_NEW_SERIES, {"series_uid": who.series_uid, "study_uid": who.study_uid} | sender)
+    if not origin.fetched or driver.run(_KNOWN_SERIES, this).fetchone() is None:
+        driver.run(_NEW_SERIES, {"series_uid": who.series_uid, "study_uid": who.study_uid} | sender)
 
 
-# Statements that each arrival needs: SQLAlchemy takes longer to put one together than SQLite to execute it.
 _THIS: Final = series.c.series_uid == bindparam("of_series")
 _FRESH: Final = {"state": "arriving", "attempts": 0, "not_before": None, "reason": None}
-_PURGED: Final = select(instance.c.copy, instance.c.bytes_digest, instance.c.content_digest).where(
-    instance.c.series_uid == bindparam("of_series"),
-    instance.c.sop_uid == bindparam("of_sop"),
-    instance.c.state == "purged",
+_SENDER: Final = ("source_ae", "sender")
+_PURGED: Final = Prepared(
+    select(instance.c.copy, instance.c.bytes_digest, instance.c.content_digest).where(
+        instance.c.series_uid == bindparam("of_series"),
+        instance.c.sop_uid == bindparam("of_sop"),
+        instance.c.state == "purged",
+    )
 )
-_ENTER: Final = insert(instance).values(received_at=now())
-_KNOWN_SERIES: Final = select(series.c.id).where(_THIS)
-_NEW_SERIES: Final = insert(series).values(first_at=now(), last_at=now(), **_FRESH)
+_ENTER: Final = Prepared(
+    insert(instance).values(received_at=now()),
+    *("study_uid", "series_uid", "sop_uid", "sop_class_uid", "copy", "path", "bytes_digest", "size_bytes"),
+    *("calling_ae", "sender", "state", "reason"),
+)
+_KNOWN_SERIES: Final = Prepared(select(series.c.id).where(_THIS))
+_NEW_SERIES: Final = Prepared(
+    insert(series).values(first_at=now(), last_at=now(), **_FRESH), "series_uid", "study_uid", *_SENDER
+)
 
 
 @cache
-def _again(*, named: bool, fetched: bool) -> Update:
+def _again(*, named: bool, fetched: bool) -> Prepared:
     """Return the statement for one instance more of a known series, by who sends it and whether we asked for it."""
     begun = case((series.c.state == "arriving", series.c.first_at), else_=now())
-    sender: dict[str, Any] = {name: bindparam(name) for name in ("source_ae", "sender")} if named else {}
+    sender: dict[str, Any] = {name: bindparam(name) for name in _SENDER} if named else {}
     again = update(series).where(_THIS).values(first_at=begun, last_at=now(), **_FRESH, **sender)
     # While it is arriving, its times and its sender are those of what was sent.
-    return again.where(series.c.state != "arriving") if fetched else again
+    return Prepared(again.where(series.c.state != "arriving") if fetched else again)
 
 
 def _name_sender(connection: Connection, kept: Kept, origin: Origin) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, OperationalError, TimeoutError
 
 from app.pacs.database.migrate import migrate
+from app.pacs.database.prepared import Driver, driving
 from operators.errors import StartError
 
 BUSY_MS: Final = 30_000
@@ -20,6 +21,7 @@ CONNECTIONS: Final = 40
 AWAY: Final = (OperationalError, InterfaceError, TimeoutError)
 """What says that the database cannot be used now; any other of its errors is about what was asked."""
 
+_IMMEDIATE: Final = "BEGIN IMMEDIATE"
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON")
 
 
@@ -47,6 +49,14 @@ class Database:
         with self.reading.connect() as connection:
             yield connection
 
+    def driving(self) -> AbstractContextManager[Driver]:
+        """Open a transaction that may write, for prepared statements; otherwise as `begin`."""
+        return driving(self.writing, _IMMEDIATE if self.writing.dialect.name == "sqlite" else None)
+
+    def driving_reads(self) -> AbstractContextManager[Driver]:
+        """Open a transaction that only reads, for one prepared statement."""
+        return driving(self.reading, None)
+
     def close(self) -> None:
         """Close all connections."""
         self.writing.dispose()
@@ -65,7 +75,7 @@ def open_database(url: str) -> Database:
     parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         _make_folder(Path(parsed.database or "").parent)
-        writing, reading = _sqlite(parsed, "BEGIN IMMEDIATE"), _sqlite(parsed, "BEGIN")
+        writing, reading = _sqlite(parsed, _IMMEDIATE), _sqlite(parsed, "BEGIN")
     else:
         writing = reading = create_engine(
             parsed, pool_size=CONNECTIONS // 4, max_overflow=CONNECTIONS, pool_pre_ping=True
