@@ -131,8 +131,6 @@ def serve(folder: Path, fsync: bool, port: int) -> None:
     """Receive, without completer and worker."""
     import logging
 
-    from pynetdicom import evt
-
     from app.pacs.database import engine
     from app.pacs.intake import Intake
     from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into
@@ -154,7 +152,7 @@ def serve(folder: Path, fsync: bool, port: int) -> None:
         ("127.0.0.1", port),
         accepted_contexts(),
         limits=settings.limits,
-        handlers=[(evt.EVT_C_STORE, Receiver(Intake(spool, database)).store)],
+        receiver=Receiver(Intake(spool, database)),
         on_sweep=spool.sweep,
     )
     server.start()

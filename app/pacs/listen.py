@@ -122,11 +122,7 @@ def listener(
         )
         completer = Completer(database, settings, emit_to(works), _pacs(settings, receiver), worker.service.wake.set)
         report = report_handler(database, wake_senders)
-        handlers: list[tuple[evt.EventType, Callable[..., Any]]] = [
-            (evt.EVT_C_STORE, receiver.store),
-            (evt.EVT_N_EVENT_REPORT, report),
-        ]
-        server = _bound(settings, handlers, spool, secured) if dicom else None
+        server = _bound(settings, receiver, [(evt.EVT_N_EVENT_REPORT, report)], secured) if dicom else None
         checks = {"room in the spool": spool.has_room, "worker": lambda: worker.child is not None}
         if watched:
             checks["watched folder"] = watched.is_dir
@@ -216,16 +212,17 @@ def emit_to(works: Sequence[Work]) -> Emit:
     return emit
 
 
-def _bound(settings: ListenerSettings, handlers: Sequence[Any], spool: Spool, secured: Any) -> HardenedServer:
+def _bound(settings: ListenerSettings, receiver: Receiver, handlers: Sequence[Any], secured: Any) -> HardenedServer:
     try:
         return HardenedServer(
             application_entity(settings),
             (settings.address, settings.port),
             accepted_contexts(),
             limits=settings.limits,
+            receiver=receiver,
             tls=secured,
             handlers=handlers,
-            on_sweep=spool.sweep,
+            on_sweep=receiver.intake.spool.sweep,
             on_stranger=trail.Rejections().heard,
         )
     except OSError as error:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import ssl
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 from pynetdicom import AE, _config, dimse_messages, evt
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
@@ -21,9 +21,13 @@ from app.pacs.arrivals import Identity, Origin
 from app.pacs.intake import NOT_UNDERSTOOD, STORED_CLASSES, SUCCESS, SYNTAXES, WRONG_CLASS, Check, Intake, Refused
 from app.pacs.settings import ListenerSettings, Tls
 from app.pacs.spool import Spool
+from app.pacs.store_command import StoreAnswer, StoreRequest
 from operators.errors import StartError
 
 logger = logging.getLogger(__name__)
+
+UNABLE_TO_PROCESS: Final = 0xC211
+"""What pynetdicom, too, answers where the handler fails."""
 
 
 def accepted_contexts() -> list[PresentationContext]:
@@ -83,42 +87,54 @@ class Receiver:
     intake: Intake
 
     def store(self, event: evt.Event) -> Dataset | int:
-        """Answer a C-STORE request (PS3.7 9.1.1): the handler of EVT_C_STORE."""
-        incoming = self.intake.spool.take(event.dataset_path)
-        if incoming is None:
-            return _status(NOT_UNDERSTOOD, "the object did not arrive whole")
-        remote, request = event.assoc.remote, event.request
-        moved_to: Any = getattr(request, "MoveOriginatorApplicationEntityTitle", None)
-        fetched = event.assoc.is_requestor or str(moved_to or "").strip() == event.assoc.ae.ae_title
+        """Answer a C-STORE request that pynetdicom has read: the handler of EVT_C_STORE."""
+        remote = event.assoc.remote
+        primitive: Any = event.request
+        originator = str(getattr(primitive, "MoveOriginatorApplicationEntityTitle", None) or "").strip()
+        uids = str(primitive.AffectedSOPClassUID).strip(), str(primitive.AffectedSOPInstanceUID)
+        request = StoreRequest(int(primitive.MessageID), *uids, originator)
+        fetched = event.assoc.is_requestor or originator == event.assoc.ae.ae_title
         origin = Origin(str(remote["ae_title"]).strip(), str(remote["address"]), fetched)
+        answer = self.receive(event.dataset_path, request, origin, event.context.transfer_syntax)
+        if not answer.comment:
+            return answer.status
+        response = Dataset()
+        response.Status, response.ErrorComment = answer.status, answer.comment
+        return response
+
+    def receive(self, path: Path, request: StoreRequest, origin: Origin, syntax: str) -> StoreAnswer:
+        """Store a data set, and return what is to be answered (PS3.7 9.1.1).
+
+        Args:
+            path: in the spool, to which all of it was written.
+            request: that it belongs to.
+            origin: who sent it.
+            syntax: its transfer syntax.
+        """
+        incoming = self.intake.spool.take(path)
+        if incoming is None:
+            return StoreAnswer(NOT_UNDERSTOOD, "the object did not arrive whole")
         try:
-            kept = self.intake.take_in(incoming, origin, event.context.transfer_syntax, _as_requested(request))
+            kept = self.intake.take_in(incoming, origin, syntax, _as_requested(request))
         except Refused as refused:
             logger.warning("%s at %s: refused, %s", origin.calling_ae, origin.address, refused.why)
             trail.refused(origin.calling_ae, origin.address, refused.why)
-            return _status(refused.status, refused.why)
+            return StoreAnswer(refused.status, refused.why)
         except Exception:
             logger.exception("%s at %s: an object was not stored", origin.calling_ae, origin.address)
-            raise  # pynetdicom answers C211
+            return StoreAnswer(UNABLE_TO_PROCESS, "an error of the listener")
         finally:
             incoming.discard()
         if kept:
             logger.info("%s at %s: kept %s", origin.calling_ae, origin.address, kept.path)
-        return SUCCESS
+        return StoreAnswer(SUCCESS)
 
 
-def _as_requested(request: Any) -> Check:
+def _as_requested(request: StoreRequest) -> Check:
     def check(who: Identity) -> None:
-        if who.sop_class_uid != UID(str(request.AffectedSOPClassUID)):
+        if who.sop_class_uid != request.sop_class_uid:
             raise Refused(WRONG_CLASS, "the data set is of another SOP class than the request")
-        if who.sop_uid != str(request.AffectedSOPInstanceUID):
+        if who.sop_uid != request.sop_uid:
             raise Refused(NOT_UNDERSTOOD, "the data set has another SOP Instance UID than the request")
 
     return check
-
-
-def _status(status: int, why: str) -> Dataset:
-    """Make a response with an error comment (PS3.7 C: LO of at most 64 characters)."""
-    answer = Dataset()
-    answer.Status, answer.ErrorComment = status, why[:64]
-    return answer

@@ -43,31 +43,28 @@ class Request:
     """An A-ASSOCIATE-RQ.
 
     Attributes:
-        pdu: all of it.
         called: AE title, without spaces around it.
         calling: likewise.
     """
 
-    pdu: bytearray
     called: str
     calling: str
 
 
 def read_request(connection: Connection) -> Request | None:
-    """Read an A-ASSOCIATE-RQ; None where the peer says something else, something too long, or leaves.
+    """Look at an A-ASSOCIATE-RQ; None where the peer says something else, something too long, or leaves.
 
     Raises:
         OSError: the connection broke.
     """
-    pdu = connection.read(1)
-    if pdu != _ASSOCIATE_RQ:  # another protocol is dropped at its first byte
+    if bytes(connection.ahead(1)) != _ASSOCIATE_RQ:  # another protocol is dropped at its first byte
         return None
-    pdu += connection.read(5)
-    length = int.from_bytes(pdu[2:6], "big")
-    if len(pdu) < 6 or not _MIN_REQUEST_BYTES <= length <= MAX_REQUEST_BYTES:
+    head = connection.ahead(6)
+    length = int.from_bytes(head[2:], "big")
+    if len(head) < 6 or not _MIN_REQUEST_BYTES <= length <= MAX_REQUEST_BYTES:
         return None
-    pdu += connection.read(length)
+    pdu = connection.ahead(6 + length)
     if len(pdu) < 6 + length:
         return None
     called, calling = (bytes(pdu[at : at + 16]).decode("ascii", "replace").strip() for at in (10, 26))
-    return Request(pdu, called, calling)
+    return Request(called, calling)

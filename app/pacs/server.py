@@ -21,8 +21,18 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from app.pacs.connection import Connection, GuardedSocket
-from app.pacs.request import CALLED_TITLE, CALLING_TITLE, LOCAL_LIMIT, Rejection, Request, read_request
+from app.pacs.connection import Connection
+from app.pacs.guarded_socket import GuardedSocket
+from app.pacs.receive import Receiver
+from app.pacs.request import (
+    CALLED_TITLE,
+    CALLING_TITLE,
+    LOCAL_LIMIT,
+    MAX_REQUEST_BYTES,
+    Rejection,
+    Request,
+    read_request,
+)
 from app.pacs.service import Service
 from app.pacs.settings import SLOW_BYTES_PER_S, Limits
 
@@ -30,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.2
 SWEEP_S: Final = 0.25
+_HEAD_BYTES: Final = 6
 HIGHEST_HANDLE: Final = 1000
 """`select()` fails from 1024 on, and pynetdicom drops the connection then without a word."""
 
@@ -48,6 +59,7 @@ class HardenedServer(ThreadedAssociationServer):
         contexts: list[PresentationContext],
         *,
         limits: Limits,
+        receiver: Receiver | None = None,
         tls: ssl.SSLContext | None = None,
         handlers: Sequence[tuple[evt.EventType, Callable[..., Any]]] = (),
         on_sweep: Callable[[], None] = lambda: None,
@@ -60,6 +72,7 @@ class HardenedServer(ThreadedAssociationServer):
             address: host and port; port 0 for a free one.
             contexts: what is accepted.
             limits: of peers.
+            receiver: answers C-STORE; None where none is accepted.
             tls: None for plain TCP.
             handlers: of pynetdicom's events.
             on_sweep: called a few times a second, by the sweeper's thread.
@@ -68,14 +81,17 @@ class HardenedServer(ThreadedAssociationServer):
         Raises:
             OSError: the address cannot be bound.
         """
-        self.limits, self._connections = limits, list[Connection]()
+        self.limits, self._receiver, self._connections = limits, receiver, list[Connection]()
         self._on_sweep, self._on_stranger, self._admitting = on_sweep, on_stranger, threading.Lock()
+        self._capacity = _HEAD_BYTES + max(limits.max_pdu_bytes, MAX_REQUEST_BYTES)
         self._lock, self._sweeper = threading.Lock(), Service("sweeper", SWEEP_S)
         ae.maximum_associations = limits.connections + 1  # its own count takes in the silent ones: `_admit` has ours
         ae.maximum_pdu_size = limits.max_pdu_bytes
         ae.require_called_aet = True
         ae.acse_timeout, ae.network_timeout = limits.first_pdu_s, limits.idle_s
         bound: list[evt.EventHandlerType] = [(evt.EVT_CONN_CLOSE, self._closed)]
+        if receiver:
+            bound.append((evt.EVT_C_STORE, receiver.store))
         bound.extend(handlers)
         super().__init__(ae, address, ae.ae_title, contexts, tls, bound, request_handler=_Handler)
         ae._servers.append(self)  # shutdown() takes it out again
@@ -122,7 +138,7 @@ class HardenedServer(ThreadedAssociationServer):
             logger.warning("%s: closed, %d connections are open, %d of this peer", peer, len(alive), of_peer)
             return False
         with self._lock:
-            self._connections.append(Connection(peer, request))
+            self._connections.append(Connection(peer, request, self._capacity))
         return True
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -143,7 +159,6 @@ class HardenedServer(ThreadedAssociationServer):
                 request.sendall(refusal.pdu)
                 self.shutdown_request(request)
                 return
-            connection.ahead = requested.pdu
             request.settimeout(self.limits.pdu_s)
             self.finish_request(request, client_address)
         except (OSError, ValueError) as error:  # ssl's errors are OSErrors
@@ -159,7 +174,8 @@ class HardenedServer(ThreadedAssociationServer):
         connection = self._of_socket(request)
         connection.assoc = assoc
         if assoc.dul.socket is not None:
-            assoc.dul.socket = GuardedSocket(assoc.dul.socket, connection, self.limits.max_pdu_bytes)
+            about = connection, self.limits.max_pdu_bytes, self._receiver
+            assoc.dul.socket = GuardedSocket(assoc.dul.socket, *about)
 
     def _refusal(self, connection: Connection, requested: Request) -> Rejection | None:
         """Return why a peer is not let in; None where it is let in, and counted from now on."""
@@ -200,7 +216,7 @@ class HardenedServer(ThreadedAssociationServer):
         since = connection.reading_since
         if since is not None and now - since > limits.pdu_s:
             return "a PDU was not complete in time"
-        if connection.assoc is None or connection.assoc.dimse.message is None:
+        if not connection.in_message:
             connection.mark = None
         elif connection.mark is None:
             connection.mark = now, connection.received

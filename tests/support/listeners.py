@@ -16,7 +16,7 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE, _config, dimse_messages, evt
+from pynetdicom import AE, _config, dimse_messages
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
 from sqlalchemy import Table, select
@@ -74,7 +74,7 @@ def listener(
         accepted_contexts(),
         limits=settings.limits,
         tls=tls_context(settings.tls),
-        handlers=[(evt.EVT_C_STORE, Receiver(Intake(spool, database)).store)],
+        receiver=Receiver(Intake(spool, database)),
         on_sweep=spool.sweep,
     )
     server.start()
@@ -129,13 +129,19 @@ def echo(port: int, source: str = "127.0.0.2", tls: Any = None) -> float:
 
 
 def associate(
-    port: int, *contexts: PresentationContext, called: str = "CTVAE", calling: str = "PEER", source: str = "127.0.0.1"
+    port: int,
+    *contexts: PresentationContext,
+    called: str = "CTVAE",
+    calling: str = "PEER",
+    source: str = "127.0.0.1",
+    tls: Any = None,
 ) -> Any:
     """An association, for CT unless told otherwise; established or not."""
     ae = AE(calling)
     ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = 10
     wanted = list(contexts) or [build_context(CTImageStorage)]
-    return ae.associate("127.0.0.1", port, wanted, called, bind_address=(source, 0))
+    secured = {"bind_address": (source, 0), "tls_args": tls and (tls, "listener")}
+    return ae.associate("127.0.0.1", port, wanted, called, **secured)
 
 
 def stored(port: int, *paths: Path, syntax: str = ExplicitVRLittleEndian) -> list[int]:
