@@ -13,13 +13,15 @@ import httpx
 import pytest
 
 from app.cli import main
+from app.pacs.arrivals import Identity, Origin, record
 from app.pacs.credentials import check_polling
 from app.pacs.database.engine import Database
 from app.pacs.intake import Intake
 from app.pacs.poll import Away, Poller, Withheld
-from app.pacs.spool import Spool
+from app.pacs.spool import Kept, Spool
 from app.pacs.watch_settings import WatchSettings
 from operators.errors import StartError
+from tests.support.checkout import ROOT
 from tests.support.tiny_ct import SERIES, STUDY
 from tests.support.tls import dicomweb
 
@@ -32,7 +34,12 @@ class Server:
 
     answer: ClassVar = {"0020000D": STUDY, "0020000E": SERIES, "00080016": CT}
 
-    def search_for_series(self, *, offset: int, **about: object) -> list[dict]:
+    asked: ClassVar = list[dict[str, str]]()
+
+    def search_for_series(
+        self, *, offset: int, search_filters: dict[str, str] | None = None, **about: object
+    ) -> list[dict]:
+        self.asked.append(search_filters or {})
         return [] if offset else [{tag: {"Value": [value]} for tag, value in self.answer.items()}]
 
     def search_for_instances(self, study: str, series: str, *, offset: int, **about: object) -> list[dict]:
@@ -81,6 +88,24 @@ def test_one_instance_that_the_server_does_not_give_holds_up_no_other(poller, mo
     with pytest.raises(Away, match=rf"SERVER_FAILED: 127\.0\.0\.1 answered {status}"):
         poller.step()
     assert asked == UIDS[:most]
+
+
+def test_after_a_restore_what_the_database_does_not_know_is_fetched_and_nothing_else(poller, sqlite, monkeypatch):
+    """`docs/service.md`: senders were told 0000, and do not send again what came after the backup."""
+
+    def fetched(self, http: object, study: str, series: str, uid: str) -> bool:
+        taken.append(uid)
+        return True
+
+    taken = list[str]()
+    monkeypatch.setattr(Poller, "_fetched", fetched)
+    monkeypatch.setattr(Server, "asked", [])
+    kept = Kept(f"instances/{SERIES}/{UIDS[0]}.dcm", SERIES, UIDS[0], 0)
+    record(sqlite, kept, Identity(STUDY, SERIES, UIDS[0], CT), "digest", 7, Origin("CT1", "10.0.0.7"))
+    query = "Modality=CT&StudyDate=20261120-"
+    Poller(poller.intake, replace(poller.settings, query=query)).step()
+    assert taken == UIDS[1:] and Server.asked[0] == {"Modality": "CT", "StudyDate": "20261120-"}
+    assert query in (ROOT / "docs" / "service.md").read_text()
 
 
 def test_what_cannot_be_read_is_fetched_no_more(poller, monkeypatch):
