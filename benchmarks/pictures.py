@@ -31,7 +31,7 @@ SHOWN = re.compile(
     r"\$ |written series|  40 ×|features:|[┏┃┡│└]|the Structured|CT VAE:|Imaging Meas"
     r"|\s+(Imaging Measurements|Measurement Group"
     r"|Finding:|Algorithm Name: ct_vae|Algorithm Version: 0.3|Comment: Not for diagnosis\. |Verdict|Reconstruction"
-    r"|Mean of the body|Lung in|Real voxels|VAE latent 0[01]|…)|files|\s+demo/"
+    r"|Mean of the body|Lung in|Real voxels|VAE latent 0[01]|… \d+ more numbers)|files|\s+demo/"
 )
 STYLE = """
 body { margin: 0; padding: 14px; background: #1a1b1f; color: #d4d7dc; font: 15px/20px "DejaVu Sans Mono", monospace;
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("report", type=Path, nargs="?", help="report.html of ctvae explain")
     args = parser.parse_args()
     if args.picture == "explain":
-        shot(args.report.read_text(encoding="utf-8"), IMAGES / "explain.png", (1000, 1430))
+        shot(args.report.read_text(encoding="utf-8"), IMAGES / "explain.png", (1000, 1480))
         return
     with tempfile.TemporaryDirectory() as folder:
         command = [Path(sys.executable).with_name("ctvae"), "demo"]
@@ -76,11 +76,11 @@ def demo_page(said: str, phantom: Path) -> str:
             lines.append(line if len(line) < 100 else f"{line[:99]}…")
         elif line.strip() and not lines[-1].endswith(("…", "Measurement Group")):
             lines.append(" " * (len(line) - len(line.lstrip())) + "…")
+    while lines[-1].strip() == "…":
+        lines.pop()
     text = re.sub("^(written .*)$", r'<span class="ok">\1</span>', escape("\n".join(lines)), flags=re.MULTILINE)
     text = re.sub(r"^(\$ .*|the Structured Report|files)$", r"<b>\1</b>", text, flags=re.MULTILINE)
     picture = base64.b64encode(coronal(phantom / "ct")).decode()
-    while lines[-1].strip() == "…":
-        lines.pop()
     return (
         f"<meta charset=utf-8><style>{STYLE}</style><pre>{text}</pre><aside>the phantom, coronal"
         f'<img src="data:image/png;base64,{picture}">mu, {len(mu)} dimensions{bars(mu)}</aside>'
