@@ -83,6 +83,7 @@ class Spool:
         self.root, self.reserve_bytes, self.max_object_bytes = root.resolve(), reserve_bytes, max_object_bytes
         self._incoming, self._instances = self.root / "incoming", self.root / "instances"
         self._open, self._lock = dict[str, Incoming](), threading.Lock()  # by name: a path's hash is slow
+        self._named = set[str]()  # series whose folder's name this process has seen on the disk
         with starting():
             for folder in (self.root, self._incoming, self._instances):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -137,9 +138,11 @@ class Spool:
         try:
             folder.mkdir(mode=0o700)
             passing("receive.mkdir.after")
-            fsync_folder(self._instances)
         except FileExistsError:
-            pass
+            pass  # by another thread, or before a kill: its name may not be on the disk yet
+        if series_uid not in self._named:
+            fsync_folder(self._instances)
+            self._named.add(series_uid)
         for copy in range(MAX_COPIES):
             if copy in purged:
                 continue
