@@ -18,6 +18,7 @@ from pynetdicom.timer import Timer
 from app.pacs.arrivals import Origin
 from app.pacs.connection import Connection
 from app.pacs.receive import Receiver
+from app.pacs.request import PDU_HEAD_BYTES
 from app.pacs.spool import Incoming
 from app.pacs.store_command import LONGEST_RESPONSE, StoreRequest, file_head, read_store_request, store_response
 
@@ -25,7 +26,7 @@ DATA_TRANSFER: Final = "Sta6"
 """The state of an association that is established (PS3.8 9.2.1)."""
 
 _LOST, _MALFORMED = "Evt17", "Evt19"
-_P_DATA, _HEAD_BYTES = 4, 6
+_P_DATA: Final = 4
 _COMMAND, _LAST = 1, 2
 _pdv = struct.Struct(">IBB")
 Fragment = tuple[int, int, memoryview]
@@ -95,14 +96,14 @@ class DirectStore:
         if assoc.dul.state_machine.current_state != DATA_TRANSFER or not assoc.is_established or assoc.dimse.message:
             return None
         try:
-            head = connection.ahead(_HEAD_BYTES)
+            head = connection.ahead(PDU_HEAD_BYTES)
             length = int.from_bytes(head[2:], "big")
-            if len(head) < _HEAD_BYTES or head[0] != _P_DATA or length > self._max_pdu_bytes:
+            if len(head) < PDU_HEAD_BYTES or head[0] != _P_DATA or length > self._max_pdu_bytes:
                 return None
-            pdu = connection.ahead(_HEAD_BYTES + length)
+            pdu = connection.ahead(PDU_HEAD_BYTES + length)
         except OSError as error:
             raise _Ended(_LOST) from error
-        return pdu if len(pdu) == _HEAD_BYTES + length else None
+        return pdu if len(pdu) == PDU_HEAD_BYTES + length else None
 
     def _store(self, pdu: memoryview) -> bool:
         """Take the fragments of a PDU; False where the first one begins no request that is taken here."""
@@ -161,7 +162,7 @@ def _fragments(pdu: memoryview) -> Iterator[Fragment]:
     Raises:
         _Ended: a length that leads out of the PDU.
     """
-    at = _HEAD_BYTES
+    at = PDU_HEAD_BYTES
     while at < len(pdu):
         if at + _pdv.size > len(pdu):
             raise _Ended(_MALFORMED)

@@ -14,6 +14,9 @@ from app.pacs.connection import Connection
 MAX_REQUEST_BYTES: Final = 1 << 16
 """Of an A-ASSOCIATE-RQ: 128 presentation contexts with all transfer syntaxes take some 50 KiB."""
 
+PDU_HEAD_BYTES: Final = 6
+"""Type and length of any PDU (PS3.8 9.3.1)."""
+
 _MIN_REQUEST_BYTES: Final = 68  # versions, titles and what is reserved beside them
 _ASSOCIATE_RQ: Final = b"\1"
 
@@ -59,12 +62,12 @@ def read_request(connection: Connection) -> Request | None:
     """
     if bytes(connection.ahead(1)) != _ASSOCIATE_RQ:  # another protocol is dropped at its first byte
         return None
-    head = connection.ahead(6)
+    head = connection.ahead(PDU_HEAD_BYTES)
     length = int.from_bytes(head[2:], "big")
-    if len(head) < 6 or not _MIN_REQUEST_BYTES <= length <= MAX_REQUEST_BYTES:
+    if len(head) < PDU_HEAD_BYTES or not _MIN_REQUEST_BYTES <= length <= MAX_REQUEST_BYTES:
         return None
-    pdu = connection.ahead(6 + length)
-    if len(pdu) < 6 + length:
+    pdu = connection.ahead(PDU_HEAD_BYTES + length)
+    if len(pdu) < PDU_HEAD_BYTES + length:
         return None
     called, calling = (bytes(pdu[at : at + 16]).decode("ascii", "replace").strip() for at in (10, 26))
     return Request(called, calling)

@@ -29,6 +29,7 @@ from app.pacs.request import (
     CALLING_TITLE,
     LOCAL_LIMIT,
     MAX_REQUEST_BYTES,
+    PDU_HEAD_BYTES,
     Rejection,
     Request,
     read_request,
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.2
 SWEEP_S: Final = 0.25
-_HEAD_BYTES: Final = 6
 HIGHEST_HANDLE: Final = 1000
 """`select()` fails from 1024 on, and pynetdicom drops the connection then without a word."""
 
@@ -83,7 +83,7 @@ class HardenedServer(ThreadedAssociationServer):
         """
         self.limits, self._receiver, self._connections = limits, receiver, list[Connection]()
         self._on_sweep, self._on_stranger, self._admitting = on_sweep, on_stranger, threading.Lock()
-        self._capacity = _HEAD_BYTES + max(limits.max_pdu_bytes, MAX_REQUEST_BYTES)
+        self._capacity = PDU_HEAD_BYTES + max(limits.max_pdu_bytes, MAX_REQUEST_BYTES)
         self._lock, self._sweeper = threading.Lock(), Service("sweeper", SWEEP_S)
         ae.maximum_associations = limits.connections + 1  # its own count takes in the silent ones: `_admit` has ours
         ae.maximum_pdu_size = limits.max_pdu_bytes
