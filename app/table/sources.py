@@ -205,14 +205,18 @@ def input_folder(file: Found, result: Result, ledgers: dict[Path, DiskMap[str]])
             ledgers.clear()
         places = folder / "places.parquet"
         ledgers[folder] = _places_of(places) if places.exists() else _folders_of(folder / "outcome.json")
-    return ledgers[folder].get(short(f"{result.series_instance_uid} {result.part}"))
+    return ledgers[folder].get(_series_key(result.series_instance_uid, result.part))
+
+
+def _series_key(series_instance_uid: str, part: int | None) -> bytes:
+    return short(f"{series_instance_uid} {part}")
 
 
 def _folders_of(ledger: Path) -> DiskMap[str]:
     found: DiskMap[str] = DiskMap()
     try:
         for entry in json.loads(ledger.read_bytes())["series"]:
-            found.enter(short(f"{entry['series_instance_uid']} {entry['part']}"), str(entry["folder"]))
+            found.enter(_series_key(entry["series_instance_uid"], entry["part"]), str(entry["folder"]))
     except (OSError, ValueError, KeyError, TypeError):
         return DiskMap()
     return found
@@ -226,7 +230,7 @@ def _places_of(file: Path) -> DiskMap[str]:
     with pq.ParquetFile(file) as table:
         for batch in table.iter_batches():
             for row in batch.to_pylist():
-                found.enter(short(f"{row['series_instance_uid']} {row['part']}"), row["place"])
+                found.enter(_series_key(row["series_instance_uid"], row["part"]), row["place"])
     return found
 
 
