@@ -1,4 +1,4 @@
-"""What the tests of the PACS room share: a database of each kind."""
+"""What the tests of the PACS room share: a database of each kind, a listener, and what is sent to it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from app.pacs.database.engine import Database, open_database
+from tests.support.listeners import Listener, listener
 from tests.support.postgres import emptied, postgres
+from tests.support.tiny_ct import stored_values, write_tiny_ct
 from tests.support.tls import make_certificates
 
 
@@ -47,3 +49,16 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
     opened = open_database(f"sqlite:///{tmp_path}/queue.db")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Listener]:
+    """A listener in this process."""
+    with listener(tmp_path) as listening:
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three slices of a tiny CT."""
+    return write_tiny_ct(tmp_path_factory.mktemp("slices"), stored_values(3))

@@ -14,7 +14,6 @@ from sqlalchemy import func, select
 from app.pacs.database.tables import instance, job, job_instance, series
 from tests.support.arrival import arrival, forking
 from tests.support.listeners import associate, until
-from tests.support.tiny_ct import stored_values, write_tiny_ct
 
 RECEIVING = (
     *("mkdir.after", "fsync.before", "fsync.after", "rename.before", "rename.after", "fsync_folder.after"),
@@ -22,11 +21,6 @@ RECEIVING = (
 )
 MOMENTS = [f"receive.{moment}{'' if moment == 'mkdir.after' else ':2'}" for moment in RECEIVING]
 COMPLETING = ["complete.commit.before", "complete.commit.after"]
-
-
-@pytest.fixture(scope="module")
-def slices(tmp_path_factory):
-    return write_tiny_ct(tmp_path_factory.mktemp("slices"), stored_values(3))
 
 
 def acknowledged(port, slices):

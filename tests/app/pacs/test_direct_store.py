@@ -42,17 +42,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 UID = f"{SERIES}.1"
 
 
-@pytest.fixture
-def here(tmp_path):
-    with listener(tmp_path) as listening:
-        yield listening
-
-
-@pytest.fixture(scope="module")
-def slices(tmp_path_factory):
-    return write_tiny_ct(tmp_path_factory.mktemp("slices"), stored_values(3))
-
-
 @contextmanager
 def established(here):
     """A peer whose association the listener, too, knows to be established: until then pynetdicom stores."""
@@ -154,25 +143,25 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_what_cannot_follow_ends_the_association_and_leaves_nothing(here, slices, broken):
+def cut_off(here, slices, then):
+    """Send a part of a request, and then something that ends it: the listener closes, and nothing is left half."""
     with established(here) as peer:
         peer.sendall(store_rq(UID, data_set_of(slices[0])[:200], last=False))
         until(lambda: len(here.half_arrived()) == 1)
-        peer.sendall(broken)
+        peer.sendall(then)
         assert was_closed(peer)
     until(lambda: here.half_arrived() == [])
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_what_cannot_follow_ends_the_association_and_leaves_nothing(here, slices, broken):
+    cut_off(here, slices, broken)
     assert here.files() == [] and echo(here.port) < SERVED_S
 
 
 @pytest.mark.parametrize("end", [pdu(7, bytes(4)), pdu(5, bytes(4)), b""], ids=["abort", "release", "silence"])
 def test_a_request_that_ends_in_the_middle_leaves_nothing(here, slices, end):
-    with established(here) as peer:
-        peer.sendall(store_rq(UID, data_set_of(slices[0])[:200], last=False))
-        until(lambda: len(here.half_arrived()) == 1)
-        peer.sendall(end)
-        assert was_closed(peer)
-    until(lambda: here.half_arrived() == [])
+    cut_off(here, slices, end)
     assert here.files() == []
 
 

@@ -37,17 +37,6 @@ from tests.support.tiny_ct import SERIES, compress, put, stored_values, write_ti
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 
 
-@pytest.fixture
-def here(tmp_path):
-    with listener(tmp_path) as listening:
-        yield listening
-
-
-@pytest.fixture(scope="module")
-def slices(tmp_path_factory):
-    return write_tiny_ct(tmp_path_factory.mktemp("slices"), stored_values(3))
-
-
 def test_what_arrived_is_kept_byte_for_byte_and_its_owner_alone_can_read_it(here, slices):
     assert send(here.port, *slices).returncode == 0
     assert here.files() == [f"instances/{SERIES}/{SERIES}.{d}.dcm" for d in (1, 2, 3)]
