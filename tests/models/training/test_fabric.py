@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from models.training.settings import TrainingSettings
 from models.training.train import TrainingInterrupted, train
 from tests.support.bundles import SMALL_CT_VAE
 from tests.support.checkout import ROOT
+from tests.support.clocks import Clock
 
 STEPS = 24
 SETTINGS = TrainingSettings(
@@ -146,26 +146,22 @@ def test_ctrl_c_is_heard_too_and_without_a_checkpoint_it_says_so(folder):
         train_here(folder, SETTINGS, report=interrupt, report_every_s=0.0)
 
 
-def test_a_training_by_the_clock_counts_the_time_before_it_was_interrupted(folder):
-    checkpoint = folder / "timed.checkpoint"
-    timed = replace(SETTINGS, steps=None, minutes=0.02, bank=0, trunk_until=1.0)
-
-    sent = []
+def test_a_training_by_the_clock_counts_the_time_before_it_was_interrupted(folder, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "timed.checkpoint"
+    timed = replace(SETTINGS, steps=None, minutes=0.5, bank=0, trunk_until=1.0)
+    monkeypatch.setattr("models.training.train.time", Clock(step_s=1.0))  # a second per step
 
     def stop(progress):
-        if progress.elapsed_s > 0.6 and not sent:
-            sent.append(progress.step)
+        if progress.step == 10:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(TrainingInterrupted):
+    with pytest.raises(TrainingInterrupted, match="after step 11;"):
         train_here(folder, timed, checkpoint, report=stop, report_every_s=0.0)
-    before = load_checkpoint(checkpoint)[1]
-    began = time.monotonic()
+    assert load_checkpoint(checkpoint)[1]["elapsed_s"] == 11
+    monkeypatch.setattr("models.training.train.time", Clock(now=1000.0, step_s=1.0))  # as after a pause
     resumed = train_here(folder, timed, checkpoint, report_every_s=0.0)
-    lasted = time.monotonic() - began
-    added = [progress.elapsed_s for progress in resumed.history if progress.step > before["step"]]
-    assert before["elapsed_s"] < added[0]
-    assert 1.2 <= resumed.elapsed_s < before["elapsed_s"] + lasted
+    assert [progress.elapsed_s for progress in resumed.history] == list(range(1, 31))
+    assert (resumed.steps, resumed.elapsed_s) == (30, 30)
 
 
 def test_a_finished_checkpoint_gives_its_network_at_once_and_holds_nothing_else(folder):
