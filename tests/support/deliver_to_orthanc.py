@@ -10,7 +10,6 @@ import logging
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from app.pacs.destination import Destination
 from app.pacs.places import Places
 from tests.support.orthanc import AE_TITLE, DICOM_PORT, DICOMWEB_URL, URL
 from tests.support.queued import make_results
+from tests.support.waiting import until
 
 TO = Destination(
     "PACS",
@@ -51,11 +51,6 @@ def main(folder: Path) -> None:
             columns = [table.c[name] for name in names]  # type: ignore[attr-defined]
             found = connection.execute(select(*columns).order_by(table.c.id.desc()).limit(1)).first()  # type: ignore[attr-defined]
             return list(found) if found else []
-
-    def until(holds: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
-        while not holds() and time.monotonic() < end:
-            time.sleep(0.02)
 
     def make_due() -> None:
         with database.begin() as connection:

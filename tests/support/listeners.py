@@ -8,7 +8,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from app.pacs.server import HardenedServer
 from app.pacs.settings import Limits, ListenerSettings
 from app.pacs.spool import Spool
 from tests.support.checkout import skip_or_fail
+from tests.support.waiting import PATIENCE_S, until
 
 STORESCU = Path("/usr/bin/storescu")
 HASTY = Limits(first_pdu_s=4.0, pdu_s=1.0, idle_s=5.0, slow_s=1.5)
@@ -87,14 +88,6 @@ def listener(
         _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL, dimse_messages.NamedTemporaryFile = before
 
 
-def until(done: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Return as soon as something is so; fail where it never is."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def send(port: int, *files: Path | str, called: str = "CTVAE") -> subprocess.CompletedProcess[str]:
     """Send files, or with options, by DCMTK's storescu."""
     if not STORESCU.exists():
@@ -107,7 +100,7 @@ def send(port: int, *files: Path | str, called: str = "CTVAE") -> subprocess.Com
 def echo(port: int, source: str = "127.0.0.2", tls: Any = None) -> float:
     """Seconds that a C-ECHO from an address takes; fails where it is not answered."""
     ae = AE("GOOD")
-    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = PATIENCE_S
     for _ in range(3):  # on a busy machine a good peer, too, is sometimes late
         start = time.monotonic()
         assoc = ae.associate(
@@ -138,7 +131,7 @@ def associate(
 ) -> Any:
     """An association, for CT unless told otherwise; established or not."""
     ae = AE(calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = PATIENCE_S
     wanted = list(contexts) or [build_context(CTImageStorage)]
     secured = {"bind_address": (source, 0), "tls_args": tls and (tls, "listener")}
     return ae.associate("127.0.0.1", port, wanted, called, **secured)
@@ -154,7 +147,7 @@ def stored(port: int, *paths: Path, syntax: str = ExplicitVRLittleEndian) -> lis
 
 
 def connect(port: int, source: str = "127.0.0.1") -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S, source_address=(source, 0))
 
 
 def accepted(port: int, syntax: str = ExplicitVRLittleEndian) -> socket.socket:

@@ -16,7 +16,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.checkout import ROOT, skip_or_fail
+from tests.support.waiting import until
 
 URL = "http://127.0.0.1:8042"
 DICOMWEB_URL = f"{URL}/dicom-web"
@@ -138,9 +138,6 @@ def orthanc(
 
 
 def _wait_until_started(program: subprocess.Popen[bytes], log: Path) -> None:
-    """Until its log says so, at most 30 s."""
-    end = time.monotonic() + 30
-    while STARTED not in (said := log.read_text(errors="replace")):
-        if program.poll() is not None or time.monotonic() > end:
-            raise RuntimeError(f"Orthanc did not start: {said[-1000:]}")
-        time.sleep(0.05)
+    until(lambda: STARTED in log.read_text(errors="replace") or program.poll() is not None)
+    if STARTED not in (said := log.read_text(errors="replace")):
+        raise RuntimeError(f"Orthanc did not start: {said[-1000:]}")

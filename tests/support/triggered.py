@@ -10,7 +10,6 @@ import logging
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tests.support.checkout import ROOT
 from tests.support.listeners import Listener, listener
 from tests.support.orthanc import DICOMWEB_URL, URL, orthanc
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
+from tests.support.waiting import until
 
 PORT = 11112
 PYTHON_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancPython.so")
@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
     log = here / "orthanc" / "orthanc.log"
     with orthanc(here / "orthanc", PLUGIN):
         _send(*ct)
-        told["away"] = _until(lambda: "was not sent" in log.read_text(errors="replace"))
+        until(lambda: "was not sent" in log.read_text(errors="replace"))
     with orthanc(here / "orthanc", PLUGIN), listener(here, settings, PORT) as listening:
         told["again"] = _arrived(listening, 3)
     told["polled"] = _polled(folder / "polled", ct, others)
@@ -101,20 +101,13 @@ def _send(*files: Path) -> None:
 
 
 def _arrived(listening: Listener, most: int) -> int:
-    _until(lambda: len(listening.rows(instance)) >= most)
+    until(lambda: len(listening.rows(instance)) >= most)
     return len(listening.rows(instance))
 
 
 def _errors(log: Path) -> list[str]:
     """What Orthanc could not do, such as send what the listener does not accept."""
     return [line for line in log.read_text(errors="replace").splitlines() if line.startswith("E")]
-
-
-def _until(holds: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 30
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.05)
-    return holds()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from app.pacs.worker import Worker
 from app.pacs.worker_settings import WorkerSettings
 from tests.support.checkout import ROOT
 from tests.support.queued import SR_CLASSES
+from tests.support.waiting import PATIENCE_S
 
 LEASE_S = 0.5
 SR = ROOT / "tests" / "data" / "sr_version_0.1.dcm"
@@ -47,7 +48,7 @@ def work_and_send(folder: str, port: int, sop_uid: str, kill_at: str = "", url: 
     logging.disable(logging.CRITICAL)
     places = Places(Path(folder))
     database = open_database(url or places.database_url)
-    to = Destination("PACS", ae_title="PACS", port=port, timeout_s=10, backoff=Backoff(0.05, 0.1))
+    to = Destination("PACS", ae_title="PACS", port=port, timeout_s=PATIENCE_S, backoff=Backoff(0.05, 0.1))
     program = ("-c", CHILD, str(SR), SR_CLASSES["comprehensive_3d"], sop_uid)
     settings = WorkerSettings(lease_s=LEASE_S)
     worker = Worker(database, places, settings, lambda source_ae: ["PACS"], program=program)

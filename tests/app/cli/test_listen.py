@@ -6,12 +6,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE_S, until
+
+SERVED = re.compile(r"status page on (http://127.0.0.1:\d+)/")
 
 
 def test_a_listener_is_ready_when_its_page_says_so_and_ends_at_sigterm(tmp_path: Path):
@@ -20,12 +22,12 @@ def test_a_listener_is_ready_when_its_page_says_so_and_ends_at_sigterm(tmp_path:
     command = [sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main())", "listen", "-c", settings]
     with log.open("wb") as to, subprocess.Popen(command, cwd=ROOT, stderr=to) as service:
         try:
-            while not (found := re.search(r"status page on (http://127.0.0.1:\d+)/", log.read_text())):
-                assert service.poll() is None, log.read_text()
-                time.sleep(0.05)
-            assert httpx.get(f"{found[1]}/readyz").json()["database"] is True
-            assert "Nothing failed." in httpx.get(found[1]).text
+            until(lambda: SERVED.search(log.read_text()) or service.poll() is not None)
+            found = SERVED.search(log.read_text())
+            assert found, log.read_text()
+            assert httpx.get(f"{found[1]}/readyz", timeout=PATIENCE_S).json()["database"] is True
+            assert "Nothing failed." in httpx.get(found[1], timeout=PATIENCE_S).text
             service.send_signal(signal.SIGTERM)
-            assert service.wait(60) == 0, log.read_text()
+            assert service.wait(PATIENCE_S) == 0, log.read_text()
         finally:
             service.kill()

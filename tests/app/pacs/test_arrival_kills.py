@@ -13,7 +13,8 @@ from sqlalchemy import func, select
 
 from app.pacs.database.tables import instance, job, job_instance, series
 from tests.support.arrival import arrival, forking
-from tests.support.listeners import associate, until
+from tests.support.listeners import associate
+from tests.support.waiting import until
 
 RECEIVING = (
     *("mkdir.after", "fsync.before", "fsync.after", "rename.before", "rename.after", "fsync_folder.after"),

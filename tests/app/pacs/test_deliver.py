@@ -6,8 +6,6 @@ import os
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,9 +25,10 @@ from tests.support.checkout import skip_or_fail
 from tests.support.peer import peer
 from tests.support.queued import SR_CLASSES, make_results
 from tests.support.syncs import syncs
+from tests.support.waiting import PATIENCE_S, until
 
 STORESCP = Path("/usr/bin/storescp")
-TO = Destination("PACS", ae_title="PACS", timeout_s=5, backoff=Backoff(first_s=0.1, longest_s=0.2))
+TO = Destination("PACS", ae_title="PACS", timeout_s=PATIENCE_S, backoff=Backoff(first_s=0.1, longest_s=0.2))
 
 # pynetdicom leaves it to the garbage collector to close the socket of a connection that was refused.
 LEFT_OPEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -60,13 +59,6 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
-
-
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +159,7 @@ def test_a_pacs_that_is_down_gets_everything_when_it_is_up_and_the_other_one_doe
         threads = [threading.Thread(target=sender.run) for sender in senders]
         for thread in threads:
             thread.start()
-        until(lambda: len(live.stored) == 3, 10)
+        until(lambda: len(live.stored) == 3)
         assert states(database, "DEAD") == {"waiting"} or states(database, "DEAD") <= {"waiting", "sending"}
         with peer(port=port) as late:
             for sender in senders:
@@ -177,7 +169,8 @@ def test_a_pacs_that_is_down_gets_everything_when_it_is_up_and_the_other_one_doe
         for sender in senders:
             sender.service.stop()
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
     assert states(database, "PACS") == {"sent"}
 
 

@@ -25,6 +25,7 @@ from tests.support.checkout import skip_or_fail
 from tests.support.peer import peer
 from tests.support.queued import make_results
 from tests.support.tls import dicomweb, server_context
+from tests.support.waiting import PATIENCE_S, until
 
 STORESCP = Path("/usr/bin/storescp")
 
@@ -43,7 +44,7 @@ def collected() -> Iterator[None]:
 def to(certificates: Path) -> Destination:
     """A destination by C-STORE that is checked, and to which our certificate is shown."""
     names = {name: str(certificates / file) for name, file in (("certificate", "client.pem"), ("key", "client.key"))}
-    return Destination("PACS", ae_title="PACS", timeout_s=5, ca=str(certificates / "ca.pem"), **names)
+    return Destination("PACS", ae_title="PACS", timeout_s=PATIENCE_S, ca=str(certificates / "ca.pem"), **names)
 
 
 def sent(database: Database, folder: Path, destination: Destination) -> tuple[str, str | None, str | None]:
@@ -67,8 +68,7 @@ def test_dcmtk_gets_a_result_over_tls_from_a_client_whose_certificate_it_knows(s
     command = [STORESCP, "-v", "--fork", *tls, "--output-directory", received, str(port)]
     with subprocess.Popen(command, env=os.environ | {"TCP_NODELAY": "1"}, stdout=subprocess.PIPE) as scp:
         try:
-            while not listens(port):
-                assert scp.poll() is None
+            until(lambda: listens(port) or scp.poll() is not None)
             assert sent(sqlite, tmp_path, replace(to, port=port)) == ("sent", "0x0000", None)
         finally:
             scp.kill()

@@ -32,10 +32,10 @@ from tests.support.listeners import (
     status_in,
     store_command,
     store_rq,
-    until,
     was_closed,
 )
 from tests.support.tiny_ct import SERIES, stored_values, write_tiny_ct
+from tests.support.waiting import until
 
 # pynetdicom's requestor, a peer here, leaves its socket to the garbage collection where the other side has closed it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import re
 import signal
-import time
-from collections.abc import Callable
 
 import pytest
 from pydicom import dcmread
@@ -20,6 +18,7 @@ from tests.support.checkout import ROOT
 from tests.support.peer import peer
 from tests.support.postgres import emptied
 from tests.support.queued import paths_of, queue_series
+from tests.support.waiting import PATIENCE_S, until
 from tests.support.work_half import SR, work_and_send
 
 MOMENTS = [
@@ -49,7 +48,7 @@ def server() -> multiprocessing.context.ForkServerContext:
 def run(server: multiprocessing.context.ForkServerContext, *arguments: object) -> int | None:
     process = server.Process(target=work_and_send, args=arguments)
     process.start()
-    process.join(60)
+    process.join(PATIENCE_S)
     if process.exitcode is None:
         process.kill()
         process.join()
@@ -95,7 +94,7 @@ def test_of_two_workers_on_one_database_one_is_killed_and_the_other_does_its_job
         until(lambda: leased(database))  # else the other one might leave it nothing
         both[1].start()
         for process in both:
-            process.join(60)
+            process.join(PATIENCE_S)
     assert [process.exitcode for process in both] == [-signal.SIGKILL, 0]
     with database.read() as connection:
         assert connection.execute(select(job.c.state)).scalars().all() == ["done"] * 6
@@ -109,13 +108,6 @@ def test_of_two_workers_on_one_database_one_is_killed_and_the_other_does_its_job
 def leased(database: Database) -> bool:
     with database.read() as connection:
         return connection.execute(select(job.c.id).where(job.c.token > 0)).first() is not None
-
-
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def fill(places: Places, paths: list[str]) -> None:

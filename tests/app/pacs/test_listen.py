@@ -20,9 +20,10 @@ from app.pacs.database.tables import delivery, job
 from app.pacs.places import Places
 from app.pacs.settings import Limits, ListenerSettings
 from tests.support.checkout import ROOT, skip_or_fail
-from tests.support.listeners import stored, until
+from tests.support.listeners import stored
 from tests.support.orthanc import AE_TITLE, DICOM_PORT, URL, loopback, need_orthanc, orthanc
 from tests.support.tiny_ct import stored_values, write_tiny_ct
+from tests.support.waiting import PATIENCE_S, until
 
 LISTEN = [sys.executable, "-c", "import sys; from app.cli import main; sys.exit(main(['listen', *sys.argv[1:]]))"]
 LISTENING = re.compile(r"listening as CTVAE on 127\.0\.0\.1:(\d+)")
@@ -41,7 +42,7 @@ def listening(folder: Path, *before: str | Path, **listener):
     command = [*before, *LISTEN, "-c", str(settings_file(folder, **listener))]
     with log.open("w") as to, subprocess.Popen(command, stderr=to, cwd=ROOT) as program:
         try:
-            until(lambda: LISTENING.search(log.read_text()) or program.poll() is not None, 60)
+            until(lambda: LISTENING.search(log.read_text()) or program.poll() is not None)
             found = LISTENING.search(log.read_text())
             assert found, log.read_text()
             yield program, int(found[1]), log
@@ -68,10 +69,10 @@ def served(tmp_path_factory, phantom_ct):
         told = {"form": "json", "audit_file": str(folder / "audit.jsonl")}
         with listening(folder, *network.command([]), destinations=[to], log=told) as (program, port, log):
             network.run(["/usr/bin/storescu", "-aec", "CTVAE", "127.0.0.1", str(port), "+sd", phantom_ct], check=True)
-            until(lambda: [row.state for row in rows(folder, delivery)] == ["sent"], 60)
+            until(lambda: [row.state for row in rows(folder, delivery)] == ["sent"])
             held = network.run([sys.executable, "-c", HELD])
             os.kill(program.pid, signal.SIGTERM)
-            code = program.wait(40)
+            code = program.wait(PATIENCE_S)
         trail = (folder / "audit.jsonl").read_text()
         return {"folder": folder, "code": code, "held": json.loads(held.stdout), "log": log.read_text(), "trail": trail}
 

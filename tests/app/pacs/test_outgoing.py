@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 from app.pacs.destination import Destination
 from app.pacs.store import SR_CLASSES, association
-from tests.support.listeners import until
 from tests.support.peer import peer
+from tests.support.waiting import PATIENCE_S, until
+
+TO = Destination("PACS", ae_title="PACS", timeout_s=PATIENCE_S)
 
 
 class LateCheckpoint(threading.Event):
@@ -32,18 +35,15 @@ class LateCheckpoint(threading.Event):
 
 
 def test_an_answer_is_not_taken_by_the_thread_that_looks_for_requests():
-    with (
-        peer() as pacs,
-        association(Destination("PACS", ae_title="PACS", port=pacs.port, timeout_s=5), "CTVAE", SR_CLASSES) as to,
-    ):
+    with peer() as pacs, association(replace(TO, port=pacs.port), "CTVAE", SR_CLASSES) as to:
         assert to
         checkpoint = to._reactor_checkpoint = LateCheckpoint(to)
         send = to.dimse.send_msg
 
         def send_msg(*about: Any) -> None:
             send(*about)
-            assert checkpoint.back.wait(10)  # the association's thread has run on
+            assert checkpoint.back.wait(PATIENCE_S)  # the association's thread has run on
 
         to.dimse.send_msg = send_msg
-        assert checkpoint.passed.wait(10)
+        assert checkpoint.passed.wait(PATIENCE_S)
         assert to.send_c_echo().get("Status") == 0

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +17,7 @@ from sqlalchemy import insert, select, update
 from app.pacs.backoff import Backoff
 from app.pacs.database.engine import Database, open_database
 from app.pacs.database.tables import delivery, instance, job, now, result
-from app.pacs.jobs import Ended, LostLease
+from app.pacs.jobs import Ended, Lease, LostLease
 from app.pacs.queue import (
     LOST_LEASES,
     REPLAY,
@@ -34,6 +33,7 @@ from app.pacs.queue import (
 from app.pacs.work import Arrived, key_of
 from tests.support.checkout import ROOT
 from tests.support.queued import WORK, arrive, made, queue_series, state_of, written
+from tests.support.waiting import until
 
 BROKEN = Ended("failed", "OUT_OF_MEMORY", "not enough memory")
 AT_ONCE = Backoff(first_s=0.0)
@@ -237,12 +237,11 @@ def run_worker(url: str, kill_at: str) -> subprocess.CompletedProcess[bytes]:
 def test_a_worker_killed_before_its_commit_changed_nothing_and_another_takes_over(database_url, moment, left):
     database = open_database(database_url)
     queue_series(database, "1.1")
-    killed = run_worker(database_url, moment)
+    killed, found = run_worker(database_url, moment), list[Lease]()
     assert killed.returncode == -signal.SIGKILL
-    end = time.monotonic() + 10
-    while not (one := lease(database, "other", 60)) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert one and one.token == left
+    until(lambda: (taken := lease(database, "other", 60)) and found.append(taken) is None)  # once its lease has run out
+    (one,) = found
+    assert one.token == left
     finish(database, one, written(database, one.job_id, made("2.1")), ["PACS"])
     with database.read() as connection:
         assert connection.execute(select(result.c.sop_uid)).scalars().all() == ["2.1"]

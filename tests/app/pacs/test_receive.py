@@ -29,9 +29,9 @@ from tests.support.listeners import (
     status_in,
     store_rq,
     stored,
-    until,
 )
 from tests.support.tiny_ct import SERIES, compress, put, stored_values, write_tiny_ct
+from tests.support.waiting import until
 
 # pydicom warns of values that break the rules; the listener must take them as they come.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")

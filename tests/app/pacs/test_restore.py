@@ -21,10 +21,11 @@ from app.pacs.worker import Worker
 from app.pacs.worker_settings import WorkerSettings
 from tests.support.arrival import arrival
 from tests.support.checkout import ROOT
-from tests.support.listeners import Listener, stored, until
+from tests.support.listeners import Listener, stored
 from tests.support.peer import Peer, peer
 from tests.support.queued import SR_CLASSES
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
+from tests.support.waiting import PATIENCE_S, until
 from tests.support.work_half import CHILD, SR
 
 BACKUP = "VACUUM INTO '/backup/queue.db'"  # of the page
@@ -43,7 +44,7 @@ def queued(here: Listener) -> bool:
 
 def work_and_send(folder: Path, pacs: Peer) -> None:
     """Work and send all that waits; the child encodes nothing, but copies an SR."""
-    places, to = Places(folder), Destination("PACS", ae_title="PACS", port=pacs.port, timeout_s=10)
+    places, to = Places(folder), Destination("PACS", ae_title="PACS", port=pacs.port, timeout_s=PATIENCE_S)
     places.make()
     database = open_database(places.database_url)
     program = ("-c", CHILD, str(SR), SR_CLASSES["comprehensive_3d"], str(dcmread(SR).SOPInstanceUID))

@@ -29,11 +29,11 @@ from tests.support.listeners import (
     pdu,
     status_in,
     store_rq,
-    until,
     usage,
     was_closed,
 )
 from tests.support.tiny_ct import stored_values, write_tiny_ct
+from tests.support.waiting import until
 
 # pynetdicom's requestor, a peer here, leaves its socket to the garbage collection where the other side has closed it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -101,7 +101,7 @@ def test_a_peer_that_drips_is_dropped(here, begin, first, drop):
                 return True
             return False
 
-        until(dropped, 8)
+        until(dropped)
 
 
 def test_many_bare_connects_leave_nothing_behind(here):

@@ -7,6 +7,7 @@ import threading
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app.pacs.service import Service, Stopped
+from tests.support.waiting import PATIENCE_S
 
 
 def test_whatever_a_step_raises_is_said_and_the_next_one_is_done(monkeypatch, caplog):
@@ -28,7 +29,7 @@ def test_whatever_a_step_raises_is_said_and_the_next_one_is_done(monkeypatch, ca
 
 
 def test_an_idle_service_is_woken_and_a_long_step_is_left():
-    service, steps, idle = Service("tester", 60.0), list[int](), threading.Event()
+    service, steps, idle = Service("tester", 100 * PATIENCE_S), list[int](), threading.Event()
 
     def step() -> bool:
         steps.append(1)
@@ -41,9 +42,9 @@ def test_an_idle_service_is_woken_and_a_long_step_is_left():
 
     thread = threading.Thread(target=service.run, args=(step,))
     thread.start()
-    assert idle.wait(10)
+    assert idle.wait(PATIENCE_S)
     service.wake.set()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive() and len(steps) == 2
     try:
         service.check_stop()

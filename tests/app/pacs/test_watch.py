@@ -24,8 +24,8 @@ from app.pacs.spool import Spool
 from app.pacs.watch import Watcher
 from app.pacs.watch_settings import WatchSettings
 from tests.support.checkout import ROOT
-from tests.support.listeners import until
 from tests.support.tiny_ct import SERIES, compress, put, stored_values, write_tiny_ct
+from tests.support.waiting import PATIENCE_S, until
 
 
 class Clock:
@@ -195,11 +195,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory, phantom_ct: Path) -> Iterato
     command = [sys.executable, "-c", program, "watch", root / "in", "-o", root / "out", "-c", root / "app.yaml"]
     with (root / "log").open("w") as to, subprocess.Popen(command, cwd=ROOT, stderr=to) as service:
         try:
-            until(lambda: "watching a folder" in (root / "log").read_text() or service.poll() is not None, 60)
+            until(lambda: "watching a folder" in (root / "log").read_text() or service.poll() is not None)
             shutil.copytree(phantom_ct, root / "in" / "study")
-            until(lambda: "COPIED" in (root / "audit").read_text() or service.poll() is not None, 60)
+            until(lambda: "COPIED" in (root / "audit").read_text() or service.poll() is not None)
             service.send_signal(signal.SIGTERM)
-            yield {"code": service.wait(40), "root": root, "log": (root / "log").read_text()}
+            yield {"code": service.wait(PATIENCE_S), "root": root, "log": (root / "log").read_text()}
         finally:
             service.kill()
 

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from app.pacs.worker_settings import ChildLimits, WorkerSettings
 from app.settings import load_settings
 from tests.support.checkout import ROOT
 from tests.support.queued import paths_of, queue_series, spool_files, state_of
+from tests.support.waiting import PATIENCE_S, until
 
 QUICK = WorkerSettings(lease_s=30, attempts=2, poll_s=0.05)
 
@@ -193,7 +193,7 @@ def test_a_worker_that_is_stopped_puts_its_job_back_at_once(sqlite, tmp_path):
     thread.start()
     until(lambda: state_of(sqlite, job_id)[0] == "leased")
     worker.service.stop()
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive() and state_of(sqlite, job_id) == ("waiting", None)
     assert worker.child is None
 
@@ -222,7 +222,7 @@ def test_a_worker_outlives_a_database_that_is_away(sqlite, tmp_path, monkeypatch
     thread.start()
     until(lambda: state_of(sqlite, job_id)[0] == "refused")
     worker.service.stop()
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive() and list(failures) == []
 
 
@@ -272,13 +272,6 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
-
-
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_what_a_killed_worker_left_is_swept_and_what_was_entered_stays(sqlite, tmp_path):
