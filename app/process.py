@@ -68,6 +68,7 @@ def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
 
 def _reported(run: Callable[[], int]) -> int:
     from operators.errors import CtvaeError, StartError
+    from operators.system_error import system_reason
 
     try:
         return run()
@@ -78,6 +79,10 @@ def _reported(run: Callable[[], int]) -> int:
     except CtvaeError as error:
         logger.debug("the run failed", exc_info=True)
         logger.error("%s: %s", error.reason, error.message)
+        return FAILED
+    except OSError as error:  # its path may hold a name, so only DEBUG shows it
+        logger.debug("an error of the system", exc_info=True)
+        logger.error("INPUT_OUTPUT_ERROR: the system reported: %s; --log-level DEBUG shows where", system_reason(error))
         return FAILED
     except Exception as error:  # the last boundary: one line for the user, the traceback for the developer
         logger.debug("internal error", exc_info=True)
@@ -95,11 +100,12 @@ def _reported(run: Callable[[], int]) -> int:
 def starting() -> Iterator[None]:
     """Turn an error of the system before the run begins into a `StartError`: `NOT_ACCESSIBLE`."""
     from operators.errors import StartError
+    from operators.system_error import remedy
 
     try:
         yield
     except OSError as error:
-        text = f"{error.strerror or type(error).__name__}: {error.filename}; check the path and its permissions"
+        text = f"{error.strerror or type(error).__name__}: {error.filename}; {remedy(error)}"
         raise StartError("NOT_ACCESSIBLE", text) from error
 
 

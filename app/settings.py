@@ -23,6 +23,7 @@ from operators.results.card_kinds import CardFormat
 from operators.select_series import EVERY_CT, Selection
 from operators.series.sdk_rules import SdkRule, parse_sdk_rules
 from operators.sr.codes import SrClass
+from operators.system_error import cannot_read
 
 OTHERS_SECTIONS = ("application", "resources", "listener")  # read by the SDK's packager, and by app/pacs/settings.py
 Device = Literal["auto", "cpu", "cuda"]
@@ -104,10 +105,8 @@ def load_settings(
 
 def _settings_file(path: Path | None, named: str | None, changes: SettingsFile | None) -> Settings:
     chosen = path or (Path(named) if named else SETTINGS_FILE)
-    if not chosen.is_file():
-        if path is None and not named and not changes:
-            return Settings()
-        raise StartError("SETTINGS_INVALID", f"no settings file {chosen}; expected app.yaml or a file like it")
+    if path is None and not named and not changes and not chosen.is_file():
+        return Settings()
     file = read_settings_file(chosen)
     if changes is None:
         return _checked(file)
@@ -148,8 +147,8 @@ def _sdk_rules(given: object, folder: Path) -> tuple[SdkRule, ...]:
     try:
         return parse_sdk_rules(json.loads((folder / given).read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
-        text = f"selection.sdk_rules: cannot read {given} ({type(error).__name__}); expected JSON beside the settings"
-        raise StartError("SETTINGS_INVALID", text) from error
+        text = cannot_read(given, error, "JSON beside the settings")
+        raise StartError("SETTINGS_INVALID", f"selection.sdk_rules: {text}") from error
 
 
 @starting()

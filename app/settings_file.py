@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 
 from operators.errors import StartError
+from operators.system_error import cannot_read
 
 SETTINGS_FILE = Path(__file__).resolve().with_name("app.yaml")
 FORBID_UNKNOWN_KEYS = {"extra": "forbid"}  # for pydantic, in the dataclasses that a file is read into
@@ -117,7 +118,7 @@ def read_settings_file(path: Path) -> SettingsFile:
         where = f", line {mark.line + 1}" if mark else ""
         raise StartError("SETTINGS_INVALID", f"{path}{where}: {problem or 'expected YAML'}") from error
     except (OSError, ValueError, RecursionError) as error:
-        text = f"cannot read {path} ({type(error).__name__}); expected YAML in UTF-8, without references to itself"
+        text = cannot_read(str(path), error, "YAML in UTF-8, without references to itself")
         raise StartError("SETTINGS_INVALID", text) from error
     if not isinstance(parsed, dict) or root is None:
         raise StartError("SETTINGS_INVALID", f"{path} holds no sections; see the app.yaml that came with ctvae")

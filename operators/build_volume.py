@@ -27,6 +27,7 @@ from operators.geometry.resampling import Resampling, resample_slice
 from operators.images.read_image import image_volume
 from operators.instance import Instance
 from operators.series.acquisition import mixed_findings
+from operators.system_error import system_reason
 from operators.types import Finding, HuSlice, Series, Volume
 
 
@@ -75,7 +76,7 @@ def _read_slice(slices: Sequence[tuple[Instance, PixelFormat]], d: int) -> HuSli
     try:
         return decode_slice(*slices[d])
     except OSError as error:
-        message = f"slice {d} was not read: {error.strerror}; check disk and network, then run again"
+        message = f"slice {d} was not read: {system_reason(error)}, then run again"
         raise SeriesFailed("INPUT_OUTPUT_ERROR", message) from error
 
 

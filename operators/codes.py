@@ -205,7 +205,11 @@ class RunCode(_Documented):
         "exit 3",
         "The input folder contains the output folder, or the other way round.",
     )
-    NOT_ACCESSIBLE = "NOT_ACCESSIBLE", "exit 3", "The system denies access to a path."
+    NOT_ACCESSIBLE = (
+        "NOT_ACCESSIBLE",
+        "exit 3",
+        "The system does not open a path: it is missing, closed, of another kind, or a limit is reached.",
+    )
     OUTPUT_UNWRITABLE = "OUTPUT_UNWRITABLE", "exit 3", "The output folder cannot be written to."
     OUTPUT_IN_THE_WAY = "OUTPUT_IN_THE_WAY", "exit 3", "A file that ctvae did not write stands where a result belongs."
     OUTPUT_IN_USE = "OUTPUT_IN_USE", "exit 3", "Another ctvae writes into the output folder."
@@ -287,4 +291,5 @@ class RunCode(_Documented):
     INTERRUPTED = "INTERRUPTED", "exit 1", "A training was stopped; its checkpoint keeps it."
     LOST_RUN = "LOST_RUN", "exit 1", "The run ended before the input was read."
     SEVERAL_CASES = "SEVERAL_CASES", "exit 1", "A job of Grand Challenge wrote more than one series."
+    INPUT_OUTPUT_ERROR = "INPUT_OUTPUT_ERROR", "exit 1", "The system reported an error while reading or writing."
     BUILD_FAILED = "BUILD_FAILED", "exit 1", "A program that builds the image failed."

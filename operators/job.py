@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from operators.errors import CtvaeError, SeriesError, StartError, Status
 from operators.record import FeatureRecord
+from operators.system_error import system_reason
 from operators.types import Finding, Outcome, Series, Volume
 
 logger = logging.getLogger(__name__)
@@ -83,8 +84,7 @@ def failure(job: Job[T], error: Exception) -> Outcome:
             job, "failed", "OUT_OF_MEMORY", "not enough memory for this series; free some or use a bigger one"
         )
     if isinstance(error, OSError):
-        reason_of_system = error.strerror or type(error).__name__
-        text = f"the system reported: {reason_of_system}; check disk, permissions and network, then run again"
+        text = f"the system reported: {system_reason(error)}, then run again"
         return _outcome(job, "failed", "INPUT_OUTPUT_ERROR", text)
     text = f"{type(error).__name__} inside ctvae; run again with --log-level DEBUG and report the traceback"
     return _outcome(job, "failed", "INTERNAL_ERROR", text)

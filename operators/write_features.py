@@ -16,6 +16,7 @@ from operators.results.map_files import MAP_FILE
 from operators.results.write_json import features_json
 from operators.results.write_taps import TAP_FILE, tap_files
 from operators.sr.codes import SrClass
+from operators.system_error import system_reason
 from operators.types import Outcome, Series
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def write_features(record: FeatureRecord, output: Path, files: ResultFiles = JSO
     try:
         make_folder(folder)
     except OSError as error:
-        text = f"cannot make a folder in the output folder ({error.strerror}); check space and permissions"
+        text = f"cannot make a folder in the output folder: {system_reason(error)}"
         raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error
     earlier = _files_of(folder)
     write_together({folder / name: content for name, content in contents.items()})

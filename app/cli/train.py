@@ -115,11 +115,12 @@ def _command_text(output: Path, recipe: Path | None, init: Path | None, given: M
 
 def _text(notes: Path | None) -> str:
     from operators.errors import StartError
+    from operators.system_error import cannot_read
 
     try:
         return notes.read_text(encoding="utf-8") if notes else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise StartError("BAD_NOTES", f"cannot read the notes ({type(error).__name__}); expected UTF-8") from error
+        raise StartError("BAD_NOTES", cannot_read("the notes", error, "text in UTF-8")) from error
 
 
 def _summary(bundle: Bundle) -> None:

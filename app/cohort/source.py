@@ -159,6 +159,8 @@ def _dicomdir(file: Path) -> tuple[Path, ...]:
     except InvalidDicomError:
         return ()
     except (OSError, ValueError, AttributeError, KeyError, TypeError, EOFError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # an error of the system: the file may not even be a DICOMDIR
         text = f"the DICOMDIR cannot be read ({type(error).__name__}); give the folder that it lies in instead"
         raise StartError("BAD_DICOMDIR", text) from error
     components = [[name] if isinstance(name, str) else [str(part) for part in name] for name in named if name]

@@ -1,13 +1,17 @@
-"""What a destination, or a server that is asked, is to be shown and has to show: TLS files and the bearer token."""
+"""What a peer is to be shown and has to show: TLS files of the listener, of a destination or server, and the token."""
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from app.pacs.destination import Destination
+from app.pacs.settings import Tls
 from app.pacs.watch_settings import WatchSettings
 from operators.errors import StartError
+from operators.system_error import cannot_read
 
 
 def client_tls(destination: Destination) -> ssl.SSLContext | None:
@@ -32,15 +36,33 @@ def polling_tls(watch: WatchSettings) -> ssl.SSLContext | None:
 
 
 def _context(whose: str, files: Destination | WatchSettings) -> ssl.SSLContext:
-    try:
+    with usable(whose, files):
         context = ssl.create_default_context(cafile=files.ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if files.certificate:
             context.load_cert_chain(files.certificate, files.key)
+    return context
+
+
+@contextmanager
+def usable(whose: str, files: Destination | WatchSettings | Tls) -> Iterator[None]:
+    """Turn an error in the block, or in opening the files that it needs, into a `StartError`: `TLS_INVALID`.
+
+    Args:
+        whose: what is set up, as the settings call it.
+        files: the settings that name `ca`, `certificate` and `key`.
+    """
+    for name, file in (("ca", files.ca), ("certificate", files.certificate), ("key", files.key)):
+        try:
+            if file:
+                Path(file).open("rb").close()
+        except OSError as error:  # OpenSSL does not tell which file
+            raise StartError("TLS_INVALID", f"{whose}: {cannot_read(name, error, 'PEM')}") from error
+    try:
+        yield
     except OSError as error:  # an SSLError is one
         what = f"{whose}: cannot use ca, certificate or key"
         raise StartError("TLS_INVALID", f"{what} ({error.strerror or 'not PEM'}); expected PEM files") from error
-    return context
 
 
 def bearer_token(destination: Destination) -> str | None:
@@ -49,7 +71,7 @@ def bearer_token(destination: Destination) -> str | None:
     Raises:
         StartError: `TOKEN_UNREADABLE`.
     """
-    return read_token(destination.token_file, f"destination {destination.name}: cannot read token_file")
+    return read_token(destination.token_file, f"token_file of destination {destination.name}")
 
 
 def polling_token(watch: WatchSettings) -> str | None:
@@ -58,15 +80,15 @@ def polling_token(watch: WatchSettings) -> str | None:
     Raises:
         StartError: `TOKEN_UNREADABLE`.
     """
-    return read_token(watch.token_file, "listener.watch: cannot read token_file")
+    return read_token(watch.token_file, "token_file of listener.watch")
 
 
-def read_token(file: str | None, failing: str) -> str | None:
+def read_token(file: str | None, what: str) -> str | None:
     """Read a token from a file; None where none is named.
 
     Args:
         file: that holds it.
-        failing: what is said where it cannot be read.
+        what: what the file is, as the settings call it.
 
     Raises:
         StartError: `TOKEN_UNREADABLE`.
@@ -76,8 +98,7 @@ def read_token(file: str | None, failing: str) -> str | None:
     try:
         return Path(file).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        text = f"{failing} ({type(error).__name__}); check path and permissions"
-        raise StartError("TOKEN_UNREADABLE", text) from error
+        raise StartError("TOKEN_UNREADABLE", cannot_read(what, error, "text in UTF-8")) from error
 
 
 def check_credentials(destination: Destination) -> None:

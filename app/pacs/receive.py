@@ -18,11 +18,11 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # typ
 
 from app.pacs import trail
 from app.pacs.arrivals import Identity, Origin
+from app.pacs.credentials import usable
 from app.pacs.intake import NOT_UNDERSTOOD, STORED_CLASSES, SUCCESS, SYNTAXES, WRONG_CLASS, Check, Intake, Refused
 from app.pacs.settings import ListenerSettings, Tls
 from app.pacs.spool import Spool
 from app.pacs.store_command import StoreAnswer, StoreRequest
-from operators.errors import StartError
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +58,11 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
+    with usable("listener.tls", tls):
         context.load_cert_chain(tls.certificate, tls.key)
         if tls.ca:
             context.load_verify_locations(tls.ca)
             context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:  # an SSLError is one
-        text = f"listener.tls: cannot use certificate, key or ca ({error.strerror or 'not PEM'}); expected PEM files"
-        raise StartError("TLS_INVALID", text) from error
     return context
 
 

@@ -24,6 +24,7 @@ from app.pacs.watch_settings import WatchSettings
 from app.pacs.worker_settings import WorkerSettings
 from app.settings_file import FORBID_UNKNOWN_KEYS, SETTINGS_FILE, read_settings_file
 from operators.errors import StartError
+from operators.system_error import cannot_read
 
 SECTION: Final = "listener"
 PREFIX: Final = "CTVAE_LISTENER"
@@ -244,8 +245,8 @@ def _content(name: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        text = f"{name}: cannot read the file that it names ({type(error).__name__}); check path and permissions"
-        raise StartError("SETTINGS_INVALID", text) from error
+        text = cannot_read("the file that it names", error, "text in UTF-8")
+        raise StartError("SETTINGS_INVALID", f"{name}: {text}") from error
 
 
 def _parsed(name: str, text: str) -> Any:

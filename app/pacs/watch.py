@@ -28,6 +28,7 @@ from app.pacs.watch_settings import WatchSettings
 from operators.dicom.enhanced_ct import sop_class
 from operators.dicom.read_header import read_instance
 from operators.errors import SeriesRejected
+from operators.system_error import system_reason
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Watcher:
         try:
             self.step()
         except OSError as error:
-            hindrance = f"the watched folder cannot be read ({error.strerror}); trying again"
+            hindrance = f"the watched folder cannot be read: {system_reason(error)}; trying again"
         except Refused as refused:
             hindrance = f"a file was not taken ({refused.why}); files wait"
         self.service.hindered(hindrance)
@@ -130,7 +131,7 @@ class Watcher:
         name = _digest(Path(error.filename or ""))
         if not isinstance(error, FileNotFoundError) and name not in self._told:
             self._told.add(name)
-            logger.warning("a file in the watched folder cannot be read (%s); check its permissions", error.strerror)
+            logger.warning("a file in the watched folder cannot be read: %s", system_reason(error))
 
     def _broke(self, name: str, error: Exception) -> None:
         """Log once that a file cannot be taken because of a fault of ours; it waits, and the others go on."""

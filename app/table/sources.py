@@ -20,6 +20,7 @@ from app.table.on_disk import DiskMap
 from app.table.result import Result, result_of_json, result_of_sr, results_of_parquet
 from operators.errors import CtvaeError, StartError
 from operators.sr.read import MALFORMED
+from operators.system_error import system_reason
 from operators.write_features import FEATURES_SR
 
 _JSON = "features.json"
@@ -152,7 +153,7 @@ def read_results(
             else:
                 passed.broken.append((file.name, str(error)))
         except OSError as error:
-            passed.broken.append((file.name, f"NOT_OPENED: {error.strerror}"))
+            passed.broken.append((file.name, f"NOT_OPENED: {system_reason(error)}"))
 
 
 def _results_of(path: Path) -> Iterable[Result]:

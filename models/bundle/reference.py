@@ -76,19 +76,21 @@ def read_reference(bundle: Bundle) -> Population | None:
 
     Raises:
         BundleError: the file is damaged or belongs to other weights.
+        OSError: the file cannot be opened.
     """
     if bundle.reference_sha256 is None:
         return None
     name = bundle.reference_path.name
+    content = bundle.reference_path.read_bytes()
     try:
-        document = json.loads(bundle.reference_path.read_bytes())
+        document = json.loads(content)
         weights, errors = document["weights_sha256"], document["errors_hu"]
         population = Population(
             mu=_array(document["mu"]),
             sigma=_array(document["sigma"]),
             errors_hu=None if errors is None else _array(errors),
         )
-    except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleError(f"{name} is damaged ({error}); make it again with `ctvae bundle reference`") from error
     if weights != bundle.weights_sha256:
         found = f"{name} belongs to weights {str(weights)[:12]}…, the bundle has {bundle.weights_sha256[:12]}…"

@@ -77,7 +77,8 @@ def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
     """
     folder = models if models is not None else Path(__file__).parents[1]
     if not folder.is_dir():
-        raise BundleError(f"no models folder {folder}; give a bundle's folder, or one that holds bundles")
+        fault = f"{folder} is a file" if folder.exists() else f"no models folder {folder}"
+        raise BundleError(f"{fault}; give a bundle's folder, or one that holds bundles")
     if (folder / _METADATA).is_file():
         if name is not None and name != folder.resolve().name:
             raise BundleError(f"{folder} is the bundle {folder.resolve().name!r}, not {name!r}; name that, or none")
@@ -102,7 +103,8 @@ def load_bundle(path: Path) -> Bundle:
         BundleError: something is missing, damaged, of another format version, or not finite.
     """
     if not path.is_dir():
-        raise BundleError(f"no bundle folder {path}; give the folder that holds {_METADATA.as_posix()}")
+        found = f"{path} is a file" if path.exists() else f"no bundle folder {path}"
+        raise BundleError(f"{found}; give the folder that holds {_METADATA.as_posix()}")
     bundle = parse_metadata(path, _read_metadata(path))
     _check_file(path, bundle.weights_path, bundle.weights_sha256)
     _check_file(path, bundle.onnx_path, bundle.onnx_sha256)

@@ -54,13 +54,12 @@ def read_parameters(file: Path, architecture: str, axes: str = NATIVE_AXES) -> d
 
     Raises:
         BundleError: it is not a JSON object, has other dimensions or channels, or an unknown parameter.
+        OSError: the file cannot be opened.
     """
     try:
         if file.stat().st_size > _PARAMETERS_BYTES:
             raise ValueError("too large")
         given = json.loads(file.read_bytes())
-    except OSError as error:
-        raise BundleError(f"cannot read the parameters ({error.strerror}); expected a JSON file") from error
     except (ValueError, RecursionError) as error:
         raise BundleError("the parameters are not JSON; expected an object of the network's arguments") from error
     if not isinstance(given, dict):
@@ -98,6 +97,7 @@ def import_checkpoint(
 
     Raises:
         BundleError: the file holds something other than tensors, or they do not fit the architecture.
+        OSError: the file cannot be opened.
     """
     if architecture not in ARCHITECTURES:
         raise BundleError(f"architecture is {architecture!r}; expected one of {', '.join(ARCHITECTURES)}")
@@ -111,10 +111,9 @@ def import_checkpoint(
 
 
 def _loaded(file: Path) -> Any:
-    if not file.is_file():
-        raise BundleError("no such checkpoint; expected a file that torch.save wrote, or safetensors")
     if file.suffix == ".safetensors":
         return {name: torch.from_numpy(tensor) for name, tensor in read_weights(file.read_bytes()).items()}
+    file.open("rb").close()  # else the reason of the system would be lost among torch's
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler's errors have no common base but Exception

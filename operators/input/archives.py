@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final
 
 from operators.errors import SeriesError, SeriesFailed, SeriesRejected
+from operators.system_error import system_reason
 
 logger = logging.getLogger(__name__)
 
@@ -141,12 +142,10 @@ def _unpack(path: Path, folder: Path, left: int) -> int:
         message = f"the ZIP archive cannot be unpacked ({type(error).__name__}); get it again"
         raise SeriesRejected("UNREADABLE_FILE", message) from error
     except OSError as error:
-        reason = error.strerror or type(error).__name__
         if error.errno in (None, errno.EINVAL):  # an offset before the start of the file: the archive is wrong
             raise SeriesRejected("UNREADABLE_FILE", "the ZIP archive is damaged; get it again") from error
-        raise SeriesFailed(
-            "INPUT_OUTPUT_ERROR", f"the ZIP archive was not unpacked: {reason}; check the disk"
-        ) from error
+        text = f"the ZIP archive was not unpacked: {system_reason(error)}"
+        raise SeriesFailed("INPUT_OUTPUT_ERROR", text) from error
 
 
 def _opened(file: BinaryIO) -> zipfile.ZipFile:

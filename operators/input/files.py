@@ -12,6 +12,7 @@ from pathlib import Path
 from operators.errors import SeriesError, StartError
 from operators.images.read_image import is_image
 from operators.input.archives import Archive, is_archive
+from operators.system_error import system_reason
 from operators.types import Outcome
 from operators.uids import file_sha256, uid_from_digest
 
@@ -100,6 +101,6 @@ def _files(root: Path, roots: InputRoots) -> tuple[list[Path], list[Outcome]]:
 def not_opened(path: Path, folder: Path, roots: InputRoots, error: OSError) -> Outcome:
     """Return the outcome of a file or folder that the system did not open: `failed`, for a second try may succeed."""
     digest = hashlib.sha256(os.fsencode(roots.relative(path))).hexdigest()
-    message = f"the file whose path has the SHA-256 {digest[:16]}… was not opened: {error.strerror}; check permissions"
+    message = f"the file or folder whose path has the SHA-256 {digest[:16]}… was not opened: {system_reason(error)}"
     where, file = roots.folder(folder), roots.folder(path)
     return Outcome(uid_from_digest(digest), None, where, "failed", "FILE_NOT_OPENED", message, file=file)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from operators.errors import SeriesFailed
+from operators.system_error import system_reason
 
 _MODE: Final = 0o644  # minus what the umask forbids
 
@@ -140,5 +141,5 @@ def _unwritable(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        text = f"cannot write {name} into the output folder ({error.strerror}); check space and permissions"
+        text = f"cannot write {name} into the output folder: {system_reason(error)}"
         raise SeriesFailed("OUTPUT_UNWRITABLE", text) from error

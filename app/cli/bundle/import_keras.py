@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from app.cli.options import LogLevelOption, NewBundleOption, SpacingOption, VersionOption, WindowHuOption
-from app.process import LogLevel, guarded
+from app.process import LogLevel, guarded, starting
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def command(
         from models.importers.keras.read import read_keras
         from models.spec import BundleError
 
-        with bundle_errors():
+        with starting(), bundle_errors():
             size = None if window_voxels is None else voxels("--window-voxels", window_voxels)
             imported = read_keras(source, heads=heads, mu=mu, logvar=logvar, window_voxels=size)
             if fit is not None and window_hu is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.options import LogLevelOption, NewBundleOption, SpacingOption, VersionOption, WindowHuOption
-from app.process import LogLevel, guarded
+from app.process import LogLevel, guarded, starting
 
 if TYPE_CHECKING:
     from models.spec import Bundle, Preprocessing
@@ -69,7 +69,7 @@ def command(
         from models.importers.torch_checkpoint import read_parameters
         from models.networks.autoencoder_kl import NATIVE_AXES
 
-        with bundle_errors():
+        with starting(), bundle_errors():
             given = read_parameters(parameters, architecture, axes or NATIVE_AXES)
             if window_voxels:
                 given["window_voxels"] = window_voxels

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operators.errors import StartError
+from operators.system_error import cannot_read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -150,9 +151,8 @@ def _read_arrow(path: Path) -> pa.Table:
     import pyarrow.csv
     import pyarrow.parquet
 
-    if not path.is_file():
-        raise StartError("BAD_TABLE", f"there is no table {path.name!r}; write one with `ctvae table`")
     try:
+        path.open("rb").close()  # Arrow says less about a file that the system does not open
         if path.suffix == ".csv":
             options = pa.csv.ConvertOptions(
                 column_types=dict.fromkeys(_TEXTS, pa.string()), strings_can_be_null=True, null_values=[""]
@@ -160,8 +160,8 @@ def _read_arrow(path: Path) -> pa.Table:
             return pa.csv.read_csv(path, convert_options=options)
         return pa.parquet.read_table(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        text = f"{path.name!r} is not a Parquet or CSV file that can be read ({type(error).__name__})"
-        raise StartError("BAD_TABLE", f"{text}; write it again with `ctvae table`") from error
+        text = cannot_read(f"the table {path.name!r}", error, "Parquet or CSV as `ctvae table` writes it")
+        raise StartError("BAD_TABLE", text) from error
 
 
 def _values(table: pa.Table, name: str) -> Values:

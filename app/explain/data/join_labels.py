@@ -14,6 +14,7 @@ import numpy as np
 from app.explain.data.feature_table import FeatureTable, Values
 from operators.errors import StartError
 from operators.make_record import patient_key
+from operators.system_error import cannot_read
 
 KEYS: Final = ("series_instance_uid", "study_instance_uid", "patient_key", "patient_id", "source_path")
 """In this order: the first that the label file has is the key."""
@@ -101,7 +102,7 @@ def read_label_file(file: Path) -> LabelFile:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        text = f"cannot read the labels {file.name!r} ({type(error).__name__}); expected CSV in UTF-8"
+        text = cannot_read(f"the labels {file.name!r}", error, "CSV in UTF-8")
         raise StartError("BAD_LABELS", text) from error
     first = text.partition("\n")[0]
     separator = max(",;\t", key=first.count)

@@ -17,6 +17,7 @@ from app.explain.report.section import Cell, Section, Table, number, p_text
 from app.explain.statistics.associations import ALPHA, Tested, associate
 from app.explain.statistics.design import Floats, ranks, unit
 from operators.errors import StartError
+from operators.system_error import cannot_read
 
 KEY, TITLE = "ten", "What sets your two groups apart?"
 _DRAWS: Final = 400
@@ -138,7 +139,7 @@ def _names(file: Path) -> set[str]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        text = f"cannot read the list {file.name!r} ({type(error).__name__}); expected one series UID per line"
+        text = cannot_read(f"the list {file.name!r}", error, "one series UID per line")
         raise StartError("BAD_GROUPS", text) from error
     return {line.strip() for line in lines if line.strip()}
 

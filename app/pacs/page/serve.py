@@ -133,7 +133,7 @@ def _bound(address: str, port: int) -> socket.socket:
 
 
 def _token(file: str | None) -> str | None:
-    found = read_token(file, "cannot read a token file of listener.page")
+    found = read_token(file, "a token file of listener.page")
     if found is not None and len(found) < 16:
         raise StartError("TOKEN_UNREADABLE", "a token file of listener.page: expected at least 16 characters")
     return found

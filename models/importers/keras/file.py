@@ -82,6 +82,8 @@ def _read_archive(path: Path) -> KerasFile:
             config = parse_json(_member(archive, "config.json", CONFIG_BYTES))
             weights = _member(archive, "model.weights.h5", FILE_BYTES)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise  # an error of the system, not of the file
         raise BundleError(f"the .keras archive is damaged: {one_line(error)}; save the model again") from error
     if not weights.startswith(_HDF5):
         raise BundleError("model.weights.h5 in the .keras archive is not HDF5; save the model again")

@@ -41,7 +41,8 @@ def test_a_list_names_files_and_folders_and_a_path_that_is_missing_is_an_outcome
     assert [one for one in found if not isinstance(one, Outcome)] == sorted(patient.iterdir())
     (missing,) = [one for one in found if isinstance(one, Outcome)]
     assert (missing.status, missing.reason) == ("failed", "FILE_NOT_OPENED")
-    assert "No such file" in str(missing.message) and "secret" not in str(missing.message)
+    assert str(missing.message).endswith("No such file or directory; check the path")
+    assert "secret" not in str(missing.message)
 
 
 def write_dicomdir(folder: Path, *named: list[str]) -> Path:

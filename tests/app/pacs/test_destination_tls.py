@@ -129,9 +129,12 @@ def test_a_server_that_wants_a_certificate_gets_none_where_none_is_set(sqlite, t
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"ca": "nothing.pem"}, "TLS_INVALID: destination PACS: cannot use ca, certificate or key .No such file"),
+        (
+            {"ca": "nothing.pem"},
+            "TLS_INVALID: destination PACS: cannot read ca: No such file or directory; check the path",
+        ),
         ({"certificate": "listener.csr"}, "TLS_INVALID: destination PACS"),
-        ({"token_file": "nothing"}, "TOKEN_UNREADABLE: destination PACS: cannot read token_file"),
+        ({"token_file": "nothing"}, "TOKEN_UNREADABLE: cannot read token_file of destination PACS: No such file"),
     ],
 )
 def test_what_cannot_be_used_is_said_at_the_start(certificates, to, change, said):

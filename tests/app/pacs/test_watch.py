@@ -175,7 +175,7 @@ def test_a_folder_that_is_away_is_said_and_what_was_in_it_is_not_taken_twice(wat
     assert later(watcher) == 2
     away = watcher.folder.rename(watcher.folder.with_name("away"))
     watcher.turn()
-    assert "the watched folder cannot be read (No such file or directory)" in caplog.text
+    assert "the watched folder cannot be read: No such file or directory; check the path; trying again" in caplog.text
     watcher.folder.mkdir()
     watcher.turn()
     watcher.folder.rmdir()

@@ -364,7 +364,7 @@ def test_a_folder_without_a_bundle_says_what_is_missing(tmp_path, content):
         (tmp_path / "weights.pt").write_bytes(b"")
     with pytest.raises(BundleError, match="no bundle in"):
         find_bundle(tmp_path)
-    with pytest.raises(BundleError, match="no models folder"):
+    with pytest.raises(BundleError, match="weights.pt is a file" if content == "a file" else "no models folder"):
         find_bundle(tmp_path / "weights.pt" if content == "a file" else tmp_path / "nowhere")
 
 

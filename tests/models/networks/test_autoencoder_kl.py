@@ -322,7 +322,7 @@ def test_weights_of_another_network_are_one_line(tmp_path, parameters, capsys):
     assert "holds a list with more than tensors" in error_of(capsys, tmp_path / "list.pt", parameters, out)
     (tmp_path / "text.pt").write_text("no checkpoint")
     assert "is damaged" in error_of(capsys, tmp_path / "text.pt", parameters, out)
-    assert "no such checkpoint" in error_of(capsys, tmp_path / "nowhere.pt", parameters, out)
+    assert "No such file or directory" in error_of(capsys, tmp_path / "nowhere.pt", parameters, out)
 
 
 @pytest.mark.parametrize(
