@@ -26,6 +26,7 @@ from operators.sr.codes import SrClass
 from operators.system_error import cannot_read
 
 OTHERS_SECTIONS = ("application", "resources", "listener")  # read by the SDK's packager, and by app/pacs/settings.py
+RECIPE_SECTIONS = ("training", "preprocessing", "data")  # of a train.yaml, which `ctvae train` reads
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -119,6 +120,10 @@ def _checked(file: SettingsFile) -> Settings:
     _check_resources(file)
     ours = {name: dict(value) if isinstance(value, dict) else value for name, value in file.sections.items()}
     ours = {name: value for name, value in ours.items() if value is not None and name not in OTHERS_SECTIONS}
+    for section in ours:
+        if section in RECIPE_SECTIONS:
+            text = "a training recipe has this section; give the recipe with `ctvae train --recipe`"
+            raise file.invalid((section,), text)
     if isinstance(ours.get("privacy"), dict) and "site_key" in ours["privacy"]:
         raise file.invalid(("privacy", "site_key"), "unknown key; the key comes from CTVAE_SITE_KEY")
     rules = ours["selection"].pop("sdk_rules", None) if isinstance(ours.get("selection"), dict) else None

@@ -61,6 +61,7 @@ def test_the_packagers_sections_are_left_to_it(tmp_path):
         ("selection: {rules: [3]}", "selection.rules.0: found 3; expected keys with values"),
         ("selection: {rules: [{kernel: B}]}", "selection.rules.0.name: missing"),
         ("selection: {rules: [{name: a, slices: {max: -2}}]}", "selection.rules.0.slices: found -2; expected a number"),
+        ("# old\ntraining: {minutes: 5}", "line 2: training: a training recipe has this section; give the recipe with"),
         ("selection: {prefer: [{kernl: B}]}", "selection.prefer.0.kernl: unknown key"),
         ('geometry: {min_slices: "4"}', 'geometry.min_slices: found "4"; expected a whole number, not in quotes'),
         ("geometry: {min_slices: true}", "geometry.min_slices: found true; expected a whole number"),
