@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -19,7 +20,8 @@ class Connection:
         peer: IP address.
         socket: wrapped in TLS where that is used.
         capacity: the most bytes that can be looked at at once.
-        opened: monotonic time of the accept.
+        clock: monotonic time in seconds.
+        opened: time of the accept.
         worker: thread that makes the handshake and reads the A-ASSOCIATE-RQ; None before it runs.
         assoc: the association, once there is one.
         requested: whether an A-ASSOCIATE-RQ came.
@@ -33,7 +35,8 @@ class Connection:
     peer: str
     socket: socket.socket
     capacity: int
-    opened: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    opened: float = field(init=False)
     worker: threading.Thread | None = None
     assoc: Association | None = None
     requested: bool = False
@@ -49,6 +52,7 @@ class Connection:
     def __post_init__(self) -> None:
         """Make the buffer; the system gives it memory when it is written to."""
         self._bytes = memoryview(bytearray(self.capacity))
+        self.opened = self.clock()
 
     @property
     def alive(self) -> bool:
@@ -102,7 +106,7 @@ class Connection:
         kept = self._end - self._start
         self._bytes[:kept] = self._bytes[self._start : self._end]
         self._start, self._end = 0, kept
-        self.reading_since = time.monotonic()
+        self.reading_since = self.clock()
         try:
             while self._end - self._start < count:
                 read = self.socket.recv_into(self._bytes[self._end :])

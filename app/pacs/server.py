@@ -64,6 +64,7 @@ class HardenedServer(ThreadedAssociationServer):
         handlers: Sequence[tuple[evt.EventType, Callable[..., Any]]] = (),
         on_sweep: Callable[[], None] = lambda: None,
         on_stranger: Callable[[str, str, str], None] = lambda calling, called, address: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Bind the address; nobody is served before `start`.
 
@@ -77,14 +78,15 @@ class HardenedServer(ThreadedAssociationServer):
             handlers: of pynetdicom's events.
             on_sweep: called a few times a second, by the sweeper's thread.
             on_stranger: called for one who is rejected for a title: calling title, called title, address.
+            clock: by which the sweeper tells who is late.
 
         Raises:
             OSError: the address cannot be bound.
         """
         self.limits, self._receiver, self._connections = limits, receiver, list[Connection]()
-        self._on_sweep, self._on_stranger, self._admitting = on_sweep, on_stranger, threading.Lock()
+        self._on_sweep, self._on_stranger, self._clock = on_sweep, on_stranger, clock
         self._capacity = PDU_HEAD_BYTES + max(limits.max_pdu_bytes, MAX_REQUEST_BYTES)
-        self._lock, self._sweeper = threading.Lock(), Service("sweeper", SWEEP_S)
+        self._lock, self._admitting, self._sweeper = threading.Lock(), threading.Lock(), Service("sweeper", SWEEP_S)
         ae.maximum_associations = limits.connections + 1  # its own count takes in the silent ones: `_admit` has ours
         ae.maximum_pdu_size = limits.max_pdu_bytes
         ae.require_called_aet = True
@@ -138,7 +140,7 @@ class HardenedServer(ThreadedAssociationServer):
             logger.warning("%s: closed, %d connections are open, %d of this peer", peer, len(alive), of_peer)
             return False
         with self._lock:
-            self._connections.append(Connection(peer, request, self._capacity))
+            self._connections.append(Connection(peer, request, self._capacity, self._clock))
         return True
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -201,7 +203,7 @@ class HardenedServer(ThreadedAssociationServer):
             waited_for.put(None)
 
     def _sweep(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         for connection in self._alive():
             if late := self._late(connection, now):
                 logger.warning("%s: dropped, %s", connection.peer, late)

@@ -21,7 +21,7 @@ from app.pacs.queue import enqueue
 from app.pacs.settings import ListenerSettings
 from app.pacs.work import Work
 from tests.support.checkout import ROOT
-from tests.support.listeners import Listener, listener
+from tests.support.listeners import PATIENT, Listener, listener
 
 WORK = Work("weights", "configuration", version="0")
 
@@ -29,7 +29,7 @@ WORK = Work("weights", "configuration", version="0")
 @contextmanager
 def arrival(folder: Path) -> Iterator[Listener]:
     """Receive, complete after 0.3 s, and queue, as a start after a kill does."""
-    settings = ListenerSettings(quiet_s=0.3)
+    settings = ListenerSettings(quiet_s=0.3, limits=PATIENT)
     with listener(folder, settings) as here:
         here.spool.sweep_at_start()
         reconcile(here.database, here.spool)

@@ -7,8 +7,7 @@ import socket
 import struct
 import subprocess
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,22 +27,29 @@ from app.pacs.server import HardenedServer
 from app.pacs.settings import Limits, ListenerSettings
 from app.pacs.spool import Spool
 from tests.support.checkout import skip_or_fail
+from tests.support.clocks import Clock
 from tests.support.waiting import PATIENCE_S, until
 
 STORESCU = Path("/usr/bin/storescu")
-HASTY = Limits(first_pdu_s=4.0, pdu_s=1.0, idle_s=5.0, slow_s=1.5)
-"""Limits that a test need not wait for."""
-SERVED_S = 8.0
-"""A good peer is served within this beside other tests; the bar of 2 s is that of `benchmarks/pacs_hostile.py`."""
+ABORT = b"\7\0\0\0\0\4"
+"""How an A-ABORT begins."""
+LATE_S = 10 * PATIENCE_S  # longer than a good peer waits: what it is served, it is served before others are dropped
+PATIENT = Limits(first_pdu_s=LATE_S, pdu_s=LATE_S, idle_s=LATE_S, slow_s=LATE_S)
+"""Limits that no peer of a test exceeds, however slow the machine; a test of them advances the listener's clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A server that stores, without completer and worker."""
+    """A server that stores, without completer and worker.
+
+    Attributes:
+        clock: by which it tells who is late; it stands still until a test advances it.
+    """
 
     server: HardenedServer
     spool: Spool
     database: Database
+    clock: Clock
 
     @property
     def port(self) -> int:
@@ -64,9 +70,10 @@ class Listener:
 def listener(
     folder: Path, settings: ListenerSettings | None = None, port: int = 0, reserve_bytes: int = 0
 ) -> Iterator[Listener]:
-    settings = settings or ListenerSettings(limits=HASTY)
+    settings = settings or ListenerSettings(limits=PATIENT)
     spool = Spool(folder / "spool", reserve_bytes, 1 << 30)
     database = open_database(f"sqlite:///{folder}/queue.db")
+    clock = Clock()
     before = _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL, dimse_messages.NamedTemporaryFile
     receive_into(spool)
     server = HardenedServer(
@@ -77,10 +84,11 @@ def listener(
         tls=tls_context(settings.tls),
         receiver=Receiver(Intake(spool, database)),
         on_sweep=spool.sweep,
+        clock=clock,
     )
     server.start()
     try:
-        yield Listener(server, spool, database)
+        yield Listener(server, spool, database, clock)
     finally:
         server.stop()
         until(lambda: not server.active_associations)
@@ -97,28 +105,17 @@ def send(port: int, *files: Path | str, called: str = "CTVAE") -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-def echo(port: int, source: str = "127.0.0.2", tls: Any = None) -> float:
-    """Seconds that a C-ECHO from an address takes; fails where it is not answered."""
+def echo(port: int, source: str = "127.0.0.2", tls: Any = None) -> None:
+    """Send a C-ECHO from an address; fails where it is not answered."""
     ae = AE("GOOD")
     ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = PATIENCE_S
-    for _ in range(3):  # on a busy machine a good peer, too, is sometimes late
-        start = time.monotonic()
-        assoc = ae.associate(
-            "127.0.0.1",
-            port,
-            [build_context(Verification)],
-            "CTVAE",
-            bind_address=(source, 0),
-            tls_args=tls and (tls, "listener"),
-        )
-        if assoc.is_established:
-            break
+    where = {"bind_address": (source, 0), "tls_args": tls and (tls, "listener")}
+    assoc = ae.associate("127.0.0.1", port, [build_context(Verification)], "CTVAE", **where)
     assert assoc.is_established
     assert assoc.send_c_echo().Status == 0
     connection = assoc.dul.socket.socket
     assoc.release()
     connection.close()  # pynetdicom does not where the other side was faster
-    return time.monotonic() - start
 
 
 def associate(
@@ -158,8 +155,24 @@ def accepted(port: int, syntax: str = ExplicitVRLittleEndian) -> socket.socket:
     return peer
 
 
-def was_closed(peer: socket.socket) -> bool:
-    """Whether the listener has ended a connection."""
+def was_ended(peer: socket.socket) -> bool:
+    """Whether the listener aborts an association (PS3.8 9.3.8), after which its peer is to close it, or closes it."""
+    said = b""
+    try:
+        while more := peer.recv(4096):
+            said += more
+            if ABORT in said:
+                return True
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def was_closed(peer: socket.socket, wait_s: float = PATIENCE_S) -> bool:
+    """Whether the listener has closed a connection, or does so soon."""
+    peer.settimeout(wait_s)
     try:
         while peer.recv(4096):
             pass
@@ -168,6 +181,16 @@ def was_closed(peer: socket.socket) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def drop_late(here: Listener, peers: Sequence[socket.socket]) -> None:
+    """Let time pass until the listener has dropped peers that stay."""
+
+    def dropped() -> bool:
+        here.clock.now += LATE_S + 1
+        return all(was_closed(peer, 0.01) for peer in peers)
+
+    until(dropped)
 
 
 def associate_rq(syntax: str = ExplicitVRLittleEndian, sop_class: str = CTImageStorage) -> bytes:

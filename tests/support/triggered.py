@@ -20,7 +20,7 @@ from app.pacs.poll import Poller
 from app.pacs.settings import ListenerSettings
 from app.pacs.watch_settings import WatchSettings
 from tests.support.checkout import ROOT
-from tests.support.listeners import Listener, listener
+from tests.support.listeners import PATIENT, Listener, listener
 from tests.support.orthanc import DICOMWEB_URL, URL, orthanc
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
 from tests.support.waiting import until
@@ -44,7 +44,7 @@ def main(folder: Path) -> None:
     ct = write_tiny_ct(folder / "ct", stored_values(3))
     screenshot = write_tiny_ct(folder / "screenshot", stored_values(1), change=_screenshot)
     others = [*screenshot, ROOT / "tests" / "data" / "sr_version_0.1.dcm"]
-    settings = replace(ListenerSettings(), port=PORT)
+    settings = replace(ListenerSettings(), port=PORT, limits=PATIENT)
     for name, about in (("lua", LUA), ("plugin", PLUGIN)):
         here = folder / name
         (here / "orthanc").mkdir(parents=True)

@@ -18,7 +18,7 @@ from app.pacs.fetch import Pacs, PacsAway
 from app.pacs.intake import Intake
 from app.pacs.receive import Receiver
 from app.pacs.settings import ListenerSettings, Query
-from tests.support.listeners import HASTY, listener, send
+from tests.support.listeners import PATIENT, listener, send
 from tests.support.orthanc import AE_TITLE, DICOM_PORT, loopback, need_orthanc, orthanc
 from tests.support.tiny_ct import SERIES, STUDY, stored_values, write_tiny_ct
 
@@ -48,7 +48,7 @@ def main(folder: str) -> None:
         place = Path(folder) / retrieve
         place.mkdir()
         query = Query(AE_TITLE, "127.0.0.1", DICOM_PORT, retrieve, retry_s=0)
-        settings = ListenerSettings(quiet_s=0, limits=HASTY, query=query, port=OUR_PORT)
+        settings = ListenerSettings(quiet_s=0, limits=PATIENT, query=query, port=OUR_PORT)
         with listener(place, settings, port=OUR_PORT) as here:
             said[retrieve] = arrived(here, settings, Path(folder) / "slices")
     sys.stdout.write(json.dumps(said))

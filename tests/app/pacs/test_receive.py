@@ -19,7 +19,7 @@ from app.pacs.database.tables import instance, series
 from app.pacs.settings import ListenerSettings
 from operators.dicom.pixel_format import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES
 from tests.support.listeners import (
-    HASTY,
+    PATIENT,
     accepted,
     associate,
     data_set_of,
@@ -195,7 +195,7 @@ def test_a_purged_instance_that_comes_again_is_acknowledged_and_not_kept(here, s
 
 
 def test_only_the_titles_on_the_list_are_let_in(tmp_path):
-    settings = ListenerSettings(calling_ae_titles=("CT1",), limits=HASTY)
+    settings = ListenerSettings(calling_ae_titles=("CT1",), limits=PATIENT)
     with listener(tmp_path, settings) as here:
         found = {name: associate(here.port, calling=name) for name in ("CT1", "CT2")}
         assert [one.is_established for one in found.values()] == [True, False]

@@ -18,7 +18,7 @@ from app.pacs.receive import accepted_contexts, application_entity
 from app.pacs.server import HardenedServer
 from app.pacs.settings import ListenerSettings
 from operators.errors import StartError
-from tests.support.listeners import HASTY, associate, listener, stored
+from tests.support.listeners import PATIENT, associate, listener, stored
 from tests.support.queued import make_results, sent_to
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
 
@@ -76,12 +76,12 @@ def test_what_was_refused_is_told_with_its_sender_and_the_reason(tmp_path):
 
 def test_a_peer_that_is_rejected_again_and_again_is_one_line_a_minute_with_its_count(tmp_path):
     rejections = trail.Rejections()
-    settings = ListenerSettings(limits=HASTY)
+    settings = ListenerSettings(limits=PATIENT)
     server = HardenedServer(
         application_entity(settings),
         ("127.0.0.1", 0),
         accepted_contexts(),
-        limits=HASTY,
+        limits=PATIENT,
         on_stranger=rejections.heard,
     )
     server.start()
