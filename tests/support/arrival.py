@@ -27,9 +27,9 @@ WORK = Work("weights", "configuration", version="0")
 
 
 @contextmanager
-def arrival(folder: Path) -> Iterator[Listener]:
-    """Receive, complete after 0.3 s, and queue, as a start after a kill does."""
-    settings = ListenerSettings(quiet_s=0.3, limits=PATIENT)
+def arrival(folder: Path) -> Iterator[tuple[Listener, Completer]]:
+    """Receive as a start after a kill does, and complete and queue at each step of the completer."""
+    settings = ListenerSettings(quiet_s=0, limits=PATIENT)
     with listener(folder, settings) as here:
         here.spool.sweep_at_start()
         reconcile(here.database, here.spool)
@@ -37,17 +37,12 @@ def arrival(folder: Path) -> Iterator[Listener]:
         def emit(connection, series_uid, instances):
             enqueue(connection, series_uid, instances, WORK)
 
-        completer = Completer(here.database, settings, emit)
-        thread = threading.Thread(target=completer.run)
-        thread.start()
-        try:
-            yield here
-        finally:
-            completer.service.stop()
-            thread.join()
+        yield here, Completer(here.database, settings, emit)
 
 
 Start = Callable[[Path, str], tuple[int, int]]
+COMPLETE = signal.SIGUSR1
+"""Tells a process that everything was sent."""
 
 
 @contextmanager
@@ -71,12 +66,15 @@ def forking() -> Iterator[Start]:
 
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that are killed
+    signal.pthread_sigmask(signal.SIG_BLOCK, [COMPLETE])
     for line in iter(sys.stdin.readline, ""):
         folder, moment = line.rstrip("\n").split("\t")
         if os.fork() == 0:
             hooks._NAME, _, hooks._TIME = moment.partition(":")
-            with arrival(Path(folder)) as here:
+            with arrival(Path(folder)) as (here, completer):
                 os.write(1, f"{os.getpid()} {here.port}\n".encode())
+                signal.sigwait([COMPLETE])
+                completer.step()
                 threading.Event().wait()
 
 

@@ -15,13 +15,14 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE, _config, dimse_messages
+from pynetdicom import AE, _config, dimse_messages, evt
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import CTImageStorage, Verification
 from sqlalchemy import Table, select
 
 from app.pacs.database.engine import Database, open_database
 from app.pacs.intake import Intake
+from app.pacs.outgoing import prepare
 from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into, tls_context
 from app.pacs.server import HardenedServer
 from app.pacs.settings import Limits, ListenerSettings
@@ -36,6 +37,9 @@ ABORT = b"\7\0\0\0\0\4"
 LATE_S = 10 * PATIENCE_S  # longer than a good peer waits: what it is served, it is served before others are dropped
 PATIENT = Limits(first_pdu_s=LATE_S, pdu_s=LATE_S, idle_s=LATE_S, slow_s=LATE_S)
 """Limits that no peer of a test exceeds, however slow the machine; a test of them advances the listener's clock."""
+
+PREPARED = [(evt.EVT_CONN_OPEN, prepare)]
+"""Without it, pynetdicom's own threads now and then drop an answer that a peer of a test waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ def echo(port: int, source: str = "127.0.0.2", tls: Any = None) -> None:
     """Send a C-ECHO from an address; fails where it is not answered."""
     ae = AE("GOOD")
     ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = PATIENCE_S
-    where = {"bind_address": (source, 0), "tls_args": tls and (tls, "listener")}
+    where = {"bind_address": (source, 0), "tls_args": tls and (tls, "listener"), "evt_handlers": PREPARED}
     assoc = ae.associate("127.0.0.1", port, [build_context(Verification)], "CTVAE", **where)
     assert assoc.is_established
     assert assoc.send_c_echo().Status == 0
@@ -130,8 +134,8 @@ def associate(
     ae = AE(calling)
     ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = PATIENCE_S
     wanted = list(contexts) or [build_context(CTImageStorage)]
-    secured = {"bind_address": (source, 0), "tls_args": tls and (tls, "listener")}
-    return ae.associate("127.0.0.1", port, wanted, called, **secured)
+    where = {"bind_address": (source, 0), "tls_args": tls and (tls, "listener"), "evt_handlers": PREPARED}
+    return ae.associate("127.0.0.1", port, wanted, called, **where)
 
 
 def stored(port: int, *paths: Path, syntax: str = ExplicitVRLittleEndian) -> list[int]:

@@ -21,25 +21,22 @@ from app.pacs.worker import Worker
 from app.pacs.worker_settings import WorkerSettings
 from tests.support.arrival import arrival
 from tests.support.checkout import ROOT
-from tests.support.listeners import Listener, stored
+from tests.support.listeners import stored
 from tests.support.peer import Peer, peer
 from tests.support.queued import SR_CLASSES
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.waiting import PATIENCE_S
 from tests.support.work_half import CHILD, SR
 
 BACKUP = "VACUUM INTO '/backup/queue.db'"  # of the page
 
 
 def receive(folder: Path, slices: list[Path], jobs: int) -> None:
-    """Run a listener until the slices have made so many jobs in all."""
-    with arrival(folder) as here:
+    """Run a listener; the slices make so many jobs in all."""
+    with arrival(folder) as (here, completer):
         assert not slices or stored(here.port, *slices) == [0] * len(slices)
-        until(lambda: len(here.rows(job)) == jobs and queued(here))
-
-
-def queued(here: Listener) -> bool:
-    return all(row.state == "queued" for row in here.rows(series))
+        completer.step()
+        assert len(here.rows(job)) == jobs and {row.state for row in here.rows(series)} == {"queued"}
 
 
 def work_and_send(folder: Path, pacs: Peer) -> None:
