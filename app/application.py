@@ -14,7 +14,7 @@ HOLOSCAN_STACK_BYTES = 32 << 20
 
 
 def _raise_stack_limit() -> None:
-    """Raise the soft stack limit: Holoscan wants 32 MB and warns at import and at each run where it is lower."""
+    """Raise the soft stack limit: Holoscan wants 32 MiB and warns at import and at each run where it is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     enough_allowed = hard == resource.RLIM_INFINITY or hard >= HOLOSCAN_STACK_BYTES
     if soft != resource.RLIM_INFINITY and soft < HOLOSCAN_STACK_BYTES and enough_allowed:

@@ -75,7 +75,7 @@ def main() -> None:
         "survival, AUC from the shuffled region": [round(value, 3) for value in scores["shuffled region"].score],
         "survival, AUC above the shuffled region": [round(value, 3) for value in gap],
         "seconds": round(seconds),
-        "memory, GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "memory, GB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
     }
     for what, value in rows.items():
         print(f"{what:<42}{value}")

@@ -54,7 +54,7 @@ def report(results: list[Result], seconds: float) -> dict[str, object]:
         "files": files,
         "files_per_second": round(files / seconds, 1),
         "slowest_s": round(max(one.seconds for one in results), 2),
-        "peak_mb": max(one.peak_mb for one in results),
+        "peak_mib": max(one.peak_mib for one in results),
         "defects": sum(bool(one.defect) for one in results),
         "outcomes": dict(outcomes.most_common()),
     }

@@ -91,7 +91,7 @@ def streamed(uid: str, head: bytes, frames: int) -> int:
 def peak_mb(pid: int) -> float:
     """The highest resident memory so far."""
     (line,) = [one for one in Path(f"/proc/{pid}/status").read_text().splitlines() if one.startswith("VmHWM")]
-    return int(line.split()[1]) / 1e3
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def ended(running: Running) -> list[tuple[str, str | None]]:

@@ -72,18 +72,18 @@ def contend(name, hu, window):
         result = run(hu, window)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         assert result.shape[-3:] == window, result.shape
-        line = {"seconds": seconds, "cpu": cpu, "peak_mb": peak_mb() - before, "mean": float(result.mean())}
+        line = {"seconds": seconds, "cpu": cpu, "peak_mib": peak_mib() - before, "mean": float(result.mean())}
         del result
         print(json.dumps(line), flush=True)
 
 
 def reset_peak():
-    """Resident MB now, from where the peak counts."""
+    """Resident MiB now, from where the peak counts."""
     Path("/proc/self/clear_refs").write_text("5")
-    return peak_mb()
+    return peak_mib()
 
 
-def peak_mb():
+def peak_mib():
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -143,16 +143,18 @@ def report(measured, args) -> None:
         name: {
             "seconds": statistics.median(run["seconds"] for run in runs[1:]),
             "cpu_seconds": statistics.median(run["cpu"] for run in runs[1:]),
-            "peak_mb": runs[0]["peak_mb"],
+            "peak_mib": runs[0]["peak_mib"],
             "mean": runs[0]["mean"],
         }
         for name, runs in measured.items()
     }
-    columns = {"seconds": 3, "cpu_seconds": 3, "peak_mb": 0}
+    columns = {"seconds": 3, "cpu_seconds": 3, "peak_mib": 0}
     for row in rows.values():
         row["ratios"] = {key: rows["ours"][key] / row[key] for key in columns}
-    volume_mb = math.prod(args.shape) * 2 / 2**20
-    print(f"{args.shape} int16 ({volume_mb:.0f} MB) → {args.window} float32; {os.cpu_count()} cores; {args.runs} runs")
+    volume_mib = math.prod(args.shape) * 2 / 2**20
+    print(
+        f"{args.shape} int16 ({volume_mib:.0f} MiB) → {args.window} float32; {os.cpu_count()} cores; {args.runs} runs"
+    )
     print(f"{'':30}" + "".join(f"{key:>12}{'ours ÷':>8}" for key in columns) + f"{'mean':>8}")
     for name, row in rows.items():
         cells = "".join(f"{row[key]:12.{digits}f}{row['ratios'][key]:8.3f}" for key, digits in columns.items())

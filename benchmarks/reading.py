@@ -105,13 +105,13 @@ def contend(name: str, folder: Path) -> None:
         run_quietly(run, prepared)
     for _ in sys.stdin:
         Path("/proc/self/clear_refs").write_text("5")
-        before = peak_mb()
+        before = peak_mib()
         start = time.perf_counter()
         result = run_quietly(run, prepared)
         seconds = time.perf_counter() - start
-        peak = peak_mb() - before
+        peak = peak_mib() - before
         print(
-            json.dumps({"seconds": seconds, "peak_mb": peak, "sums": fingerprint(np.asarray(result))}),
+            json.dumps({"seconds": seconds, "peak_mib": peak, "sums": fingerprint(np.asarray(result))}),
             file=out,
             flush=True,
         )
@@ -124,7 +124,7 @@ def run_quietly(run, prepared):
         return run(prepared)
 
 
-def peak_mb() -> float:
+def peak_mib() -> float:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
@@ -280,7 +280,7 @@ PREPARE = {"floor": list_codestreams}
 
 
 def report(syntax: str, measured, truth, args):
-    volume_mb = np.prod(args.shape) * 2 / 2**20
+    volume_mib = np.prod(args.shape) * 2 / 2**20
     rows = {}
     for name, runs in measured.items():
         if len(runs) < 2:
@@ -288,10 +288,10 @@ def report(syntax: str, measured, truth, args):
             continue
         rows[name] = {
             "seconds": statistics.median(run["seconds"] for run in runs[1:]),
-            "peak_volumes": runs[0]["peak_mb"] / volume_mb,
+            "peak_volumes": runs[0]["peak_mib"] / volume_mib,
             "same": runs[0]["sums"] == truth,
         }
-    print(f"\n{syntax}: {tuple(args.shape)} int16 ({volume_mb:.0f} MB), {args.runs} runs, {os.cpu_count()} cores")
+    print(f"\n{syntax}: {tuple(args.shape)} int16 ({volume_mib:.0f} MiB), {args.runs} runs, {os.cpu_count()} cores")
     print(f"{'':12}{'seconds':>10}{'ours ÷':>10}{'peak, volumes':>16}{'same':>8}")
     for name, row in rows.items():
         if row is None:

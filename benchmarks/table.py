@@ -39,12 +39,12 @@ def main() -> None:
         print(json.dumps(measured(args.contender[0], int(args.contender[1]))))
         return
     results = []
-    print(f"{'':14}{'rows':>9}{'seconds':>10}{'processor':>11}{'memory, MB':>12}{'file, MB':>10}")
+    print(f"{'':14}{'rows':>9}{'seconds':>10}{'processor':>11}{'memory, MiB':>13}{'file, MB':>10}")
     for kind, rows in product(args.of, args.rows):
         own = [sys.executable, __file__, "--contender", kind, str(rows)]
         for one in json.loads(subprocess.run(own, check=True, stdout=subprocess.PIPE, text=True).stdout):
             results.append(one)
-            spent = f"{one['seconds']:10.1f}{one['processor']:11.1f}{one['memory_mb']:12.0f}{one['file_mb']:10.1f}"
+            spent = f"{one['seconds']:10.1f}{one['processor']:11.1f}{one['memory_mib']:13.0f}{one['file_mb']:10.1f}"
             print(f"{one['what']:14}{rows:9}{spent}", flush=True)
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -78,10 +78,10 @@ def measured(kind: str, rows: int) -> list[dict[str, object]]:
 
 
 def spent(work) -> dict[str, float]:
-    before_mb, clock = peak_mb(reset=True), (time.perf_counter(), time.process_time())
+    before_mib, clock = peak_mib(reset=True), (time.perf_counter(), time.process_time())
     work()
     after = time.perf_counter() - clock[0], time.process_time() - clock[1]
-    return {"seconds": after[0], "processor": after[1], "memory_mb": peak_mb() - before_mb}
+    return {"seconds": after[0], "processor": after[1], "memory_mib": peak_mib() - before_mib}
 
 
 def size_mb(place: Path) -> float:
@@ -130,8 +130,8 @@ def make_results(root: Path, rows: int) -> None:
         (folder / "features.json").write_text(text.replace(uid, f"{uid}.{row}"))
 
 
-def peak_mb(reset: bool = False) -> float:
-    """Largest resident set of this process in MB, since the last reset (proc(5), clear_refs)."""
+def peak_mib(reset: bool = False) -> float:
+    """Largest resident set of this process in MiB, since the last reset (proc(5), clear_refs)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PACKAGES = ("numpy", "onnxruntime", "pydicom", "highdicom", "imagecodecs", "safetensors", "torch", "monai")
 NEEDED = ("numpy", "onnxruntime", "pydicom", "highdicom", "imagecodecs", "safetensors")
 RUNS = 5
+_KIB = 1024  # Linux counts memory in it
 
 
 def command(
@@ -85,8 +86,8 @@ def _machine() -> Iterator[Verdict]:
     found = ", ".join(f"{package} {version or 'not there'}" for package, version in versions.items())
     yield Verdict("packages", not missing, f"missing {', '.join(missing)}; {found}" if missing else found)
     yield Verdict("CPU", True, f"{_processor()}, {len(os.sched_getaffinity(0))} cores for this process")
-    total, free = _memory_gib()
-    yield Verdict("memory", None if free is None else True, f"{_gib(total)} in all, {_gib(free)} free")
+    total, free = _memory_gb()
+    yield Verdict("memory", None if free is None else True, f"{_gb(total)} in all, {_gb(free)} free")
     gpus = cuda_devices()
     yield Verdict("GPU", None if gpus == 0 else True, f"{gpus} found" if gpus else "none found; the CPU is used")
 
@@ -104,9 +105,9 @@ def _speed(bundle: Bundle, encoder: Encoder) -> Verdict:
         started = time.perf_counter()
         encoder.run(windows, ("mu", "sigma"))
         seconds.append(time.perf_counter() - started)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB / 1e6
     median_ms = 1000 * statistics.median(seconds[1:])
-    text = f"{median_ms:.1f} ms a window (median of {RUNS}), {peak_mib:.0f} MiB at most in this process"
+    text = f"{median_ms:.1f} ms a window (median of {RUNS}), {peak_mb:.0f} MB at most in this process"
     return Verdict("speed", True, f"{text}, {encoder.runtime}")
 
 
@@ -128,16 +129,16 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _memory_gib() -> tuple[float | None, float | None]:
-    """Return memory in GiB (total, free for new processes), according to Linux."""
+def _memory_gb() -> tuple[float | None, float | None]:
+    """Return memory in GB (total, free for new processes), according to Linux."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None, None
     kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if rest.split()}
     total, free = kib.get("MemTotal"), kib.get("MemAvailable")
-    return (None if total is None else total / 2**20), (None if free is None else free / 2**20)
+    return (None if total is None else total * _KIB / 1e9), (None if free is None else free * _KIB / 1e9)
 
 
-def _gib(value: float | None) -> str:
-    return "an unknown amount" if value is None else f"{value:.1f} GiB"
+def _gb(value: float | None) -> str:
+    return "an unknown amount" if value is None else f"{value:.1f} GB"

@@ -31,7 +31,7 @@ from app.pacs.queue import enqueue
 from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into, tls_context
 from app.pacs.server import HardenedServer
 from app.pacs.service import Service
-from app.pacs.settings import ListenerSettings
+from app.pacs.settings import MEGABYTE, ListenerSettings
 from app.pacs.spool import Spool
 from app.pacs.watch import Watcher
 from app.pacs.watch_settings import WatchSettings
@@ -189,8 +189,7 @@ def watched_folder(settings: ListenerSettings) -> Path | None:
 
 def _opened_spool(settings: ListenerSettings, places: Places, database: Database) -> Spool:
     """Open the spool as the last listener left it, and make good what a kill interrupted."""
-    megabyte = 1 << 20
-    spool = Spool(places.spool, settings.reserve_mb * megabyte, settings.limits.max_object_mb * megabyte)
+    spool = Spool(places.spool, settings.reserve_mb * MEGABYTE, settings.limits.max_object_mb * MEGABYTE)
     spool.sweep_at_start(older_than_s=0.0 if settings.database is None else ABANDONED_S)
     if missed := reconcile(database, spool):
         logger.warning("%d instances in the spool had no row in the database; they have one now", missed)

@@ -29,6 +29,8 @@ from operators.system_error import cannot_read
 SECTION: Final = "listener"
 PREFIX: Final = "CTVAE_LISTENER"
 SLOW_BYTES_PER_S: Final = 1024
+MEGABYTE: Final = 1_000_000
+"""A MB in settings, figures and pages; what counts in powers of two is called MiB."""
 """A message that comes slower than this for `limits.slow_s` is given up, whichever way it comes."""
 
 

@@ -37,7 +37,7 @@ MAX_REAL_BYTES = 600_000
 SECONDS = 20.0
 """A case may take, on a busy machine."""
 
-MEMORY_MB = 1024
+MEMORY_MIB = 1024
 """Of memory that a case may take above the process with its imports; the address space ends at twice that."""
 
 Files = dict[str, bytes]
@@ -408,8 +408,8 @@ def serve(seed: int, real: bool) -> None:
         found = originals(Path(scratch), real)
         for number, files in enumerate(found.values()):
             come_out(_written(Path(cases) / f"whole {number}", files))
-        before = _peak_mb()
-        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + (2 * MEMORY_MB << 20),) * 2)
+        before = _peak_mib()
+        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + (2 * MEMORY_MIB << 20),) * 2)
         print("ready", flush=True)  # noqa: T201
         for line in sys.stdin:
             name, files = case(found, seed, int(line))
@@ -422,7 +422,7 @@ def serve(seed: int, real: bool) -> None:
             seconds = time.perf_counter() - started
             for path in folder.iterdir():
                 path.unlink()
-            print(json.dumps([name, results, seconds, _peak_mb() - before, len(files)]), flush=True)  # noqa: T201
+            print(json.dumps([name, results, seconds, _peak_mib() - before, len(files)]), flush=True)  # noqa: T201
 
 
 def _written(folder: Path, files: Files) -> Path:
@@ -432,7 +432,7 @@ def _written(folder: Path, files: Files) -> Path:
     return folder
 
 
-def _peak_mb() -> int:
+def _peak_mib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
@@ -446,14 +446,14 @@ class Result:
 
     Attributes:
         defect: a crash, a hang, too much memory, or an error that is none of ours; empty if nothing is wrong.
-        peak_mb: the highest so far in this process, above its imports.
+        peak_mib: the highest so far in this process, above its imports.
     """
 
     index: int
     name: str
     outcomes: tuple[str, ...]
     seconds: float
-    peak_mb: int
+    peak_mib: int
     files: int
     defect: str = ""
 
@@ -492,13 +492,13 @@ class Worker:
             code = process.wait()
             self._process = self._start()
             return Result(index, "", (), SECONDS, 0, 0, f"the process ended with {code}" if ready else "a hang")
-        name, outcomes, seconds, peak_mb, files = json.loads(line)
+        name, outcomes, seconds, peak_mib, files = json.loads(line)
         defect = next((one for one in outcomes if one.startswith("DEFECT")), "")
-        if peak_mb > MEMORY_MB:
-            defect = defect or f"{peak_mb} MiB of memory"
+        if peak_mib > MEMORY_MIB:
+            defect = defect or f"{peak_mib} MiB of memory"
             self.close()
             self._process = self._start()
-        return Result(index, name, tuple(outcomes), seconds, peak_mb, files, defect)
+        return Result(index, name, tuple(outcomes), seconds, peak_mib, files, defect)
 
     def close(self) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None

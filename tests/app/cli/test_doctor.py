@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,8 @@ def test_the_figures_are_those_of_this_machine(made, capsys):
     assert code == 0
     assert "onnxruntime" in found["runtime"]["detail"]
     assert " ms a window (median of 5)" in found["speed"]["detail"]
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    assert found["memory"]["detail"].startswith(f"{gigabytes:.1f} GB in all, ")
     assert found["golden values"]["detail"].startswith("largest difference of mu and sigma 0, tolerated 0.000")
 
 

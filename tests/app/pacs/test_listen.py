@@ -161,7 +161,7 @@ def test_the_spool_keeps_free_what_the_settings_say(sqlite, tmp_path, monkeypatc
     places.make()
     limits = Limits(max_object_mb=3)
     spool = listen._opened_spool(ListenerSettings(reserve_mb=7, limits=limits), places, sqlite)
-    assert (spool.reserve_bytes, spool.max_object_bytes) == (7 << 20, 3 << 20)
+    assert (spool.reserve_bytes, spool.max_object_bytes) == (7_000_000, 3_000_000)
 
 
 @pytest.mark.parametrize(
