@@ -43,7 +43,11 @@ class ChildEnded(CtvaeError):
 
 
 class ChildProcess:
-    """One child at a time; a new one is started when it is needed."""
+    """One child at a time; a new one is started when it is needed.
+
+    Attributes:
+        loaded: whether the last start ended with a loaded model; false while a child starts.
+    """
 
     def __init__(self, limits: ChildLimits, settings: Path | None = None, program: Sequence[str] = CHILD) -> None:
         """Set how it is run; nothing is started yet.
@@ -55,7 +59,7 @@ class ChildProcess:
         """
         self._limits, self._settings, self._program = limits, settings, program
         self._process: subprocess.Popen[bytes] | None = None
-        self._said = b""
+        self._said, self.loaded = b"", False
 
     @property
     def pid(self) -> int | None:
@@ -72,6 +76,7 @@ class ChildProcess:
         if self._process and self._process.poll() is None:
             return
         self.end()
+        self.loaded = False
         command = [sys.executable, *self._program, str(os.getpid())]
         command += [str(self._settings)] if self._settings else []
         pipe = subprocess.PIPE
@@ -83,6 +88,7 @@ class ChildProcess:
         if error := answer.get("error"):
             self.end()
             raise StartError(error["reason"], error["message"])
+        self.loaded = bool(answer.get("ready"))
 
     def ask(self, request: Request, tick: Callable[[], None]) -> dict[str, Any]:
         """Send a job to the child and return its answer.

@@ -123,7 +123,7 @@ def listener(
         completer = Completer(database, settings, emit_to(works), _pacs(settings, receiver), worker.service.wake.set)
         report = report_handler(database, wake_senders)
         server = _bound(settings, receiver, [(evt.EVT_N_EVENT_REPORT, report)], secured) if dicom else None
-        checks = {"room in the spool": spool.has_room, "worker": lambda: worker.child is not None}
+        checks = {"room in the spool": spool.has_room, "worker": lambda: worker.ready}
         if watched:
             checks["watched folder"] = watched.is_dir
         looping: list[_Looping] = [completer, worker, *senders, *_sources(settings.watch, watched, intake)]

@@ -77,6 +77,11 @@ class Worker:
         """Process id of the child."""
         return self._child.pid
 
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded; a child that ended since then is replaced when the next job comes."""
+        return self._child.loaded
+
     def run(self) -> None:
         """Work until the service is stopped."""
         try:

@@ -173,6 +173,37 @@ def test_a_child_that_ends_or_passes_a_limit_costs_an_attempt_and_the_last_one_e
         worker._child.end()
 
 
+LOADING = """
+import json, sys, time
+from pathlib import Path
+while not Path("MODEL").exists():
+    time.sleep(0.02)
+print(Path("MODEL").read_text(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "ready"), [('{"ready": true}', True), ('{"error": {"reason": "BUNDLE_INVALID", "message": ""}}', False)]
+)
+def test_a_worker_is_ready_once_its_child_has_loaded_the_model(sqlite, tmp_path, said, ready):
+    model = tmp_path / "model"
+    program = ("-c", LOADING.replace("MODEL", str(model)))
+    worker = Worker(sqlite, Places(tmp_path), QUICK, lambda source_ae: [], program=program)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        until(lambda: worker.child)
+        assert not worker.ready
+        (tmp_path / "unfinished").write_text(said)
+        (tmp_path / "unfinished").rename(model)
+        until(lambda: worker.ready if ready else worker.child is None)
+        assert worker.ready is ready
+    finally:
+        worker.service.stop()
+        thread.join(PATIENCE_S)
+
+
 def made_up(database: Database, folder: Path, act: str, limits: ChildLimits | None = None) -> Worker:
     """A worker whose child does as the test says."""
     places = Places(folder / "listener")
