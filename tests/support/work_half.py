@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from sqlalchemy import select, update
+
 from app.pacs import hooks
 from app.pacs.backoff import Backoff
-from app.pacs.database.engine import open_database
+from app.pacs.database.engine import Database, open_database
+from app.pacs.database.tables import delivery, job, now
 from app.pacs.deliver import Deliverer
 from app.pacs.destination import Destination
 from app.pacs.places import Places
@@ -17,7 +20,6 @@ from tests.support.checkout import ROOT
 from tests.support.queued import SR_CLASSES
 from tests.support.waiting import PATIENCE_S
 
-LEASE_S = 0.5
 SR = ROOT / "tests" / "data" / "sr_version_0.1.dcm"
 CHILD = """
 import json, os, shutil, sys
@@ -35,7 +37,7 @@ for line in sys.stdin:
 
 
 def work_and_send(folder: str, port: int, sop_uid: str, kill_at: str = "", url: str = "") -> None:
-    """Run until there is nothing to do; a job or a delivery that somebody else holds is waited for.
+    """Run until nothing is left; a job or a delivery that somebody else holds is waited for.
 
     Args:
         folder: of the listener.
@@ -50,15 +52,26 @@ def work_and_send(folder: str, port: int, sop_uid: str, kill_at: str = "", url: 
     database = open_database(url or places.database_url)
     to = Destination("PACS", ae_title="PACS", port=port, timeout_s=PATIENCE_S, backoff=Backoff(0.05, 0.1))
     program = ("-c", CHILD, str(SR), SR_CLASSES["comprehensive_3d"], sop_uid)
-    settings = WorkerSettings(lease_s=LEASE_S)
+    settings = WorkerSettings(lease_s=PATIENCE_S)
     worker = Worker(database, places, settings, lambda source_ae: ["PACS"], program=program)
     sender = Deliverer(database, places, to, "CTVAE")
-    sender._lease_s = LEASE_S
-    idle = 0
-    while idle < 3:
-        busy = worker.work_one() or sender.deliver_one()
-        idle = 0 if busy else idle + 1
-        if not busy:
-            sender.service.wake.wait(LEASE_S)
+    while something_left(database):
+        if not (worker.work_one() or sender.deliver_one()):
+            sender.service.wake.wait(0.05)
     worker._child.end()
     database.close()
+
+
+def something_left(database: Database) -> bool:
+    open_jobs = select(job.c.id).where(job.c.state.in_(("waiting", "leased")))
+    unsent = select(delivery.c.id).where(delivery.c.state.in_(("waiting", "sending")))
+    with database.read() as connection:
+        return any(connection.execute(query.limit(1)).first() for query in (open_jobs, unsent))
+
+
+def let_leases_run_out(database: Database, process: int) -> None:
+    """Let the time of what a process holds, which was killed, have passed: its job, and each delivery."""
+    with database.begin() as connection:
+        over = {"lease_until": now() - 1}
+        connection.execute(update(job).where(job.c.worker.endswith(f":{process}")).values(over))
+        connection.execute(update(delivery).where(delivery.c.state == "sending").values(over))

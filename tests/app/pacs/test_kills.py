@@ -19,7 +19,7 @@ from tests.support.peer import peer
 from tests.support.postgres import emptied
 from tests.support.queued import paths_of, queue_series
 from tests.support.waiting import PATIENCE_S, until
-from tests.support.work_half import SR, work_and_send
+from tests.support.work_half import SR, let_leases_run_out, work_and_send
 
 MOMENTS = [
     "queue.lease.before",
@@ -45,9 +45,8 @@ def server() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def run(server: multiprocessing.context.ForkServerContext, *arguments: object) -> int | None:
-    process = server.Process(target=work_and_send, args=arguments)
-    process.start()
+def ended(process: multiprocessing.process.BaseProcess) -> int | None:
+    """Wait for a process; how it ended."""
     process.join(PATIENCE_S)
     if process.exitcode is None:
         process.kill()
@@ -65,8 +64,12 @@ def test_after_a_kill_the_next_start_ends_what_was_begun(server, tmp_path, momen
     uid = str(dcmread(SR).SOPInstanceUID)
     with peer() as pacs:
         asked = str(places.folder), pacs.port, uid
-        assert run(server, *asked, moment) == -signal.SIGKILL
-        assert run(server, *asked) == 0
+        killed, after = (server.Process(target=work_and_send, args=(*asked, at)) for at in (moment, ""))
+        killed.start()
+        assert ended(killed) == -signal.SIGKILL
+        let_leases_run_out(database, killed.pid)
+        after.start()
+        assert ended(after) == 0
     with database.read() as connection:
         assert connection.execute(select(job.c.state)).scalars().all() == ["done"]
         assert connection.execute(select(result.c.sop_uid)).scalars().all() == [uid]
@@ -89,13 +92,15 @@ def test_of_two_workers_on_one_database_one_is_killed_and_the_other_does_its_job
     uid = str(dcmread(SR).SOPInstanceUID)
     with peer() as pacs:
         asked = str(places.folder), pacs.port, uid
-        both = [server.Process(target=work_and_send, args=(*asked, at, url)) for at in ("queue.finish.before", "")]
-        both[0].start()
+        first, other = (
+            server.Process(target=work_and_send, args=(*asked, at, url)) for at in ("queue.finish.before", "")
+        )
+        first.start()
         until(lambda: leased(database))  # else the other one might leave it nothing
-        both[1].start()
-        for process in both:
-            process.join(PATIENCE_S)
-    assert [process.exitcode for process in both] == [-signal.SIGKILL, 0]
+        other.start()
+        assert ended(first) == -signal.SIGKILL
+        let_leases_run_out(database, first.pid)
+        assert ended(other) == 0
     with database.read() as connection:
         assert connection.execute(select(job.c.state)).scalars().all() == ["done"] * 6
         assert len(connection.execute(select(result.c.job_id).distinct()).all()) == 6

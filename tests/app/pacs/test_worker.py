@@ -22,15 +22,17 @@ from app.pacs import worker as worker_module
 from app.pacs.database.engine import Database, open_database
 from app.pacs.database.tables import delivery, job, job_instance, now, result, series
 from app.pacs.places import Places
-from app.pacs.queue import enqueue
+from app.pacs.queue import enqueue, lease
 from app.pacs.work import Work, work_of
 from app.pacs.worker import Worker
 from app.pacs.worker_settings import ChildLimits, WorkerSettings
 from app.settings import load_settings
 from tests.support.checkout import ROOT
+from tests.support.clocks import Clock
 from tests.support.queued import paths_of, queue_series, spool_files, state_of
 from tests.support.waiting import PATIENCE_S, until
 
+LIMITS = ChildLimits(time_s=PATIENCE_S)
 QUICK = WorkerSettings(lease_s=30, attempts=2, poll_s=0.05)
 
 
@@ -64,6 +66,13 @@ def rows(database: Database, *columns: object, **where: object) -> list[tuple[ob
     conditions = [table.c[name] == value for name, value in where.items()]
     with database.read() as connection:
         return [tuple(row) for row in connection.execute(select(*columns).where(*conditions).order_by(table.c.id))]  # type: ignore[call-overload]
+
+
+def started(worker: Worker) -> int:
+    """The process id of its child, which runs."""
+    worker._child.start(worker.service.check_stop)
+    assert worker.child
+    return worker.child
 
 
 def test_the_results_are_those_of_encode_and_a_late_slice_names_its_predecessor(scene, work, phantom_ct, tmp_path):
@@ -113,11 +122,10 @@ def test_a_series_that_is_rejected_ends_with_its_reason_and_is_not_tried_again(s
     database, places, worker = scene
     files = sorted(phantom_ct.iterdir())
     job_id = put(database, places, _renamed(files[:2], "1.2.3.88", places), work)
-    child = worker.child
-    if child:
-        os.kill(child, signal.SIGTERM)  # as a service manager does to all processes: its parent decides
+    child = started(worker)
+    os.kill(child, signal.SIGTERM)  # as a service manager does to all processes: its parent decides
     assert worker.work_one() and state_of(database, job_id) == ("refused", "TOO_FEW_SLICES")
-    assert rows(database, result.c.id, job_id=job_id) == [] and child in (None, worker.child)
+    assert rows(database, result.c.id, job_id=job_id) == [] and worker.child == child
 
 
 def test_other_weights_than_those_the_job_was_queued_with_are_refused(scene, work, phantom_ct):
@@ -132,8 +140,7 @@ def test_other_weights_than_those_the_job_was_queued_with_are_refused(scene, wor
 
 def test_a_child_that_was_killed_between_two_jobs_is_replaced(scene, work, phantom_ct):
     database, places, worker = scene
-    assert worker.child
-    os.kill(worker.child, signal.SIGKILL)
+    os.kill(started(worker), signal.SIGKILL)
     job_id = put(database, places, _renamed(sorted(phantom_ct.iterdir()), "1.2.3.66", places), work)
     assert worker.work_one() and state_of(database, job_id) == ("done", None)
 
@@ -229,13 +236,28 @@ def test_a_worker_that_is_stopped_puts_its_job_back_at_once(sqlite, tmp_path):
     assert worker.child is None
 
 
-def test_a_lease_is_prolonged_for_as_long_as_the_child_works(sqlite, tmp_path):
-    job_id = queue_series(sqlite, "1.2.3", [1])
-    worker = made_up(sqlite, tmp_path, "time.sleep(3)")
-    worker._settings = replace(worker._settings, lease_s=1.5)
-    assert worker.work_one()
-    worker._child.end()
-    assert state_of(sqlite, job_id) == ("refused", "NO_CT")
+def test_a_lease_is_prolonged_for_as_long_as_the_child_works(sqlite, tmp_path, monkeypatch):
+    job_id, enough = queue_series(sqlite, "1.2.3", [1]), tmp_path / "enough"
+    worker = made_up(sqlite, tmp_path, f"while not os.path.exists({str(enough)!r}): time.sleep(0.01)", LIMITS)
+    monkeypatch.setattr("app.pacs.child_process.TICK_S", 0.01)
+    monkeypatch.setattr("app.pacs.worker.time", Clock(step_s=QUICK.lease_s / 10))  # at each look whether it is time
+    prolong, prolonged = worker_module.heartbeat, []
+
+    def heartbeat(database, held, lease_s):
+        with sqlite.begin() as connection:
+            connection.execute(update(job).values(lease_until=now() - 1))
+        prolonged.append(prolong(database, held, lease_s))
+        assert lease(database, "other", 60) is None
+        if len(prolonged) == 3:
+            enough.touch()
+        return prolonged[-1]
+
+    monkeypatch.setattr(worker_module, "heartbeat", heartbeat)
+    try:
+        assert worker.work_one() and state_of(sqlite, job_id) == ("refused", "NO_CT")
+        assert all(prolonged[:3])
+    finally:
+        worker._child.end()
 
 
 def test_a_worker_outlives_a_database_that_is_away(sqlite, tmp_path, monkeypatch):
@@ -306,7 +328,7 @@ def running(pid: int) -> bool:
 
 
 def test_what_a_killed_worker_left_is_swept_and_what_was_entered_stays(sqlite, tmp_path):
-    from app.pacs.queue import finish, lease
+    from app.pacs.queue import finish
     from app.pacs.worker import sweep
     from tests.support.queued import made, written
 
