@@ -18,7 +18,7 @@ from pynetdicom.timer import Timer
 from app.pacs.arrivals import Origin
 from app.pacs.connection import Connection
 from app.pacs.receive import Receiver
-from app.pacs.request import PDU_HEAD_BYTES
+from app.pacs.request import P_DATA, PDU_HEAD_BYTES
 from app.pacs.spool import Incoming
 from app.pacs.store_command import LONGEST_RESPONSE, StoreRequest, file_head, read_store_request, store_response
 
@@ -26,7 +26,6 @@ DATA_TRANSFER: Final = "Sta6"
 """The state of an association that is established (PS3.8 9.2.1)."""
 
 _LOST, _MALFORMED = "Evt17", "Evt19"
-_P_DATA: Final = 4
 _COMMAND, _LAST = 1, 2
 _pdv = struct.Struct(">IBB")
 Fragment = tuple[int, int, memoryview]
@@ -98,7 +97,7 @@ class DirectStore:
         try:
             head = connection.ahead(PDU_HEAD_BYTES)
             length = int.from_bytes(head[2:], "big")
-            if len(head) < PDU_HEAD_BYTES or head[0] != _P_DATA or length > self._max_pdu_bytes:
+            if len(head) < PDU_HEAD_BYTES or head[0] != P_DATA or length > self._max_pdu_bytes:
                 return None
             pdu = connection.ahead(PDU_HEAD_BYTES + length)
         except OSError as error:

@@ -17,6 +17,9 @@ MAX_REQUEST_BYTES: Final = 1 << 16
 PDU_HEAD_BYTES: Final = 6
 """Type and length of any PDU (PS3.8 9.3.1)."""
 
+P_DATA: Final = 4
+"""Type of the PDU that carries commands and data sets (PS3.8 9.3.5)."""
+
 _MIN_REQUEST_BYTES: Final = 68  # versions, titles and what is reserved beside them
 _ASSOCIATE_RQ: Final = b"\1"
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from pynetdicom import PYNETDICOM_IMPLEMENTATION_UID, PYNETDICOM_IMPLEMENTATION_VERSION
 
+from app.pacs.request import P_DATA
 from app.pacs.spool import is_safe_uid
 
 LONGEST_RESPONSE: Final = 512
@@ -31,7 +32,8 @@ _NEEDED: Final = frozenset({_CLASS, _FIELD, _MESSAGE_ID, _DATA_SET_TYPE, _INSTAN
 _KNOWN: Final = _NEEDED | {_PRIORITY, _ORIGINATOR, _ORIGINATOR_ID}
 _STORE_RQ, _STORE_RSP, _NO_DATA_SET = b"\x01\x00", 0x8001, 0x0101
 _element = struct.Struct("<HHI")
-_P_DATA, _COMMAND = 4, 3
+_COMMAND: Final = 3
+"""Message control header of a command in one fragment (PS3.8 E.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def store_response(request: StoreRequest, answer: StoreAnswer, context_id: int) 
     ]
     command = b"".join(_element.pack(0, element, len(value)) + value for element, value in values)
     length = len(command) + 12
-    head = struct.pack(">BBIIBB", _P_DATA, 0, length + 6, length + 2, context_id, _COMMAND)
+    head = struct.pack(">BBIIBB", P_DATA, 0, length + 6, length + 2, context_id, _COMMAND)
     return head + _element.pack(0, 0, 4) + struct.pack("<I", len(command)) + command
 
 
