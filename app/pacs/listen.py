@@ -27,7 +27,7 @@ from app.pacs.destination import routes
 from app.pacs.fetch import Pacs
 from app.pacs.intake import Intake
 from app.pacs.places import Places
-from app.pacs.queue import enqueue
+from app.pacs.queue import end_leases, enqueue
 from app.pacs.receive import Receiver, accepted_contexts, application_entity, receive_into, tls_context
 from app.pacs.server import HardenedServer
 from app.pacs.service import Service
@@ -106,6 +106,8 @@ def listener(
             stack.enter_context(output_lock(places.folder, AFTER_A_KILL))
         database = open_database(settings.database_url)
         stack.callback(database.close)
+        if settings.database is None:
+            end_leases(database)
         spool = _opened_spool(settings, places, database)
         intake = Intake(spool, database)
         receiver = Receiver(intake)

@@ -145,6 +145,17 @@ def heartbeat(database: Database, lease: Lease, lease_s: float) -> bool:
     return bool(held.rowcount)
 
 
+def end_leases(database: Database) -> None:
+    """End the leases of jobs and deliveries: for a listener that is alone on its queue, so that their holders are dead.
+
+    Where several share a queue, a dead holder cannot be told from a slow one, and leases end by themselves.
+    """
+    ended = {"lease_until": now() - 1}
+    with database.begin() as connection:
+        connection.execute(update(job).where(job.c.state == "leased").values(ended))
+        connection.execute(update(delivery).where(delivery.c.state == "sending").values(ended))
+
+
 def _held(lease: Lease) -> Any:
     return and_(job.c.id == lease.job_id, job.c.token == lease.token, job.c.state == "leased")
 

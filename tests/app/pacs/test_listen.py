@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import main
-from app.pacs import listen
+from app.pacs import deliveries, listen
 from app.pacs.database.engine import open_database
 from app.pacs.database.tables import delivery, job
 from app.pacs.places import Places
@@ -22,6 +22,7 @@ from app.pacs.settings import Limits, ListenerSettings
 from tests.support.checkout import ROOT, skip_or_fail
 from tests.support.listeners import stored
 from tests.support.orthanc import AE_TITLE, DICOM_PORT, URL, loopback, need_orthanc, orthanc
+from tests.support.queued import make_results
 from tests.support.tiny_ct import stored_values, write_tiny_ct
 from tests.support.waiting import PATIENCE_S, until
 
@@ -153,6 +154,19 @@ def test_a_full_disk_refuses_with_a700_and_goes_on_when_there_is_room(tmp_path):
         assert stored(port, *slices) == [0] * 10
         assert len(list((there / "spool").rglob("*.dcm"))) == 10
         program.stdin.close()
+
+
+def test_what_a_killed_listener_was_sending_is_sent_at_once(tmp_path):
+    places = Places(tmp_path / "here")
+    places.make()
+    database = open_database(places.database_url)
+    make_results(database, places, "1.1", ["COPIES"])
+    assert deliveries.take(database, "COPIES", 3600)
+    database.close()
+    (tmp_path / "copies").mkdir()
+    to = {"name": "COPIES", "kind": "folder", "path": str(tmp_path / "copies")}
+    with listening(tmp_path, destinations=[to]):
+        until(lambda: [row.state for row in rows(tmp_path, delivery)] == ["sent"])
 
 
 def test_the_spool_keeps_free_what_the_settings_say(sqlite, tmp_path, monkeypatch):

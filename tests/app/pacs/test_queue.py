@@ -14,14 +14,17 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import insert, select, update
 
+from app.pacs import deliveries
 from app.pacs.backoff import Backoff
 from app.pacs.database.engine import Database, open_database
 from app.pacs.database.tables import delivery, instance, job, now, result
 from app.pacs.jobs import Ended, Lease, LostLease
+from app.pacs.places import Places
 from app.pacs.queue import (
     LOST_LEASES,
     REPLAY,
     current_results,
+    end_leases,
     enqueue,
     fail,
     finish,
@@ -32,7 +35,7 @@ from app.pacs.queue import (
 )
 from app.pacs.work import Arrived, key_of
 from tests.support.checkout import ROOT
-from tests.support.queued import WORK, arrive, made, queue_series, state_of, written
+from tests.support.queued import WORK, arrive, made, make_results, queue_series, state_of, written
 from tests.support.waiting import until
 
 BROKEN = Ended("failed", "OUT_OF_MEMORY", "not enough memory")
@@ -42,6 +45,17 @@ AT_ONCE = Backoff(first_s=0.0)
 def expire(database: Database, job_id: int | None) -> None:
     with database.begin() as connection:
         connection.execute(update(job).where(job.c.id == job_id).values(lease_until=now() - 1))
+
+
+def test_a_listener_that_is_alone_takes_up_at_once_what_a_dead_one_held(database, tmp_path):
+    make_results(database, Places(tmp_path), "1.1", ["PACS"])
+    job_id = queue_series(database, "1.2")
+    held, sending = lease(database, "dead", 3600), deliveries.take(database, "PACS", 3600)
+    assert held and sending and lease(database, "next", 60) is None and deliveries.take(database, "PACS", 60) is None
+    end_leases(database)
+    again, sent_again = lease(database, "next", 60), deliveries.take(database, "PACS", 60)
+    assert again and (again.job_id, again.token) == (job_id, held.token + 1)
+    assert sent_again and sent_again.token == sending.token + 1
 
 
 def test_the_same_series_with_the_same_instances_is_one_job(database):
