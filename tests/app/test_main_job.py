@@ -23,6 +23,7 @@ from operators.results.write_json import features_schema
 from operators.sr.read import read_sr
 from operators.synthetic.write_ct import affine_for, write_ct_series
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE_S
 
 
 @dataclass(frozen=True)
@@ -325,14 +326,14 @@ def raise_failure(outcome):
 def test_a_terminated_run_accounts_for_every_series_and_leaves_no_partial_file(mixed_ct, tmp_path):
     slow = (
         "import time, sys, operators.pipeline as r; run = r.Pipeline.run\n"
-        "def late(self, candidate): print('at', flush=True); time.sleep(60); return run(self, candidate)\n"
+        "def late(self, candidate): print('at', flush=True); time.sleep(600); return run(self, candidate)\n"
         "r.Pipeline.run = late; from app.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", slow, "encode", str(mixed_ct), "-o", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as started:
         started.stdout.readline()
         started.terminate()
-        code = started.wait(60)
+        code = started.wait(PATIENCE_S)
 
     assert code == 1
     assert {line["reason"] for line in Run(code, tmp_path, "").outcomes} == {"LOST_SERIES", "UNREADABLE_FILE"}
@@ -343,19 +344,19 @@ def test_a_terminated_graph_writes_its_ledger_and_leaves_no_unpacked_image(mixed
     (tmp_path / "temporary").mkdir()
     shutil.make_archive(str(tmp_path / "in" / "study"), "zip", mixed_ct)
     slow = (
-        "import time, sys, operators.nodes as n; compute = n.StageOperator.compute\n"
-        "def late(self, *context): print('at', flush=True); time.sleep(1); return compute(self, *context)\n"
+        "import sys, operators.nodes as n; compute = n.StageOperator.compute\n"
+        "def late(self, *context): print('at', flush=True); sys.stdin.read(); return compute(self, *context)\n"
         "n.StageOperator.compute = late; from app.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", slow, "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
     environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as started:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as started:
         started.stdout.readline()
         unpacked = [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]
         started.terminate()
-        code = started.wait(60)
+        started.stdin.close()
+        code = started.wait(PATIENCE_S)
 
     assert unpacked and code == 1
     assert "LOST_SERIES" in {line["reason"] for line in Run(code, tmp_path / "out", "").outcomes}

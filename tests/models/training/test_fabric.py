@@ -49,9 +49,11 @@ from safetensors.torch import save_file
 from models.training.settings import TrainingSettings
 from models.training.train import train
 
-windows, trainings, checkpoint = sys.argv[1:4]
+windows, trainings, checkpoint, hold_at = sys.argv[1:5]
 def report(progress):
     print(progress.step, flush=True)
+    if progress.step == int(hold_at):
+        sys.stdin.read()
 def main():
     scans = [np.load(windows)]
     places = {"checkpoint": Path(checkpoint)} if checkpoint else {}
@@ -77,16 +79,15 @@ def windows(folder: Path) -> np.ndarray:
     return np.load(folder / "windows.npy")
 
 
-def start(folder: Path, trainings: dict[str, TrainingSettings], checkpoint: str = "") -> subprocess.Popen:
-    """A process that trains by one settings after the other; weights go to the files named."""
+def start(
+    folder: Path, trainings: dict[str, TrainingSettings], checkpoint: str = "", hold_at: int = 0
+) -> subprocess.Popen:
+    """A process that trains by one settings after the other, and stays at a step; weights go to the files named."""
     given = json.dumps({name: asdict(settings) for name, settings in trainings.items()})
-    command = [sys.executable, str(folder / "program.py"), str(folder / "windows.npy"), given, checkpoint]
+    command = [sys.executable, str(folder / "program.py"), str(folder / "windows.npy"), given, checkpoint, str(hold_at)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=folder)
-
-
-def until_step(process: subprocess.Popen, step: int) -> None:
-    assert any(int(line) >= step for line in process.stdout), "it ended before"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, cwd=folder, **pipes)
 
 
 def train_here(folder: Path, settings: TrainingSettings, checkpoint: Path | None = None, **more):
@@ -106,11 +107,10 @@ def whole(folder):
 
 def test_a_killed_training_goes_on_to_the_same_weights_bit_for_bit(folder, whole):
     checkpoint = folder / "killed.checkpoint"
-    with start(folder, {"never": SETTINGS}, str(checkpoint)) as process:
-        until_step(process, 10)
+    with start(folder, {"never": SETTINGS}, str(checkpoint), hold_at=10) as process:
+        assert "10\n" in process.stdout
         process.kill()
-    step = load_checkpoint(checkpoint)[1]["step"]
-    assert 9 <= step < STEPS
+    assert load_checkpoint(checkpoint)[1]["step"] == 9
     resumed = train_here(folder, SETTINGS, checkpoint)
     assert resumed.steps == whole.steps == STEPS
     assert all(torch.equal(tensor, weights_of(whole)[name]) for name, tensor in weights_of(resumed).items())
