@@ -22,7 +22,7 @@ from app.pacs.settings import Limits, ListenerSettings
 from tests.support.checkout import ROOT, skip_or_fail
 from tests.support.listeners import stored
 from tests.support.orthanc import AE_TITLE, DICOM_PORT, URL, loopback, need_orthanc, orthanc
-from tests.support.queued import make_results
+from tests.support.queued import QUIET_S, let_quiet_time_pass, make_results
 from tests.support.tiny_ct import stored_values, write_tiny_ct
 from tests.support.waiting import PATIENCE_S, until
 
@@ -32,7 +32,9 @@ LISTENING = re.compile(r"listening as CTVAE on 127\.0\.0\.1:(\d+)")
 
 def settings_file(folder: Path, **listener) -> Path:
     path = folder / "app.yaml"
-    path.write_text(json.dumps({"listener": {"folder": str(folder / "here"), "port": 0, "quiet_s": 1, **listener}}))
+    path.write_text(
+        json.dumps({"listener": {"folder": str(folder / "here"), "port": 0, "quiet_s": QUIET_S, **listener}})
+    )
     return path
 
 
@@ -70,6 +72,9 @@ def served(tmp_path_factory, phantom_ct):
         told = {"form": "json", "audit_file": str(folder / "audit.jsonl")}
         with listening(folder, *network.command([]), destinations=[to], log=told) as (program, port, log):
             network.run(["/usr/bin/storescu", "-aec", "CTVAE", "127.0.0.1", str(port), "+sd", phantom_ct], check=True)
+            database = open_database(f"sqlite:///{folder}/here/queue.db")
+            let_quiet_time_pass(database)
+            database.close()
             until(lambda: [row.state for row in rows(folder, delivery)] == ["sent"])
             held = network.run([sys.executable, "-c", HELD])
             os.kill(program.pid, signal.SIGTERM)

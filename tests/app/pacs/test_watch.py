@@ -17,24 +17,17 @@ from pydicom import dcmread
 from pydicom.uid import JPEGLSLossless
 
 from app.cli import main
-from app.pacs.database.engine import Database
+from app.pacs.database.engine import Database, open_database
 from app.pacs.database.tables import instance, series, watched
 from app.pacs.intake import Intake
 from app.pacs.spool import Spool
 from app.pacs.watch import Watcher
 from app.pacs.watch_settings import WatchSettings
 from tests.support.checkout import ROOT
+from tests.support.clocks import Clock
+from tests.support.queued import QUIET_S, let_quiet_time_pass
 from tests.support.tiny_ct import SERIES, compress, put, stored_values, write_tiny_ct
 from tests.support.waiting import PATIENCE_S, until
-
-
-class Clock:
-    """Seconds, as a test says."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -189,7 +182,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, phantom_ct: Path) -> Iterato
     root = tmp_path_factory.mktemp("watch")
     (root / "in").mkdir()
     log = {"form": "json", "audit_file": str(root / "audit")}
-    told = {"folder": str(root / "state"), "quiet_s": 0.5, "watch": {"poll_s": 0.1, "settle_s": 0.2}, "log": log}
+    told = {"folder": str(root / "state"), "quiet_s": QUIET_S, "watch": {"poll_s": 0.1, "settle_s": 0.2}, "log": log}
     (root / "app.yaml").write_text(json.dumps({"listener": told}))
     program = "import sys; from app.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "watch", root / "in", "-o", root / "out", "-c", root / "app.yaml"]
@@ -197,6 +190,12 @@ def ended(tmp_path_factory: pytest.TempPathFactory, phantom_ct: Path) -> Iterato
         try:
             until(lambda: "watching a folder" in (root / "log").read_text() or service.poll() is not None)
             shutil.copytree(phantom_ct, root / "in" / "study")
+            database = open_database(f"sqlite:///{root}/state/queue.db")
+            until(
+                lambda: len(rows(database, instance)) == len(list(phantom_ct.iterdir())) or service.poll() is not None
+            )
+            let_quiet_time_pass(database)
+            database.close()
             until(lambda: "COPIED" in (root / "audit").read_text() or service.poll() is not None)
             service.send_signal(signal.SIGTERM)
             yield {"code": service.wait(PATIENCE_S), "root": root, "log": (root / "log").read_text()}
