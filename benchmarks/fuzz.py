@@ -4,7 +4,7 @@
 
 A case is identified by seed and index: `--seed 7 --first 1234 --seconds 1` repeats it, and `--first` continues an
 interrupted run. Cases run in a separate process with a memory limit, so a crash of a decoder or a hang is counted and
-the run goes on. Exit code 1 if a case is a defect: a crash, more than 20 s, more than 1 GiB above the imports, or an
+the run goes on. Exit code 1 if a case is a defect: a crash, more than 60 s, more than 1 GiB above the imports, or an
 error without a code.
 """
 

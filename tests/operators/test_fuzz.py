@@ -35,7 +35,7 @@ from operators.series.ct_images import keep_ct_images
 from tests.support.fuzzing import REAL, Worker
 from tests.support.tiny_ct import CODECS, compress, put, stored_values, write_tiny_ct
 
-CASES = 350
+CASES, LEAST_CASES = 350, 20
 CT = b"1.2.840.10008.5.1.4.1.1.2\0"
 
 
@@ -44,11 +44,10 @@ def test_broken_files_give_a_result_or_an_error_of_ours(seed):
     worker = Worker(seed, REAL.exists())
     end = time.monotonic() + 6
     results = []
-    while len(results) < CASES and time.monotonic() < end:
+    while len(results) < LEAST_CASES or (len(results) < CASES and time.monotonic() < end):
         results.append(worker.run(len(results)))
     worker.close()
     assert [one for one in results if one.defect] == []
-    assert len(results) >= 20
     assert any(outcome.startswith("ok") for one in results for outcome in one.outcomes)
 
 
@@ -329,9 +328,9 @@ def test_a_value_from_a_file_cannot_begin_a_line_of_the_log_or_steer_a_terminal(
 def test_a_long_line_in_a_metaimage_header_takes_no_time(tmp_path):
     path = tmp_path / "a.mha"
     path.write_bytes(b"ObjectType = Image\nElementDataFile = " + b" " * MAX_HEADER_BYTES)
-    before = time.perf_counter()
+    before = time.process_time()
     find_image(path, tmp_path)
-    assert time.perf_counter() - before < 5  # it took minutes: the square of the length
+    assert time.process_time() - before < 5  # it took minutes: the square of the length
 
 
 @pytest.mark.parametrize("skipped", [1 << 20, MAX_SKIPPED_BYTES + 1])

@@ -22,4 +22,4 @@ class Clock:
         self.now += self.step_s
         return self.now
 
-    __call__ = monotonic
+    __call__ = perf_counter = monotonic
