@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +17,15 @@ from app.pacs import trail
 from app.pacs.database.engine import Database
 from app.pacs.database.tables import now, series
 from app.pacs.jobs import Ended
-from app.pacs.page.serve import page
+from app.pacs.page.serve import HastyProtocol, page
 from app.pacs.page_settings import PageSettings
 from app.pacs.places import Places
 from app.pacs.queue import finish, lease
 from operators.errors import StartError
 from tests.support.checkout import skip_or_fail
+from tests.support.pages import client_of
 from tests.support.queued import arrive, make_results, queue_series, state_of
+from tests.support.waiting import PATIENCE_S, until
 
 TOKEN = "a token of this test"
 
@@ -54,11 +55,12 @@ def filled(sqlite: Database, places: Places) -> Database:
 
 
 @pytest.fixture
-def served(filled: Database, places: Places, tmp_path: Path) -> Iterator[httpx.Client]:
+def served(filled: Database, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
+    monkeypatch.setattr("app.pacs.page.serve.REQUEST_S", PATIENCE_S)
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     settings = PageSettings(port=0, token_file=str(tmp_path / "token"))
     checks = {"spool": places.spool.is_dir}
-    with page(settings, filled, places, checks) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with page(settings, filled, places, checks) as port, client_of(port) as client:
         yield client
 
 
@@ -124,29 +126,30 @@ def test_readiness_names_the_part_that_does_not_work(served, places):
 
 
 def test_peers_that_ask_nothing_or_drip_their_headers_do_not_keep_others_out(served, monkeypatch):
-    monkeypatch.setattr("app.pacs.page.serve.REQUEST_S", 0.3)
+    loops, connected = set(), HastyProtocol.connection_made
+
+    def connection_made(self, transport):
+        loops.add(self.loop)
+        connected(self, transport)
+
+    monkeypatch.setattr(HastyProtocol, "connection_made", connection_made)
     where = ("127.0.0.1", served.base_url.port)
-    peers = [socket.create_connection(where, timeout=5) for _ in range(80)]
+    peers = [socket.create_connection(where, timeout=PATIENCE_S) for _ in range(80)]
     peers[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
-    end = time.monotonic() + 20
-    while not (answered := _healthy(served)) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert answered and peers[0].recv(100) == b"" == peers[1].recv(100)
+    until(lambda: served.get("/healthz").status_code == 503)
+    (loop,) = loops
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + PATIENCE_S)  # all of them are late now
+    until(lambda: served.get("/healthz").status_code == 200)
+    assert peers[0].recv(100) == b"" == peers[1].recv(100)
     for peer in peers:
         peer.close()
 
 
-def _healthy(served: httpx.Client) -> bool:
-    try:
-        return served.get("/healthz").status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
 def test_without_a_token_file_nothing_can_be_changed_and_the_page_has_no_button(filled, places):
-    with page(PageSettings(port=0), filled, places, {}) as port:
-        assert httpx.post(f"http://127.0.0.1:{port}/retry", data={"job": 2, "token": ""}).status_code == 403
-        assert "<form" not in httpx.get(f"http://127.0.0.1:{port}/").text
+    with page(PageSettings(port=0), filled, places, {}) as port, client_of(port) as client:
+        assert client.post("/retry", data={"job": 2, "token": ""}).status_code == 403
+        assert "<form" not in client.get("/").text
 
 
 def test_a_port_in_use_and_a_token_that_is_too_short_are_said(filled, places, tmp_path):
@@ -166,8 +169,11 @@ def test_a_browser_retries_by_a_click(served, filled, tmp_path):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"], timeout=1000 * PATIENCE_S
+        )
         tab = browser.new_page(viewport={"width": 1100, "height": 900})
+        tab.set_default_timeout(1000 * PATIENCE_S)
         tab.goto(str(served.base_url))
         if shot := os.environ.get("CTVAE_SCREENSHOT"):
             tab.screenshot(path=shot, full_page=True)
