@@ -23,12 +23,15 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from tests.support.orthanc import DICOMWEB_URL, URL, orthanc
+from tests.support.waiting import PATIENCE_S
 
+CHROMIUM = "/usr/bin/chromium"
+PATIENCE_MS = 1000 * PATIENCE_S
 SOFTWARE_GL = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
 ALL_IMAGES = "displaySetsToAllImages"
 """What OHIF's console says when the first viewport is drawn; an SR that is opened before may stay without its text."""
 
-TRIES = 3
+TRIES = 6
 
 DICOMWEB_SOURCE = {
     "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
@@ -121,13 +124,14 @@ def look(url: str, folder: Path) -> dict[str, object]:
     said: list[tuple[str, str]] = []
     lines: dict[int, list[str]] = {}
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=SOFTWARE_GL)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE_GL, timeout=PATIENCE_MS)
         page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(PATIENCE_MS)
         page.on("console", lambda message: said.append((message.type, message.text)))
         page.on("pageerror", lambda error: said.append(("pageerror", str(error))))
         page.add_init_script("localStorage.setItem('shownTours', JSON.stringify(['basicViewerTour']))")
-        with page.expect_console_message(lambda message: ALL_IMAGES in message.text, timeout=90_000):
-            page.goto(url)
+        with page.expect_console_message(lambda message: ALL_IMAGES in message.text):
+            page.goto(url, wait_until="commit")
         thumbnails = page.locator('[data-cy="study-browser-thumbnail-no-image"]')
         shown: list[str] = []
         wanted = list(range(thumbnails.count()))
