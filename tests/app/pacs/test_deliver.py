@@ -55,12 +55,6 @@ def make_due(database: Database) -> None:
         connection.execute(update(delivery).values(not_before=now(), lease_until=now() - 1))
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("status", "ended"),
     [
@@ -90,18 +84,18 @@ def test_what_arrives_is_what_was_written_byte_for_byte(sqlite, places):
     assert content.endswith(pacs.datasets[0]) and len(pacs.datasets[0]) > len(content) - 600  # all but the file's head
 
 
-def test_dcmtk_stores_what_was_written(sqlite, places, tmp_path):
+def test_dcmtk_stores_what_was_written(sqlite, places, tmp_path, unused_port):
     """Its storescp by full path: pynetdicom puts one of its own before it."""
     if not STORESCP.exists():
         skip_or_fail("no dcmtk; run .ci/programs")
     make_results(sqlite, places, "1.1", ["PACS"])
-    port, received = free_port(), tmp_path / "received"
+    received = tmp_path / "received"
     received.mkdir()
-    command = [STORESCP, "--output-directory", received, "--bit-preserving", str(port)]
+    command = [STORESCP, "--output-directory", received, "--bit-preserving", str(unused_port)]
     with subprocess.Popen(command, env=os.environ | {"TCP_NODELAY": "1"}) as scp:
         try:
-            until(lambda: listens(port))
-            assert deliverer(sqlite, places, port).deliver_one()
+            until(lambda: listens(unused_port) or scp.poll() is not None)
+            assert deliverer(sqlite, places, unused_port).deliver_one()
         finally:
             scp.kill()
     assert told(sqlite) == ("sent", "0x0000", None)
@@ -150,18 +144,19 @@ def test_a_lost_association_is_tried_again_and_the_instance_arrives(sqlite, plac
 
 
 @LEFT_OPEN
-def test_a_pacs_that_is_down_gets_everything_when_it_is_up_and_the_other_one_does_not_wait(database, places):
-    port = free_port()
+def test_a_pacs_that_is_down_gets_everything_when_it_is_up_and_the_other_one_does_not_wait(
+    database, places, unused_port
+):
     for number in range(1, 4):
         make_results(database, places, f"1.{number}", ["PACS", "DEAD"], sop_uid=f"2.25.{number}")
     with peer() as live:
-        senders = [deliverer(database, places, live.port), deliverer(database, places, port, name="DEAD")]
+        senders = [deliverer(database, places, live.port), deliverer(database, places, unused_port, name="DEAD")]
         threads = [threading.Thread(target=sender.run) for sender in senders]
         for thread in threads:
             thread.start()
         until(lambda: len(live.stored) == 3)
         assert states(database, "DEAD") == {"waiting"} or states(database, "DEAD") <= {"waiting", "sending"}
-        with peer(port=port) as late:
+        with peer(port=unused_port) as late:
             for sender in senders:
                 sender.service.wake.set()
             until(lambda: states(database, "DEAD") == {"sent"})
@@ -194,9 +189,9 @@ def test_a_sender_that_was_killed_after_the_answer_sends_again_and_one_that_was_
 
 
 @LEFT_OPEN
-def test_what_could_not_be_sent_for_too_long_ends_as_failed_with_the_last_reason(sqlite, places):
+def test_what_could_not_be_sent_for_too_long_ends_as_failed_with_the_last_reason(sqlite, places, unused_port):
     make_results(sqlite, places, "1.1", ["PACS"])
-    sender = deliverer(sqlite, places, free_port(), give_up_h=0.0)
+    sender = deliverer(sqlite, places, unused_port, give_up_h=0.0)
     assert sender.deliver_one() and told(sqlite) == ("failed", None, "NO_ASSOCIATION")
 
 

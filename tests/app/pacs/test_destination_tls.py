@@ -57,19 +57,19 @@ def sent(database: Database, folder: Path, destination: Destination) -> tuple[st
         return tuple(connection.execute(select(*columns)).one())
 
 
-def test_dcmtk_gets_a_result_over_tls_from_a_client_whose_certificate_it_knows(sqlite, tmp_path, certificates, to):
+def test_dcmtk_gets_a_result_over_tls_from_a_client_whose_certificate_it_knows(
+    sqlite, tmp_path, certificates, to, unused_port
+):
     if not STORESCP.exists():
         skip_or_fail("no dcmtk; run .ci/programs")
-    with peer() as free:
-        port = free.port  # free again when the block ends
     received = tmp_path / "received"
     received.mkdir()
     tls = ["+tls", certificates / "listener.key", certificates / "listener.pem", "+cf", certificates / "ca.pem"]
-    command = [STORESCP, "-v", "--fork", *tls, "--output-directory", received, str(port)]
+    command = [STORESCP, "-v", "--fork", *tls, "--output-directory", received, str(unused_port)]
     with subprocess.Popen(command, env=os.environ | {"TCP_NODELAY": "1"}, stdout=subprocess.PIPE) as scp:
         try:
-            until(lambda: listens(port) or scp.poll() is not None)
-            assert sent(sqlite, tmp_path, replace(to, port=port)) == ("sent", "0x0000", None)
+            until(lambda: listens(unused_port) or scp.poll() is not None)
+            assert sent(sqlite, tmp_path, replace(to, port=unused_port)) == ("sent", "0x0000", None)
         finally:
             scp.kill()
     assert len(list(received.iterdir())) == 1
