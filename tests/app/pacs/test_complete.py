@@ -17,6 +17,7 @@ from app.pacs.fetch import PacsAway, PacsRefused
 from app.pacs.look import look_again
 from app.pacs.settings import ListenerSettings, Query
 from app.pacs.spool import Kept
+from tests.support.waiting import PATIENCE_S
 
 SERIES = "1.2.3"
 SETTINGS = ListenerSettings(quiet_s=0, query=Query(retry_s=0))
@@ -87,7 +88,7 @@ def uids(*numbers):
 
 
 def test_a_series_waits_for_the_quiet_time_and_then_goes_into_the_queue_once(here):
-    assert here.completer(settings=replace(SETTINGS, quiet_s=60)).step() == 0
+    assert here.completer(settings=replace(SETTINGS, quiet_s=3600)).step() == 0
     completer = here.completer()
     assert [completer.step(), completer.step()] == [1, 0]
     assert here.queued == [uids(1, 2, 3)]
@@ -136,10 +137,10 @@ def test_what_cannot_be_fetched_is_asked_for_again_and_the_reason_is_kept(here):
 
 
 def test_the_pauses_between_attempts_grow(here):
-    completer = here.completer(FakePacs(here, holds=4, gives=()), replace(SETTINGS, query=Query(retry_s=100)))
+    completer = here.completer(FakePacs(here, holds=4, gives=()), replace(SETTINGS, query=Query(retry_s=1000)))
     completer.step()
     assert completer.step() == 0 and here.row.attempts == 1
-    assert 50 <= here.row.not_before - here.row.last_at <= 110
+    assert 500 <= here.row.not_before - here.row.last_at <= 1000 + PATIENCE_S
 
 
 def test_retrieve_none_waits_for_the_sender(here):
@@ -167,7 +168,7 @@ def test_after_the_cap_what_is_there_is_worked_with_a_finding_that_a_complete_re
 
 
 def test_a_series_that_never_comes_to_rest_is_worked_after_the_cap(here):
-    assert here.completer(settings=replace(SETTINGS, quiet_s=60, give_up_h=0)).step() == 1
+    assert here.completer(settings=replace(SETTINGS, quiet_s=3600, give_up_h=0)).step() == 1
     assert here.findings() == ["SERIES_INCOMPLETE"]
 
 
@@ -193,7 +194,7 @@ def test_a_late_slice_of_a_purged_series_makes_no_result_of_itself_alone(here):
 def test_a_series_that_breaks_what_looks_at_it_waits_with_its_reason_and_the_others_go_on(here):
     here.arrive(1, series_uid="1.2.4")
     here.arrive(1, series_uid="1.2.5")
-    completer, met = here.completer(settings=replace(SETTINGS, query=Query(retry_s=100))), []
+    completer, met = here.completer(settings=replace(SETTINGS, query=Query(retry_s=1000))), []
 
     def emit(connection, series_uid, instances):
         met.append(series_uid)
@@ -204,7 +205,7 @@ def test_a_series_that_breaks_what_looks_at_it_waits_with_its_reason_and_the_oth
     assert completer.step() == 2 and sorted(met) == [SERIES, "1.2.4", "1.2.5"]
     row = here.row
     assert (row.state, row.attempts) == ("arriving", 1) and row.reason.startswith("INTERNAL_ERROR: KeyError")
-    assert 50 <= row.not_before - row.last_at <= 110
+    assert 500 <= row.not_before - row.last_at <= 1000 + PATIENCE_S
     assert completer.step() == 0  # it waits
     completer.emit = here.completer().emit
     assert look_again(here.database) == 1
