@@ -27,13 +27,14 @@ for file in $in/* $in/*/* $in/*/*/*; do
 done
 [ $found = 0 ] || exit 2
 echo work >$out/lock
-/bin/sleep 0.6 & wait
 echo "$HOLOSCAN_OUTPUT_PATH" >/tmp/work
 rm /tmp/work
 mkdir $out/1.2.3
 echo '{"mu": 1}' >$out/1.2.3/features.json
 echo 'an SR' >$out/1.2.3/features.sr.dcm
 """
+AT_WORK = ENCODE.replace("echo work >$out/lock", "echo work >$out/lock; /bin/sleep 600 & wait")
+"""Works until its signal comes."""
 SCRIPT = """#!/bin/sh
 PATH=/bin
 copy() { mkdir -p $2; cp -R $1/. $2; }

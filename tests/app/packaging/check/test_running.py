@@ -19,7 +19,7 @@ from app.packaging.check.container import Container, open_container
 from app.packaging.check.image import open_image
 from app.packaging.check.sandbox import Mount, run
 from tests.support.images import MadeImage
-from tests.support.shell_image import ENCODE, RESULTS, SCRIPT, shell_image
+from tests.support.shell_image import AT_WORK, ENCODE, RESULTS, SCRIPT, shell_image
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,7 +53,7 @@ def right(tmp_path_factory: pytest.TempPathFactory, scan: Path) -> Iterator[Cont
 
 @pytest.mark.parametrize("code", [code for code in running.CLAUSES if code != "RUN_NO_SHELL"])
 def test_an_image_that_does_what_is_asked_keeps_each_clause(right, code):
-    assert running.CLAUSES[code](right)
+    assert running.CLAUSES[code](with_script(right, SCRIPT + AT_WORK) if code == "RUN_STOP" else right)
 
 
 def test_a_script_needs_its_shell(right):
@@ -81,8 +81,8 @@ WRONG = [
     ("RUN_HELP", ENCODE, SCRIPT.replace("show env extract", "show"), "help does not name env, extract"),
     ("RUN_EXTRACT", ENCODE, SCRIPT.replace("config models docs", "config docs"), "does not copy .*encoder.onnx"),
     ("RUN_EXTRACT", ENCODE, SCRIPT.replace("parts=config", 'parts="app config"'), "also copies app"),
-    ("RUN_STOP", ENCODE.replace('echo "{}" >$out/outcome.json;', ""), SCRIPT, "no outcome.json"),
-    ("RUN_STOP", ENCODE.replace("exit 1' TERM", "exit 0' TERM"), SCRIPT, "SIGTERM ended with exit code 0"),
+    ("RUN_STOP", AT_WORK.replace('echo "{}" >$out/outcome.json;', ""), SCRIPT, "no outcome.json"),
+    ("RUN_STOP", AT_WORK.replace("exit 1' TERM", "exit 0' TERM"), SCRIPT, "SIGTERM ended with exit code 0"),
     ("RUN_FAILED", ENCODE.replace('"failed"', '"skipped"'), SCRIPT, "statuses"),
     ("RUN_DOCTOR", ENCODE, SCRIPT.replace("golden values; exit 0", "golden; exit 1"), "exit code 1"),
     ("RUN_DOCTOR", ENCODE, SCRIPT.replace("golden values", ""), "no good golden values"),
