@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from app.cohort import run
@@ -19,6 +20,12 @@ SETTINGS = Settings(encode=EncodeSettings(device="cpu"), privacy=Disclosure(site
 def run_here(data: Path, output: Path, workers: int = 1, settings: Settings = SETTINGS, files: str = "none") -> int:
     """Run in this process; those that encode are its children."""
     return run.run_cohort(data, output, None, settings, run.Options(Limits(workers), files))
+
+
+def never_answer(connection: Connection, parent: int) -> None:
+    """Be a process that works and works, in the place of the one that serves a run."""
+    while True:
+        connection.recv()
 
 
 def run_and_die(data: Path, output: Path, workers: int, units: int, *, entered: bool) -> None:

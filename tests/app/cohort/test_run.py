@@ -23,8 +23,9 @@ from app.cohort.look import look_here
 from app.cohort.run import Options, run_cohort
 from app.table.make import TableSettings, make_table
 from operators.errors import RunFailed, StartError
-from tests.support.cohort_runs import SETTINGS, run_and_die, run_here
+from tests.support.cohort_runs import SETTINGS, never_answer, run_and_die, run_here
 from tests.support.cohorts import write_nifti, write_patient
+from tests.support.waiting import PATIENCE_S
 
 WRITTEN = 5  # two phantoms, one of them in two places; one in an archive; NIfTI in two places; a real chest
 
@@ -88,7 +89,7 @@ def test_killed_twice_and_resumed_by_two_workers_it_gives_the_same_bytes(data, u
     for units, entered in ((1, True), (2, False)):
         process = context.Process(target=run_and_die, args=(data, tmp_path, 2, units), kwargs={"entered": entered})
         process.start()
-        process.join(120)
+        process.join(PATIENCE_S)
         assert process.exitcode == -signal.SIGKILL
         assert all(map(ends, (tmp_path / "children").read_text().split()))
         assert not list(tmp_path.glob("*/tables"))
@@ -98,13 +99,13 @@ def test_killed_twice_and_resumed_by_two_workers_it_gives_the_same_bytes(data, u
 
 
 def ends(pid: str) -> bool:
-    """Whether a process that is not ours ends within 30 s."""
+    """Whether a process that is not ours ends."""
     try:
         handle = os.pidfd_open(int(pid))
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([handle], [], [], 30)[0])
+        return bool(select.select([handle], [], [], PATIENCE_S)[0])
     finally:
         os.close(handle)
 
@@ -174,6 +175,7 @@ def test_a_study_that_takes_too_much_memory_fails_and_is_tried_again(data, tmp_p
     source, output = tmp_path / "data", tmp_path / "out"
     shutil.copytree(data / "p1", source)
     with monkeypatch.context() as patch:
+        patch.setattr(local, "serve", never_answer)
         patch.setattr(run.Team, "look", lambda self, chunks: look_here(chunks))
         assert run_cohort(source, output, None, SETTINGS, Options(Limits(1, memory_mb=1))) == 1
     assert [(row["status"], row["reason"]) for row in rows(output, "failures.parquet")] == [("failed", "WORKER_MEMORY")]
@@ -186,6 +188,7 @@ def test_a_file_that_its_reader_does_not_survive_costs_itself_and_is_tried_again
     source, output = tmp_path / "data", tmp_path / "out"
     shutil.copytree(data / "few", source)
     with monkeypatch.context() as patch:
+        patch.setattr(local, "serve", never_answer)
         patch.setattr(local, "TICK_S", 0.01)
         assert run_cohort(source, output, None, SETTINGS, Options(Limits(1, memory_mb=1))) == 1
     failures = rows(output, "failures.parquet")
