@@ -99,7 +99,17 @@ KNOWN_CYCLES: set[tuple[str, str]] = set()
 # At the top of operators/, what is no stage; the packages below may import these and nothing else from the top.
 NO_STAGE = {"operators"} | {
     f"operators.{name}"
-    for name in ("codes", "errors", "instance", "printable", "record", "system_error", "types", "uids")
+    for name in (
+        "codes",
+        "errors",
+        "instance",
+        "printable",
+        "record",
+        "system_error",
+        "temporary_folder",
+        "types",
+        "uids",
+    )
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from app.cohort.row import Row
 from app.process import starting
 from operators.dicom.values import is_valid_uid
 from operators.errors import RunFailed, SeriesFailed, StartError
+from operators.temporary_folder import temporary_folder
 from operators.types import Outcome
 from operators.uids import uid_from_digest
 
@@ -84,7 +84,7 @@ class Server:
             SeriesFailed: `FILE_CHANGED`, `SERVER_FAILED`, `INPUT_OUTPUT_ERROR`.
             RunFailed: `SERVER_FAILED`: it cannot be reached.
         """
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ctvae-")))
+        folder = stack.enter_context(temporary_folder())
         wanted: dict[tuple[str, str], set[str]] = {}
         for one in unit.files:
             wanted.setdefault((one.study, one.series), set()).add(os.fsdecode(one.path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from app.table.result import Result, result_of_json, result_of_sr, results_of_pa
 from operators.errors import CtvaeError, StartError
 from operators.sr.read import MALFORMED
 from operators.system_error import system_reason
+from operators.temporary_folder import temporary_folder
 from operators.write_features import FEATURES_SR
 
 _JSON = "features.json"
@@ -96,12 +96,12 @@ def local_places(
     def fetched() -> None:
         on_report(done := next(counter), done)
 
-    with tempfile.TemporaryDirectory(prefix="ctvae-") as folder:
+    with temporary_folder() as folder:
         for number, url in enumerate(urls):
-            target = Path(folder, str(number))
+            target = folder / str(number)
             target.mkdir()
             fetch_reports(url, token, target, fetched)
-        yield [*paths, *sorted(Path(folder).iterdir())]
+        yield [*paths, *sorted(folder.iterdir())]
 
 
 def find_results(places: Iterable[Path]) -> Iterator[Found]:

@@ -13,7 +13,6 @@ import re
 import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from typing import Any, BinaryIO, Final
 
 from operators.errors import SeriesError, SeriesFailed, SeriesRejected
 from operators.system_error import system_reason
+from operators.temporary_folder import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ def unpacked(source: Path) -> Iterator[tuple[Archive, ...]]:
     if not found:
         yield ()
         return
-    with tempfile.TemporaryDirectory(prefix="ctvae-", ignore_cleanup_errors=True) as temporary:
-        yield tuple(_unpack_all(found, Path(temporary)))
+    with temporary_folder(ignore_errors=True) as temporary:
+        yield tuple(_unpack_all(found, temporary))
 
 
 def _archives(source: Path) -> list[Archive]:

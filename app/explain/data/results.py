@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from app.cohort.indexed_series import index_folder
 from app.cohort.site_key import KEY_FILE, site_key
 from app.explain.data.feature_table import FeatureTable, read_features
 from app.table.make import TableSettings, make_table
 from app.table.sources import Passed, find_results, read_results
+from operators.temporary_folder import temporary_folder
 
 
 def read_place(place: Path) -> FeatureTable:
@@ -27,8 +27,8 @@ def read_place(place: Path) -> FeatureTable:
         return read_features(place)
     first = next(read_results(find_results([place]), set(), Passed(), lambda: None), None)
     layers = tuple(tap for tap in first[1].taps if tap not in ("mu", "sigma")) if first else ()
-    with TemporaryDirectory(prefix="ctvae-") as folder:
-        file = Path(folder, "features.parquet")
+    with temporary_folder() as folder:
+        file = folder / "features.parquet"
         made = make_table([place], file, TableSettings(layers, with_paths=True), lambda done, total: None)
         table = read_features(file)
     if not made.passed.broken:
