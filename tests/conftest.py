@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.checkout import SHARED_CT, SHARED_FAULTS, skip_or_fail
 
-settings.register_profile("any machine", deadline=None)  # a busy one is no fault
+# A busy one is no fault.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 

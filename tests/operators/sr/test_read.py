@@ -125,7 +125,7 @@ def test_an_sr_that_contradicts_itself_is_refused(damage):
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_damaged_file_gives_the_written_vectors_or_an_error_of_ours(small_sr, tmp_path, caplog, data):
     caplog.set_level("CRITICAL")

@@ -422,7 +422,7 @@ def test_content_date_falls_back_to_the_series_and_then_to_a_fixed_day():
     assert reread(made_record([nothing])).ContentDate == "19000101"
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     values=st.dictionaries(
         st.sampled_from(
