@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +90,6 @@ def main(folder: Path) -> None:
     make_results(database, places, "1.3", ["PACS"], "2.25.13")
     sender.deliver_one()
     sender.deliver_one()
-    time.sleep(0.3)
     told["no report"] = [*state(), *row(commitment, "state")]
     make_due()
     sender.deliver_one()

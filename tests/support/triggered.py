@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +49,7 @@ def main(folder: Path) -> None:
         (here / "orthanc").mkdir(parents=True)
         with listener(here, settings, PORT) as listening, orthanc(here / "orthanc", about):
             _send(*others)
-            time.sleep(STABLE_S + 1.5)
+            until(_all_are_stable)
             _send(*ct)
             told[name] = {"arrived": _arrived(listening, 3), "errors": _errors(here / "orthanc" / "orthanc.log")}
     here = folder / "away"
@@ -98,6 +97,12 @@ def _screenshot(dataset: Any, d: int) -> None:
 def _send(*files: Path) -> None:
     for file in files:
         urllib.request.urlopen(f"{URL}/instances", data=file.read_bytes()).close()
+
+
+def _all_are_stable() -> bool:
+    """Whether Orthanc has told its scripts of each series."""
+    with urllib.request.urlopen(f"{URL}/series?expand") as answer:
+        return all(one["IsStable"] for one in json.load(answer))
 
 
 def _arrived(listening: Listener, most: int) -> int:
