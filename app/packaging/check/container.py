@@ -20,6 +20,7 @@ from app.packaging.check.clause import NotHeld, named
 from app.packaging.check.image import Image
 from app.packaging.check.rootfs import Rootfs, write_rootfs
 from app.packaging.check.sandbox import Ended, Mount, Start, given_to, require_sandbox, run
+from operators.temporary_folder import temporary_folder
 
 UID: Final = 4321
 INPUT: Final = "/var/holoscan/input"
@@ -169,8 +170,7 @@ def open_container(image: Image, scan: Path | None) -> Iterator[Container]:
         StartError: `NO_SANDBOX`.
     """
     require_sandbox()
-    with tempfile.TemporaryDirectory(prefix="ctvae-map") as name:
-        work = Path(name)
+    with temporary_folder("ctvae-map") as work:
         work.chmod(0o711)
         (work / "rootfs").mkdir()
         rootfs = write_rootfs(image, work / "rootfs")

@@ -17,6 +17,7 @@ from typing import Final
 
 from app.packaging.check.rootfs import Rootfs
 from operators.errors import StartError
+from operators.temporary_folder import temporary_folder
 
 TIMEOUT_S: Final = 300.0
 POLL_S: Final = 0.02
@@ -189,9 +190,8 @@ def _wait(process: subprocess.Popen[bytes], pid: int, when: Callable[[int], bool
 @contextmanager
 def _scratch(uid: int) -> Iterator[Path]:
     """Yield a folder for the container's /tmp, which its user alone can read on this machine."""
-    with tempfile.TemporaryDirectory(prefix="ctvae-tmp") as name:
-        given_to(Path(name), uid)
-        yield Path(name)
+    with temporary_folder("ctvae-tmp") as folder:
+        yield given_to(folder, uid)
 
 
 def given_to(folder: Path, uid: int) -> Path:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +22,10 @@ from app.packaging.check.clause import CannotTell, NotHeld
 from app.packaging.check.container import Container, open_container
 from app.packaging.check.image import open_image
 from app.packaging.check.sandbox import Mount, run
+from tests.support.checkout import ROOT
 from tests.support.images import MadeImage
 from tests.support.shell_image import AT_WORK, ENCODE, RESULTS, SCRIPT, shell_image
+from tests.support.waiting import PATIENCE_S, until
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -156,6 +162,20 @@ def test_without_bubblewrap_nothing_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("app.packaging.check.sandbox.shutil.which", lambda _: None)
     assert main(["map", "check", str(archive), "--run"]) == 3
     assert "NO_SANDBOX: found no bwrap; expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_check_that_is_stopped_leaves_no_files(tmp_path, scan, number):
+    archive, temporary = shell_image().write_docker(tmp_path / "ctvae.tar"), tmp_path / "temporary"
+    temporary.mkdir()
+    own = "import sys; from app.cli import main; sys.exit(main(['map', 'check', *sys.argv[1:]]))"
+    command = [sys.executable, "-c", own, archive, "--run", "--input", scan]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as check:
+        until(lambda: list(temporary.glob("ctvae-map*/rootfs/*")) or check.poll() is not None)
+        check.send_signal(number)
+        assert check.wait(PATIENCE_S) == 1
+    assert list(temporary.iterdir()) == []
 
 
 def test_the_command_runs_what_it_is_asked_to(tmp_path, scan, capsys):
