@@ -17,7 +17,8 @@ from pathlib import Path
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from operators.dicom.read_header import HeaderValues, read_instance
+from operators.dicom.header_values import HeaderValues
+from operators.dicom.read_header import read_instance
 from operators.dicom.values import is_valid_uid
 from operators.errors import SeriesError, SeriesRejected
 from operators.images.read_image import find_image, image_series

@@ -16,7 +16,8 @@ from typing import Final
 
 from app.cohort.row import Row
 from app.cohort.source import open_archive
-from operators.dicom.read_header import HeaderValues, plain_uids
+from operators.dicom.header_values import HeaderValues
+from operators.dicom.read_header import plain_uids
 from operators.errors import SeriesFailed
 from operators.input.archives import is_archive
 from operators.input.files import InputRoots, not_opened

@@ -1,8 +1,6 @@
 """One file → its header: the tags that ctvae needs, read once, without pixels, and the offset where the pixels begin.
 
-`scan_elements` finds the elements, or pydicom if a file is not plain. Values are converted here, without pydicom's
-validation: real headers break the rules (`DS` of more than 16 characters, dashed UUIDs for UIDs), and a warning would
-print the value, which may be a name. Values are checked where they are used.
+`scan_elements` finds the elements, or pydicom if a file is not plain; `HeaderValues` converts their values.
 """
 
 from __future__ import annotations
@@ -23,14 +21,12 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from operators.dicom.character_sets import ASCII, Undecodable, character_sets, decode_text
+from operators.dicom.character_sets import character_sets
 from operators.dicom.file_format import (
     MAX_INFLATED_BYTES,
-    NUMBER_VRS,
     TEXT_VRS,
     found_syntax,
     inflate,
@@ -39,8 +35,9 @@ from operators.dicom.file_format import (
     labelled_explicit,
     was_dicom,
 )
-from operators.dicom.header import Header, own_element
+from operators.dicom.header import Header
 from operators.dicom.header_bytes import in_pieces, read_whole
+from operators.dicom.header_values import LATIN_VRS, HeaderValues
 from operators.dicom.pixel_data import ELEMENT_BYTES, PIXEL_TAGS, pixel_element
 from operators.dicom.scan import SCANNED_BYTES, Scanned, scan_elements
 from operators.errors import SeriesRejected
@@ -81,10 +78,8 @@ _META: Final = frozenset({0x00020002, 0x00020010})  # class and transfer syntax;
 _UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)  # of SOP class, instance, study and series
 _PLAIN_UID: Final = re.compile(rb"([0-9.]+)\0?")
 _CHARACTER_SET: Final = 0x00080005
-_CHARACTER_SET_APPLIES: Final = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
-_LATIN: Final = {"DS", "IS", "UI"}  # never text: anything else than a number or a UID is invalid
 TEXT_KEYWORDS: Final = tuple(
-    keyword for keyword in HEADER_TAGS if dictionary_VR(Tag(keyword)) in TEXT_VRS - {*_LATIN, "UR"}
+    keyword for keyword in HEADER_TAGS if dictionary_VR(Tag(keyword)) in TEXT_VRS - {*LATIN_VRS, "UR"}
 )
 """The tags of `HEADER_TAGS` that hold text."""
 
@@ -241,36 +236,6 @@ def read_nested(data: bytes, keywords: Sequence[str], take: Callable[[Dataset, P
 
 
 _UNDEFINED: Final = 0xFFFFFFFF
-_KEPT_BYTES: Final = 256
-_KEPT_VALUES: Final = 8192
-
-
-class HeaderValues:
-    """The converted values of the headers of one reading, each made once: most are the same in all slices.
-
-    They last as long as the reading, so that a long-running process keeps no patient's values. At most 8192 values of
-    256 bytes are kept: 2 MiB.
-    """
-
-    def __init__(self) -> None:
-        """Make an empty store."""
-        self._made: dict[tuple[int, str, bytes, bool, tuple[str, ...]], DataElement] = {}
-
-    def shared(self, tag: int, vr: str, value: bytes, little: bool, sets: tuple[str, ...]) -> DataElement:
-        """Return an element that several headers share: nobody may change it, and several values are a tuple."""
-        key = tag, vr, value, little, sets
-        made = self._made.get(key)
-        if made is None:
-            made = _element(tag, vr, value, little, sets)
-            if len(value) <= _KEPT_BYTES:
-                if len(self._made) >= _KEPT_VALUES:
-                    self._made.clear()
-                self._made[key] = made
-        return made
-
-    def own(self, tag: int, vr: str, value: bytes, little: bool, sets: tuple[str, ...]) -> DataElement:
-        """Return an element that belongs to one header, which may be changed."""
-        return own_element(self.shared(tag, vr, value, little, sets))
 
 
 def _converted(raw: Dataset, sets: tuple[str, ...], values: HeaderValues) -> Iterator[DataElement]:
@@ -285,49 +250,6 @@ def _converted(raw: Dataset, sets: tuple[str, ...], values: HeaderValues) -> Ite
             yield values.own(element.tag, element.VR or "UN", value, element.is_little_endian, sets)
         elif element.VR != "SQ":
             yield element
-
-
-def _element(tag: int, vr: str, value: bytes, little_endian: bool, sets: tuple[str, ...]) -> DataElement:
-    """Return an element whose value has the type of its VR; empty where the bytes are not such a value."""
-    tag = BaseTag(tag)
-    if vr not in NUMBER_VRS and vr not in TEXT_VRS:
-        vr = _known_vr(tag)
-    try:
-        if vr in NUMBER_VRS:
-            numbers = struct.unpack(f"{'<' if little_endian else '>'}{_count(value, vr)}{NUMBER_VRS[vr]}", value)
-            return DataElement(tag, vr, numbers[0] if len(numbers) == 1 else numbers, already_converted=True)
-        if vr in TEXT_VRS:
-            return _text_element(tag, vr, value, sets)
-        return DataElement(tag, "UN", value, already_converted=True)
-    except (ValueError, TypeError, OverflowError, ArithmeticError, struct.error):
-        return DataElement(tag, vr, None, already_converted=True)
-
-
-def _text_element(tag: BaseTag, vr: str, value: bytes, sets: tuple[str, ...]) -> DataElement:
-    if vr in _CHARACTER_SET_APPLIES:
-        text = decode_text(value, sets, name=vr == "PN")
-    elif vr in _LATIN or value.isascii():
-        text = value.decode("latin-1")
-    else:  # each value on its own: an ImageType may say LOCALIZER beside an undecodable value
-        texts = tuple(decode_text(part, (ASCII,)) for part in value.rstrip(b" \0").split(b"\\"))
-        return DataElement(tag, vr, texts[0] if len(texts) == 1 else texts, already_converted=True)
-    if isinstance(text, Undecodable):
-        return DataElement(tag, vr, text, already_converted=True)
-    made = DataElement(tag, vr, text.strip(" \0\r\n" if vr == "UI" else " \0"), validation_mode=config.IGNORE)
-    several = isinstance(made.value, MultiValue)
-    return DataElement(tag, vr, tuple(made.value), already_converted=True) if several else made
-
-
-def _known_vr(tag: BaseTag) -> str:
-    """Return the VR of the dictionary, for implicit VR and UN; Pixel Representation tells the sign later."""
-    try:
-        return dictionary_VR(tag).replace("US or SS", "US")
-    except KeyError:
-        return "UN"
-
-
-def _count(value: bytes, vr: str) -> int:
-    return len(value) // struct.calcsize(f"={NUMBER_VRS[vr]}")
 
 
 def _uid(keyword: str, uid: str) -> DataElement:

@@ -14,7 +14,8 @@ from pydicom.uid import (
 from operators.build_volume import build_volume
 from operators.dicom.decode_slice import decode_slice
 from operators.dicom.header import Header
-from operators.dicom.read_header import HeaderValues, read_instance
+from operators.dicom.header_values import HeaderValues
+from operators.dicom.read_header import read_instance
 from operators.read_study import read_studies
 from operators.series.ct_images import keep_ct_images
 from tests.support.checkout import SHARED_FAULTS, skip_or_fail
@@ -107,7 +108,7 @@ def test_a_change_to_one_header_changes_no_other(tmp_path):
 
 
 def test_a_reading_keeps_no_more_values_than_it_says(tmp_path, monkeypatch):
-    monkeypatch.setattr("operators.dicom.read_header._KEPT_VALUES", 10)
+    monkeypatch.setattr("operators.dicom.header_values._KEPT_VALUES", 10)
     values = HeaderValues()
     for path in write_tiny_ct(tmp_path, STORED, change=lambda ds, d: put(ds, SeriesDescription=f"slice {d}")):
         assert str(read_instance(path, values).header.SeriesDescription).startswith("slice")
