@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.checkout import skip_or_fail
+from tests.support.waiting import PATIENCE_S
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -29,7 +30,7 @@ def postgres() -> Iterator[str]:
         if as_user:
             shutil.chown(folder, "postgres", "postgres")
         data = folder / "data"
-        run = [*as_user, str(PROGRAMS[-1] / "pg_ctl"), "-D", str(data), "-w"]
+        run = [*as_user, str(PROGRAMS[-1] / "pg_ctl"), "-D", str(data), "-w", "-t", f"{PATIENCE_S:.0f}"]
         options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c max_connections=60"
         make = [*as_user, str(PROGRAMS[-1] / "initdb"), "-D", str(data), "-A", "trust", "-U", "ctvae", "--no-sync"]
         subprocess.run(make, check=True, capture_output=True, cwd="/")
