@@ -293,6 +293,24 @@ def test_a_long_function_and_a_long_module_would_be_found():
     assert too_long("a.py", "a = 1\n" * 401) == ["a.py"]
 
 
+def sleeps(source: str) -> bool:
+    """Whether a test guesses how fast the machine is: programs that it starts, which are text, may."""
+    tree = ast.parse(source)
+    return any(isinstance(call.func, ast.Attribute) and call.func.attr == "sleep" for call in calls(tree)) or (
+        "time.sleep" in imported(tree, [])
+    )
+
+
+def test_no_test_sleeps_but_where_all_wait():
+    found = [path for path in (ROOT / "tests").rglob("*.py") if sleeps(path.read_text())]
+    assert found == [ROOT / "tests" / "support" / "waiting.py"], "use `until`, or a `Clock` that the test advances"
+
+
+def test_a_sleep_would_be_found():
+    assert sleeps("import time\ntime.sleep(1)") and sleeps("from time import sleep\nsleep(1)")
+    assert not sleeps("run('import time; time.sleep(60)')")
+
+
 def test_the_tests_mirror_the_layers():
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
     assert sorted(str(folder) for folder in folders if not (ROOT / folder).is_dir()) == []
