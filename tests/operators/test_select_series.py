@@ -6,10 +6,8 @@ import json
 import random
 import re
 import textwrap
-import time
-import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,43 +22,14 @@ from operators.read_study import read_studies
 from operators.select_series import PreferMatch, Selection, select
 from operators.series.rule import ImageTypeRule, Range, Rule
 from operators.series.sdk_rules import parse_sdk_rules
-from operators.series.text_pattern import check_pattern, matches
 from operators.types import Outcome, Series, Study
 from tests.app.test_main_job import Run, run_program
 from tests.support.checkout import ROOT
 from tests.support.clocks import Clock
-from tests.support.tiny_ct import AXIAL, STUDY, put, stored_values, write_tiny_ct
+from tests.support.tiny_ct import AXIAL, put, write_tiny_ct
+from tests.support.tiny_series import CORONAL, SAGITTAL, Tiny, write
 
 PAGE = ROOT / "docs" / "selection.md"
-CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """A series to write: the last number of its UID, its slices and what its headers say."""
-
-    number: int
-    slices: int = 5
-    orientation: tuple[float, ...] = AXIAL
-    study: int = 1
-    says: dict[str, object] = field(default_factory=dict)
-
-    @property
-    def uid(self) -> str:
-        return f"1.2.826.0.1.9.{self.number}"
-
-
-def write(folder: Path, *wanted: Tiny) -> Path:
-    for tiny in wanted:
-
-        def change(dataset, d, tiny=tiny):
-            put(dataset, SeriesInstanceUID=tiny.uid, SOPInstanceUID=f"{tiny.uid}.{d + 1}")
-            put(dataset, StudyInstanceUID=f"{STUDY}.{tiny.study}", PatientPosition="HFS", **tiny.says)
-
-        values = stored_values(tiny.slices, seed=tiny.number)
-        write_tiny_ct(folder / str(tiny.number), values, orientation=tiny.orientation, change=change)
-    return folder
 
 
 def one(folder: Path, slices: int = 5, orientation: tuple[float, ...] = AXIAL, **says: object) -> Series:
@@ -298,159 +267,6 @@ def test_the_time_of_selection_is_in_the_ledger(tmp_path, monkeypatch):
     monkeypatch.setattr("operators.select_series.time", clock)
     for job in selected(tmp_path, Selection(prefer=("thinnest",))):
         assert job.ended("eligible").seconds == job.seconds == {"select": 3.0}
-
-
-# Patterns.
-
-
-REFUSED = (
-    *("(a+)+b", "(a|ab)*c", "((a*)b)*", "(a?){9}", "(?:x.*){2,}", r"(a)\1", "(?P<x>a)(?P=x)", "(?x)a", "(", ""),
-    *("a" * 201, ".*a.*b.*c.*d.*", "(?:a|a)" * 5, "a?" * 5, "[[a]"),
-)
-
-
-@pytest.mark.parametrize("pattern", REFUSED, ids=range(len(REFUSED)))
-def test_a_pattern_that_could_run_without_end_is_refused(pattern):
-    with pytest.raises(ValueError, match="pattern"):
-        check_pattern(pattern)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "text"),
-    [
-        ("lung|thorax", "CT THORAX"),
-        ("(?i)^No series description|(.*?)", "anything"),
-        (r"^(?!.*(scout|topo)).*\bthin\b", "lung thin"),
-        (r"\(a+\)+", "(aa))"),
-        ("[*+?]{2}", "a*+"),
-        (r"^\d{1,2}(\.\d)? ?mm$", "1.5 mm"),
-        ("(thin.*)?lung", "lung"),
-    ],
-)
-def test_usual_patterns_are_found_in_either_case(pattern, text):
-    check_pattern(pattern)
-    assert matches(pattern, text) and matches(pattern, text.swapcase())
-
-
-def test_the_worst_pattern_that_is_allowed_ends_soon():
-    pattern = "a*a*a*a*b"
-    check_pattern(pattern)
-    started = time.process_time()
-    assert not matches(pattern, "a" * 100_000)
-    assert time.process_time() - started < 10
-
-
-# The SDK's rules.
-
-SDK_SERIES = (
-    Tiny(1, says={"SeriesDescription": "Lung thin", "SliceThickness": "1.0", "BodyPartExamined": "CHEST"}),
-    Tiny(2, says={"SeriesDescription": "lung", "SliceThickness": "3", "ConvolutionKernel": ["I70f", "2"]}),
-    Tiny(3, orientation=CORONAL, says={"SeriesNumber": 7, "KVP": "120", "ImageType": ["DERIVED", "SECONDARY", "MPR"]}),
-    Tiny(4, study=2, says={"StudyDescription": "Spleen^routine", "RescaleIntercept": 0, "SeriesDescription": ""}),
-    Tiny(5, study=2, orientation=SAGITTAL, says={"SliceThickness": "5.000", "StudyDescription": "Spleen^routine"}),
-)
-SDK_CONDITIONS: tuple[dict[str, object], ...] = (
-    {"Modality": "ct"},
-    {"Modality": "(?i)C"},
-    {"Modality": "MR"},
-    {"Modality": None, "SeriesDescription": ""},
-    {"SeriesDescription": "^LUNG"},
-    {"SeriesDescription": "(?i)^No series description|(.*?)"},
-    {"StudyDescription": "(?i)^Spleen"},
-    {"BodyPartExamined": "Chest"},
-    {"SliceThickness": [2, ">"]},
-    {"SliceThickness": ["3", ">="]},
-    {"SliceThickness": [3, "<"]},
-    {"SliceThickness": [3, "<="]},
-    {"SliceThickness": [3, "!="]},
-    {"SliceThickness": [1, 3]},
-    {"SliceThickness": 3},
-    {"SliceThickness": r"\d\.0"},
-    {"SliceThickness": 0},
-    {"SeriesNumber": 7},
-    {"SeriesNumber": "[5-9]"},
-    {"RescaleIntercept": [-1, 1]},
-    {"KVP": [100, 120]},
-    {"Rows": 6},
-    {"ImageType": ["PRIMARY", "ORIGINAL", "AXIAL"]},
-    {"ImageType": ["PRIM", "!SECONDARY"]},
-    {"ImageType": "!mpr"},
-    {"ImageType": "mpr"},
-    {"ImageType": "original', 'p"},
-    {"ConvolutionKernel": ["i70F", 2]},
-    {"ConvolutionKernel": 2},
-    {"PixelSpacing": 0.5},
-    {"row_pixel_spacing": 0.5},
-    {"col_pixel_spacing": [0.7, 0.8]},
-    {"ImageOrientationPatient": "Axial"},
-    {"ImageOrientationPatient": " coronal "},
-    {"ImageOrientationPatient": "SAGITTAL"},
-    {"PatientPosition": "HFS", "SeriesInstanceUID": "9.4$"},
-    {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"},
-)
-
-
-def selected_by_the_sdk(folder: Path) -> list[set[str]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from monai.deploy.core import Fragment
-        from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
-        from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
-
-        fragment = Fragment()
-        studies = DICOMDataLoaderOperator(fragment, name="load").load_data_to_studies(folder)
-        selector = DICOMSeriesSelectorOperator(fragment, name="select")
-        rules = ({"selections": [{"name": "x", "conditions": conditions}]} for conditions in SDK_CONDITIONS)
-        chosen = (selector.filter(one, studies, all_matched=True) for one in rules)
-        return [
-            {str(one.series.SeriesInstanceUID) for study in each for one in study.selected_series} for each in chosen
-        ]
-
-
-def selected_by_us(folder: Path) -> list[set[str]]:
-    studies = read_studies(folder).studies
-    found = []
-    for conditions in SDK_CONDITIONS:
-        rules = parse_sdk_rules({"selections": [{"name": "x", "conditions": conditions}]})
-        jobs = [job for study in studies for job in select(study, Selection(sdk_rules=rules))]
-        found.append({job.series.series_instance_uid for job in jobs if isinstance(job.state, Series)})
-    return found
-
-
-def test_the_sdks_rules_take_what_the_sdks_operator_takes(tmp_path):
-    write(tmp_path, *SDK_SERIES)
-    theirs = selected_by_the_sdk(tmp_path)
-    ours = selected_by_us(tmp_path)
-    differing = [pair for pair in zip(SDK_CONDITIONS, ours, theirs, strict=True) if pair[1] != pair[2]]
-    assert differing == []
-    assert len(set(map(frozenset, ours))) > 10, "the conditions tell series apart"
-
-
-@pytest.mark.parametrize(
-    ("conditions", "named"),
-    [
-        ({"Laterality": "L"}, "Laterality"),
-        ({"PatientName": "DOE"}, "PatientName"),
-        ({"no_such": 1}, "no_such"),
-        ({"SliceThickness": [2, "~"]}, "SliceThickness"),
-        ({"SliceThickness": [1, 2, 3]}, "SliceThickness"),
-        ({"SliceThickness": ["x", ">"]}, "SliceThickness"),
-        ({"SeriesDescription": {"a": 1}}, "SeriesDescription"),
-        ({"SeriesDescription": "(a+)+"}, "SeriesDescription"),
-        ({"ImageOrientationPatient": "oblique"}, "ImageOrientationPatient"),
-    ],
-)
-def test_an_sdk_condition_that_cannot_be_kept_stops_the_run_by_name(conditions, named):
-    with pytest.raises(StartError, match=f"{named} in mine") as caught:
-        parse_sdk_rules({"selections": [{"name": "mine", "conditions": conditions}]})
-    assert caught.value.reason == "SETTINGS_INVALID"
-    assert "DOE" not in caught.value.message
-
-
-@pytest.mark.parametrize("document", [None, [], {}, {"selections": []}, {"selections": ["x"]}, {"selections": {}}])
-def test_what_is_no_document_of_the_sdk_stops_the_run(document):
-    with pytest.raises(StartError, match="sdk_rules"):
-        parse_sdk_rules(document)
 
 
 def test_a_selection_without_conditions_selects_nothing_as_in_the_sdk(tmp_path):
