@@ -42,6 +42,16 @@ class LatentAxes:
         """Return the same axes, ordered by falling score (k,); ties keep their order."""
         return LatentAxes(self.centre, self.matrix[np.argsort(-np.asarray(score, np.float64), kind="stable")])
 
+    def scaled(self, mu: NDArray[Any], sigma: NDArray[Any]) -> LatentAxes:
+        """Return the same axes in units in which the aggregate posterior of these windows has mean 0 and variance 1.
+
+        Args:
+            mu: (n, k), in the latents that the axes are of.
+            sigma: likewise.
+        """
+        total = self.of_mu(mu).var(axis=0) + np.square(self.of_sigma(sigma)).mean(axis=0)
+        return LatentAxes(np.asarray(mu, np.float64).mean(axis=0), self.matrix / np.sqrt(total)[:, None])
+
 
 def learn_axes(mu: NDArray[Any], sigma: NDArray[Any], *, shrinkage: float | None = None) -> LatentAxes:
     """Return axes learned from windows, (n, k) each: principal axes, longest first, with a positive largest entry.

@@ -17,6 +17,23 @@ Accelerator = Literal["auto", "cpu", "cuda"]
 FEATURE_BINS = (0.0, 0.05, 0.2, 0.45, 0.525, 0.575, 0.7, 1.0)
 """In the range -1000 to 1000 HU: air, emphysema, lung, fat, soft tissue, contrast and spongy bone, bone, metal."""
 
+CHANGES = (
+    "noise",
+    "gain",
+    "blur",
+    "sharpen",
+    "shift",
+    "thickness",
+    "field_of_view",
+    "crop",
+    "zoom",
+    "offset",
+    "turn",
+    "bare",
+    "tile",
+)
+"""The settings of what is changed in windows and their views; 0 leaves them as they are."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
@@ -58,6 +75,9 @@ class TrainingSettings:
             that, so that shrinking mu or the posterior's variance gains nothing; or `whitened`: the same on the axes of
             the batch's codes within their group (tile, whole field of view), so that copying the axis that repeats best
             gains nothing. That needs `aggregate` to fix the scale.
+        steadiness: weight of what differs between two views of a window when the head of mu is solved for anew at the
+            end (`models.training.steady`) of a network that can be whitened; 0
+            leaves it as it was learned.
         feature_weight: weight of the likelihood of block-wise statistics per value, beside a likelihood per voxel:
             those that the network describes from z (`models.networks.pooled`), or else the reconstruction's.
         feature_block: edge of those blocks in voxels; a remainder at a window's edge is not counted.
@@ -111,6 +131,7 @@ class TrainingSettings:
     penalty_weight: float = 0.0
     invariance: float = 0.0
     invariance_scale: InvarianceScale = "posterior"
+    steadiness: float = 0.0
     feature_weight: float = 0.0
     feature_block: int = 8
     feature_bins: tuple[float, ...] = FEATURE_BINS
@@ -155,6 +176,8 @@ class TrainingSettings:
         if (self.bank > 0) != (self.trunk_until < 1):
             given = f"bank is {self.bank} and trunk_until {self.trunk_until:g}"
             raise ValueError(f"{given}; expected a bank and a part below 1, or 0 and 1")
+        if self.steadiness and not self.invariance:
+            raise ValueError(f"steadiness is {self.steadiness:g} and invariance 0; expected two views of a window")
         if self.scale != "learned" and not (_between(self.scale, 1e-4, 1.0)):
             raise ValueError(f"scale is {self.scale!r}; expected 'learned' or a number from 0.0001 to 1")
         if (self.penalty == "none") != (self.penalty_weight == 0):
@@ -200,6 +223,7 @@ _REAL: Mapping[str, tuple[float, float]] = {
     "aggregate": (0.0, 1e6),
     "mmd": (0.0, 1e6),
     "invariance": (0.0, 1e6),
+    "steadiness": (0.0, 1e6),
     "feature_weight": (0.0, 1e6),
     "noise": (0.0, 1.0),
     "gain": (0.0, 0.5),

@@ -68,14 +68,14 @@ def set_head(vae: Vae, read: Tensor, mean: Tensor, weight: Tensor) -> None:
     before, after = head(read.float()).double(), (read - mean) @ weight.T
     head.weight.copy_(weight)
     head.bias.copy_(-weight @ mean)
-    _follow(fed_by_z(vae), before, after)
+    follow(fed_by_z(vae), before, after)
     first = vae.logvar[0] if isinstance(vae.logvar, nn.Sequential) else vae.logvar
     if isinstance(first, nn.Linear):
         nn.init.zeros_(first.weight)
         nn.init.constant_(first.bias, _LOGVAR)
 
 
-def _follow(linears: Sequence[nn.Linear], before: Tensor, after: Tensor) -> None:
+def follow(linears: Sequence[nn.Linear], before: Tensor, after: Tensor) -> None:
     """Give layers that took the codes `before` those `after`, (n, k) each: the least squares from one to the other."""
     ones = after.new_ones(len(after), 1)
     solved = torch.linalg.pinv(torch.cat([after, ones], 1)) @ before

@@ -25,6 +25,7 @@ from models.training.progress import Progress, StepLog
 from models.training.run import TrainingRun, learning_rate, over_all
 from models.training.settings import TrainingSettings
 from models.training.state import read_state
+from models.training.steady import steady_head
 from models.training.whitening import can_be_whitened, training_axes, with_axes
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ def train(
             free_bits_nats=settings.free_bits_nats,
         )
         run = TrainingRun(fabric, scans, settings, calibration, start, log)
+        if settings.steadiness and not can_be_whitened(run.vae):
+            raise ValueError(f"steadiness is {settings.steadiness:g}; this network cannot be whitened, so expected 0")
         if checkpoint is not None:
             _resume(run, checkpoint)
         began = time.monotonic() - run.elapsed_s
@@ -151,8 +154,10 @@ def train(
             pictures(run.result(), run.step)
         vae = run.result()
         if can_be_whitened(vae):
-            axes = training_axes(vae.to(fabric.device), scans, settings)
-            vae = with_axes(vae.cpu(), axes)
+            vae = vae.to(fabric.device)
+            mapped = steady_head(vae, scans, settings)
+            axes = training_axes(vae, scans, settings)
+            vae = with_axes(vae.cpu(), axes, mapped)
         return Trained(vae, run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from models.statistics.repeatability import icc_a1
 from models.training.augment import make_views, read_windows, window_places
 from models.training.body_masks import body_masks
 from models.training.draws import draw_augmentation
-from models.training.settings import TrainingSettings
+from models.training.settings import CHANGES, TrainingSettings
 
 WINDOWS = 512
 """Number of windows that the axes are learned from, each seen as in training, so that few patients suffice."""
@@ -32,7 +33,7 @@ _AT_ONCE = 16
 
 def can_be_whitened(vae: Vae) -> bool:
     """Return whether the network allows another choice of axes: linear ends, and a `MixVariance`."""
-    return _mixing(vae) is not None and isinstance(vae.mu, nn.Linear) and _first_linear(vae.decoder) is not None
+    return mixing(vae) is not None and isinstance(vae.mu, nn.Linear) and _first_linear(vae.decoder) is not None
 
 
 @torch.no_grad()
@@ -41,23 +42,36 @@ def training_axes(
 ) -> LatentAxes:
     """Return the axes of the codes of training windows, those that repeat best between two views of a window first.
 
+    They are those of windows with their whole plane. Their scale and centre are those of windows without any change, as
+    inference sees them: in changed ones mu varies more.
+
     Args:
         vae: a trained network, in eval mode.
         scans: the scans it was trained on.
         settings: settings that views are drawn with; without a second view the longest axis comes first.
         windows: number of windows to draw.
     """
+    mu, sigma = _codes(vae, scans, replace(settings, crop=0.0, zoom=0.0, tile=0.0), windows)
+    latents = mu.shape[2]
+    axes = learn_axes(mu.reshape(-1, latents), sigma.reshape(-1, latents))
+    if mu.shape[1] > 1:
+        axes = axes.ordered(np.nan_to_num(icc_a1(axes.of_mu(mu.reshape(-1, latents)).reshape(mu.shape))))
+    none: dict[str, Any] = dict.fromkeys((*CHANGES, "invariance", "steadiness"), 0.0)
+    mu, sigma = _codes(vae, scans, replace(settings, **none), windows)
+    return axes.scaled(mu[:, 0], sigma[:, 0])
+
+
+def _codes(
+    vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mu and sigma of drawn windows, (windows, views, latents) each."""
     codes: list[tuple[Tensor, Tensor]] = []
     for seen, target in drawn_views(vae, scans, settings, windows):
         n = len(target)
         heads = (head.reshape(len(seen) // n, n, -1).transpose(0, 1).cpu() for head in vae.encode(seen))
         codes += list(zip(*heads, strict=True))
     mu, logvar = (torch.stack(batch).double().numpy() for batch in zip(*codes, strict=True))
-    latents = mu.shape[2]
-    axes = learn_axes(mu.reshape(-1, latents), np.exp(0.5 * logvar).reshape(-1, latents))
-    if mu.shape[1] < 2:
-        return axes
-    return axes.ordered(np.nan_to_num(icc_a1(axes.of_mu(mu.reshape(-1, latents)).reshape(mu.shape))))
+    return mu, np.exp(0.5 * logvar)
 
 
 def drawn_views(
@@ -79,8 +93,14 @@ def drawn_views(
 
 
 @torch.no_grad()
-def with_axes(vae: Vae, axes: LatentAxes) -> Vae:
+def with_axes(vae: Vae, axes: LatentAxes, mapped: NDArray[np.float64] | None = None) -> Vae:
     """Return a copy whose latents are z' = A (z - centre).
+
+    Args:
+        vae: a network that can be whitened.
+        axes: A and the centre.
+        mapped: the linear map from the latents whose log-variance the network gives to those of its mu, where these are
+            others (`models.training.steady`). Sigma is then the exact marginal of both maps together.
 
     Raises:
         ValueError: the network cannot be whitened, or the map cannot be inverted.
@@ -92,10 +112,11 @@ def with_axes(vae: Vae, axes: LatentAxes) -> Vae:
     inverse = np.linalg.inv(matrix)
     if not np.allclose(inverse @ matrix, np.eye(len(matrix)), atol=1e-6):
         raise ValueError("the axes cannot be undone to a millionth; shrink them more, or take fewer latents")
-    head, mixing = made.mu, _mixing(made)
-    assert isinstance(head, nn.Linear) and mixing is not None
+    head, mixed = made.mu, mixing(made)
+    assert isinstance(head, nn.Linear) and mixed is not None
     _set(head, matrix @ _array(head.weight), matrix @ (_array(head.bias) - centre))
-    mixing.squares.copy_(torch.from_numpy(np.square(matrix) @ _array(mixing.squares)))
+    squares = np.square(matrix) @ _array(mixed.squares) if mapped is None else np.square(matrix @ mapped)
+    mixed.squares.copy_(torch.from_numpy(squares))
     for linear in fed_by_z(made):
         weight = _array(linear.weight)
         _set(linear, weight @ inverse, _array(linear.bias) + weight @ centre)
@@ -109,7 +130,8 @@ def fed_by_z(vae: Vae) -> list[nn.Linear]:
     return [] if first is None else [first, *described]
 
 
-def _mixing(vae: Vae) -> MixVariance | None:
+def mixing(vae: Vae) -> MixVariance | None:
+    """Return the end of the log-variance's head that a linear map of the latents is put into; None without one."""
     last = vae.logvar[-1] if isinstance(vae.logvar, nn.Sequential) else None
     return last if isinstance(last, MixVariance) else None
 
