@@ -18,6 +18,9 @@ from app.explain.data.join_labels import read_label_file
 from app.pacs.credentials import read_token, usable
 from app.pacs.settings import Tls
 from app.process import LogLevel, guarded, starting
+from app.research.data.csv_rows import csv_rows
+from app.research.data.windows_file import read_windows
+from app.research.train.recipe import load_recipe
 from app.settings import load_settings
 from models.importers.keras.file import read_keras_file
 from models.importers.torch_checkpoint import import_checkpoint, read_parameters
@@ -31,6 +34,9 @@ def set_up_tls(file: Path) -> None:
 READERS: dict[str, Callable[[Path], Any]] = {
     "settings": load_settings,
     "labels": read_label_file,
+    "list": lambda file: csv_rows(file, "BAD_LIST"),
+    "recipe": load_recipe,
+    "window": lambda file: read_windows(file, (8, 16, 16)),
     "table": read_features,
     "token": lambda file: read_token(str(file), "token_file"),
     "TLS": set_up_tls,

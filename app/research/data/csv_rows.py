@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from operators.errors import StartError
+from operators.system_error import cannot_read
 
 
 def csv_rows(file: Path, reason: str) -> list[dict[str, str]]:
@@ -15,7 +16,7 @@ def csv_rows(file: Path, reason: str) -> list[dict[str, str]]:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = list(csv.DictReader(lines))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StartError(reason, f"cannot read the list ({type(error).__name__}); expected CSV in UTF-8") from error
+        raise StartError(reason, cannot_read("the list", error, "CSV in UTF-8")) from error
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise StartError(reason, f"line {number} has more or fewer cells than the first line; quote commas")

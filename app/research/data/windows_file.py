@@ -13,6 +13,7 @@ from models.runtime import Encoder
 from models.spec import Bundle
 from operators.encode import check_taps, pool
 from operators.errors import StartError
+from operators.system_error import cannot_read
 from operators.types import Shape
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def read_windows(file: Path, window_voxels: Shape) -> Floats:
     try:
         made = np.load(file, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise StartError("BAD_WINDOW", f"cannot read the window ({error.strerror}); expected a .npy file") from error
+        raise StartError("BAD_WINDOW", cannot_read("the window", error, "a .npy file")) from error
     except (ValueError, EOFError) as error:
         raise StartError("BAD_WINDOW", f"the window is not a .npy file of numbers; expected {expected}") from error
     if not isinstance(made, np.ndarray):

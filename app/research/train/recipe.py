@@ -19,6 +19,7 @@ import yaml
 from models.spec import Bundle, BundleError, Preprocessing
 from models.training.settings import TrainingSettings
 from operators.errors import StartError
+from operators.system_error import cannot_read
 
 DEFAULT_ARCHITECTURE = "ct_vae"
 DEFAULT_MINUTES = 20.0
@@ -104,7 +105,9 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         parsed = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - it is a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except OSError as error:
+        raise StartError("BAD_RECIPE", cannot_read(path.name, error, "YAML")) from error
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where, why = f" at line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or "expected YAML"
         raise StartError("BAD_RECIPE", f"cannot read {path.name}{where}: {why}") from error
