@@ -23,7 +23,8 @@ from models.networks.vae import Vae
 from models.training.settings import TrainingSettings
 from models.training.whitening import WINDOWS, drawn_views, fed_by_z
 
-_LEAST_DEVIATION = 1e-3
+LEAST_DEVIATION = 1e-3
+"""Of a reading that is divided by its own."""
 _LOGVAR = -3.0
 """Of the posterior at the beginning: well below the variance of mu, which is 1."""
 
@@ -47,35 +48,37 @@ def begin_at_components(
     if not isinstance(head, nn.Linear) or not fed_by_z(vae) or windows <= head.out_features:
         return
     read = torch.cat([vae.trunk(seen) for seen, _ in drawn_views(vae, scans, settings, windows)]).double()
-    mean, deviation = read.mean(0), read.std(0).clamp_min(_LEAST_DEVIATION)
+    mean, deviation = read.mean(0), read.std(0).clamp_min(LEAST_DEVIATION)
     _, lengths, axes = torch.linalg.svd((read - mean) / deviation, full_matrices=False)
     scale = len(read) ** 0.5 / lengths[: head.out_features].clamp_min(1e-6 * lengths[0])
-    set_head(vae, read, mean, scale[:, None] * axes[: head.out_features] / deviation)
-
-
-@torch.no_grad()
-def set_head(vae: Vae, read: Tensor, mean: Tensor, weight: Tensor) -> None:
-    """Set mu to `weight @ (what the head reads - mean)`; decoder and describer follow, the log-variance begins anew.
-
-    Args:
-        vae: with a linear head.
-        read: what the head reads of some windows, (n, values), float64.
-        mean: (values,).
-        weight: (latents, values).
-    """
-    head = vae.mu
-    assert isinstance(head, nn.Linear)
-    before, after = head(read.float()).double(), (read - mean) @ weight.T
-    head.weight.copy_(weight)
-    head.bias.copy_(-weight @ mean)
-    follow(fed_by_z(vae), before, after)
+    weight = scale[:, None] * axes[: head.out_features] / deviation
+    set_head(vae, read, weight, -weight @ mean)
     first = vae.logvar[0] if isinstance(vae.logvar, nn.Sequential) else vae.logvar
     if isinstance(first, nn.Linear):
         nn.init.zeros_(first.weight)
         nn.init.constant_(first.bias, _LOGVAR)
 
 
-def follow(linears: Sequence[nn.Linear], before: Tensor, after: Tensor) -> None:
+@torch.no_grad()
+def set_head(vae: Vae, read: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Give mu another linear head; decoder and describer follow. Returns mu before and after, (n, latents) each.
+
+    Args:
+        vae: with a linear head.
+        read: what the head reads of some windows, (n, values), float64.
+        weight: (latents, values).
+        bias: (latents,).
+    """
+    head = vae.mu
+    assert isinstance(head, nn.Linear)
+    before, after = head(read.float()).double(), read @ weight.T + bias
+    head.weight.copy_(weight)
+    head.bias.copy_(bias)
+    _follow(fed_by_z(vae), before, after)
+    return before, after
+
+
+def _follow(linears: Sequence[nn.Linear], before: Tensor, after: Tensor) -> None:
     """Give layers that took the codes `before` those `after`, (n, k) each: the least squares from one to the other."""
     ones = after.new_ones(len(after), 1)
     solved = torch.linalg.pinv(torch.cat([after, ones], 1)) @ before

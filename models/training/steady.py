@@ -20,15 +20,14 @@ from torch import Tensor, nn
 
 from models.networks.vae import Vae
 from models.training.settings import TrainingSettings
-from models.training.settled import follow
-from models.training.whitening import drawn_views, fed_by_z, mixing
+from models.training.settled import LEAST_DEVIATION, set_head
+from models.training.whitening import drawn_views, mixing
 
 WINDOWS = 4096
 """Number of windows that the head is solved for, each in two views."""
 
 _RIDGE = 0.1
 """Beside readings of unit variance."""
-_LEAST_DEVIATION = 1e-3
 
 
 @torch.no_grad()
@@ -56,12 +55,8 @@ def steady_head(
     assert isinstance(head, nn.Linear) and mixed is not None
     drawn = drawn_views(vae, scans, replace(settings, tile=0.0), windows)
     read = torch.cat([vae.trunk(seen).reshape(2, len(target), -1) for seen, target in drawn], 1).double()
-    before = head(read[0].float()).double()
-    weight, bias = solved(read, before, settings.steadiness)
-    head.weight.copy_(weight)
-    head.bias.copy_(bias)
-    after = read[0] @ weight.T + bias
-    follow(fed_by_z(vae), before, after)
+    wanted = head(read[0].float()).double()
+    before, after = set_head(vae, read[0], *solved(read, wanted, settings.steadiness))
     centred = before - before.mean(0)
     mapped: Tensor = (torch.linalg.pinv(centred) @ (after - after.mean(0))).T
     mixed.squares.copy_(mapped.square())
@@ -77,7 +72,7 @@ def solved(read: Tensor, wanted: Tensor, steadiness: float) -> tuple[Tensor, Ten
         steadiness: weight of the covariance within windows beside that of all readings.
     """
     every = read.flatten(0, 1)
-    mean, deviation = every.mean(0), every.std(0).clamp_min(_LEAST_DEVIATION)
+    mean, deviation = every.mean(0), every.std(0).clamp_min(LEAST_DEVIATION)
     scaled, centre = (read - mean) / deviation, wanted.mean(0)
     apart, n = scaled[0] - scaled[1], len(every)
     ridge = _RIDGE * torch.eye(len(mean), dtype=read.dtype, device=read.device)
