@@ -30,7 +30,7 @@ IMAGES = ROOT / "docs" / "images"
 SHOWN = re.compile(
     r"\$ |written series|  40 ×|features:|[┏┃┡│└]|the Structured|CT VAE:|Imaging Meas"
     r"|\s+(Imaging Measurements|Measurement Group"
-    r"|Finding:|Algorithm Name: ct_vae|Algorithm Version: 0.3|Comment: Not for diagnosis\. |Verdict|Reconstruction"
+    r"|Finding:|Algorithm Name: ct_vae|Comment: Not for diagnosis\. |Verdict|Reconstruction"
     r"|Mean of the body|Lung in|Real voxels|VAE latent 0[01]|… \d+ more numbers)|files|\s+demo/"
 )
 STYLE = """
@@ -72,7 +72,8 @@ def demo_page(said: str, phantom: Path) -> str:
     lines: list[str] = []
     first = said.split("exit code")[0].splitlines()
     for line in first[next(k for k, one in enumerate(first) if one.startswith("$")) :]:
-        if SHOWN.match(line) and "voxels; select" not in line:
+        of_model = bool(lines) and lines[-1].endswith("Algorithm Name: ct_vae")  # its version follows
+        if (SHOWN.match(line) or of_model) and "voxels; select" not in line:
             lines.append(line if len(line) < 100 else f"{line[:99]}…")
         elif line.strip() and not lines[-1].endswith(("…", "Measurement Group")):
             lines.append(" " * (len(line) - len(line.lstrip())) + "…")
