@@ -140,7 +140,7 @@ def serve(folder: Path, fsync: bool, port: int) -> None:
 
     if not fsync:
         os.fsync = lambda handle: None
-        engine._PRAGMAS = ("journal_mode=WAL", "synchronous=OFF", "busy_timeout=30000")
+        engine._PRAGMAS = ("busy_timeout=30000", "synchronous=OFF")
     for noisy in ("pynetdicom", "app"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     settings = ListenerSettings()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,8 @@ AWAY: Final = (OperationalError, InterfaceError, TimeoutError)
 """What says that the database cannot be used now; any other of its errors is about what was asked."""
 
 _IMMEDIATE: Final = "BEGIN IMMEDIATE"
-_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON")
+_PRAGMAS: Final = (f"busy_timeout={BUSY_MS}", "synchronous=FULL", "foreign_keys=ON")
+_NAP_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +126,26 @@ def _sqlite(url: URL, begin: str) -> Engine:
         connection.isolation_level = None
         for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
+        _go_to_wal(connection)
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _go_to_wal(connection: sqlite3.Connection) -> None:
+    """Turn to WAL, waiting for others that open the same new file: SQLite's own time-out does not count here.
+
+    Going to WAL turns a lock to read into one to write, and SQLite refuses that at once rather than risk a deadlock.
+    """
+    end = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(_NAP_S)

@@ -30,8 +30,9 @@ def migrate(engine: Engine, version: int = VERSION, steps: Mapping[int, Step] = 
     Raises:
         StartError: `DATABASE_NEWER`.
     """
+    copy = None
     with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":  # two that start at once would both create
+        if engine.dialect.name == "postgresql":  # two that start at once would both create; SQLite's begin locks
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         found = found_version(connection)
         if found is None:
@@ -40,18 +41,13 @@ def migrate(engine: Engine, version: int = VERSION, steps: Mapping[int, Step] = 
         elif found > version:
             newer = f"the database has schema {found}, this ctvae knows {version}; start the newer ctvae that made it, "
             raise StartError("DATABASE_NEWER", newer + "or restore the copy from before the upgrade")
-    if found is None or found == version:
-        return
-    copy = _copied_file(engine, found) if engine.dialect.name == "sqlite" else None
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-            if found_version(connection) == found:
-                copy = _copied_tables(connection, found)
-        for step in range(found_version(connection) or version, version):
-            steps[step](connection)
-            connection.execute(schema_version.update().values(version=step + 1))
-    logger.warning("the database went from schema %d to %d; the old one is kept as %s", found, version, copy)
+        elif found < version:
+            copy = _copied_file(engine, found) if engine.dialect.name == "sqlite" else _copied_tables(connection, found)
+            for step in range(found, version):
+                steps[step](connection)
+                connection.execute(schema_version.update().values(version=step + 1))
+    if copy:
+        logger.warning("the database went from schema %s to %d; the old one is kept as %s", found, version, copy)
 
 
 def found_version(connection: Connection) -> int | None:
@@ -63,9 +59,10 @@ def found_version(connection: Connection) -> int | None:
 
 
 def _copied_file(engine: Engine, version: int) -> str:
-    """Copy an SQLite database beside itself; its name says which version it holds."""
+    """Copy an SQLite database beside itself, as last committed; its name says which version it holds."""
     name = f"{engine.url.database}.schema{version}.{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    with closing(engine.raw_connection()) as connection:  # VACUUM is allowed outside a transaction only
+    # A connection of its own: VACUUM is allowed outside a transaction only. It reads; the caller's holds the lock.
+    with closing(engine.raw_connection()) as connection:
         connection.cursor().execute("VACUUM INTO ?", (name,))
     with Path(name).open("rb") as file:
         os.fsync(file.fileno())

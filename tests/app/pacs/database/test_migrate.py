@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Connection, inspect, text
 
+from app.pacs.database import engine
 from app.pacs.database.engine import Database, open_database
 from app.pacs.database.migrate import STEPS, VERSION, found_version, migrate
 from app.pacs.database.tables import metadata, series
 from operators.errors import StartError
+from tests.support.clocks import Clock
 from tests.support.postgres import emptied
 
 
@@ -88,6 +93,43 @@ def test_two_that_open_a_new_database_at_once_both_find_it_whole(database_url):
         with database.read() as connection:
             assert found_version(connection) == VERSION
         database.close()
+
+
+def test_who_opens_a_new_sqlite_file_that_another_is_creating_waits_for_it(tmp_path: Path, monkeypatch):
+    file = tmp_path / "queue.db"
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=Clock(), sleep=nap))
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # what the other holds while it turns the new file to WAL
+        database = open_database(f"sqlite:///{file}")
+    assert len(naps) == 3
+    with database.read() as connection:
+        assert found_version(connection) == VERSION
+        assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+    database.close()
+
+
+def test_who_waits_for_a_new_sqlite_file_in_vain_says_so(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=Clock(step_s=10.0), sleep=lambda seconds: None))
+    with closing(sqlite3.connect(tmp_path / "queue.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StartError, match="DATABASE_UNREACHABLE"):
+            open_database(f"sqlite:///{tmp_path}/queue.db")
+
+
+def test_two_that_open_an_older_database_at_once_bring_it_forward_once(database):
+    put_series(database, "1.2.3")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: migrate(database.writing, VERSION + 1, {VERSION: add_column}), range(4)))
+    with database.read() as connection:
+        assert connection.execute(text("SELECT series_uid, extra FROM series")).all() == [("1.2.3", "new")]
+        assert found_version(connection) == VERSION + 1
 
 
 @pytest.mark.parametrize(
