@@ -326,7 +326,7 @@ class TrainingRun:
     def _calibrate(self) -> None:
         """Measure the loss on the calibration windows, from mu, with the KL's full weight."""
         assert self.checked is not None
-        plain = replace(self.settings, penalty="none", penalty_weight=0.0, invariance=0.0, aggregate=0.0, mmd=0.0)
+        plain = replace(self.settings.of_one_view, penalty="none", penalty_weight=0.0, aggregate=0.0, mmd=0.0)
         rows = []
         self.measured.eval()
         for windows in torch.split(self.checked, 16):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Likelihood = Literal["gaussian", "laplace"]
@@ -190,6 +190,11 @@ class TrainingSettings:
             raise ValueError(
                 f"a batch of {self.batch} cannot be shared by {self.devices} devices on {self.nodes} nodes"
             )
+
+    @property
+    def of_one_view(self) -> TrainingSettings:
+        """The settings for windows that are seen once: without what compares two views."""
+        return replace(self, invariance=0.0, steadiness=0.0)
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {

@@ -56,8 +56,8 @@ def training_axes(
     axes = learn_axes(mu.reshape(-1, latents), sigma.reshape(-1, latents))
     if mu.shape[1] > 1:
         axes = axes.ordered(np.nan_to_num(icc_a1(axes.of_mu(mu.reshape(-1, latents)).reshape(mu.shape))))
-    none: dict[str, Any] = dict.fromkeys((*CHANGES, "invariance", "steadiness"), 0.0)
-    mu, sigma = _codes(vae, scans, replace(settings, **none), windows)
+    unchanged: dict[str, Any] = dict.fromkeys(CHANGES, 0.0)
+    mu, sigma = _codes(vae, scans, replace(settings.of_one_view, **unchanged), windows)
     return axes.scaled(mu[:, 0], sigma[:, 0])
 
 

@@ -16,7 +16,6 @@ from models.training.augment import make_views
 from models.training.draws import draw_augmentation
 from models.training.losses import pair_ratio
 from models.training.settings import TrainingSettings
-from tests.support.checkout import ROOT
 
 SMALL = {"window_voxels": [8, 16, 16], "fold": [2, 4, 4], "channels": [8, 16], "neck": 4, "dense": 16, "latents": 4}
 LEVELS = (0.0, 0.2, 0.5, 1.0)
@@ -123,11 +122,3 @@ def test_a_zoom_changes_the_size_of_what_is_in_the_middle():
     sizes = [framed(settings, number, window)[0].sum() / 144 for number in range(40)]
 
     assert 1 / 1.6**2 < min(sizes) < 0.7 and 1.5 < max(sizes) < 1.6**2
-
-
-def test_the_recipe_of_the_shipped_bundle_is_one_that_can_be_read():
-    from app.research.train.recipe import load_recipe, make_plan
-
-    plan = make_plan(load_recipe(ROOT / "app" / "research" / "shipped" / "ct_vae.yaml"), training={}, data={})
-
-    assert plan.training.architecture == "ct_vae" and plan.preprocessing.window_voxels == (32, 96, 96)

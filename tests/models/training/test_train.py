@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from app.research.train.recipe import load_recipe, make_plan
 from models.networks.registry import build_vae
 from models.statistics.aggregate import aggregate_kl
 from models.statistics.redundancy import redundancy
@@ -16,8 +18,10 @@ from models.training.evaluate import evaluate
 from models.training.progress import Progress, StepLog
 from models.training.run import learning_rate
 from models.training.settings import TrainingSettings
+from models.training.steady import steady_head
 from models.training.train import train
 from tests.support.bundles import SMALL_CT_VAE
+from tests.support.checkout import ROOT
 from tests.support.clocks import Clock
 
 SETTINGS = TrainingSettings("ct_vae", SMALL_CT_VAE, steps=4, batch=4, threads=1, accelerator="cpu")
@@ -120,10 +124,19 @@ def test_a_pair_term_makes_mu_steadier_under_what_is_drawn():
     ids=lambda changes: " ".join(changes),
 )
 def test_every_kind_of_loss_and_view_trains(changes):
-    trained = train(
-        [blobs(32, (10, 18, 18))], replace(SETTINGS, **({"steps": 60, "batch": 8} | changes)), report_every_s=0.0
-    )
+    settings = replace(SETTINGS, **({"steps": 60, "batch": 8} | changes))
+    trained = train([blobs(32, (10, 18, 18))], settings, report_every_s=0.0, calibration=[blobs(5, seed=1)])
     assert trained.history[-1].rmse < 0.9 * trained.history[0].rmse
+
+
+def test_the_recipe_of_the_shipped_bundle_trains_from_its_first_step_to_its_end(monkeypatch):
+    """With all of its terms at once, and what is measured on the way and done at the end."""
+    monkeypatch.setattr("models.training.train.steady_head", partial(steady_head, windows=64))
+    recipe = make_plan(load_recipe(ROOT / "app" / "research" / "shipped" / "ct_vae.yaml"), training={}, data={})
+    small = SMALL_CT_VAE | {"whitened": True}
+    settings = replace(recipe.training, parameters=small, minutes=None, steps=12, bank=56, accelerator="cpu")
+    trained = train([blobs(16, (10, 18, 18)) for _ in range(2)], settings, calibration=[blobs(5, seed=1)])
+    assert trained.steps == 12 and np.isfinite(trained.history[-1].calibration)
 
 
 def test_the_divergence_of_all_codes_becomes_smaller_where_it_has_a_weight():
