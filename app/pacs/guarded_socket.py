@@ -1,9 +1,12 @@
 """What an association reads from and writes to: bounded in what it takes, and waited for instead of polled.
 
-As they come, both threads of an association look for something to do a thousand times a second, and whatever is sent
-goes from one to the other. Here one waits for the socket and the other one for a message, which it answers itself: on a
-busy machine each nap, and each time that a thread woke the other, cost 10 to 20 ms a slice. A C-STORE needs only the
-first one: `DirectStore`.
+As they come, both threads of an association look for something to do a thousand times a second, and on a busy machine
+each nap cost 10 to 20 ms a slice. Here the reactor waits for the socket and the other thread for a message. A C-STORE
+needs only the reactor: `DirectStore`.
+
+The reactor alone uses the socket, because OpenSSL does not allow two threads in one TLS connection. (A read that comes
+upon a key update writes; beside another write, the peer gets records that it cannot decrypt.) While an answer is owed,
+the reactor waits for it and not for the socket.
 """
 
 from __future__ import annotations
@@ -13,17 +16,15 @@ import queue
 import select
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from pynetdicom.pdu import P_DATA_TF
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom import evt
 from pynetdicom.transport import AssociationSocket
 
 from app.pacs.connection import Connection
-from app.pacs.direct_store import DATA_TRANSFER, DirectStore
+from app.pacs.direct_store import DirectStore
 from app.pacs.receive import Receiver
 from app.pacs.request import MAX_REQUEST_BYTES
 
@@ -50,27 +51,17 @@ class GuardedSocket(AssociationSocket):
         """
         self.__dict__.update(vars(replaced))
         self._connection, self._max_pdu_bytes, self._owed = connection, max_pdu_bytes, False
-        self._sending = threading.Lock()
         dul, messages = self.assoc.dul, _Messages()
         about = max_pdu_bytes, dul._idle_timer, self.send
         self._direct = receiver and DirectStore(self.assoc, connection, receiver, *about)
         dul._run_loop_delay = 0.0  # `ready` waits
         self.assoc.dimse.msg_queue = messages
         dul.to_user_queue = _Primitives(self._owe_answer, messages.nudge)
-        dul.to_provider_queue = _Answers(self._answered)
+        self.assoc.bind(evt.EVT_DIMSE_RECV, lambda _: self._owe_answer())
 
     def _owe_answer(self) -> None:
-        """Note that the peer asks to be let in, or released: until that is answered, we owe the answer."""
+        """Note that the peer sent a request, or asks to be let in or released: until that is answered, we owe it."""
         self._owed = True
-
-    def _answered(self, primitive: Any) -> bool:
-        """Send data in the thread that has them (PS3.8 9.2.3, DT-1); False for what the other thread is to send."""
-        if not isinstance(primitive, P_DATA) or self.assoc.dul.state_machine.current_state != DATA_TRANSFER:
-            return False
-        pdu = P_DATA_TF()
-        pdu.from_primitive(primitive)
-        self.assoc.dul._send(pdu)
-        return True
 
     @property
     def ready(self) -> bool:
@@ -111,10 +102,9 @@ class GuardedSocket(AssociationSocket):
         return self._connection.take(nr_bytes)
 
     def send(self, bytestream: bytes) -> None:
-        """Send all of it."""
+        """Send all of it; what was owed is answered."""
         self._owed = False
-        with self._sending:
-            super().send(bytestream)
+        super().send(bytestream)
 
 
 class _Messages(queue.Queue[Any]):
@@ -131,18 +121,6 @@ class _Messages(queue.Queue[Any]):
         """Wake the thread, so that it looks for something else that came."""
         with self.not_empty:
             self.not_empty.notify()
-
-
-class _Answers(queue.Queue[Any]):
-    """What the association's thread has for the other one to send."""
-
-    def __init__(self, send: Callable[[Any], bool]) -> None:
-        super().__init__()
-        self._send = send
-
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        if self.queue or not self._send(item):
-            super().put(item, block, timeout)
 
 
 class _Primitives(queue.Queue[Any]):

@@ -1,4 +1,4 @@
-"""A PACS that answers as a test says: C-STORE by a status, on a free port of loopback."""
+"""A PACS that answers as a test says: C-STORE by a status, storage commitment at once; on a free port of loopback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
+from app.pacs.commitment import INSTANCE
 from tests.support.queued import SR_CLASSES
 
 
@@ -22,12 +24,14 @@ class Peer:
         answer: of a C-STORE, given the event.
         stored: SOP Class and Instance UID of each C-STORE, in order.
         datasets: encoded, likewise.
+        reported: what each report of storage commitment was answered with.
     """
 
     port: int = 0
     answer: Callable[[Event], int] = lambda event: 0x0000
     stored: list[tuple[str, str]] = field(default_factory=list)
     datasets: list[bytes] = field(default_factory=list)
+    reported: list[int] = field(default_factory=list)
 
 
 @contextmanager
@@ -43,10 +47,16 @@ def peer(
         told.datasets.append(event.encoded_dataset(include_meta=False))
         return told.answer(event)
 
+    def commit(event: Event) -> tuple[int, None]:
+        """Report on the same association, before the question is answered."""
+        answer, _ = event.assoc.send_n_event_report(event.action_information, 1, StorageCommitmentPushModel, INSTANCE)
+        told.reported.append(answer.Status)
+        return 0x0000, None
+
     ae = AE(ae_title="PACS")
     for sop_class in (*classes, "1.2.840.10008.1.1"):
         ae.add_supported_context(sop_class)
-    handlers = [(evt.EVT_C_STORE, store)]
+    handlers = [(evt.EVT_C_STORE, store), (evt.EVT_N_ACTION, commit)]
     server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls)
     told.port = server.server_address[1]
     try:

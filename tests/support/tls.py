@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from app.pacs.settings import Tls
 from tests.support.checkout import skip_or_fail
 
 _NEW = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
@@ -36,6 +37,21 @@ def make_certificates(folder: Path) -> Path:
         signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-copy_extensions", "copy")
         openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
     return folder
+
+
+def listener_tls(certificates: Path) -> Tls:
+    """Settings of a listener that wants a certificate of the authority."""
+    return Tls(*(str(certificates / name) for name in ("listener.pem", "listener.key", "ca.pem")))
+
+
+def client_context(certificates: Path, *, own: bool = True) -> ssl.SSLContext:
+    """That of a client that shows a certificate of its own, or none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(certificates / "ca.pem")
+    if own:
+        context.load_cert_chain(certificates / "client.pem", certificates / "client.key")
+    return context
 
 
 def server_context(certificates: Path) -> ssl.SSLContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.support.listeners import Listener, listener
 from tests.support.postgres import emptied, postgres
 from tests.support.tiny_ct import stored_values, write_tiny_ct
 from tests.support.tls import make_certificates
+from tests.support.watched_tls import Use, watched
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,15 @@ def postgres_server() -> Iterator[str]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of PEM files: an authority, and what it signed for a listener and for a client."""
     return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(autouse=True)
+def tls_uses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Use]]:
+    """The use of each TLS connection of a test; no two threads may share one, whatever the test is about."""
+    uses: list[Use] = []
+    monkeypatch.setattr(ssl.SSLContext, "sslsocket_class", watched(uses))
+    yield uses
+    assert [wrong for use in uses for wrong in use.wrong] == []
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

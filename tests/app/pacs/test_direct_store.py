@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import ssl
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from pynetdicom.presentation import build_context
 from app.pacs.database.tables import instance
 from app.pacs.direct_store import DATA_TRANSFER
 from app.pacs.guarded_socket import BEFORE_REQUEST
-from app.pacs.settings import ListenerSettings, Tls
+from app.pacs.settings import ListenerSettings
 from tests.support.listeners import (
     PATIENT,
     accepted,
@@ -35,6 +34,7 @@ from tests.support.listeners import (
     was_ended,
 )
 from tests.support.tiny_ct import SERIES, stored_values, write_tiny_ct
+from tests.support.tls import client_context, listener_tls
 from tests.support.waiting import until
 
 # pynetdicom's requestor, a peer here, leaves its socket to the garbage collection where the other side has closed it.
@@ -199,15 +199,10 @@ def test_short_pdus_only_are_asked_for_and_a_long_request_for_an_association_is_
 
 
 def test_over_tls_the_same_is_kept(certificates, tmp_path, slices, through_pynetdicom):
-    pem = {name: str(certificates / f"listener.{end}") for name, end in (("certificate", "pem"), ("key", "key"))}
-    settings = ListenerSettings(tls=Tls(**pem, ca=str(certificates / "ca.pem")), limits=PATIENT)
+    settings = ListenerSettings(tls=listener_tls(certificates), limits=PATIENT)
     (large,) = write_tiny_ct(tmp_path / "large", stored_values(1, 400, 400))
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.load_verify_locations(certificates / "ca.pem")
-    client.load_cert_chain(certificates / "client.pem", certificates / "client.key")
     with listener(tmp_path, settings) as here:
-        assoc = associate(here.port, tls=client)
+        assoc = associate(here.port, tls=client_context(certificates))
         until(lambda: [one.is_established for one in here.server.active_associations] == [True])
         taken = len(through_pynetdicom)
         assert assoc.send_c_store(dcmread(large)).Status == 0
@@ -222,11 +217,11 @@ def test_pynetdicom_has_what_this_stands_on():
         dul: [
             "self._idle_timer = Timer",
             "self._run_loop_delay",
-            "def _send(",
+            "if self._process_recv_primitive():",
             "self.socket.ready",
             "self.socket.recv(",
         ],
-        dimse: ["self.message: ", "self.message = None", "self.msg_queue: "],
+        dimse: ["self.message: ", "self.message = None", "self.msg_queue: ", "evt.EVT_DIMSE_RECV,"],
         association: ["self.dul.idle_timer_expired()", "self.is_established: bool = False"],
         fsm: [
             f'("Evt10", "{DATA_TRANSFER}"): "DT-2"',

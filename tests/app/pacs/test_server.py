@@ -34,6 +34,7 @@ from tests.support.listeners import (
     was_closed,
 )
 from tests.support.tiny_ct import stored_values, write_tiny_ct
+from tests.support.tls import client_context, listener_tls
 from tests.support.waiting import until
 
 # pynetdicom's requestor, a peer here, leaves its socket to the garbage collection where the other side has closed it.
@@ -155,20 +156,8 @@ def test_idle_associations_are_ended(tmp_path):
     until(lambda: usage() <= before)
 
 
-def client_context(certificates, own=True):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.load_verify_locations(certificates / "ca.pem")
-    if own:
-        context.load_cert_chain(certificates / "client.pem", certificates / "client.key")
-    return context
-
-
 def test_with_tls_only_a_peer_with_a_certificate_is_served_and_silent_ones_do_not_stop_it(certificates, tmp_path):
-    names = {
-        name: str(certificates / f"{file}") for name, file in (("certificate", "listener.pem"), ("key", "listener.key"))
-    }
-    settings = ListenerSettings(tls=Tls(**names, ca=str(certificates / "ca.pem")), limits=PATIENT)
+    settings = ListenerSettings(tls=listener_tls(certificates), limits=PATIENT)
     with listener(tmp_path, settings) as here, ExitStack() as stack:
         peers = [stack.enter_context(connect(here.port)) for _ in range(10)]
         echo(here.port, tls=client_context(certificates))
