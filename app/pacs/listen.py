@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -102,12 +102,7 @@ def listener(
     with ExitStack() as stack:
         with starting():
             places.make()
-        if settings.database is None:  # one file, one listener; with PostgreSQL several share the folder
-            stack.enter_context(output_lock(places.folder, AFTER_A_KILL))
-        database = open_database(settings.database_url)
-        stack.callback(database.close)
-        if settings.database is None:
-            end_leases(database)
+        database = stack.enter_context(_opened_database(settings, places))
         spool = _opened_spool(settings, places, database)
         intake = Intake(spool, database)
         receiver = Receiver(intake)
@@ -187,6 +182,20 @@ def watched_folder(settings: ListenerSettings) -> Path | None:
     for written in (settings.folder, *(one.path for one in settings.destinations if one.path)):
         check_apart(folder, Path(written))
     return folder
+
+
+@contextmanager
+def _opened_database(settings: ListenerSettings, places: Places) -> Iterator[Database]:
+    """Open the queue; of one file, for one listener alone, which takes up what one that was killed had begun."""
+    alone = settings.database is None  # with PostgreSQL several share the folder
+    with output_lock(places.folder, AFTER_A_KILL) if alone else nullcontext():
+        database = open_database(settings.database_url)
+        try:
+            if alone:
+                end_leases(database)
+            yield database
+        finally:
+            database.close()
 
 
 def _opened_spool(settings: ListenerSettings, places: Places, database: Database) -> Spool:
