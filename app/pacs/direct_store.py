@@ -17,9 +17,9 @@ from pynetdicom.timer import Timer
 
 from app.pacs.arrivals import Origin
 from app.pacs.connection import Connection
+from app.pacs.incoming import Incoming
 from app.pacs.receive import Receiver
 from app.pacs.request import P_DATA, PDU_HEAD_BYTES
-from app.pacs.spool import Incoming
 from app.pacs.store_command import LONGEST_RESPONSE, StoreRequest, file_head, read_store_request, store_response
 
 DATA_TRANSFER: Final = "Sta6"

@@ -22,7 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.pacs.arrivals import Identity, Origin, identify, is_known, record
 from app.pacs.database.engine import Database
-from app.pacs.spool import Incoming, Kept, Spool
+from app.pacs.incoming import Incoming
+from app.pacs.spool import Kept, Spool
 from operators.dicom.content_digest import content_digest
 from operators.dicom.read_header import read_instance
 from operators.dicom.transfer_syntaxes import COMPRESSED_SYNTAXES, NATIVE_SYNTAXES

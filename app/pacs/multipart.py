@@ -11,8 +11,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.pacs import trail
 from app.pacs.arrivals import Identity, Origin
+from app.pacs.incoming import Incoming
 from app.pacs.intake import NOT_UNDERSTOOD, PROCESSING_FAILURE, Intake, Refused
-from app.pacs.spool import Incoming
 
 logger = logging.getLogger(__name__)
 
