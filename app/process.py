@@ -62,7 +62,7 @@ def guarded(run: Callable[[], int], log_level: LogLevel) -> int:
         with stoppable():
             return _reported(run)
     except KeyboardInterrupt:
-        logger.error("INTERRUPTED: the run was stopped; the files written so far are complete; run again for the rest")
+        logger.error("INTERRUPTED: the run was stopped; no file is half written; run the same command again")
         return FAILED
 
 

@@ -288,7 +288,7 @@ class RunCode(_Documented):
     BAD_IMAGE = "BAD_IMAGE", "exit 3", "The archive is not an image that can be read, or is not safe to read."
     NO_SANDBOX = "NO_SANDBOX", "exit 3", "Nothing is there to run an image in without a daemon."
     DIVERGED = "DIVERGED", "exit 1", "The loss or a gradient of a training is not finite."
-    INTERRUPTED = "INTERRUPTED", "exit 1", "A training was stopped; its checkpoint keeps it."
+    INTERRUPTED = "INTERRUPTED", "exit 1", "The run was stopped by Ctrl-C or SIGTERM; no file is half written."
     LOST_RUN = "LOST_RUN", "exit 1", "The run ended before the input was read."
     SEVERAL_CASES = "SEVERAL_CASES", "exit 1", "A job of Grand Challenge wrote more than one series."
     INPUT_OUTPUT_ERROR = "INPUT_OUTPUT_ERROR", "exit 1", "The system reported an error while reading or writing."
