@@ -6,9 +6,9 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from rich.console import Console
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 LOG_EVERY_S = 30.0
+_REPORT_EVERY: Final = 100
+T = TypeVar("T")
 COLOURS = {"written": "green", "eligible": "green", "rejected": "yellow", "skipped": "dim", "failed": "red"}
 
 
@@ -27,7 +29,22 @@ class Report(Protocol):
     """A function that long work calls to report its progress."""
 
     def __call__(self, done: float, total: float, text: str | None = None, note: str = "") -> None:
-        """Show `done` of `total` (or a fraction of 1); a new text begins a new count, a note is shown beside it."""
+        """Show `done` of `total` (or a fraction of 1); a new text begins a new count, a note is shown beside it.
+
+        A total of 0 says that it is not known yet.
+        """
+
+
+def no_report(done: float, total: float, text: str | None = None, note: str = "") -> None:
+    """Show nothing."""
+
+
+def counted(things: Iterable[T], total: int, text: str, report: Report) -> Iterator[T]:
+    """Yield things, and report how many of them there were so far."""
+    for done, thing in enumerate(things, 1):
+        yield thing
+        if done % _REPORT_EVERY == 0 or done == total:
+            report(done, total, text)
 
 
 @contextmanager
@@ -42,7 +59,7 @@ def progress(what: str, *, silent: bool = False) -> Iterator[Report]:
     """
     console = Console(stderr=True, highlight=False)
     if silent:
-        yield lambda done, total, text=None, note="": None
+        yield no_report
     elif console.is_terminal:
         with _bar(what, console) as report:
             yield report
@@ -64,11 +81,12 @@ def _bar(what: str, console: Console) -> Iterator[Report]:
         task, shown = bar.add_task(what, total=None, count=""), what
 
         def report(done: float, total: float, text: str | None = None, note: str = "") -> None:
-            nonlocal shown
+            nonlocal shown, task
             if total != 1 and text not in (None, shown):
-                bar.reset(task)
+                bar.remove_task(task)
+                task = bar.add_task("", total=None, count="")
             shown = text or shown
-            bar.update(task, completed=done, total=total, description=shown, count=_count(done, total, note))
+            bar.update(task, completed=done, total=total or None, description=shown, count=_count(done, total, note))
 
         try:
             yield report
@@ -105,7 +123,7 @@ def _log_lines(what: str) -> Report:
 
 
 def _count(done: float, total: float, note: str = "") -> str:
-    count = f"{done:.0%}" if total == 1 else f"{done:.10g}/{total:.10g}"
+    count = f"{done:.0%}" if total == 1 else f"{done:.10g}/{total:.10g}" if total else f"{done:.10g}"
     return f"{count}, {note}" if note else count
 
 

@@ -7,9 +7,10 @@ import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from pydicom import dcmread
@@ -18,6 +19,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from app.cohort.row import Row
 from app.cohort.server import Server
+from app.folder_listing import FILE, FOLDER, LINK, Listing
 from app.process import starting
 from app.settings import check_apart, check_input
 from operators.errors import StartError
@@ -28,6 +30,7 @@ from operators.types import Outcome
 logger = logging.getLogger(__name__)
 
 _PATH_COLUMN = "path"
+_REPORT_EVERY = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,17 @@ class Source:
         """The same for whoever reads the files."""
         return InputRoots(self.root)
 
-    def count(self) -> int:
+    def count(self, on_files: Callable[[int], None] = lambda done: None) -> int:
         """Return the number of files, and of places that cannot be opened, without opening one."""
         if self.server:
             return self.server.count()
         below = (_below(place, self.roots) if place.is_dir() else (place,) for place in self.places)
-        return sum(found is not None for each in below for found in each)
+        files = 0
+        for found in chain.from_iterable(below):
+            files += found is not None
+            if files % _REPORT_EVERY == 0:
+                on_files(files)
+        return files
 
     def files(self) -> Iterator[Path | Row | Outcome]:
         """Yield every regular file, and an outcome for each place that cannot be opened; none is held.
@@ -110,18 +118,17 @@ def open_source(data: Path | Server, output: Path) -> Source:
 def _below(folder: Path, roots: InputRoots) -> Iterator[Path | Outcome | None]:
     """Yield the files below a folder in a fixed order; None for a symbolic link."""
     try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+        names = Listing(folder)
     except OSError as error:
         yield not_opened(folder, folder, roots, error)
         return
-    for entry in found:
-        if entry.is_symlink():
+    for name, kind in names:
+        if kind == LINK:
             yield None
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _below(Path(entry.path), roots)
-        elif entry.is_file(follow_symlinks=False):
-            yield Path(entry.path)
+        elif kind == FOLDER:
+            yield from _below(folder / name, roots)
+        elif kind == FILE:
+            yield folder / name
 
 
 def _listed(file: Path) -> tuple[Path, ...]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from app.on_disk import DiskMap, short
 from app.table.columns import LONG, Layout
-from app.table.on_disk import DiskMap
+from app.table.input_folder import input_folder
 from app.table.result import Cell, Result
-from app.table.sources import Found, Passed, find_results, input_folder, read_results, short, survey
+from app.table.sources import Found, Passed, find_results, read_results, survey
 from app.table.write import BATCH_VALUES, check_name, open_table
 from operators import __version__
 from operators.errors import StartError
 from operators.results.write_json import NOTICE
+
+if TYPE_CHECKING:
+    from app.console import Report
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +53,14 @@ class Made:
     passed: Passed
 
 
-def make_table(
-    places: Sequence[Path], output: Path, settings: TableSettings, on_file: Callable[[int, int], None]
-) -> Made:
+def make_table(places: Sequence[Path], output: Path, settings: TableSettings, report: Report) -> Made:
     """Write one table of all results below the places.
 
     Args:
         places: files (`features.json`, SR) and folders of them, at any depth.
         output: `.parquet` or `.csv`; replaced where it exists.
         settings: what it holds.
-        on_file: called with (files done, files in all).
+        report: called with the number of results so far and, once they are counted, of all.
 
     Raises:
         StartError: `BAD_TABLE_NAME`, `NO_RESULTS_THERE`, `NO_RESULTS`, `MIXED_MODELS`, `SEVERAL_RESULTS` or
@@ -65,13 +68,13 @@ def make_table(
         CtvaeError: a file that was named is no result.
     """
     check_name(output)
-    files, replaced = survey(find_results(places))
+    found, replaced = survey(find_results(places), lambda done: report(done, 0, "looking for results"))
     done, passed = count(1), Passed()
-    results = read_results(find_results(places), replaced, passed, lambda: on_file(next(done), files))
+    results = read_results(find_results(places), replaced, passed, lambda: report(next(done), found, "reading results"))
     checked = _checked(results, settings, passed)
     first = next(checked, None)
     if first is None:
-        raise StartError("NO_RESULTS", _nothing(files, passed))
+        raise StartError("NO_RESULTS", _nothing(found, passed))
     layout = Layout({tap: len(first[1].taps[tap]) for tap in ("mu", "sigma", *settings.taps)}, settings.with_paths)
     columns = LONG if settings.long else layout.columns()
     about = {"ctvae_version": __version__, "notice": NOTICE, "model_digest": first[1].model_digest}

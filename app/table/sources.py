@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -14,8 +11,9 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 
+from app.folder_listing import FOLDER, LINK, OTHER, Listing
+from app.on_disk import DiskMap, short
 from app.process import starting
-from app.table.on_disk import DiskMap
 from app.table.result import Result, result_of_json, result_of_sr, results_of_parquet
 from operators.errors import CtvaeError, StartError
 from operators.sr.read import MALFORMED
@@ -38,11 +36,13 @@ class Found:
     Attributes:
         root: the folder that was given, or the file itself.
         named: whether the user named this very file, so that anything but a result in it is an error.
+        closed: why a folder could not be read; this is then that folder.
     """
 
     path: Path
     root: Path
     named: bool = False
+    closed: OSError | None = None
 
     @property
     def name(self) -> str:
@@ -116,22 +116,30 @@ def find_results(places: Iterable[Path]) -> Iterator[Found]:
         if place.is_file():
             yield Found(place, place, named=True)
         elif place.is_dir():
-            yield from _below(place)
+            yield from _below(place, place)
         else:
             raise StartError("NO_RESULTS_THERE", f"{place.name!r} is neither a file nor a folder; check the path")
 
 
-def survey(found: Iterable[Found]) -> tuple[int, set[bytes]]:
-    """Return the number of files, and the SRs that another of them replaces, in the form of `short`."""
-    files, replaced = 0, set[bytes]()
+def survey(found: Iterable[Found], on_file: Callable[[int], None]) -> tuple[int, DiskMap[str] | None]:
+    """Return the number of results at most, and the SRs that another of them replaces, in the form of `short`.
+
+    Args:
+        found: the files.
+        on_file: called with the number of results so far.
+    """
+    results, replaced = 0, None
     for file in found:
-        files += 1
-        replaced.update(_predecessors_of(file))
-    return files, replaced
+        results += _rows_of(file.path)
+        on_file(results)
+        for uid in _predecessors_of(file):
+            replaced = replaced or DiskMap()
+            replaced.enter(uid, "")
+    return results, replaced
 
 
 def read_results(
-    found: Iterable[Found], replaced: Set[bytes], passed: Passed, on_file: Callable[[], None]
+    found: Iterable[Found], replaced: DiskMap[str] | None, passed: Passed, on_result: Callable[[], None]
 ) -> Iterator[tuple[Found, Result]]:
     """Yield the result of each file; a file without a result, or with a replaced one, is counted in `passed`.
 
@@ -139,12 +147,16 @@ def read_results(
         CtvaeError: a file that the user named holds no result.
     """
     for file in found:
-        on_file()
-        if replaced and _uid_of(file) in replaced:
+        if replaced and replaced.get(_uid_of(file)) is not None:
             passed.replaced += 1
+            on_result()
             continue
         try:
-            yield from ((file, result) for result in _results_of(file.path))
+            if file.closed:
+                raise file.closed
+            for result in _results_of(file.path):
+                on_result()
+                yield file, result
         except CtvaeError as error:
             if file.named:
                 raise
@@ -152,8 +164,23 @@ def read_results(
                 passed.others += 1
             else:
                 passed.broken.append((file.name, str(error)))
+            on_result()
         except OSError as error:
             passed.broken.append((file.name, f"NOT_OPENED: {system_reason(error)}"))
+            on_result()
+
+
+def _rows_of(path: Path) -> int:
+    """Return how many results a file may hold; of a damaged table 1."""
+    if path.suffix.lower() != _PARQUET:
+        return 1
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException):  # reported when it is read as a result
+        return 1
 
 
 def _results_of(path: Path) -> Iterable[Result]:
@@ -187,63 +214,26 @@ def _head(file: Found) -> Dataset:
         return Dataset()
 
 
-def short(text: str) -> bytes:
-    """Return 16 bytes that stand for a text, so that a million of them fit into memory."""
-    return hashlib.sha256(text.encode()).digest()[:16]
-
-
-def input_folder(file: Found, result: Result, ledgers: dict[Path, DiskMap[str]]) -> str | None:
-    """Return the folder of the CT series in the run's input, according to its `outcome.json`; None without one.
-
-    Args:
-        file: `OUT/<series>/features.json`.
-        result: content of the file.
-        ledgers: ledgers read so far, by folder.
-    """
-    folder = file.path.parent.parent
-    if folder not in ledgers:
-        if len(ledgers) > 64:
-            ledgers.clear()
-        places = folder / "places.parquet"
-        ledgers[folder] = _places_of(places) if places.exists() else _folders_of(folder / "outcome.json")
-    return ledgers[folder].get(_series_key(result.series_instance_uid, result.part))
-
-
-def _series_key(series_instance_uid: str, part: int | None) -> bytes:
-    return short(f"{series_instance_uid} {part}")
-
-
-def _folders_of(ledger: Path) -> DiskMap[str]:
-    found: DiskMap[str] = DiskMap()
+def _below(folder: Path, root: Path) -> Iterator[Found]:
     try:
-        for entry in json.loads(ledger.read_bytes())["series"]:
-            found.enter(_series_key(entry["series_instance_uid"], entry["part"]), str(entry["folder"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return DiskMap()
-    return found
+        names = Listing(folder)
+    except OSError as error:
+        yield Found(folder, root, closed=error)
+        return
+    if cohort := next((pattern for name, pattern in _COHORT.items() if name in names), None):
+        yield from (Found(path, root) for path in sorted(folder.glob(cohort)))
+        return
+    if _JSON in names:
+        yield Found(folder / _JSON, root)
+    else:
+        yield from (Found(folder / name, root) for name, kind in names if _may_be_an_sr(folder / name, kind))
+    for name, kind in names:
+        if kind == FOLDER:
+            yield from _below(folder / name, root)
 
 
-def _places_of(file: Path) -> DiskMap[str]:
-    """Return the first place of each series of a cohort."""
-    import pyarrow.parquet as pq
-
-    found: DiskMap[str] = DiskMap()
-    with pq.ParquetFile(file) as table:
-        for batch in table.iter_batches():
-            for row in batch.to_pylist():
-                found.enter(_series_key(row["series_instance_uid"], row["part"]), row["place"])
-    return found
-
-
-def _below(root: Path) -> Iterator[Found]:
-    for folder, folders, names in os.walk(root):
-        folders.sort()
-        if cohort := next((pattern for name, pattern in _COHORT.items() if name in names), None):
-            yield from (Found(path, root) for path in sorted(Path(folder).glob(cohort)))
-            folders.clear()
-            continue
-        chosen = [_JSON] if _JSON in names else [name for name in sorted(names) if not name.endswith(".json")]
-        yield from (Found(Path(folder, name), root) for name in chosen)
+def _may_be_an_sr(path: Path, kind: str) -> bool:
+    return kind not in (FOLDER, OTHER) and path.suffix != ".json" and not (kind == LINK and path.is_dir())
 
 
 def _is_json(path: Path) -> bool:

@@ -7,7 +7,7 @@ import re
 import sys
 
 from app import console
-from app.console import progress
+from app.console import counted, progress
 
 
 def test_on_a_terminal_a_bar_shows_the_count_the_text_and_the_time_left(monkeypatch, capsys):
@@ -56,6 +56,28 @@ def test_elsewhere_it_is_a_line_of_the_log_every_half_minute_with_the_time_left(
 def test_the_time_left_of_a_resumed_training_is_that_of_what_it_did_since(monkeypatch, caplog):
     reports = [(0, 0.8, 1, "step 800"), (60, 0.81, 1, "step 810"), (120, 0.82, 1, "step 820")]
     assert lines_of(reports, monkeypatch, caplog)[-1] == "step 820: 82%, about 18 min left"
+
+
+def test_without_a_known_total_the_count_alone_is_shown_and_the_next_work_begins_anew(monkeypatch, capsys, caplog):
+    assert lines_of([(0, 10, 0), (40, 900, 0), (80, 1000, 0)], monkeypatch, caplog) == [
+        "reading headers: 900",
+        "reading headers: 1000",
+    ]
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress("looking for results") as report:
+        report(900, 0)
+        report(1, 900, "reading results")
+        report(3, 0, "sorting")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert re.search(r" 3 0:00:00\s+sorting", shown)
+
+
+def test_counted_things_are_reported_now_and_then_and_at_the_end():
+    shown = []
+    counting = counted(range(250), 250, "writing", lambda done, total, text, note="": shown.append((done, total, text)))
+    assert list(counting) == list(range(250))
+    assert shown == [(100, 250, "writing"), (200, 250, "writing"), (250, 250, "writing")]
 
 
 def test_a_silent_one_says_nothing(monkeypatch, capsys):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.cohort.indexed_series import index_folder
 from app.cohort.site_key import KEY_FILE, site_key
+from app.console import no_report
 from app.explain.data.feature_table import FeatureTable, read_features
 from app.table.make import TableSettings, make_table
 from app.table.sources import Passed, find_results, read_results
@@ -25,11 +26,11 @@ def read_place(place: Path) -> FeatureTable:
     """
     if not place.is_dir():
         return read_features(place)
-    first = next(read_results(find_results([place]), set(), Passed(), lambda: None), None)
+    first = next(read_results(find_results([place]), None, Passed(), lambda: None), None)
     layers = tuple(tap for tap in first[1].taps if tap not in ("mu", "sigma")) if first else ()
     with temporary_folder() as folder:
         file = folder / "features.parquet"
-        made = make_table([place], file, TableSettings(layers, with_paths=True), lambda done, total: None)
+        made = make_table([place], file, TableSettings(layers, with_paths=True), no_report)
         table = read_features(file)
     if not made.passed.broken:
         return table

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import socket
 import sys
 from dataclasses import replace
@@ -14,8 +16,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from app import on_disk
 from app.cli import main
 from app.table import write
+from app.table.make import TableSettings, make_table
 from operators.record import FeatureRecord, Subject
 from operators.results.write_json import features_json
 from operators.sr.predecessor import read_predecessor
@@ -220,6 +224,62 @@ def test_a_failure_leaves_the_earlier_table_and_nothing_else(record, tmp_path, m
     assert table(tmp_path / "r", "-o", tmp_path / "t.csv") == 1
     assert (tmp_path / "t.csv").read_text() == "earlier"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "t.csv"]
+
+
+def test_a_full_temporary_folder_is_one_line_and_leaves_no_table(record, tmp_path, monkeypatch, capsys):
+    for number in range(40):
+        put(tmp_path / "r" / str(number), record, series__series_instance_uid=f"1.2.{number}")
+    monkeypatch.setattr(on_disk, "_SETTINGS", (*on_disk._SETTINGS, "page_size = 512", "max_page_count = 3"))
+    assert table(tmp_path / "r", "-o", tmp_path / "t.parquet") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "INPUT_OUTPUT_ERROR" in line and "TMPDIR" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["r"]
+
+
+def test_ctrl_c_leaves_the_earlier_table_and_is_one_line(record, tmp_path, monkeypatch, capsys):
+    put(tmp_path / "r" / "a", record)
+    assert table(tmp_path / "r", "-o", tmp_path / "t.parquet") == 0
+    before = (tmp_path / "t.parquet").read_bytes()
+    capsys.readouterr()
+
+    def stopped(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(write.ParquetTable, "write", stopped)
+    assert table(tmp_path / "r", "-o", tmp_path / "t.parquet") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "INTERRUPTED" in line and "half written" in line
+    assert (tmp_path / "t.parquet").read_bytes() == before
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["r", "t.parquet"]
+
+
+def test_a_folder_that_cannot_be_opened_is_named_and_a_pipe_is_not_waited_for(record, tmp_path, monkeypatch, capsys):
+    put(tmp_path / "r" / "a", record)
+    (tmp_path / "r" / "closed").mkdir()
+    os.mkfifo(tmp_path / "r" / "pipe")
+    opened = os.scandir
+
+    def scandir(folder):
+        if os.fsdecode(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return opened(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert table(tmp_path / "r", "-o", tmp_path / "t.parquet") == 1
+    shown = capsys.readouterr()
+    assert shown.err == "closed: NOT_OPENED: Permission denied; check permissions\n"
+    assert shown.out.startswith("1 rows") and shown.out.endswith(", 1 damaged\n")
+
+
+def test_progress_counts_the_rows_of_a_parquet_table_not_its_files(record, tmp_path):
+    put(tmp_path / "r" / "a", record)
+    put(tmp_path / "r" / "b", record, series__series_instance_uid="1.2.3")
+    assert table(tmp_path / "r", "-o", tmp_path / "t.parquet") == 0
+    rows = pd.read_parquet(tmp_path / "t.parquet").assign(job_key=["j", "k"])
+    rows.to_parquet(tmp_path / "cohort.parquet")
+    shown: list[tuple[object, ...]] = []
+    make_table([tmp_path / "cohort.parquet"], tmp_path / "u.csv", TableSettings(), lambda *what: shown.append(what))
+    assert shown == [(2, 0, "looking for results"), (1, 2, "reading results"), (2, 2, "reading results")]
 
 
 def put_sr(folder: Path, record: FeatureRecord, predecessor: Path | None = None) -> Path:
