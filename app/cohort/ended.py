@@ -123,12 +123,17 @@ class EndedStore:
 
     def all(self) -> Iterator[Ended]:
         """Yield each series or part once, sorted; of one that ended in two units the first, with all its places."""
-        query = "SELECT uid, part, body FROM ended ORDER BY uid, coalesce(part, 0), status <> 'written', unit, rowid"
-        every = (Ended.from_body(*row) for row in self._database.execute(query))
-        for _, group in groupby(every, key=lambda one: one.key):
+        for _, group in groupby(self._sorted(), key=lambda one: one.key):
             first, *others = group
             places = {place for one in (first, *others) for place in one.places}
             yield replace(first, places=tuple(sorted(places)))
+
+    def _sorted(self) -> Iterator[Ended]:
+        """Yield every row; only the keys are sorted, for the bodies of a million rows would fill a temporary folder."""
+        order = "SELECT rowid FROM ended ORDER BY uid, coalesce(part, 0), status <> 'written', unit, rowid"
+        whole = "SELECT uid, part, body FROM ended WHERE rowid = ?"
+        for number in self._database.execute(order):
+            yield Ended.from_body(*self._database.execute(whole, number).fetchone())
 
     def statuses(self) -> Counter[str]:
         """Return status → number of rows that ended so."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ from app.cohort.row import Row
 from app.cohort.scan import COLUMNS, FileScan
 from app.cohort.source import Source
 from app.cohort.units import Unit
+from app.console import Report, counted, no_report
 from operators.results.atomic import atomic_file, remove_unfinished
 from operators.types import Outcome
 
@@ -29,12 +31,19 @@ if TYPE_CHECKING:
 FILES: Final = "files.parquet"
 SCRATCH: Final = ".scan.sqlite"
 _BATCH_ROWS: Final = 20_000
-_UNIT: Final = """CASE WHEN kind NOT IN ('dicom', 'image') THEN '' WHEN kind = 'image' THEN 'image ' || series
-WHEN study <> '' THEN 'study ' || study WHEN series <> '' THEN 'series ' || series ELSE 'folder ' || folder END"""
-_SORTED: Final = f"SELECT {_UNIT} AS unit, {', '.join(COLUMNS)} FROM file ORDER BY unit, archive, path"  # noqa: S608
-_SHARED: Final = """SELECT series, count(DISTINCT study) FROM file WHERE kind = 'dicom' AND series <> ''
-GROUP BY series HAVING count(DISTINCT study) > 1"""
-_LOST: Final = "SELECT folder, count(*) FROM file WHERE kind = 'unreadable' GROUP BY folder"
+_UNIT: Final = """CASE WHEN kind NOT IN ('dicom', 'image') THEN '' WHEN kind = 'image' THEN 'image ' || file.series
+WHEN study <> '' THEN 'study ' || study WHEN file.series <> '' THEN 'series ' || file.series
+ELSE 'folder ' || file.folder END"""
+_NOTES: Final = (
+    "CREATE TEMP TABLE lost (folder PRIMARY KEY, files) WITHOUT ROWID",
+    "INSERT INTO lost SELECT folder, count(*) FROM file WHERE kind = 'unreadable' GROUP BY folder",
+    "CREATE TEMP TABLE shared (series PRIMARY KEY, studies) WITHOUT ROWID",
+    """INSERT INTO shared SELECT series, count(DISTINCT study) FROM file WHERE kind = 'dicom' AND series <> ''
+GROUP BY series HAVING count(DISTINCT study) > 1""",
+)
+_SORTED: Final = f"""SELECT {_UNIT} AS unit, {", ".join(f"file.{name}" for name in COLUMNS)},
+iif({_UNIT} = '', 0, coalesce(lost.files, 0)), coalesce(shared.studies, 0)
+FROM file LEFT JOIN lost USING (folder) LEFT JOIN shared USING (series) ORDER BY unit, archive, path"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,12 @@ class Index:
             counts["bytes"] += 0 if row["archive"] else max(0, row["size"])
         return counts
 
+    def rows(self) -> int:
+        """Return the number of files."""
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(self.file).num_rows)
+
     def _rows(self, columns: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
         import pyarrow.parquet as pq
 
@@ -86,7 +101,7 @@ class Index:
 
 
 def bring_up_to_date(
-    source: Source, folder: Path, look: Look = look_here, on_files: Callable[[int], None] = lambda done: None
+    source: Source, folder: Path, look: Look = look_here, report: Report = no_report, files: int = 0
 ) -> Index:
     """Index the files of a cohort.
 
@@ -94,7 +109,8 @@ def bring_up_to_date(
         source: where they are.
         folder: of the index.
         look: reads their headers; workers may.
-        on_files: called with the number of files looked at so far.
+        report: shows the progress.
+        files: how many there were when they were counted.
 
     Raises:
         SeriesFailed: `OUTPUT_UNWRITABLE`.
@@ -110,32 +126,34 @@ def bring_up_to_date(
         resumed, scan = False, FileScan(scratch)
     with closing(scan):
         if not resumed and index.file.exists():
-            scan.load(_row(row) for row in index._rows())
-        scan.run(source, look, on_files)
+            rows = counted(index._rows(), index.rows(), "reading the index of the last run", report)
+            scan.load(_row(row) for row in rows)
+        began = time.monotonic()
+
+        def looked(done: int) -> None:
+            note = f"{done / max(time.monotonic() - began, 0.001):.0f} files/s"
+            report(done, max(done, files), "reading headers", note)
+
+        scan.run(source, look, looked)
         if resumed or scan.changed or not index.file.exists():
-            _write(scan, index.file)
+            _write(scan, index.file, report)
     for left in folder.glob(f"{SCRATCH}*"):
         left.unlink()
     return index
 
 
-def _write(scan: FileScan, file: Path) -> None:
+def _write(scan: FileScan, file: Path, report: Report) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    shared = {str(series): count for series, count in scan.select(_SHARED)}
-    lost = {str(folder): count for folder, count in scan.select(_LOST)}
-    with atomic_file(file) as opened, pq.ParquetWriter(opened, _schema(), compression="zstd") as table:
-        batch: list[dict[str, Any]] = []
-        for unit, *values in scan.select(_SORTED):
-            row: dict[str, Any] = {"unit": unit, **dict(zip(COLUMNS, values, strict=True))}
-            row |= {"lost": lost.get(row["folder"], 0) if unit else 0, "shared": shared.get(row["series"], 0)}
-            batch.append(row)
-            if len(batch) == _BATCH_ROWS:
-                table.write_table(pa.Table.from_pylist(batch, schema=_schema()))
-                batch = []
-        if batch:
-            table.write_table(pa.Table.from_pylist(batch, schema=_schema()))
+    schema, names = _schema(), ("unit", *COLUMNS, "lost", "shared")
+    report(0, 0, "sorting the index")
+    for note in _NOTES:
+        scan.select(note)
+    rows = counted(scan.select(_SORTED), scan.rows(), "writing the index", report)
+    with atomic_file(file) as opened, pq.ParquetWriter(opened, schema, compression="zstd") as table:
+        while batch := [dict(zip(names, row, strict=True)) for row in islice(rows, _BATCH_ROWS)]:
+            table.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
 def _schema() -> pa.Schema:

@@ -6,7 +6,7 @@ Both hold no path, no name, no clock: the same cohort gives the same bytes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
@@ -54,19 +54,17 @@ class Tally:
     out_by_scanner: Counter[str] = field(default_factory=Counter)
     doubles: int = 0
 
-    def count(self, ended: Iterable[Ended]) -> Tally:
-        """Count these too, and return itself."""
-        for one in ended:
-            outcome = one.outcome
-            self.statuses[outcome.status] += 1
-            self.doubles += len(one.places) > 1
-            if one.row is None:
-                key = outcome.status, str(outcome.reason)
-                self.reasons[key] += 1
-                self.examples.setdefault(key, outcome.series_instance_uid)
-            else:
-                self._count_written(one.row)
-        return self
+    def count(self, one: Ended) -> None:
+        """Count one more."""
+        outcome = one.outcome
+        self.statuses[outcome.status] += 1
+        self.doubles += len(one.places) > 1
+        if one.row is None:
+            key = outcome.status, str(outcome.reason)
+            self.reasons[key] += 1
+            self.examples.setdefault(key, outcome.series_instance_uid)
+        else:
+            self._count_written(one.row)
 
     def _count_written(self, row: Mapping[str, object]) -> None:
         stated = [printable(str(row[name])) for name in ("manufacturer", "manufacturer_model") if row.get(name)]

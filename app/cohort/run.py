@@ -30,7 +30,7 @@ from app.cohort.site_key import site_key
 from app.cohort.source import Source, open_source
 from app.cohort.tables import TABLES, write_tables
 from app.cohort.units import Unit
-from app.console import Report, progress
+from app.console import Report, counted, progress
 from app.exit_codes import FAILED, NOTHING_WRITTEN, WRITTEN
 from app.extras import require
 from app.open_pipeline import open_pipeline
@@ -138,18 +138,20 @@ def _full_disk() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _unwritable(str(error)) from error
+        raise _unwritable("the output folder or the one for temporary files, TMPDIR", str(error)) from error
     except OSError as error:
-        raise _unwritable(error.strerror or type(error).__name__) from error
+        raise _unwritable("the output folder", error.strerror or type(error).__name__) from error
 
 
-def _unwritable(cause: str) -> RunFailed:
-    text = f"cannot write into the output folder ({cause}); what was finished is kept: free space, then run again"
+def _unwritable(where: str, cause: str) -> RunFailed:
+    text = f"cannot write into {where} ({cause}); what was finished is kept: free space, then run again"
     return RunFailed("OUTPUT_UNWRITABLE", text)
 
 
 def _count(source: Source) -> int:
-    if total := source.count():
+    with progress("listing files") as report:
+        total = source.count(lambda files: report(files, 0))
+    if total:
         return total
     raise StartError(
         "NO_DATA", "no file in DATA; give a folder, a CSV of paths, a DICOMDIR or a DICOMweb server with CT in it"
@@ -158,11 +160,12 @@ def _count(source: Source) -> int:
 
 def _indexed(source: Source, folder: Path, look: Look, total: int) -> Index:
     with progress("reading headers") as report:
-        return bring_up_to_date(source, folder, look, lambda done: report(done, max(done, total)))
+        return bring_up_to_date(source, folder, look, report, total)
 
 
 def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, options: Options, team: Team) -> int:
-    todo = _look(index, store)
+    with progress("looking for what is to be done") as report:
+        todo = _look(index, store, report)
     for name in todo.gone:
         shutil.rmtree(work.results / Unit.folder_of(name), ignore_errors=True)
     tables = partition.folder / TABLES
@@ -184,18 +187,21 @@ def _encoded(index: Index, store: EndedStore, partition: Partition, work: Work, 
             elif todo.left:
                 team.encode(units, work, enter)
         store.enter_files(index.unreadable())
-        _write(index, store, partition, todo)
+        with progress("writing tables") as report:
+            _write(index, store, partition, todo, report)
     sys.stdout.write((tables / REPORT).read_text(encoding="utf-8"))
     return _exit_code(store)
 
 
-def _look(index: Index, store: EndedStore) -> _Left:
+def _look(index: Index, store: EndedStore, report: Report) -> _Left:
     """Read all units once; find those to encode, and those whose files are gone."""
-    digest, units, left = hashlib.sha256(), 0, 0
+    digest, units, left, files, total = hashlib.sha256(), 0, 0, 0, index.rows()
 
     def names() -> Iterator[str]:
-        nonlocal units, left
+        nonlocal units, left, files
         for unit in index.units():
+            files += len(unit.files)
+            report(files, total)
             digest.update(f"{unit.name}\n{unit.fingerprint}\n".encode())
             units += 1
             left += not store.is_done(unit)
@@ -207,14 +213,22 @@ def _look(index: Index, store: EndedStore) -> _Left:
     return _Left(units, left, digest.hexdigest(), gone)
 
 
-def _write(index: Index, store: EndedStore, partition: Partition, todo: _Left) -> None:
+def _write(index: Index, store: EndedStore, partition: Partition, todo: _Left, report: Report) -> None:
     """Write tables and reports, and say that they are whole."""
-    tally = Tally().count(store.all())
+    tally = Tally()
     model = partition.about["model"]
-    bundle_text = f"{model['name']} {model['version']}, weights {model['weights_sha256'][:12]}"
-    facts = Facts(bundle_text, partition.name, index.counts(), todo.units)
-    reports = {REPORT: text_report(tally, facts).encode(), PAGE: html_report(tally, facts).encode()}
-    write_tables(store.all, partition.folder, model["weights_sha256"], reports)
+
+    def ended() -> Iterator[Ended]:
+        for one in counted(store.all(), store.statuses().total(), "writing tables", report):
+            tally.count(one)
+            yield one
+
+    def reports() -> dict[str, bytes]:
+        bundle_text = f"{model['name']} {model['version']}, weights {model['weights_sha256'][:12]}"
+        facts = Facts(bundle_text, partition.name, index.counts(), todo.units)
+        return {REPORT: text_report(tally, facts).encode(), PAGE: html_report(tally, facts).encode()}
+
+    write_tables(ended(), partition.folder, model["weights_sha256"], reports)
     partition.write(todo.state)
 
 

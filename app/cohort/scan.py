@@ -84,6 +84,10 @@ class FileScan:
         self.changed |= self._database.execute("DELETE FROM file WHERE seen = 0").rowcount > 0
         self._database.commit()
 
+    def rows(self) -> int:
+        """Return the number of rows."""
+        return int(self._database.execute("SELECT count(*) FROM file").fetchone()[0])
+
     def select(self, query: str) -> Iterator[tuple[object, ...]]:
         """Yield the rows of a query."""
         return iter(self._database.execute(query))

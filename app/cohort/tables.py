@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, count, islice
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -42,15 +42,15 @@ _PLACES: Final = (
 
 
 def write_tables(
-    ended: Callable[[], Iterable[Ended]], partition: Path, model_digest: str, report: Mapping[str, bytes]
+    ended: Iterable[Ended], partition: Path, model_digest: str, reports: Callable[[], Mapping[str, bytes]]
 ) -> None:
     """Write the tables of a partition in the place of earlier ones, all of them or none.
 
     Args:
-        ended: every series, sorted; called once for each table.
+        ended: every series, sorted.
         partition: folder of the partition.
         model_digest: SHA-256 of the weights.
-        report: name → content of further files.
+        reports: called after the last series; name → content of further files.
 
     Raises:
         SeriesFailed: `OUTPUT_UNWRITABLE`.
@@ -61,10 +61,19 @@ def write_tables(
         shutil.rmtree(folder, ignore_errors=True)
     (new / FEATURES).mkdir(parents=True)
     about = {"ctvae_version": __version__, "notice": NOTICE}
-    _write_features(ended(), new / FEATURES, about | {"model_digest": model_digest})
-    _write(new / FAILURES, _FAILURES, about, (_failure(one) for one in ended() if one.row is None))
-    _write(new / PLACES, _PLACES, about, (row for one in ended() for row in _places(one)))
-    for name, content in report.items():
+    with (
+        _features_table(new / FEATURES, about | {"model_digest": model_digest}) as feature,
+        _table(new / FAILURES, _FAILURES, about) as failure,
+        _table(new / PLACES, _PLACES, about) as place,
+    ):
+        for one in ended:
+            if one.row is None:
+                failure(_failure(one))
+            else:
+                feature(one)
+            for row in _places(one):
+                place(row)
+    for name, content in reports().items():
         with atomic_file(new / name) as file:
             file.write(content)
     if tables.exists():
@@ -73,23 +82,44 @@ def write_tables(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_features(ended: Iterable[Ended], folder: Path, about: Mapping[str, str]) -> None:
-    written = (one for one in ended if one.row is not None)
-    lengths: Mapping[str, int] | None = None
-    for number in count():
-        first = next(written, None)
-        if first is None:
-            return
-        lengths = lengths or first.lengths or {}
-        columns = (*Layout(lengths, with_paths=False).columns(), JOB_KEY)
-        rows = (_features(one, lengths) for one in chain([first], islice(written, PART_ROWS - 1)))
-        _write(folder / f"part-{number:05d}.parquet", columns, about, rows)
+@contextmanager
+def _features_table(folder: Path, about: Mapping[str, str]) -> Iterator[Callable[[Ended], None]]:
+    """Open the table of features, a file for each `PART_ROWS` rows; yield a function that appends a row."""
+    lengths: Mapping[str, int] = {}
+    append_row: Callable[[Mapping[str, Cell]], None]
+    rows = 0
+    with ExitStack() as part:
+
+        def append(one: Ended) -> None:
+            nonlocal lengths, rows, append_row
+            lengths = lengths or one.lengths or {}
+            if rows % PART_ROWS == 0:
+                part.close()
+                columns = (*Layout(lengths, with_paths=False).columns(), JOB_KEY)
+                file = folder / f"part-{rows // PART_ROWS:05d}.parquet"
+                append_row = part.enter_context(_table(file, columns, about))
+            append_row(_features(one, lengths))
+            rows += 1
+
+        yield append
 
 
-def _write(file: Path, columns: Sequence[Column], about: Mapping[str, str], rows: Iterable[Mapping[str, Cell]]) -> None:
-    rows = iter(rows)
+@contextmanager
+def _table(
+    file: Path, columns: Sequence[Column], about: Mapping[str, str]
+) -> Iterator[Callable[[Mapping[str, Cell]], None]]:
+    """Open a table; yield a function that appends a row."""
+    group: list[Mapping[str, Cell]] = []
     with open_table(file, columns, about) as table:
-        while group := list(islice(rows, GROUP_ROWS)):
+
+        def append(row: Mapping[str, Cell]) -> None:
+            group.append(row)
+            if len(group) == GROUP_ROWS:
+                table.write(group)
+                group.clear()
+
+        yield append
+        if group:
             table.write(group)
 
 
