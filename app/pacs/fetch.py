@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -136,7 +136,6 @@ class Pacs:
         roles: list[Any] = [build_role(uid, scp_role=True) for uid in STORED_CLASSES] if store else []
         where = self.query.host, self.query.port
         assoc = ae.associate(*where, contexts, self.query.ae_title or "", ext_neg=roles, evt_handlers=handlers)
-        connection = assoc.dul.socket.socket if assoc.dul.socket else None
         try:
             if not assoc.is_established:
                 raise PacsAway("no association; check its AE title, address and port, and that it knows ours")
@@ -148,9 +147,6 @@ class Pacs:
         finally:
             if assoc.is_established:
                 assoc.release()
-            if connection is not None:
-                with suppress(OSError):
-                    connection.close()  # pynetdicom does not where the other side was faster
 
 
 def _identifier(level: str, study_uid: str, series_uid: str, **keys: Any) -> Dataset:

@@ -106,6 +106,11 @@ class GuardedSocket(AssociationSocket):
         self._owed = False
         super().send(bytestream)
 
+    def _shutdown_socket(self) -> None:
+        """Close it, also where the peer was faster: pynetdicom fails to shut it down then, and leaves it open."""
+        super()._shutdown_socket()
+        self._connection.socket.close()
+
 
 class _Messages(queue.Queue[Any]):
     """Messages for the association's thread, which asks for them without wanting to wait, and then sleeps."""

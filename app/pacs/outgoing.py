@@ -1,4 +1,4 @@
-"""How every association that we open is set up: PDUs are sent at once, and answers reach whoever waits for them."""
+"""How every association that we open is set up: PDUs go at once, answers reach who waits, and the socket is closed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def prepare(event: Event) -> None:
     """Set up an association that we open; the handler of EVT_CONN_OPEN."""
     _send_at_once(event.assoc)
     _keep_answers(event.assoc)
+    _close_whole(event.assoc)
 
 
 def _send_at_once(assoc: Association) -> None:
@@ -38,3 +39,17 @@ def _keep_answers(assoc: Association) -> None:
         return take(block)
 
     assoc.dimse.get_msg = get_msg  # type: ignore[method-assign]
+
+
+def _close_whole(assoc: Association) -> None:
+    """Close the socket also where the peer was faster: pynetdicom fails to shut it down then, and leaves it open."""
+    transport = assoc.dul.socket
+    if transport is None or transport.socket is None:
+        return
+    shut, connection = transport._shutdown_socket, transport.socket
+
+    def shutdown_socket() -> None:
+        shut()
+        connection.close()
+
+    transport._shutdown_socket = shutdown_socket  # type: ignore[method-assign]

@@ -10,11 +10,12 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import math
 import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging.handlers import WatchedFileHandler
@@ -172,10 +173,10 @@ class Rejections:
     """Peers that are not let in: a line a minute for each address, with how many there were.
 
     Attributes:
-        once_in_s: for each address.
+        clock: monotonic time in seconds.
     """
 
-    once_in_s: float = ONCE_IN_S
+    clock: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _told: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -195,10 +196,10 @@ class Rejections:
 
     def _counted(self, address: str) -> int:
         """Return how many there were since the last line; 0 where it is too early for another one."""
-        now = time.monotonic()
+        now = self.clock()
         with self._lock:
-            last, count = self._told.get(address, (now - self.once_in_s, 0))
-            if now - last < self.once_in_s:
+            last, count = self._told.get(address, (-math.inf, 0))
+            if now - last < ONCE_IN_S:
                 self._told[address] = last, count + 1
                 return 0
             if len(self._told) >= MOST_PEERS:

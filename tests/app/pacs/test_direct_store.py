@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import association, dimse, dul, fsm
+from pynetdicom import association, dimse, dul, fsm, transport
 from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.presentation import build_context
 
@@ -31,14 +31,13 @@ from tests.support.listeners import (
     status_in,
     store_command,
     store_rq,
+    was_closed,
     was_ended,
 )
 from tests.support.tiny_ct import SERIES, stored_values, write_tiny_ct
 from tests.support.tls import client_context, listener_tls
 from tests.support.waiting import until
 
-# pynetdicom's requestor, a peer here, leaves its socket to the garbage collection where the other side has closed it.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 UID = f"{SERIES}.1"
 
 
@@ -163,6 +162,17 @@ def test_what_cannot_follow_ends_the_association_and_leaves_nothing(here, slices
     echo(here.port)
 
 
+def test_a_peer_that_stays_after_it_was_aborted_is_disconnected(here, slices):
+    """By the timer ARTIM (PS3.8 9.2.3, AA-2), whatever the sweeper's clock says."""
+    with established(here) as peer:
+        (assoc,) = here.server.active_associations
+        assoc.dul.artim_timer.timeout = 0.1
+        peer.sendall(store_rq(UID, data_set_of(slices[0])[:200], last=False) + BROKEN["a command in the middle"])
+        assert was_ended(peer) and was_closed(peer)
+    until(lambda: here.half_arrived() == [])
+    assert here.files() == []
+
+
 @pytest.mark.parametrize("end", [pdu(7, bytes(4)), pdu(5, bytes(4)), b""], ids=["abort", "release", "silence"])
 def test_a_request_that_ends_in_the_middle_leaves_nothing(here, slices, end):
     cut_off(here, slices, end)
@@ -229,6 +239,7 @@ def test_pynetdicom_has_what_this_stands_on():
             f'("Evt19", "{DATA_TRANSFER}"): "AA-8"',
             *(f'"{state}"): "AE-{action}"' for state, action in zip(BEFORE_REQUEST, (5, 6), strict=True)),
         ],
+        transport: ["self._shutdown_socket()", "def _shutdown_socket(self)"],
     }
     source = {module: inspect.getsource(module) for module in expected}
     pairs = [(module, one) for module, known in expected.items() for one in known]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 from dataclasses import replace
 from typing import Any
+
+from pynetdicom import evt
 
 from app.pacs.destination import Destination
 from app.pacs.store import SR_CLASSES, association
@@ -32,6 +36,26 @@ class LateCheckpoint(threading.Event):
         self.passed.set()
         until(lambda: self._assoc.dimse.msg_queue.queue)
         return True
+
+
+def test_the_socket_is_closed_where_the_peer_was_faster():
+    """Its reset makes the shutdown fail, after which pynetdicom does not close."""
+    opened = list[socket.socket]()
+    note = (evt.EVT_CONN_OPEN, lambda event: opened.append(event.assoc.dul.socket.socket))
+
+    def reset(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(1)  # of the A-ASSOCIATE-RQ
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=reset, args=(server,))
+        thread.start()
+        with association(replace(TO, port=server.getsockname()[1]), "CTVAE", SR_CLASSES, [note]) as to:
+            assert to is None
+        thread.join(PATIENCE_S)
+    until(lambda: opened[0].fileno() == -1)
 
 
 def test_an_answer_is_not_taken_by_the_thread_that_looks_for_requests():

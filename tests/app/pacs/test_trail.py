@@ -18,7 +18,8 @@ from app.pacs.receive import accepted_contexts, application_entity
 from app.pacs.server import HardenedServer
 from app.pacs.settings import ListenerSettings
 from operators.errors import StartError
-from tests.support.listeners import PATIENT, associate, listener, stored
+from tests.support.clocks import Clock
+from tests.support.listeners import PATIENT, listener, rejection, stored
 from tests.support.queued import make_results, sent_to
 from tests.support.tiny_ct import put, stored_values, write_tiny_ct
 
@@ -75,7 +76,8 @@ def test_what_was_refused_is_told_with_its_sender_and_the_reason(tmp_path):
 
 
 def test_a_peer_that_is_rejected_again_and_again_is_one_line_a_minute_with_its_count(tmp_path):
-    rejections = trail.Rejections()
+    clock = Clock()
+    rejections = trail.Rejections(clock=clock)
     settings = ListenerSettings(limits=PATIENT)
     server = HardenedServer(
         application_entity(settings),
@@ -87,9 +89,9 @@ def test_a_peer_that_is_rejected_again_and_again_is_one_line_a_minute_with_its_c
     server.start()
     with trail.trailing(str(tmp_path / "audit")):
         for _ in range(3):
-            assert associate(server.port, called="OTHER", calling="STRANGER").is_rejected
-        rejections.once_in_s = 0.0
-        assert associate(server.port, called="OTHER", calling="STRANGER").is_rejected
+            assert rejection(server.port, called="OTHER", calling="STRANGER") == (1, 1, 7)
+        clock.now += trail.ONCE_IN_S
+        assert rejection(server.port, called="OTHER", calling="STRANGER") == (1, 1, 7)
     server.stop()
     first, last = events(tmp_path / "audit")
     assert (first["object"], last["object"]) == ({"associations": 1}, {"associations": 3})
