@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,9 +13,16 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.checkout import SHARED_CT, SHARED_FAULTS, skip_or_fail
 
-# A busy one is no fault.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A busy machine is no fault, and CI refuses nothing for an example that nobody else is shown. Others are looked for
+# with `--hypothesis-profile search`.
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any machine", settings.get_profile("search"), derandomize=True)
 settings.load_profile("any machine")
+
+
+# A shell ignores Ctrl-C for what it starts in the background, and all that such a program starts does so too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -182,10 +182,10 @@ def _is_working(pid: int, output: Path) -> bool:
     """Return whether a container has installed its signal handler and has begun to write."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
+        begun = [path.lstat().st_mtime for path in output.iterdir()]
+    except OSError:  # it has ended, or renamed or removed a file meanwhile: look again
         return False
     caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
-    begun = [path.lstat().st_mtime for path in output.iterdir()]
     return bool(int(caught, 16) & _SIGTERM_BIT) and bool(begun) and time.time() - min(begun) > SETTLED_S
 
 

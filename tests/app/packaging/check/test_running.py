@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,7 +26,7 @@ from app.packaging.check.sandbox import Mount, run
 from tests.support.checkout import ROOT
 from tests.support.images import MadeImage
 from tests.support.shell_image import AT_WORK, ENCODE, RESULTS, SCRIPT, shell_image
-from tests.support.waiting import PATIENCE_S, until
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -109,6 +110,18 @@ def test_a_run_that_ends_before_its_signal_tells_nothing(right):
         running.stop(with_script(right, SCRIPT + early))
 
 
+def test_a_file_that_is_renamed_while_it_is_looked_at_is_looked_for_again(tmp_path):
+    (tmp_path / "lock").touch()
+    os.utime(tmp_path / "lock", (0, 0))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(["sh", "-c", "trap : TERM; echo at; read end"], **pipes) as at:
+        assert at.stdout.readline() == b"at\n"
+        assert running._is_working(at.pid, tmp_path)
+        renamed = SimpleNamespace(iterdir=lambda: [tmp_path / "lock", tmp_path / ".outcome.json.0123.partial"])
+        assert not running._is_working(at.pid, renamed)
+        at.stdin.close()
+
+
 def with_script(container: Container, script: str) -> Container:
     """The container with another script in the place of its own, where its user may read it."""
     file = Path(tempfile.mkdtemp(dir=container.work)) / "start"
@@ -168,11 +181,16 @@ def test_without_bubblewrap_nothing_runs(tmp_path, capsys, monkeypatch):
 def test_a_check_that_is_stopped_leaves_no_files(tmp_path, scan, number):
     archive, temporary = shell_image().write_docker(tmp_path / "ctvae.tar"), tmp_path / "temporary"
     temporary.mkdir()
-    own = "import sys; from app.cli import main; sys.exit(main(['map', 'check', *sys.argv[1:]]))"
-    command = [sys.executable, "-c", own, archive, "--run", "--input", scan]
+    held = (
+        "import sys; from app.cli import main; from app.packaging.check import rootfs; write = rootfs._write_file\n"
+        "def hold(*file): write(*file); print('at', flush=True); sys.stdin.read()\n"
+        "rootfs._write_file = hold; sys.exit(main(['map', 'check', *sys.argv[1:]]))"
+    )
+    command = [sys.executable, "-c", held, archive, "--run", "--input", scan]
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) as check:
-        until(lambda: list(temporary.glob("ctvae-map*/rootfs/*")) or check.poll() is not None)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as check:
+        assert check.stdout.readline() == b"at\n" and list(temporary.glob("ctvae-map*/rootfs/*"))
         check.send_signal(number)
         assert check.wait(PATIENCE_S) == 1
     assert list(temporary.iterdir()) == []
