@@ -64,7 +64,8 @@ class ChildProcess:
     @property
     def pid(self) -> int | None:
         """Of the running child."""
-        return self._process.pid if self._process else None
+        process = self._process  # read once: the worker's thread may end it meanwhile
+        return process.pid if process else None
 
     def start(self, tick: Callable[[], None]) -> None:
         """Start a child unless one runs, and wait until its model is loaded.

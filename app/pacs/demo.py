@@ -255,7 +255,7 @@ def _relayed(at: int | Path, to: int | Path) -> Iterator[None]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="relay", daemon=True)
     thread.start()
-    found = started.get(timeout=10)
+    found = started.get(timeout=PATIENCE_S)
     if isinstance(found, OSError):
         raise StartError(
             "PORT_UNUSABLE", f"cannot relay the page from {at} ({found.strerror}); is another demo running?"

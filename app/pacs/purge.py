@@ -65,7 +65,7 @@ def purgeable(
     query = (
         select(series.c.series_uid, func.count(instance.c.id), func.sum(instance.c.size_bytes), at)
         .join(instance, kept)
-        .where(series.c.state == "queued", ~open_jobs, ~not_arrived, last_ended, at < now() - days * 86_400)
+        .where(series.c.state == "queued", ~open_jobs, ~not_arrived, last_ended, at <= now() - days * 86_400)
         .group_by(series.c.id, series.c.series_uid)
         .order_by(series.c.id)
     )

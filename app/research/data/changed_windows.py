@@ -141,5 +141,5 @@ def _load(file: Path, names: Iterable[str]) -> SeenScan | None:
             )
     except (OSError, ValueError, KeyError, BadZipFile, EOFError):
         logger.info("changed windows in the cache are damaged; made again")
-        file.unlink()
+        file.unlink(missing_ok=True)  # another process may have found it first
         return None
