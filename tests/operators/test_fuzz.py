@@ -1,7 +1,7 @@
 """Whatever is in the input folder, a result or an error of ours comes out, in bounded time and memory.
 
-The bounds are those of `tests.support.fuzzing`: 20 s and 1 GiB per case, in a process of its own, so that a crash is
-seen.
+The bounds are those of `tests.support.fuzzing`: 20 s of processor time and 1 GiB per case, in a process of its own, so
+that a crash is seen.
 `benchmarks/fuzz.py` is the long run.
 """
 
