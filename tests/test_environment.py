@@ -110,7 +110,8 @@ def without_extras(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., su
             (source / name).symlink_to(ROOT / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    build = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-compile"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-index"]
+    build = [*pip, "--no-deps", "--no-build-isolation", "--no-compile"]
     subprocess.run([*build, "--target", folder / "site", source], check=True, capture_output=True)
     start = (
         "import sys\n"

@@ -79,7 +79,7 @@ def test_a_second_run_is_told_who_holds_the_folder(phantom_ct, tmp_path, capsys)
 def test_after_a_kill_the_next_run_says_so_and_removes_what_was_half_written(phantom_ct, tmp_path, capsys):
     hold = (
         "import sys, time; from pathlib import Path; from app.output_lock import output_lock\n"
-        "with output_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "with output_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE) as held:
         held.stdout.readline()

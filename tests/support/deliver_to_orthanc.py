@@ -25,7 +25,7 @@ from app.pacs.destination import Destination
 from app.pacs.places import Places
 from tests.support.orthanc import AE_TITLE, DICOM_PORT, DICOMWEB_URL, URL
 from tests.support.queued import make_results
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 TO = Destination(
     "PACS",
@@ -33,6 +33,7 @@ TO = Destination(
     port=DICOM_PORT,
     commitment=True,
     commitment_wait_s=1.0,
+    timeout_s=PATIENCE_S,
     backoff=Backoff(first_s=0.05, longest_s=0.1),
 )
 OUR_PORT = 11112
@@ -60,6 +61,7 @@ def main(folder: Path) -> None:
 
     told: dict[str, object] = {}
     listener = AE(ae_title="CTVAE")
+    listener.acse_timeout = listener.dimse_timeout = listener.network_timeout = PATIENCE_S
     listener.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
     handlers = [(evt.EVT_N_EVENT_REPORT, report_handler(database))]
     server = listener.start_server(("127.0.0.1", OUR_PORT), block=False, evt_handlers=handlers)

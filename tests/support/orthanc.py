@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.checkout import ROOT, skip_or_fail
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 
 URL = "http://127.0.0.1:8042"
 DICOMWEB_URL = f"{URL}/dicom-web"
@@ -114,6 +114,9 @@ def orthanc(
         "DicomAet": AE_TITLE,
         "DicomPort": DICOM_PORT,
         "DicomCheckCalledAet": False,
+        "DicomScpTimeout": int(PATIENCE_S),
+        "DicomScuTimeout": int(PATIENCE_S),
+        "HttpTimeout": int(PATIENCE_S),
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
         "Plugins": [str(DICOMWEB_PLUGIN)],

@@ -13,6 +13,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from app.pacs.commitment import INSTANCE
 from tests.support.queued import SR_CLASSES
+from tests.support.waiting import PATIENCE_S
 
 
 @dataclass
@@ -54,6 +55,7 @@ def peer(
         return 0x0000, None
 
     ae = AE(ae_title="PACS")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = PATIENCE_S
     for sop_class in (*classes, "1.2.840.10008.1.1"):
         ae.add_supported_context(sop_class)
     handlers = [(evt.EVT_C_STORE, store), (evt.EVT_N_ACTION, commit)]

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
-
 from tests.support.checkout import ROOT
+from tests.support.pages import page_at
 from tests.support.waiting import PATIENCE_S, until
 
 SERVED = re.compile(r"status page on (http://127.0.0.1:\d+)/")
@@ -25,8 +24,8 @@ def test_a_listener_is_ready_when_its_page_says_so_and_ends_at_sigterm(tmp_path:
             until(lambda: SERVED.search(log.read_text()) or service.poll() is not None)
             found = SERVED.search(log.read_text())
             assert found, log.read_text()
-            until(lambda: httpx.get(f"{found[1]}/readyz", timeout=PATIENCE_S).status_code == 200)
-            assert "Nothing failed." in httpx.get(found[1], timeout=PATIENCE_S).text
+            until(lambda: page_at(f"{found[1]}/readyz").status_code == 200)
+            assert "Nothing failed." in page_at(found[1]).text
             service.send_signal(signal.SIGTERM)
             assert service.wait(PATIENCE_S) == 0, log.read_text()
         finally:

@@ -21,6 +21,7 @@ from app.pacs.settings import ListenerSettings, Query
 from tests.support.listeners import PATIENT, listener, send
 from tests.support.orthanc import AE_TITLE, DICOM_PORT, loopback, need_orthanc, orthanc
 from tests.support.tiny_ct import SERIES, STUDY, stored_values, write_tiny_ct
+from tests.support.waiting import PATIENCE_S
 
 OUR_PORT = 11112
 SLICES = 6
@@ -43,6 +44,7 @@ def seen(tmp_path_factory):
 
 
 def main(folder: str) -> None:
+    fetch.CONNECT_S = fetch.ANSWER_S = PATIENCE_S
     said = {}
     for retrieve in ("get", "move"):
         place = Path(folder) / retrieve
@@ -110,6 +112,7 @@ def test_a_pacs_that_is_not_there_is_away():
 def test_an_association_that_is_lost_in_mid_query_is_a_pacs_that_is_away(monkeypatch):
     """It is lost between the answer that the series is there, which names no number, and the next question."""
     ae = AE("PACS")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = PATIENCE_S
     ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, _series_without_a_number)])
     ask = fetch._instances
@@ -119,6 +122,7 @@ def test_an_association_that_is_lost_in_mid_query_is_a_pacs_that_is_away(monkeyp
         return ask(assoc, *series_of)
 
     monkeypatch.setattr(fetch, "_instances", lost)
+    monkeypatch.setattr(fetch, "CONNECT_S", PATIENCE_S)
     pacs = Pacs(Query("PACS", "127.0.0.1", server.socket.getsockname()[1]), "CTVAE", lambda event: 0)
     try:
         with pytest.raises(PacsAway, match="lost"):

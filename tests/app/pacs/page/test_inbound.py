@@ -82,8 +82,7 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-def served(sqlite: Database, tmp_path: Path, limits: Limits, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.setattr("app.pacs.page.serve.REQUEST_S", PATIENCE_S)
+def served(sqlite: Database, tmp_path: Path, limits: Limits) -> Iterator[Served]:
     (tmp_path / "token").write_text(TOKEN)
     places = Places(tmp_path / "listener")
     places.make()
@@ -123,7 +122,8 @@ def test_the_bytes_that_came_are_the_bytes_that_are_kept_and_the_same_again_chan
 
 def test_our_own_sender_takes_the_answer_for_what_it_says(served, tmp_path, slices):
     (tmp_path / "ct.dcm").write_bytes(slices[0])
-    to = Destination("ctvae", kind="stow", url=served.url, token_file=str(tmp_path / "token"))
+    token = str(tmp_path / "token")
+    to = Destination("ctvae", kind="stow", url=served.url, token_file=token, timeout_s=PATIENCE_S)
     answer = stow(to, tmp_path / "ct.dcm")
     assert (answer.verdict, answer.status) == (Verdict.DELIVERED, "HTTP 200")
     wrong = stow(to, ROOT / "tests" / "data" / "sr_version_0.1.dcm")

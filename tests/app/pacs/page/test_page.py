@@ -55,8 +55,7 @@ def filled(sqlite: Database, places: Places) -> Database:
 
 
 @pytest.fixture
-def served(filled: Database, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
-    monkeypatch.setattr("app.pacs.page.serve.REQUEST_S", PATIENCE_S)
+def served(filled: Database, places: Places, tmp_path: Path) -> Iterator[httpx.Client]:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     settings = PageSettings(port=0, token_file=str(tmp_path / "token"))
     checks = {"spool": places.spool.is_dir}
