@@ -112,7 +112,7 @@ def send(port: int, *files: Path | str, called: str = "CTVAE") -> subprocess.Com
 def echo(port: int, source: str = "127.0.0.2", tls: Any = None) -> None:
     """Send a C-ECHO from an address; fails where it is not answered."""
     ae = AE("GOOD")
-    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = PATIENCE_S
+    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = ae.network_timeout = PATIENCE_S
     where = {"bind_address": (source, 0), "tls_args": tls and (tls, "listener"), "evt_handlers": PREPARED}
     assoc = ae.associate("127.0.0.1", port, [build_context(Verification)], "CTVAE", **where)
     assert assoc.is_established
@@ -130,7 +130,7 @@ def associate(
 ) -> Any:
     """An association, for CT unless told otherwise; established or not."""
     ae = AE(calling)
-    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = PATIENCE_S
+    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = ae.network_timeout = PATIENCE_S
     wanted = list(contexts) or [build_context(CTImageStorage)]
     where = {"bind_address": (source, 0), "tls_args": tls and (tls, "listener"), "evt_handlers": PREPARED}
     return ae.associate("127.0.0.1", port, wanted, called, **where)

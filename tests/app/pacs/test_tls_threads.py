@@ -23,7 +23,7 @@ from app.pacs.database.tables import delivery
 from app.pacs.deliver import Deliverer
 from app.pacs.destination import Destination
 from app.pacs.places import Places
-from app.pacs.settings import Limits, ListenerSettings
+from app.pacs.settings import ListenerSettings
 from tests.support.listeners import (
     PATIENT,
     PREPARED,
@@ -45,14 +45,11 @@ from tests.support.tls import client_context, listener_tls, server_context
 from tests.support.waiting import PATIENCE_S, until
 from tests.support.watched_tls import Use
 
-# pynetdicom's requestor, a peer here, leaves its socket to the garbage collection where the other side has closed it.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @contextmanager
-def over_tls(folder: Path, certificates: Path, limits: Limits = PATIENT) -> Iterator[tuple[Listener, ssl.SSLSocket]]:
+def over_tls(folder: Path, certificates: Path) -> Iterator[tuple[Listener, ssl.SSLSocket]]:
     """A listener, and a peer whose association for CT it has accepted."""
-    settings = ListenerSettings(tls=listener_tls(certificates), limits=limits)
+    settings = ListenerSettings(tls=listener_tls(certificates), limits=PATIENT)
     with listener(folder, settings) as here:
         client = client_context(certificates).wrap_socket(connect(here.port), server_hostname="listener")
         with client:
@@ -70,7 +67,7 @@ def test_whatever_a_peer_asks_for_is_answered_in_the_thread_that_reads(certifica
     with listener(tmp_path, ListenerSettings(tls=listener_tls(certificates), limits=PATIENT)) as here:
         here.server.bind(evt.EVT_N_EVENT_REPORT, report_handler(here.database))
         ae = AE("PACS")
-        ae.acse_timeout = ae.dimse_timeout = PATIENCE_S
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = PATIENCE_S
         secured = {"tls_args": (client_context(certificates), "listener"), "evt_handlers": PREPARED}
         assoc = ae.associate("127.0.0.1", here.port, contexts, "CTVAE", ext_neg=roles, **secured)
         for _ in range(2):
@@ -118,7 +115,9 @@ def test_however_an_association_ends_its_threads_do_not_meet(certificates, tmp_p
 
 
 def test_an_association_that_we_end_for_being_idle_is_aborted_by_the_thread_that_reads(certificates, tmp_path):
-    with over_tls(tmp_path, certificates, replace(PATIENT, idle_s=0.2)) as (here, client):
+    with over_tls(tmp_path, certificates) as (here, client):
+        (assoc,) = here.server.active_associations
+        assoc.network_timeout = 0.2
         assert client.recv(10)[:1] == b"\7"
         until(lambda: not here.server.active_associations)
 
