@@ -23,18 +23,19 @@ def bundle_errors() -> Iterator[None]:
         raise StartError(error.reason, str(error)) from error
 
 
-def open_bundle(models: Path | None, name: str | None = None) -> Bundle:
+def open_bundle(models: Path | None, name: str | None = None, *, reference: bool = True) -> Bundle:
     """Return a bundle, checked against its digests; by default the shipped one.
 
     Args:
         models: a bundle, or a folder of bundles.
         name: which one of several.
+        reference: see `load_bundle`.
 
     Raises:
         StartError: `BUNDLE_INVALID` or `NOT_ACCESSIBLE`.
     """
     with starting(), bundle_errors():
-        return load_bundle(find_bundle(models, name))
+        return load_bundle(find_bundle(models, name), reference=reference)
 
 
 def open_scan_bundle(models: Path | None, settings: Settings) -> Bundle:

@@ -192,6 +192,7 @@ class Reliability:
         mahalanobis: distance of the series' mu from the mean of the reference patients, in their covariance.
         reconstruction_mae_hu: mean absolute error of the decoder's reconstruction, over the real voxels of all windows;
             None for a bundle without a decoder.
+        reconstruction_ratio: that error divided by the one of plain block means, which says how complex the scan is.
         real_fraction: share of the windows that is voxels of the scan, 0 to 1; the rest is padded with air.
         percentiles: rank of each value among the reference patients.
         reference_sha256: of the file that holds the reference population.
@@ -203,6 +204,7 @@ class Reliability:
     p_conformal: float | None
     mahalanobis: float
     reconstruction_mae_hu: float | None
+    reconstruction_ratio: float | None
     real_fraction: float
     percentiles: Percentiles
     reference_sha256: str

@@ -23,7 +23,7 @@ from models.statistics.out_of_distribution import MOST_PATIENTS, Population
 from models.training_record import Case
 from operators.encode import encode
 from operators.errors import SeriesError, StartError
-from operators.measure.reliability import reconstruction_mae_hu
+from operators.measure.reliability import reconstruction_error
 from operators.preprocess import preprocess
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class _Member(NamedTuple):
     case: Case
     mu: NDArray[np.float64]
     sigma: NDArray[np.float64]
-    error_hu: float | None
+    error_ratio: float | None
 
 
 def reference_of_data(
@@ -120,10 +120,10 @@ def put_reference(bundle: Bundle, scans: Sequence[Scan], report: Report = lambda
     if len(members) < LEAST_REFERENCE:
         text = "%d reference patients are too few for a verdict: every series will be undetermined; give at least %d"
         logger.warning(text, len(members), LEAST_REFERENCE)
-    errors = [member.error_hu for member in members if member.error_hu is not None]
+    ratios = [member.error_ratio for member in members if member.error_ratio is not None]
     mu, sigma = np.stack([member.mu for member in members]), np.stack([member.sigma for member in members])
     try:
-        population = Population(mu, sigma, np.array(errors) if decoder is not None else None)
+        population = Population(mu, sigma, np.array(ratios) if decoder is not None else None)
     except ValueError as error:
         raise StartError("NO_REFERENCE", f"the reference patients do not form a usable population: {error}") from error
     content = reference_json(bundle, population, [member.case for member in members], encoder.runtime)
@@ -157,9 +157,9 @@ def _members(
             except SeriesError as error:
                 logger.warning("a volume of reference patient %s is left out: %s", patient, error)
                 continue
-            error_hu = None if decoder is None else reconstruction_mae_hu(encoding, decoder, bundle.preprocessing)
+            error = None if decoder is None else reconstruction_error(encoding, decoder, bundle.preprocessing)
             case = Case(scan.patient, scan.key, "reference", scan.source, len(windows.voxels))
             mu, sigma = (encoding.taps[name].values.astype(np.float64) for name in ("mu", "sigma"))
-            members.append(_Member(case, mu, sigma, error_hu))
+            members.append(_Member(case, mu, sigma, None if error is None else error.ratio))
             break
     return members

@@ -16,8 +16,8 @@ from models.statistics.out_of_distribution import Population
 from models.training_record import Case
 
 _WHAT = (
-    "The reference patients of a bundle, one series of each: mu, sigma and reconstruction error. The rows are in an "
-    "order that does not tell whose is which"
+    "The reference patients of a bundle, one series of each: mu, sigma, and reconstruction error divided by that of "
+    "the means of blocks of voxels. The rows are in an order that does not tell whose is which"
 )
 
 
@@ -57,14 +57,14 @@ def reference_json(bundle: Bundle, population: Population, cases: Sequence[Case]
         runtime: what computed them.
     """
     order = np.lexsort(population.mu.T[::-1])
-    errors = population.errors_hu
+    ratios = population.error_ratios
     document = {
         "what": _WHAT,
         "weights_sha256": bundle.weights_sha256,
         "runtime": runtime,
         "patients": population.patients,
         "series": [{"patient": case.patient, "scan": case.scan, "source": case.source} for case in cases],
-        "errors_hu": None if errors is None else _numbers(errors[order]),
+        "error_ratios": None if ratios is None else _numbers(ratios[order]),
         "mu": _numbers(population.mu[order]),
         "sigma": _numbers(population.sigma[order]),
     }
@@ -84,11 +84,11 @@ def read_reference(bundle: Bundle) -> Population | None:
     content = bundle.reference_path.read_bytes()
     try:
         document = json.loads(content)
-        weights, errors = document["weights_sha256"], document["errors_hu"]
+        weights, ratios = document["weights_sha256"], document["error_ratios"]
         population = Population(
             mu=_array(document["mu"]),
             sigma=_array(document["sigma"]),
-            errors_hu=None if errors is None else _array(errors),
+            error_ratios=None if ratios is None else _array(ratios),
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleError(f"{name} is damaged ({error}); make it again with `ctvae bundle reference`") from error

@@ -96,8 +96,13 @@ def find_bundle(models: Path | None = None, name: str | None = None) -> Path:
     return folder / (name or found[0])
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: Path, *, reference: bool = True) -> Bundle:
     """Return the bundle in a folder, after comparing its files with the digests in its metadata.
+
+    Args:
+        path: the folder.
+        reference: without, a reference population is neither read nor part of what is returned; for making it anew,
+            whatever state it is in.
 
     Raises:
         BundleError: something is missing, damaged, of another format version, or not finite.
@@ -106,6 +111,8 @@ def load_bundle(path: Path) -> Bundle:
         found = f"{path} is a file" if path.exists() else f"no bundle folder {path}"
         raise BundleError(f"{found}; give the folder that holds {_METADATA.as_posix()}")
     bundle = parse_metadata(path, _read_metadata(path))
+    if not reference:
+        bundle = replace(bundle, reference_sha256=None)
     _check_file(path, bundle.weights_path, bundle.weights_sha256)
     _check_file(path, bundle.onnx_path, bundle.onnx_sha256)
     if bundle.decoder_sha256 is not None:
@@ -219,7 +226,7 @@ def add_reference(path: Path, reference: bytes) -> Bundle:
     Raises:
         BundleError: the bundle does not load, or not with this reference population.
     """
-    load_bundle(path)
+    load_bundle(path, reference=False)
     with fresh_copy(path.resolve(), without=("configs/reference.json",)) as fresh:
         put(fresh, {"configs/reference.json": reference})
         _set_digests(fresh, reference_sha256=hashlib.sha256(reference).hexdigest())

@@ -8,11 +8,14 @@ one series.
 
 - Latent: the Mahalanobis distance of mu from the mean of the others, in their covariance after Ledoit and Wolf (2004),
   for there are often fewer patients than dimensions.
-- Reconstruction: the distance of the logarithm of the error from the median, up or down: anything simpler than a
-  patient, such as air, is reconstructed better than any patient (Nalisnick et al., 2019, test likelihoods for
-  typicality this way).
+- Reconstruction: the error beside that of a code that has learned nothing, which says how complex the scan is: an error
+  alone is small where a scan is simple, whatever it shows (Serrà et al., 2020, arXiv:1909.11480, correct likelihoods
+  by complexity). The distance of its logarithm from the median, up or down (Nalisnick et al., 2019, test likelihoods
+  for typicality this way).
 - Combined: the larger of the two ranks. With ranks alone two patients would often share the first place, so beyond the
-  others a rank continues along an exponential tail fitted to their upper half.
+  others a rank continues along an exponential tail fitted to their upper half. That of the latent ends at
+  `LATENT_TAIL`: a covariance of a dozen patients in 32 dimensions has no tail to trust, and one odd reference patient
+  would hide everything that the reconstruction finds.
 """
 
 from __future__ import annotations
@@ -30,7 +33,10 @@ LEAST_PATIENTS = 9
 MOST_PATIENTS = 100
 """The work for a bag grows with the square of its size; with this many the smallest p-value is 0.0099."""
 
-_LEAST_ERROR_HU = 0.01
+LATENT_TAIL = 1.0
+"""How far beyond the others the rank of a latent distance may go at most."""
+
+_LEAST_RATIO = 1e-4
 """Anything smaller is rounding, which its logarithm would exaggerate."""
 _FARTHEST = 1e6
 """Largest combined score; finite, so that scores can always be compared."""
@@ -47,15 +53,16 @@ class Population:
     Attributes:
         mu: float64 (n, length), of the series.
         sigma: likewise.
-        errors_hu: float64 (n,), reconstruction errors; None for a bundle without a decoder.
+        error_ratios: float64 (n,), reconstruction errors beside those of a simple code; None for a bundle without a
+            decoder.
     """
 
     mu: Floats
     sigma: Floats
-    errors_hu: Floats | None
+    error_ratios: Floats | None
 
     def __post_init__(self) -> None:
-        errors = np.ones(len(self.mu)) if self.errors_hu is None else self.errors_hu
+        errors = np.ones(len(self.mu)) if self.error_ratios is None else self.error_ratios
         if self.mu.ndim != 2 or self.mu.shape != self.sigma.shape or errors.shape != (len(self.mu),):
             raise ValueError(f"mu of {self.mu.shape}, sigma of {self.sigma.shape}, errors of {errors.shape}")
         if not 2 <= len(self.mu) <= MOST_PATIENTS:
@@ -112,20 +119,20 @@ class Standing:
     sigma_below: Floats
 
 
-def stand(population: Population, mu: Floats, sigma: Floats, error_hu: float | None) -> Standing:
+def stand(population: Population, mu: Floats, sigma: Floats, error_ratio: float | None) -> Standing:
     """Return the position of a series in a population.
 
     Args:
         population: population of the bundle that encoded the series.
         mu: float64 (length,), of the series.
         sigma: likewise.
-        error_hu: its reconstruction error; None where the population has none.
+        error_ratio: its reconstruction error beside that of a simple code; None where the population has none.
     """
     distances = distances_from_others(np.vstack([population.mu, mu]))
-    latent = surprise(distances)
+    latent = surprise(distances, LATENT_TAIL)
     reconstruction, below = np.zeros(len(latent)), None
-    if population.errors_hu is not None and error_hu is not None:
-        errors = np.append(population.errors_hu, error_hu)
+    if population.error_ratios is not None and error_ratio is not None:
+        errors = np.append(population.error_ratios, error_ratio)
         reconstruction, below = surprise(deviation(errors)), _below(errors)
     combined = np.maximum(latent, reconstruction)
     return Standing(
@@ -181,13 +188,13 @@ def ledoit_wolf(centred: Floats, length: int) -> Floats:
     return np.asarray((1 - shrinkage) * sample + shrinkage * mean_variance * np.eye(k))
 
 
-def deviation(errors_hu: Floats) -> Floats:
+def deviation(errors: Floats) -> Floats:
     """Return how far the logarithm of each error of a bag is from their median, float64 (m,)."""
-    logs = np.log(np.maximum(errors_hu, _LEAST_ERROR_HU))
+    logs = np.log(np.maximum(errors, _LEAST_RATIO))
     return np.asarray(np.abs(logs - np.median(logs)))
 
 
-def surprise(values: Floats) -> Floats:
+def surprise(values: Floats, tail: float = math.inf) -> Floats:
     """Return -ln of the fraction of the others expected beyond each value of a bag, float64 (m + 1,).
 
     Of m others, the k-th in ascending order leaves 1 - k / (m + 1) beyond it, linear between them and from 0. Beyond
@@ -196,6 +203,7 @@ def surprise(values: Floats) -> Floats:
 
     Args:
         values: float64 (m + 1,), m ≥ 2, not negative.
+        tail: how far the result may go beyond ln(m + 1), which it approaches; without a limit by default.
     """
     order = np.argsort(values, kind="stable")
     ascending, others = values[order], len(values) - 1
@@ -208,7 +216,8 @@ def surprise(values: Floats) -> Floats:
     excess = rest[rest > np.median(rest)] - np.median(rest)
     scale = max(float(excess.mean()) if excess.size else 0.0, np.finfo(np.float64).tiny)
     beyond = ascending[-1] - ascending[-2]
-    found[order[-1]] = math.log(others + 1) + (min(beyond / scale, _FARTHEST) if beyond > 0 else 0.0)
+    farther = min(beyond / scale, _FARTHEST) if beyond > 0 else 0.0
+    found[order[-1]] = math.log(others + 1) + farther / (1 + farther / tail)
     return found
 
 

@@ -192,6 +192,7 @@ def _reliability(found: Reliability) -> dict[str, Any]:
         "p_conformal": _float(found.p_conformal),
         "mahalanobis": _float(found.mahalanobis),
         "reconstruction_mae_hu": _float(found.reconstruction_mae_hu),
+        "reconstruction_ratio": _float(found.reconstruction_ratio),
         "real_fraction": _float(found.real_fraction),
         "percentiles": {
             **{name: _float(getattr(percentiles, name)) for name in ("combined", "latent", "reconstruction")},

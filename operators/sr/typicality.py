@@ -19,6 +19,9 @@ COMMENT = Concept(*sr_codes.COMMENT, "Comment")
 VERDICT = Concept(*sr_codes.VERDICT, "Verdict")
 REASON = Concept(sr_codes.SCHEME, "REASON", "Reason of the verdict")
 RECONSTRUCTION_ERROR = Concept(sr_codes.SCHEME, "RECON-ERROR-HU", "Reconstruction error")
+RECONSTRUCTION_RATIO = Concept(
+    sr_codes.SCHEME, "RECON-ERROR-RATIO", "Reconstruction error divided by that of plain block means"
+)
 PERCENTILE = Concept(sr_codes.SCHEME, "TYP-PERCENTILE", "Percentile among the reference patients")
 CONFORMAL_P = Concept(sr_codes.SCHEME, "CONFORMAL-P", "Conformal p")
 MAHALANOBIS = Concept(sr_codes.SCHEME, "MAHALANOBIS", "Mahalanobis distance of the latent mean")
@@ -37,6 +40,7 @@ class Typicality:
 
     Attributes:
         percentile: percentile of the combined score.
+        reconstruction_ratio: None also in an SR of a ctvae that did not measure it.
     """
 
     verdict: str
@@ -45,6 +49,7 @@ class Typicality:
     p_conformal: float | None
     mahalanobis: float
     reconstruction_mae_hu: float | None
+    reconstruction_ratio: float | None
     percentile: float
     reference_sha256: str
 
@@ -63,6 +68,9 @@ def typicality_content(found: Reliability) -> list[Item]:
         numbers.append(number(CONFORMAL_P, np.float32(found.p_conformal), PERCENT, method))
     method = measured_by("LEDOIT-WOLF", "Ledoit-Wolf covariance")
     numbers.append(number(MAHALANOBIS, np.float32(found.mahalanobis), NO_UNITS, method))
+    if found.reconstruction_ratio is not None:
+        method = measured_by("BLOCK-MEANS", "Beside the means of blocks of voxels")
+        numbers.append(number(RECONSTRUCTION_RATIO, np.float32(found.reconstruction_ratio), NO_UNITS, method))
     return [*texts, *numbers]
 
 
@@ -78,6 +86,7 @@ def read_typicality(group: Dataset) -> Typicality:
         found = f"the typicality group has {len(numbers)} numbers; expected {parameters['length']}"
         raise CtvaeError("BROKEN_SR", f"{found}; encode the series again")
     p, error = numbers.get(_code(CONFORMAL_P)), numbers.get(_code(RECONSTRUCTION_ERROR))
+    ratio = numbers.get(_code(RECONSTRUCTION_RATIO))
     return Typicality(
         verdict=str(only(group, sr_codes.VERDICT).TextValue),
         reasons=tuple(str(item.TextValue) for item in children(group) if name_of(item) == _code(REASON)),
@@ -85,6 +94,7 @@ def read_typicality(group: Dataset) -> Typicality:
         p_conformal=None if p is None else shortest_double(number_of(p, sr_codes.PERCENT)),
         mahalanobis=shortest_double(number_of(numbers[_code(MAHALANOBIS)], sr_codes.NO_UNITS)),
         reconstruction_mae_hu=None if error is None else shortest_double(number_of(error, (HU.scheme, HU.value))),
+        reconstruction_ratio=None if ratio is None else shortest_double(number_of(ratio, sr_codes.NO_UNITS)),
         percentile=shortest_double(percentage_of(numbers[_code(PERCENTILE)])),
         reference_sha256=parameters["reference_sha256"],
     )

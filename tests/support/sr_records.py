@@ -118,6 +118,7 @@ def made_reliability(verdict: str = "in_distribution", **changed: Any) -> Reliab
         "p_conformal": {"in_distribution": 0.575, "out_of_distribution": 0.025}.get(verdict),
         "mahalanobis": 5.25,
         "reconstruction_mae_hu": 31.5,
+        "reconstruction_ratio": 0.625,
         "real_fraction": 0.75,
         "percentiles": percentiles,
         "reference_sha256": "f6" * 32,

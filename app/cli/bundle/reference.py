@@ -37,7 +37,7 @@ def command(
         from app.settings import load_settings
         from models.bundle.reference import read_reference
 
-        bundle = open_bundle(path)
+        bundle = open_bundle(path, reference=False)
         with bundle_errors():
             with progress("finding scans") as show:
                 written = reference_of_data(

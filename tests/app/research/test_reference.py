@@ -60,7 +60,7 @@ def test_the_bundle_gets_its_decoder_and_its_patients_and_the_model_stays_the_sa
     assert bundle.weights_sha256 == plain.weights_sha256
     assert bundle.decoder_sha256 is not None
     population = read_reference(bundle)
-    assert population.patients == 9 and population.errors_hu.min() > 0
+    assert population.patients == 9 and population.error_ratios.min() > 0
 
 
 def test_the_file_names_no_patient(bundle):
@@ -73,6 +73,14 @@ def test_made_again_of_the_same_patients_it_is_the_same_file(bundle, cohort, tmp
     assert load_bundle(again).reference_sha256 == bundle.reference_sha256
 
 
+def test_it_replaces_one_that_is_damaged_or_older_than_what_reads_it(bundle, cohort, tmp_path):
+    again = Path(shutil.copytree(bundle.path, tmp_path / "small"))
+    (again / "configs" / "reference.json").write_bytes(b"{}")
+    assert main(["bundle", "show", str(again), "-l", "CRITICAL"]) == 3
+    assert main(["bundle", "reference", str(again), str(cohort), "-l", "ERROR"]) == 0
+    assert load_bundle(again).reference_sha256 == bundle.reference_sha256
+
+
 def test_json_sr_outcome_and_result_say_whether_to_believe_the_numbers(bundle, results):
     (features,) = (json.loads(file.read_text()) for file in results.glob("*/features.json"))
     (report,) = (read_sr(file).typicality for file in results.glob("*/features.sr.dcm"))
@@ -80,7 +88,7 @@ def test_json_sr_outcome_and_result_say_whether_to_believe_the_numbers(bundle, r
     found = features["reliability"]
     assert (found["n_reference"], found["reference_sha256"]) == (9, bundle.reference_sha256)
     assert len(found["percentiles"]["mu"]) == 4
-    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu"):
+    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio"):
         assert np.float32(getattr(report, name)) == np.float32(found[name])
     assert (report.verdict, list(report.reasons)) == (found["verdict"], found["reasons"])
     assert report.percentile == np.float32(found["percentiles"]["combined"])

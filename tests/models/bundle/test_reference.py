@@ -61,13 +61,13 @@ def test_what_was_written_is_what_is_read(bundle):
     read = read_reference(bundle)
     order = np.lexsort(MADE.mu.T[::-1])
     assert np.array_equal(read.mu, MADE.mu[order])
-    assert np.array_equal(read.errors_hu, MADE.errors_hu[order])
+    assert np.array_equal(read.error_ratios, MADE.error_ratios[order])
     opened = open_reference(bundle)
     assert opened.decoder is not None and opened.sha256 == bundle.reference_sha256
 
 
 def test_the_rows_of_the_file_do_not_tell_whose_is_which(bundle):
-    again = Population(MADE.mu[::-1], MADE.sigma[::-1], MADE.errors_hu[::-1])
+    again = Population(MADE.mu[::-1], MADE.sigma[::-1], MADE.error_ratios[::-1])
     assert reference_json(bundle, again, [Case("P1", "k1", "reference")], "onnxruntime") == (
         bundle.reference_path.read_bytes()
     )
@@ -141,7 +141,7 @@ def test_a_missing_file_is_named(bundle, name):
         ("weights_sha256", "ab" * 32, "belongs to weights abab"),
         ("mu", [[0.0], [1.0]], "damaged"),
         ("mu", None, "damaged"),
-        ("errors_hu", [1.0], "damaged"),
+        ("error_ratios", [1.0], "damaged"),
     ],
 )
 def test_a_population_that_cannot_be_is_not_put_into_the_bundle(bundle, field, value, says):

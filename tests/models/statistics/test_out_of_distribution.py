@@ -63,13 +63,13 @@ def test_who_comes_first_among_the_reference_patients_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    ("mu", "error_hu"),
+    ("mu", "error"),
     [(np.full(6, 9.0), 50.0), (np.zeros(6), 400.0), (np.zeros(6), 3.0)],
     ids=["far mu", "large error", "small error"],
 )
-def test_what_is_far_in_either_value_has_the_smallest_p(mu, error_hu):
+def test_what_is_far_in_either_value_has_the_smallest_p(mu, error):
     reference = population(np.random.default_rng(1).standard_normal((9, 6)), np.linspace(40, 60, 9))
-    found = stand(reference, mu, np.ones(6), error_hu)
+    found = stand(reference, mu, np.ones(6), error)
     assert found.p == reference.smallest_p == 0.1
     assert found.combined_below == 100
 
@@ -124,6 +124,20 @@ def test_surprise_grows_with_the_value_goes_on_beyond_the_others_and_is_equal_fo
     assert math.log(5) < found[4] < surprise(np.array([3.0, 1.0, 2.0, 2.0, 500.0]))[4]
     assert surprise(np.full(5, 2.0)).max() == pytest.approx(math.log(5))
     assert np.isfinite(surprise(np.array([0.0, 0.0, 0.0, 1.0]))).all()
+
+
+def test_a_limited_tail_keeps_the_order_and_ends():
+    values = np.array([3.0, 1.0, 2.0, 2.0, 50.0])
+    near, far = (surprise(np.append(values[:4], last), 1.0)[-1] for last in (4.0, 5e9))
+    assert math.log(5) < near < far < math.log(5) + 1
+    assert np.array_equal(surprise(values, 1.0)[:4], surprise(values)[:4])
+
+
+def test_one_odd_reference_patient_does_not_hide_a_reconstruction_that_no_patient_has():
+    mu = np.random.default_rng(7).standard_normal((11, 6))
+    mu[3] = 1000.0
+    reference = population(mu, np.linspace(0.6, 0.8, 11))
+    assert stand(reference, np.zeros(6), np.ones(6), 1.2).p == reference.smallest_p
 
 
 def test_an_error_is_as_far_below_the_median_as_above_it_by_its_ratio():

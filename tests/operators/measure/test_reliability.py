@@ -10,7 +10,7 @@ import pytest
 from models.bundle.reference import Reference
 from models.statistics.out_of_distribution import Population
 from operators.errors import SeriesFailed
-from operators.measure.reliability import measure_reliability, reconstruction_mae_hu
+from operators.measure.reliability import BLOCK, block_means, measure_reliability, reconstruction_error
 from tests.support.records import PREPROCESSING, made_encoding
 
 RNG = np.random.default_rng(5)
@@ -27,9 +27,9 @@ class Decodes:
         return (self.window for _ in mu)
 
 
-def reference(n: int, *, away: float = 0.0, errors_hu: tuple[float, float] = (20, 40), decoder=None) -> Reference:
+def reference(n: int, *, away: float = 0.0, ratios: tuple[float, float] = (2000, 4000), decoder=None) -> Reference:
     mu = MIDDLE + away + np.random.default_rng(n).standard_normal((n, 3))
-    errors = np.linspace(*errors_hu, n) if decoder is not None else None
+    errors = np.linspace(*ratios, n) if decoder is not None else None
     return Reference(Population(mu, np.ones((n, 3)), errors), "ab" * 32, decoder)
 
 
@@ -57,7 +57,8 @@ def test_mu_far_away_is_out_of_distribution_and_says_why():
 def test_an_error_that_no_patient_has_is_out_of_distribution_and_says_why():
     found = measured(reference(19, decoder=Decodes(900.0)))
     assert found.verdict == "out_of_distribution"
-    assert found.reasons[1] == "reconstruction error 860 HU; of the reference patients 20 to 40 HU"
+    beside = "8.6e+04 times that of plain block means; of the reference patients 2e+03 to 4e+03"
+    assert found.reasons[1] == f"reconstruction error 860 HU, {beside}"
 
 
 @pytest.mark.parametrize(("n", "verdict"), [(2, "undetermined"), (8, "undetermined"), (9, "out_of_distribution")])
@@ -72,13 +73,13 @@ def test_fewer_than_nine_reference_patients_determine_nothing(n, verdict):
 
 def test_without_a_decoder_there_is_no_reconstruction_error():
     found = measured(reference(9))
-    assert (found.reconstruction_mae_hu, found.percentiles.reconstruction) == (None, None)
+    assert (found.reconstruction_mae_hu, found.reconstruction_ratio, found.percentiles.reconstruction) == (None,) * 3
     assert found.verdict == "in_distribution"
 
 
 def test_every_number_is_a_float32():
     found = measured(reference(11, decoder=Decodes(70.3)))
-    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "real_fraction"):
+    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio", "real_fraction"):
         value = getattr(found, name)
         assert value == float(str(np.float32(value)))
 
@@ -90,7 +91,8 @@ def test_padding_does_not_count_in_the_reconstruction_error():
     hu = np.full((4, 8, 8), 40.0)
     hu[1:3] += 100.0
     hu[[0, 3]] += 700.0
-    assert reconstruction_mae_hu(replace(encoding, windows=windows), Decodes(hu), PREPROCESSING) == pytest.approx(100)
+    found = reconstruction_error(replace(encoding, windows=windows), Decodes(hu), PREPROCESSING)
+    assert found.mae_hu == pytest.approx(100)
 
 
 def test_a_voxel_partly_outside_counts_by_its_part_inside():
@@ -98,7 +100,37 @@ def test_a_voxel_partly_outside_counts_by_its_part_inside():
     windows = replace(encoding.windows, volume=replace(encoding.windows.volume, shape=(3, 8, 8)))
     hu = np.full((4, 8, 8), 40.0)
     hu[[0, 3]] += 90.0  # each of them half inside
-    assert reconstruction_mae_hu(replace(encoding, windows=windows), Decodes(hu), PREPROCESSING) == pytest.approx(30)
+    found = reconstruction_error(replace(encoding, windows=windows), Decodes(hu), PREPROCESSING)
+    assert found.mae_hu == pytest.approx(30)
+
+
+def test_the_ratio_is_to_the_error_of_the_means_of_the_real_voxels_of_each_block():
+    encoding = made_encoding()
+    voxels = np.random.default_rng(3).random(encoding.windows.voxels.shape, np.float32)
+    half = replace(encoding.windows.volume, shape=(2, 8, 8))  # in the middle of the window along z
+    windows = replace(encoding.windows, voxels=voxels, volume=half)
+    found = reconstruction_error(replace(encoding, windows=windows), Decodes(-1000.0), PREPROCESSING)
+    real = voxels[:, 0, 1:3].astype(np.float64)
+    simple = np.abs(real - real.mean((1, 2, 3), keepdims=True)).mean()
+    assert found.ratio == pytest.approx(real.mean() / simple, rel=1e-5)
+
+
+def test_the_means_are_those_of_blocks_and_of_what_is_left_at_the_ends():
+    shape = (BLOCK, BLOCK + 3, 2 * BLOCK + 1)
+    window = np.random.default_rng(4).random(shape, np.float32)
+    inside = tuple(np.random.default_rng(n).random(n).astype(np.float32) for n in shape)
+    inside[0][:] = 1.0
+    weights = inside[0][:, None, None] * inside[1][:, None] * inside[2]
+    found = block_means(window, inside)
+    for y in (slice(0, BLOCK), slice(BLOCK, None)):
+        for x in (slice(0, BLOCK), slice(BLOCK, 2 * BLOCK), slice(2 * BLOCK, None)):
+            expected = np.average(window[:, y, x].astype(np.float64), weights=weights[:, y, x])
+            assert np.allclose(found[:, y, x], expected, rtol=1e-5)
+
+
+def test_a_block_outside_the_scan_has_the_mean_of_nothing():
+    outside = np.zeros(BLOCK, np.float32), np.ones(BLOCK, np.float32), np.ones(BLOCK, np.float32)
+    assert not block_means(np.ones((BLOCK,) * 3, np.float32), outside).any()
 
 
 def test_a_decoder_that_gives_nan_fails_the_series():

@@ -163,7 +163,7 @@ def test_the_reliability_reads_back_bit_for_bit(verdict):
     assert (read.verdict, read.reasons, read.n_reference) == (verdict, ("one", "two"), 39)
     assert read.reference_sha256 == written.reference_sha256
     assert read.percentile == np.float32(written.percentiles.combined)
-    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu"):
+    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio"):
         found, expected = getattr(read, name), getattr(written, name)
         assert (found is None) is (expected is None)
         assert found is None or np.float32(found).tobytes() == np.float32(expected).tobytes(), name
@@ -172,8 +172,9 @@ def test_the_reliability_reads_back_bit_for_bit(verdict):
 
 def test_a_bundle_without_a_decoder_has_a_typicality_without_an_error():
     percentiles = replace(made_reliability().percentiles, reconstruction=None)
-    written = made_reliability(reconstruction_mae_hu=None, percentiles=percentiles)
-    assert read_sr(reread(made_record(reliability=written))).typicality.reconstruction_mae_hu is None
+    written = made_reliability(reconstruction_mae_hu=None, reconstruction_ratio=None, percentiles=percentiles)
+    read = read_sr(reread(made_record(reliability=written))).typicality
+    assert (read.reconstruction_mae_hu, read.reconstruction_ratio) == (None, None)
 
 
 def test_a_record_without_reliability_has_no_typicality():
@@ -185,7 +186,7 @@ def test_a_typicality_that_lost_a_number_is_broken():
     document = reread(made_record(reliability=made_reliability()))
     content = group_of(document, "TYPICALITY").ContentSequence
     content.remove(next(item for item in content if item.ValueType == "NUM"))
-    with pytest.raises(CtvaeError, match=r"BROKEN_SR: the typicality group has 3 numbers; expected 4"):
+    with pytest.raises(CtvaeError, match=r"BROKEN_SR: the typicality group has 4 numbers; expected 5"):
         read_sr(document)
 
 
