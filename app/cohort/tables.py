@@ -22,7 +22,7 @@ FEATURES: Final = "features"
 FAILURES: Final = "failures.parquet"
 PLACES: Final = "places.parquet"
 PART_ROWS: Final = 50_000
-GROUP_ROWS: Final = 2048
+BATCH_ROWS: Final = 2048
 JOB_KEY: Final = Column("job_key", "string", "identity of the job: instances, part, weights and configuration")
 _FAILURES: Final = (
     Column("series_instance_uid", "string", "SeriesInstanceUID; of an unreadable file a UID made from its digest"),
@@ -109,18 +109,18 @@ def _table(
     file: Path, columns: Sequence[Column], about: Mapping[str, str]
 ) -> Iterator[Callable[[Mapping[str, Cell]], None]]:
     """Open a table; yield a function that appends a row."""
-    group: list[Mapping[str, Cell]] = []
+    batch: list[Mapping[str, Cell]] = []
     with open_table(file, columns, about) as table:
 
         def append(row: Mapping[str, Cell]) -> None:
-            group.append(row)
-            if len(group) == GROUP_ROWS:
-                table.write(group)
-                group.clear()
+            batch.append(row)
+            if len(batch) == BATCH_ROWS:
+                table.write(batch)
+                batch.clear()
 
         yield append
-        if group:
-            table.write(group)
+        if batch:
+            table.write(batch)
 
 
 def _features(one: Ended, lengths: Mapping[str, int]) -> dict[str, Cell]:

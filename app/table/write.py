@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Protocol, Self
+from typing import IO, TYPE_CHECKING, Final, Protocol, Self
 
 import numpy as np
 
@@ -17,8 +17,13 @@ from app.table.result import Cell
 from operators.errors import StartError
 from operators.results.atomic import atomic_file
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 FORMATS: Final = (".parquet", ".csv")
-BATCH_VALUES: Final = 1 << 19
+BATCH_VALUES: Final = 1 << 18
+GROUP_BYTES: Final = 32 << 20
+"""Size of a row group in memory. Its description, 80 kB of a hundred columns, stays there until the file ends."""
 
 
 class TableWriter(Protocol):
@@ -29,26 +34,37 @@ class TableWriter(Protocol):
 
 
 class ParquetTable:
-    """Writes rows to Parquet, Zstandard-compressed, one row group per batch."""
+    """Writes rows to Parquet, Zstandard-compressed, in row groups of whole batches."""
 
     def __init__(self, file: IO[bytes], columns: Sequence[Column], about: Mapping[str, str]) -> None:
         import pyarrow.parquet as pq
 
         self._schema = arrow_schema(columns, about)
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
+        self._group: list[pa.RecordBatch] = []
 
     def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
-        """Append rows as one row group."""
+        """Append rows."""
         import pyarrow as pa
 
-        self._writer.write_table(pa.Table.from_pylist(list(rows), schema=self._schema))
+        self._group.append(pa.RecordBatch.from_pylist(list(rows), schema=self._schema))
+        if sum(batch.nbytes for batch in self._group) >= GROUP_BYTES:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        import pyarrow as pa
+
+        self._writer.write_table(pa.Table.from_batches(self._group, self._schema))
+        self._group.clear()
 
     def __enter__(self) -> Self:
         """Return the open table."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Write the footer."""
+        """Write the last rows and the footer."""
+        if self._group and not error:
+            self._write_group()
         self._writer.close()
 
 

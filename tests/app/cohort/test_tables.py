@@ -39,7 +39,7 @@ def uids(file: Path) -> list[str]:
 
 def test_series_are_read_once_and_features_lie_in_parts_of_a_fixed_size(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "PART_ROWS", 2)
-    monkeypatch.setattr(tables, "GROUP_ROWS", 1)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 1)
     ended = iter([written("1.1", "a"), rejected("1.2", "b"), written("1.3", "c", "d"), written("1.4", "e")])
     tables.write_tables(ended, tmp_path, "m" * 64, lambda: {"report.txt": b"all"})
     assert [uids(file) for file in sorted((tmp_path / "tables/features").iterdir())] == [["1.1", "1.3"], ["1.4"]]

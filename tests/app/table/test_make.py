@@ -205,12 +205,15 @@ def test_a_missing_layer_is_named_with_those_that_are_there(record, tmp_path, ca
     assert "NO_SUCH_TAP" in capsys.readouterr().err
 
 
-def test_rows_are_written_batch_by_batch(record, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("group_bytes", "groups"), [(1, 5), (write.GROUP_BYTES, 1)])
+def test_rows_are_written_batch_by_batch_in_row_groups_of_some_size(record, tmp_path, monkeypatch, group_bytes, groups):
     monkeypatch.setattr("app.table.make.BATCH_VALUES", 1)
+    monkeypatch.setattr(write, "GROUP_BYTES", group_bytes)
     for k in range(5):
         put(tmp_path / "r" / str(k), record, series__series_instance_uid=f"1.2.{k}", job_key=str(k))
     assert table(tmp_path / "r", "-o", tmp_path / "t.parquet") == 0
-    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 5
+    assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == groups
+    assert pd.read_parquet(tmp_path / "t.parquet").series_instance_uid.tolist() == [f"1.2.{k}" for k in range(5)]
 
 
 def test_a_failure_leaves_the_earlier_table_and_nothing_else(record, tmp_path, monkeypatch):
