@@ -30,7 +30,7 @@ IMAGES = ROOT / "docs" / "images"
 SHOWN = re.compile(
     r"\$ |written series|  40 ×|features:|[┏┃┡│└]|the Structured|CT VAE:|Imaging Meas"
     r"|\s+(Imaging Measurements|Measurement Group"
-    r"|Finding:|Algorithm Name: ct_vae|Comment: Not for diagnosis\. |Verdict|Reconstruction"
+    r"|Finding:|Algorithm Name: ct_vae|Comment: Not for diagnosis\. |Verdict|Reconstruction error:"
     r"|Mean of the body|Lung in|Real voxels|VAE latent 0[01]|… \d+ more numbers)|files|\s+demo/"
 )
 STYLE = """

@@ -19,9 +19,7 @@ COMMENT = Concept(*sr_codes.COMMENT, "Comment")
 VERDICT = Concept(*sr_codes.VERDICT, "Verdict")
 REASON = Concept(sr_codes.SCHEME, "REASON", "Reason of the verdict")
 RECONSTRUCTION_ERROR = Concept(sr_codes.SCHEME, "RECON-ERROR-HU", "Reconstruction error")
-RECONSTRUCTION_RATIO = Concept(
-    sr_codes.SCHEME, "RECON-ERROR-RATIO", "Reconstruction error divided by that of plain block means"
-)
+RECONSTRUCTION_RATIO = Concept(sr_codes.SCHEME, "RECON-ERROR-RATIO", "Reconstruction error ratio")
 PERCENTILE = Concept(sr_codes.SCHEME, "TYP-PERCENTILE", "Percentile among the reference patients")
 CONFORMAL_P = Concept(sr_codes.SCHEME, "CONFORMAL-P", "Conformal p")
 MAHALANOBIS = Concept(sr_codes.SCHEME, "MAHALANOBIS", "Mahalanobis distance of the latent mean")
@@ -69,7 +67,7 @@ def typicality_content(found: Reliability) -> list[Item]:
     method = measured_by("LEDOIT-WOLF", "Ledoit-Wolf covariance")
     numbers.append(number(MAHALANOBIS, np.float32(found.mahalanobis), NO_UNITS, method))
     if found.reconstruction_ratio is not None:
-        method = measured_by("BLOCK-MEANS", "Beside the means of blocks of voxels")
+        method = measured_by("BLOCK-MEANS", "Divided by the error of block means")
         numbers.append(number(RECONSTRUCTION_RATIO, np.float32(found.reconstruction_ratio), NO_UNITS, method))
     return [*texts, *numbers]
 

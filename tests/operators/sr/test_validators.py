@@ -24,7 +24,7 @@ NUMBERS = [
     ("Percentile among the reference patients", "43.589745", "%"),
     ("Conformal p", "57.5", "%"),
     ("Mahalanobis distance of the latent mean", "5.25", "1"),
-    ("Reconstruction error divided by that of plain block means", "0.625", "1"),
+    ("Reconstruction error ratio", "0.625", "1"),
     ("Mean of the body", "-35.625", "[hnsf'U]"),
     ("Lung in the body", "9.67", "%"),
     ("Real voxels in the windows", "75", "%"),
