@@ -157,9 +157,9 @@ def _members(
             except SeriesError as error:
                 logger.warning("a volume of reference patient %s is left out: %s", patient, error)
                 continue
-            error = None if decoder is None else reconstruction_error(encoding, decoder, bundle.preprocessing)
+            made = None if decoder is None else reconstruction_error(encoding, decoder, bundle.preprocessing)
             case = Case(scan.patient, scan.key, "reference", scan.source, len(windows.voxels))
             mu, sigma = (encoding.taps[name].values.astype(np.float64) for name in ("mu", "sigma"))
-            members.append(_Member(case, mu, sigma, None if error is None else error.ratio))
+            members.append(_Member(case, mu, sigma, None if made is None else made.ratio))
             break
     return members

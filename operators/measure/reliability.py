@@ -108,7 +108,7 @@ def block_means(window: NDArray[np.float32], inside: tuple[NDArray[np.float32], 
     for axis, length in enumerate(window.shape):
         total = np.add.reduceat(total, np.arange(0, length, BLOCK), axis=axis, dtype=np.float64)
     weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
-    means = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0).astype(np.float32)
+    means: NDArray[np.float32] = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0).astype(np.float32)
     for axis, length in enumerate(window.shape):
         means = means.repeat(BLOCK, axis=axis).take(np.arange(length), axis=axis)
     return means
