@@ -34,7 +34,7 @@ def words(record: FeatureRecord, reconstruct=None) -> str:
 def reliability(verdict: str, ranks: np.ndarray) -> Reliability:
     p = None if verdict == "undetermined" else 0.5
     percentiles = Percentiles(50.0, 50.0, None, ranks.astype(np.float32), ranks.astype(np.float32))
-    return Reliability(verdict, ("said why",), 11, p, 3.0, None, 0.9, percentiles, "ab" * 32)
+    return Reliability(verdict, ("said why",), 11, p, 3.0, None, None, 0.9, percentiles, "ab" * 32)
 
 
 def test_the_page_has_the_same_bytes_in_another_process(record, phantom_ct):
