@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from typing import Final
 from app.cohort.ended import Ended
 from app.table.columns import Column, Layout
 from app.table.result import Cell
-from app.table.write import open_table
+from app.table.write import Row, open_table
 from operators import __version__
 from operators.errors import StartError
 from operators.results.atomic import atomic_file
@@ -63,8 +63,8 @@ def write_tables(
     about = {"ctvae_version": __version__, "notice": NOTICE}
     with (
         _features_table(new / FEATURES, about | {"model_digest": model_digest}) as feature,
-        _table(new / FAILURES, _FAILURES, about) as failure,
-        _table(new / PLACES, _PLACES, about) as place,
+        open_table(new / FAILURES, _FAILURES, about, BATCH_ROWS) as failure,
+        open_table(new / PLACES, _PLACES, about, BATCH_ROWS) as place,
     ):
         for one in ended:
             if one.row is None:
@@ -86,7 +86,7 @@ def write_tables(
 def _features_table(folder: Path, about: Mapping[str, str]) -> Iterator[Callable[[Ended], None]]:
     """Open the table of features, a file for each `PART_ROWS` rows; yield a function that appends a row."""
     lengths: Mapping[str, int] = {}
-    append_row: Callable[[Mapping[str, Cell]], None]
+    append_row: Callable[[Row], None]
     rows = 0
     with ExitStack() as part:
 
@@ -97,30 +97,11 @@ def _features_table(folder: Path, about: Mapping[str, str]) -> Iterator[Callable
                 part.close()
                 columns = (*Layout(lengths, with_paths=False).columns(), JOB_KEY)
                 file = folder / f"part-{rows // PART_ROWS:05d}.parquet"
-                append_row = part.enter_context(_table(file, columns, about))
+                append_row = part.enter_context(open_table(file, columns, about, BATCH_ROWS))
             append_row(_features(one, lengths))
             rows += 1
 
         yield append
-
-
-@contextmanager
-def _table(
-    file: Path, columns: Sequence[Column], about: Mapping[str, str]
-) -> Iterator[Callable[[Mapping[str, Cell]], None]]:
-    """Open a table; yield a function that appends a row."""
-    batch: list[Mapping[str, Cell]] = []
-    with open_table(file, columns, about) as table:
-
-        def append(row: Mapping[str, Cell]) -> None:
-            batch.append(row)
-            if len(batch) == BATCH_ROWS:
-                table.write(batch)
-                batch.clear()
-
-        yield append
-        if batch:
-            table.write(batch)
 
 
 def _features(one: Ended, lengths: Mapping[str, int]) -> dict[str, Cell]:

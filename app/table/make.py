@@ -81,10 +81,10 @@ def make_table(places: Sequence[Path], output: Path, settings: TableSettings, re
     if settings.mixed:
         del about["model_digest"]
     rows = 0
-    with open_table(output, columns, about) as table:
-        for batch in _batches(_rows(chain([first], checked), layout, settings), BATCH_VALUES // len(columns)):
-            table.write(batch)
-            rows += len(batch)
+    with open_table(output, columns, about, BATCH_VALUES // len(columns)) as append:
+        for row in _rows(chain([first], checked), layout, settings):
+            append(row)
+            rows += 1
     return Made(rows, len(columns), passed)
 
 
@@ -129,17 +129,6 @@ def _check_layout(file: Found, result: Result, layout: Layout) -> None:
         if len(result.taps[tap]) != length:
             found = f"{tap} of {file.name} has {len(result.taps[tap])} dimensions, the table's first result {length}"
             raise StartError("MIXED_MODELS", f"{found}; make one table for each model")
-
-
-def _batches(rows: Iterator[dict[str, Cell]], size: int) -> Iterator[list[dict[str, Cell]]]:
-    batch: list[dict[str, Cell]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) >= max(1, size):
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _mixed(file: Found, model: str, other: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Final, Protocol, Self
+from typing import IO, TYPE_CHECKING, Final, Self
 
 import numpy as np
 
@@ -26,11 +26,7 @@ GROUP_BYTES: Final = 32 << 20
 """Size of a row group in memory. Its description, 80 kB of a hundred columns, stays there until the file ends."""
 
 
-class TableWriter(Protocol):
-    """Accepts rows."""
-
-    def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
-        """Append rows."""
+Row = Mapping[str, Cell]
 
 
 class ParquetTable:
@@ -43,7 +39,7 @@ class ParquetTable:
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
         self._group: list[pa.RecordBatch] = []
 
-    def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
+    def write(self, rows: Sequence[Row]) -> None:
         """Append rows."""
         import pyarrow as pa
 
@@ -77,7 +73,7 @@ class CsvTable:
         self._csv = csv.writer(self._text, lineterminator="\n")
         self._csv.writerow([column.name for column in columns])
 
-    def write(self, rows: Sequence[Mapping[str, Cell]]) -> None:
+    def write(self, rows: Sequence[Row]) -> None:
         """Append rows."""
         self._csv.writerows([[_cell(row[column.name], column.type) for column in self._columns] for row in rows])
 
@@ -91,8 +87,18 @@ class CsvTable:
 
 
 @contextmanager
-def open_table(path: Path, columns: Sequence[Column], about: Mapping[str, str]) -> Iterator[TableWriter]:
-    """Open a table; the file appears, complete, when the block ends, and not at all if it fails.
+def open_table(
+    path: Path, columns: Sequence[Column], about: Mapping[str, str], batch_rows: int
+) -> Iterator[Callable[[Row], None]]:
+    """Open a table and yield a function that appends a row to it.
+
+    The file appears, complete, when the block ends, and not at all if it fails.
+
+    Args:
+        path: a name in one of `FORMATS`.
+        columns: of the table.
+        about: metadata of the table.
+        batch_rows: number of rows that are held until they are written.
 
     Raises:
         StartError: `BAD_TABLE_NAME` or `OUTPUT_UNWRITABLE`.
@@ -102,7 +108,17 @@ def open_table(path: Path, columns: Sequence[Column], about: Mapping[str, str]) 
     with atomic_file(path) as file:
         kind = ParquetTable(file, columns, about) if path.suffix == ".parquet" else None
         with kind or CsvTable(file, columns) as table:
-            yield table
+            batch: list[Row] = []
+
+            def append(row: Row) -> None:
+                batch.append(row)
+                if len(batch) >= batch_rows:
+                    table.write(batch)
+                    batch.clear()
+
+            yield append
+            if batch:
+                table.write(batch)
 
 
 def check_name(path: Path) -> None:
