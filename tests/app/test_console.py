@@ -10,14 +10,19 @@ from app import console
 from app.console import counted, progress
 
 
-def test_on_a_terminal_a_bar_shows_the_count_the_text_and_the_time_left(monkeypatch, capsys):
+def bar_of(reports, what: str, monkeypatch, capsys) -> str:
+    """What a terminal shows of reports (done, total, text), without the codes that move the cursor."""
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "120")
-    with progress("reading headers") as report:
-        report(1, 4)
-        report(1, 3, "encoding series")
-        report(2, 3, "encoding series")
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    with progress(what) as report:
+        for reported in reports:
+            report(*reported)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+
+
+def test_on_a_terminal_a_bar_shows_the_count_the_text_and_the_time_left(monkeypatch, capsys):
+    reports = [(1, 4), (1, 3, "encoding series"), (2, 3, "encoding series")]
+    shown = bar_of(reports, "reading headers", monkeypatch, capsys)
     assert re.search(r"2/3 \d:\d\d:\d\d (-:--:--|\d:\d\d:\d\d) encoding series", shown)
 
 
@@ -63,13 +68,8 @@ def test_without_a_known_total_the_count_alone_is_shown_and_the_next_work_begins
         "reading headers: 900",
         "reading headers: 1000",
     ]
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    monkeypatch.setenv("COLUMNS", "120")
-    with progress("looking for results") as report:
-        report(900, 0)
-        report(1, 900, "reading results")
-        report(3, 0, "sorting")
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    reports = [(900, 0), (1, 900, "reading results"), (3, 0, "sorting")]
+    shown = bar_of(reports, "looking for results", monkeypatch, capsys)
     assert re.search(r" 3 \d:\d\d:\d\d\s+sorting", shown)
 
 
