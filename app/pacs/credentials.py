@@ -1,4 +1,4 @@
-"""What a peer is to be shown and has to show: TLS files of the listener, of a destination or server, and the token."""
+"""What a peer is to be shown and has to show: TLS files of the listener and of whom it calls, and the token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.pacs.destination import Destination
-from app.pacs.settings import Tls
+from app.pacs.settings import Query, Tls
 from app.pacs.watch_settings import WatchSettings
 from operators.errors import StartError
 from operators.system_error import cannot_read
@@ -35,7 +35,16 @@ def polling_tls(watch: WatchSettings) -> ssl.SSLContext | None:
     return _context("listener.watch", watch) if watch.ca else None
 
 
-def _context(whose: str, files: Destination | WatchSettings) -> ssl.SSLContext:
+def query_tls(query: Query) -> ssl.SSLContext | None:
+    """Make the TLS context for the PACS that is asked; None for plain TCP.
+
+    Raises:
+        StartError: `TLS_INVALID`, where a file cannot be used.
+    """
+    return _context("listener.query", query) if query.ca else None
+
+
+def _context(whose: str, files: Destination | WatchSettings | Query) -> ssl.SSLContext:
     with usable(whose, files):
         context = ssl.create_default_context(cafile=files.ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -45,7 +54,7 @@ def _context(whose: str, files: Destination | WatchSettings) -> ssl.SSLContext:
 
 
 @contextmanager
-def usable(whose: str, files: Destination | WatchSettings | Tls) -> Iterator[None]:
+def usable(whose: str, files: Destination | WatchSettings | Query | Tls) -> Iterator[None]:
     """Turn an error in the block, or in opening the files that it needs, into a `StartError`: `TLS_INVALID`.
 
     Args:

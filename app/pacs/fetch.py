@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
+from app.pacs.credentials import query_tls
 from app.pacs.intake import STORED_CLASSES, SYNTAXES
 from app.pacs.outgoing import prepare
 from app.pacs.settings import Query
+from operators.errors import StartError
 
 CONNECT_S: Final = 10.0
 ANSWER_S: Final = 120.0
@@ -134,11 +137,19 @@ class Pacs:
         ae.network_timeout = ANSWER_S
         handlers: list[Any] = [(evt.EVT_CONN_OPEN, prepare), *([(evt.EVT_C_STORE, store)] if store else [])]
         roles: list[Any] = [build_role(uid, scp_role=True) for uid in STORED_CLASSES] if store else []
-        where = self.query.host, self.query.port
-        assoc = ae.associate(*where, contexts, self.query.ae_title or "", ext_neg=roles, evt_handlers=handlers)
+        tls, failures = self._tls()
+        assoc = ae.associate(
+            self.query.host,
+            self.query.port,
+            contexts,
+            self.query.ae_title or "",
+            ext_neg=roles,
+            tls_args=(tls, self.query.host) if tls else None,
+            evt_handlers=handlers,
+        )
         try:
             if not assoc.is_established:
-                raise PacsAway("no association; check its AE title, address and port, and that it knows ours")
+                raise PacsAway(_why_none(failures, secured=tls is not None))
             if not any(one.abstract_syntax == contexts[0].abstract_syntax for one in assoc.accepted_contexts):
                 raise PacsAway("the query service was not accepted; check what the PACS allows us")
             yield assoc
@@ -147,6 +158,51 @@ class Pacs:
         finally:
             if assoc.is_established:
                 assoc.release()
+
+    def _tls(self) -> tuple[ssl.SSLContext | None, list[OSError]]:
+        """Return the context for one association, None for plain TCP; and a list of what TLS will have failed with.
+
+        Raises:
+            PacsAway: a file that could be used at the start no longer can.
+        """
+        try:
+            context = query_tls(self.query)
+        except StartError as error:
+            raise PacsAway(str(error)) from error
+        return context, _noted_failures(context) if context else []
+
+
+def _noted_failures(context: ssl.SSLContext) -> list[OSError]:
+    """Return a list to which each socket of the context adds what TLS fails with; pynetdicom only logs it."""
+    failures: list[OSError] = []
+    plain: Any = context.sslsocket_class
+
+    class Noting(plain):  # type: ignore[misc]
+        def do_handshake(self, *about: Any) -> None:
+            try:
+                super().do_handshake(*about)
+            except OSError as error:
+                failures.append(error)
+                raise
+
+        def read(self, *about: Any) -> Any:
+            try:
+                return super().read(*about)
+            except ssl.SSLError as error:  # with TLS 1.3, our handshake ends before our certificate is looked at
+                failures.append(error)
+                raise
+
+    context.sslsocket_class = Noting
+    return failures
+
+
+def _why_none(failures: Sequence[OSError], secured: bool) -> str:
+    """Return why there is no association, as far as that is known, and what to do."""
+    if failures:
+        why = failures[0].strerror or type(failures[0]).__name__
+        return f"TLS failed ({why}); check ca, certificate and key of listener.query, and that its port takes TLS"
+    known = "that it knows ours and accepts our certificate" if secured else "that it knows ours and needs no TLS"
+    return f"no association; check its AE title, address and port, and {known}"
 
 
 def _identifier(level: str, study_uid: str, series_uid: str, **keys: Any) -> Dataset:

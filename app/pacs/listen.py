@@ -20,7 +20,7 @@ from app.pacs.arrivals import reconcile
 from app.pacs.child_process import child_program
 from app.pacs.commitment import report_handler
 from app.pacs.complete import Completer, Emit
-from app.pacs.credentials import check_credentials, check_polling
+from app.pacs.credentials import check_credentials, check_polling, query_tls
 from app.pacs.database.engine import Database, open_database
 from app.pacs.deliver import Deliverer
 from app.pacs.destination import routes
@@ -142,11 +142,13 @@ def listener(
 
 
 def _check_peers(settings: ListenerSettings) -> None:
-    """Check that there are credentials for whom results are sent to and who is polled, before anything is opened."""
+    """Check that there are credentials for each destination, server and PACS, before anything is opened."""
     for destination in settings.destinations:
         check_credentials(destination)
     if settings.watch.url:
         check_polling(settings.watch)
+    if settings.query.ae_title:
+        query_tls(settings.query)
 
 
 def _works(settings: ListenerSettings, run: Settings) -> Sequence[Work]:

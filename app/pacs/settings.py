@@ -101,6 +101,9 @@ class Query:
         port: its DICOM port.
         retrieve: how missing instances are fetched. `move` needs our AE title, address and port in the PACS's table.
         retry_s: first pause after a query or fetch that failed; it doubles up to half an hour.
+        ca: PEM file of the authorities that its certificate is checked by; with it every association with it uses TLS.
+        certificate: PEM file of our client certificate.
+        key: PEM file of its private key.
     """
 
     __pydantic_config__: ClassVar = FORBID_UNKNOWN_KEYS
@@ -110,6 +113,20 @@ class Query:
     port: int = 104
     retrieve: Literal["get", "move", "none"] = "get"
     retry_s: float = 10.0
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that what TLS needs is there.
+
+        Raises:
+            ValueError: what is missing.
+        """
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("query: expected both certificate and key")
+        if self.certificate and not self.ca:
+            raise ValueError("query: certificate without ca; without it nothing would be encrypted")
 
 
 @dataclass(frozen=True, slots=True)
