@@ -275,7 +275,7 @@ class RunCode(_Documented):
     TLS_INVALID = (
         "TLS_INVALID",
         "exit 3",
-        "Certificate, key or CA of the listener, a destination or a polled server cannot be used.",
+        "Certificate, key or CA of the listener, a destination, a polled server or the queried PACS cannot be used.",
     )
     TOKEN_UNREADABLE = (
         "TOKEN_UNREADABLE",
