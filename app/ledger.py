@@ -6,6 +6,7 @@ remove what an earlier run of it wrote for a series.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -19,12 +20,13 @@ from typing import Any, Final, Self
 
 from app.output_lock import output_lock
 from app.process import starting
-from operators.errors import RunFailed, SeriesFailed, StartError
+from operators.errors import SeriesFailed, StartError
 from operators.job import Job, failure, log_outcome
 from operators.read_study import Inventory
 from operators.results.atomic import remove_unfinished, write_together
 from operators.results.write_json import NOTICE, RunFacts, outcome_json, result_json
 from operators.types import Outcome
+from operators.uids import uid_from_digest
 from operators.write_features import remove_features, series_folder
 
 logger = logging.getLogger(__name__)
@@ -100,9 +102,9 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the ledger, also after an interruption or error: a series without an outcome has failed."""
+        """Close the ledger, also after an interruption or error; a run that could not start leaves none."""
         with self._stack:
-            if error is None or self.inventory is not None:
+            if self.inventory is not None or not isinstance(error, StartError):
                 self.close()
 
     def enter(self, outcome: Outcome) -> None:
@@ -123,23 +125,34 @@ class Ledger:
     def close(self) -> None:
         """Write the ledger and the summary.
 
-        Silence is never success: a series without an outcome has failed, and finding no CT at all is reported too.
-
-        Raises:
-            RunFailed: `LOST_RUN`: the run ended before anything was read.
+        Silence is never success: a series without an outcome has failed, the whole input has failed where no series is
+        known yet, and finding no CT at all is reported too.
         """
         if self.inventory is None:
-            raise RunFailed("LOST_RUN", "the run ended before the input was read; nothing was written; run again")
+            self.reading_seconds = (datetime.now(UTC) - self.started).total_seconds()
+            self.enter(_lost_run())
+        else:
+            self._end_all(self.inventory)
+        not_dicom = None if self.inventory is None else self.inventory.not_dicom
+        about = RunFacts(self.started, self.reading_seconds, not_dicom)
+        contents = (outcome_json(self.outcomes, about), result_json(self.outcomes))
+        write_together(dict(zip(self.files, contents, strict=False)))
+
+    def _end_all(self, inventory: Inventory) -> None:
         ended = {(outcome.series_instance_uid, outcome.part) for outcome in self.outcomes}
-        for series in self.inventory.series:
+        for series in inventory.series:
             if (series.series_instance_uid, series.part) not in ended:
                 lost = SeriesFailed("LOST_SERIES", "the run ended before this series did; run again")
                 self.enter(failure(Job(series, series), lost))
         if all(outcome.status == "skipped" for outcome in self.outcomes):
-            logger.error("%s", _why_nothing(self.outcomes, self.inventory.not_dicom))
-        about = RunFacts(self.started, self.reading_seconds, self.inventory.not_dicom)
-        contents = (outcome_json(self.outcomes, about), result_json(self.outcomes))
-        write_together(dict(zip(self.files, contents, strict=False)))
+            logger.error("%s", _why_nothing(self.outcomes, inventory.not_dicom))
+
+
+def _lost_run() -> Outcome:
+    """Return the outcome of the whole input; like that of a folder that cannot be opened, its UID is from its path."""
+    uid = uid_from_digest(hashlib.sha256(b".").hexdigest())
+    text = "the run ended before the input was read; nothing was written; run again"
+    return Outcome(uid, None, ".", "failed", "LOST_RUN", text)
 
 
 def _why_nothing(skipped: Iterable[Outcome], not_dicom: int) -> str:

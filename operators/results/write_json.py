@@ -76,13 +76,13 @@ class RunFacts:
 
     Attributes:
         started: start of the run.
-        reading_seconds: time to find all files and read their headers.
-        files_not_dicom: number of input files that are not DICOM images.
+        reading_seconds: time to find all files and read their headers, or until the run ended before that.
+        files_not_dicom: number of input files that are not DICOM images; None where not all were read.
     """
 
     started: datetime
     reading_seconds: float
-    files_not_dicom: int
+    files_not_dicom: int | None
 
 
 def outcome_json(outcomes: Sequence[Outcome], run: RunFacts) -> bytes:

@@ -100,6 +100,31 @@ def test_a_run_after_an_ended_one_says_nothing(tmp_path, caplog):
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("command", "ledger"), [("encode", "outcome.json"), ("export", "outcome.export.json")])
+def test_a_run_that_is_stopped_before_the_headers_are_read_says_so_in_its_ledger(
+    phantom_ct, tmp_path, monkeypatch, capsys, command, ledger, sent
+):
+    monkeypatch.setattr("operators.read_study.read_file", lambda *_: os.kill(os.getpid(), sent))
+
+    assert ctvae([command, str(phantom_ct), "-o", str(tmp_path)]) == 1
+
+    found = json.loads((tmp_path / ledger).read_text())
+    assert [(one["folder"], one["status"], one["reason"]) for one in found["series"]] == [(".", "failed", "LOST_RUN")]
+    assert found["files_not_dicom"] is None
+    said = capsys.readouterr().err
+    assert "LOST_RUN: the run ended before the input was read" in said and "INTERRUPTED" in said
+    if command == "encode":
+        assert json.loads((tmp_path / "result.json").read_text())["series"]["failed"] == 1
+
+
+def test_a_run_that_could_not_start_leaves_no_ledger(tmp_path):
+    with pytest.raises(StartError), Ledger(tmp_path):
+        raise StartError("INPUT_NOT_A_FOLDER", "the input is not a folder")
+
+    assert not files(tmp_path)
+
+
 @pytest.mark.parametrize(("source", "target"), [("in", "in/out"), ("out/in", "out"), ("in", "in"), ("in", "link/out")])
 def test_input_and_output_must_lie_apart(tmp_path, capsys, source, target):
     (tmp_path / source).mkdir(parents=True)

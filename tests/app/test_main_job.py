@@ -407,6 +407,7 @@ def test_a_graph_that_reads_nothing_is_a_failure(phantom_ct, tmp_path, monkeypat
 
     assert main(["-i", str(phantom_ct), "-o", str(tmp_path)]) == 1
     assert "LOST_RUN" in capsys.readouterr().err
+    assert [line["reason"] for line in Run(1, tmp_path, "").outcomes] == ["LOST_RUN"]
 
 
 def test_a_killed_run_leaves_no_ledger_of_an_earlier_one(phantom_ct, tmp_path, monkeypatch):
