@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
@@ -58,10 +59,15 @@ class DiskList:
 
 
 class _Notes:
-    """A database of one table in a temporary file; where that does not fit, the error says so."""
+    """A database of one table in a temporary file; where that does not fit, the error says so.
+
+    Its maps and lists end in generators and behind errors, so it is closed with the last reference to it.
+    """
 
     def __init__(self, table: str) -> None:
-        self._database = sqlite3.connect("", isolation_level=None)  # an empty name stands for a temporary file
+        # An empty name stands for a temporary file. The garbage collector may close it in another thread.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._database.close)
         for setting in _SETTINGS:
             self.ask(f"PRAGMA {setting}")
         self.ask(table)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sqlite3
+import threading
+
 import pytest
 
 from app import on_disk
@@ -30,3 +34,61 @@ def test_a_full_temporary_folder_is_one_line_that_says_what_to_do(full, monkeypa
     many = [(str(number).encode() * 500, "") for number in range(100)]
     with pytest.raises(CtvaeError, match=r"INPUT_OUTPUT_ERROR: .*disk is full.*TMPDIR"):
         notes.extend(many) if full is DiskList else [notes.enter(*one) for one in many]
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[sqlite3.Connection]:
+    """Every connection that is opened while the test runs."""
+    connections, connect = [], sqlite3.connect
+
+    def noted(*about, **more):
+        connections.append(connect(*about, **more))
+        return connections[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    return connections
+
+
+def is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except sqlite3.ProgrammingError as error:
+        return "closed database" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("made", [DiskMap, DiskList])
+def test_the_temporary_file_is_closed_with_its_map_or_list(made, opened):
+    notes = made()
+    assert not is_closed(opened[0])
+    del notes
+    assert is_closed(opened[0])
+
+
+def test_a_list_that_is_being_read_is_closed_when_its_reader_stops(opened):
+    notes = DiskList()
+    notes.extend([(b"a", "1"), (b"b", "2")])
+    reading = iter(notes)
+    del notes
+    assert next(reading) == (b"a", "1") and not is_closed(opened[0])
+    reading.close()
+    del reading
+    assert is_closed(opened[0])
+
+
+def test_the_temporary_file_is_closed_where_it_could_not_be_set_up(monkeypatch, opened):
+    monkeypatch.setattr(on_disk, "_SETTINGS", ("journal_mode = OFF; this is no SQL",))
+    with pytest.raises(CtvaeError, match="INPUT_OUTPUT_ERROR"):
+        DiskMap()
+    gc.collect()
+    assert is_closed(opened[0])
+
+
+def test_another_thread_may_collect_what_refers_to_itself(opened):
+    notes = DiskMap()
+    notes.itself = notes
+    del notes
+    collector = threading.Thread(target=gc.collect)
+    collector.start()
+    collector.join()
+    assert is_closed(opened[0])
