@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from dicomweb_client import DICOMwebClient
 from requests import RequestException, Session
 
+from app.no_answer import why_no_answer
+
 PAGE: Final = 500
 """Answers that are asked for at once: a server with a million series must not send them in one piece."""
 
@@ -68,5 +70,6 @@ def count_of(answer: dict[str, Any], tag: str) -> int | None:
 def what_failed(url: str, error: Exception) -> str:
     """Return what a server did, as a message says it."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    found = f"answered {status}" if status else f"gave no DICOMweb answer ({type(error).__name__})"
+    why = why_no_answer(error) or type(error).__name__
+    found = f"answered {status}" if status else f"gave no DICOMweb answer ({why})"
     return f"{urlsplit(url).hostname} {found}; check the URL, the network and --token-file"

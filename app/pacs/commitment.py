@@ -21,7 +21,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from app.pacs.database.engine import Database
 from app.pacs.deliveries import Sending, report_commitment
 from app.pacs.destination import Destination
-from app.pacs.store import accepts, association
+from app.pacs.outgoing import NoAssociation
+from app.pacs.store import accepts, association, no_association
 
 logger = logging.getLogger(__name__)
 
@@ -43,19 +44,20 @@ def ask(destination: Destination, our_ae: str, sending: Sending, transaction_uid
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sending.sop_class_uid, sending.sop_uid
     question.TransactionUID, question.ReferencedSOPSequence = transaction_uid, [item]
     handlers: list[EventHandlerType] = [(evt.EVT_N_EVENT_REPORT, report_handler(database))]
-    with association(destination, our_ae, [str(StorageCommitmentPushModel)], handlers) as peer:
-        if peer is None:
-            return "NO_ASSOCIATION"
-        if not accepts(peer, str(StorageCommitmentPushModel)):
-            return "COMMITMENT_NOT_ACCEPTED"
-        try:
-            answer, _ = peer.send_n_action(question, REQUEST, StorageCommitmentPushModel, INSTANCE)
-        except RuntimeError:
-            return "ASSOCIATION_LOST"
-        status = answer.get("Status")
-        if status is None:
-            return "ASSOCIATION_LOST"
-        return "" if status == 0 else f"0x{int(status):04X}"
+    try:
+        with association(destination, our_ae, [str(StorageCommitmentPushModel)], handlers) as peer:
+            if not accepts(peer, str(StorageCommitmentPushModel)):
+                return "COMMITMENT_NOT_ACCEPTED"
+            try:
+                answer, _ = peer.send_n_action(question, REQUEST, StorageCommitmentPushModel, INSTANCE)
+            except RuntimeError:
+                return "ASSOCIATION_LOST"
+    except NoAssociation as error:
+        return no_association(error)
+    status = answer.get("Status")
+    if status is None:
+        return "ASSOCIATION_LOST"
+    return "" if status == 0 else f"0x{int(status):04X}"
 
 
 def holds(destination: Destination, our_ae: str, sending: Sending, study_uid: str, series_uid: str) -> bool | None:
@@ -65,13 +67,13 @@ def holds(destination: Destination, our_ae: str, sending: Sending, study_uid: st
     question.QueryRetrieveLevel = "IMAGE"
     question.StudyInstanceUID, question.SeriesInstanceUID = study_uid, series_uid
     question.SOPInstanceUID = sending.sop_uid
-    with association(destination, our_ae, [model]) as peer:
-        if peer is None or not accepts(peer, model):
-            return None
-        try:
+    try:
+        with association(destination, our_ae, [model]) as peer:
+            if not accepts(peer, model):
+                return None
             answers = list(peer.send_c_find(question, model))
-        except RuntimeError:
-            return None
+    except (NoAssociation, RuntimeError):  # pynetdicom's, where the association was aborted since
+        return None
     statuses = [status.get("Status") for status, _ in answers]
     if not statuses or statuses[-1] != 0:
         return None

@@ -21,7 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from app.pacs.credentials import query_tls
 from app.pacs.intake import STORED_CLASSES, SYNTAXES
-from app.pacs.outgoing import prepare
+from app.pacs.outgoing import NoAssociation, open_association
 from app.pacs.settings import Query
 from operators.errors import StartError
 
@@ -135,21 +135,15 @@ class Pacs:
         ae = AE(self.ae_title)
         ae.acse_timeout, ae.connection_timeout, ae.dimse_timeout = CONNECT_S, CONNECT_S, ANSWER_S
         ae.network_timeout = ANSWER_S
-        handlers: list[Any] = [(evt.EVT_CONN_OPEN, prepare), *([(evt.EVT_C_STORE, store)] if store else [])]
+        handlers: list[Any] = [(evt.EVT_C_STORE, store)] if store else []
         roles: list[Any] = [build_role(uid, scp_role=True) for uid in STORED_CLASSES] if store else []
         tls, failures = self._tls()
-        assoc = ae.associate(
-            self.query.host,
-            self.query.port,
-            contexts,
-            self.query.ae_title or "",
-            ext_neg=roles,
-            tls_args=(tls, self.query.host) if tls else None,
-            evt_handlers=handlers,
-        )
+        where, called = (self.query.host, self.query.port), self.query.ae_title or ""
         try:
-            if not assoc.is_established:
-                raise PacsAway(_why_none(failures, secured=tls is not None))
+            assoc = open_association(ae, where, contexts, called=called, tls=tls, handlers=handlers, roles=roles)
+        except NoAssociation as error:
+            raise PacsAway(_why_none(error, failures, self.query)) from error
+        try:
             if not any(one.abstract_syntax == contexts[0].abstract_syntax for one in assoc.accepted_contexts):
                 raise PacsAway("the query service was not accepted; check what the PACS allows us")
             yield assoc
@@ -196,12 +190,14 @@ def _noted_failures(context: ssl.SSLContext) -> list[OSError]:
     return failures
 
 
-def _why_none(failures: Sequence[OSError], secured: bool) -> str:
+def _why_none(error: NoAssociation, failures: Sequence[OSError], query: Query) -> str:
     """Return why there is no association, as far as that is known, and what to do."""
+    if str(error):
+        return f"{error}; check host of listener.query and the name server"
     if failures:
         why = failures[0].strerror or type(failures[0]).__name__
         return f"TLS failed ({why}); check ca, certificate and key of listener.query, and that its port takes TLS"
-    known = "that it knows ours and accepts our certificate" if secured else "that it knows ours and needs no TLS"
+    known = "that it knows ours and accepts our certificate" if query.ca else "that it knows ours and needs no TLS"
     return f"no association; check its AE title, address and port, and {known}"
 
 

@@ -1,12 +1,65 @@
-"""How every association that we open is set up: PDUs go at once, answers reach who waits, and the socket is closed."""
+"""How every association that we open is set up: PDUs go at once, answers reach who waits, and the socket is closed.
+
+Where there is none, `NoAssociation` says why.
+"""
 
 from __future__ import annotations
 
 import socket
+import ssl
+from collections.abc import Sequence
 from typing import Any
 
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.events import Event
+from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.presentation import PresentationContext
+
+from app.no_answer import why_no_answer
+
+
+class NoAssociation(Exception):
+    """The peer cannot be reached or does not let us in; the message says why, and is empty where that is not known."""
+
+
+def open_association(
+    ae: AE,
+    where: tuple[str, int],
+    contexts: list[PresentationContext],
+    *,
+    called: str,
+    tls: ssl.SSLContext | None,
+    handlers: Sequence[EventHandlerType] = (),
+    roles: Sequence[Any] = (),
+) -> Association:
+    """Open an association; whoever asks for it releases it.
+
+    Args:
+        ae: ours, with its time-outs.
+        where: host and port.
+        contexts: presentation contexts to propose.
+        called: AE title of the peer.
+        tls: made for this association alone; None for plain TCP.
+        handlers: of events.
+        roles: role selection items.
+
+    Raises:
+        NoAssociation: there is none.
+    """
+    try:
+        assoc = ae.associate(
+            *where,
+            contexts,
+            ae_title=called,
+            ext_neg=list(roles),
+            tls_args=(tls, where[0]) if tls else None,
+            evt_handlers=[(evt.EVT_CONN_OPEN, prepare), *handlers],
+        )
+    except (socket.gaierror, UnicodeError) as error:  # the latter where the name is malformed
+        raise NoAssociation(why_no_answer(error)) from error
+    if not assoc.is_established:
+        raise NoAssociation
+    return assoc
 
 
 def prepare(event: Event) -> None:

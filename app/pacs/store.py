@@ -9,7 +9,7 @@ from typing import Final
 
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context, evt
+from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 from pynetdicom.events import EventHandlerType
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -17,11 +17,10 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from app.pacs.credentials import client_tls
 from app.pacs.destination import Destination
 from app.pacs.judge import Answer, Verdict, judged
-from app.pacs.outgoing import prepare
+from app.pacs.outgoing import NoAssociation, open_association
 
 SYNTAXES: Final = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 SR_CLASSES: Final = (str(Comprehensive3DSRStorage), str(ComprehensiveSRStorage))
-UNREACHABLE: Final = Answer(Verdict.RETRY, None, "NO_ASSOCIATION")
 LOST: Final = Answer(Verdict.RETRY, None, "ASSOCIATION_LOST")
 
 
@@ -35,16 +34,22 @@ def store(destination: Destination, path: Path, our_ae: str) -> Answer:
     """
     dataset = dcmread(path)
     sop_class = str(dataset.SOPClassUID)
-    with association(destination, our_ae, SR_CLASSES) as peer:
-        if peer is None:
-            return UNREACHABLE
-        if not accepts(peer, sop_class):
-            return Answer(Verdict.FALL_BACK, None, "NOT_ACCEPTED")
-        try:
-            status = peer.send_c_store(dataset).get("Status")
-        except RuntimeError:  # it was aborted since
-            return LOST
-        return LOST if status is None else judged(int(status))
+    try:
+        with association(destination, our_ae, SR_CLASSES) as peer:
+            if not accepts(peer, sop_class):
+                return Answer(Verdict.FALL_BACK, None, "NOT_ACCEPTED")
+            try:
+                status = peer.send_c_store(dataset).get("Status")
+            except RuntimeError:  # it was aborted since
+                return LOST
+            return LOST if status is None else judged(int(status))
+    except NoAssociation as error:
+        return Answer(Verdict.RETRY, None, no_association(error))
+
+
+def no_association(error: NoAssociation) -> str:
+    """Return the reason that the queue shows."""
+    return f"NO_ASSOCIATION ({error})" if str(error) else "NO_ASSOCIATION"
 
 
 def accepts(peer: Association, abstract_syntax: str) -> bool:
@@ -55,8 +60,8 @@ def accepts(peer: Association, abstract_syntax: str) -> bool:
 @contextmanager
 def association(
     destination: Destination, our_ae: str, classes: Sequence[str], handlers: Sequence[EventHandlerType] = ()
-) -> Iterator[Association | None]:
-    """Open an association, released at the end of the block; None where the peer does not answer or lets us in.
+) -> Iterator[Association]:
+    """Open an association, released at the end of the block.
 
     Verification is asked for too, so that an association without the wanted class can be told from none.
 
@@ -65,23 +70,17 @@ def association(
         our_ae: calling AE title.
         classes: abstract syntaxes.
         handlers: of events.
+
+    Raises:
+        NoAssociation: the peer does not answer, or does not let us in.
+        StartError: `TLS_INVALID`, where a file cannot be used.
     """
     ae = AE(ae_title=destination.calling_ae or our_ae)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = destination.timeout_s
     # A context for each transfer syntax: of one with both, a peer may choose to have our bytes transcoded.
     contexts = [build_context(sop_class, syntax) for sop_class in (*classes, Verification) for syntax in SYNTAXES]
-    where = destination.host, destination.port
-    tls = client_tls(destination)
-    peer = ae.associate(
-        *where,
-        contexts,
-        ae_title=destination.ae_title or "",
-        tls_args=(tls, destination.host) if tls else None,
-        evt_handlers=[(evt.EVT_CONN_OPEN, prepare), *handlers],
-    )
-    if not peer.is_established:
-        yield None
-        return
+    where, called = (destination.host, destination.port), destination.ae_title or ""
+    peer = open_association(ae, where, contexts, called=called, tls=client_tls(destination), handlers=handlers)
     try:
         yield peer
     finally:

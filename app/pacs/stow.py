@@ -9,6 +9,7 @@ from typing import Any, Final
 import httpx
 from pydicom import dcmread
 
+from app.no_answer import why_no_answer
 from app.pacs.credentials import bearer_token, client_tls
 from app.pacs.destination import Destination
 from app.pacs.judge import Answer, Verdict, judged
@@ -41,8 +42,11 @@ def stow(destination: Destination, path: Path) -> Answer:
         with httpx.Client(timeout=destination.timeout_s, verify=verify, trust_env=False) as client:
             mark = boundary.encode()
             response = client.post(url, content=body % (mark, content, mark), headers=headers)
-    except httpx.HTTPError as error:
-        return Answer(Verdict.RETRY, None, f"NO_ANSWER ({type(error).__name__})")
+    except (httpx.HTTPError, UnicodeError) as error:
+        why = why_no_answer(error)
+        if why is None and isinstance(error, UnicodeError):
+            raise  # of the token, which is no fault of the server
+        return Answer(Verdict.RETRY, None, f"NO_ANSWER ({why or type(error).__name__})")
     return judge_response(response.status_code, _json(response), uid)
 
 

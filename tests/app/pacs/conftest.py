@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,19 @@ def tls_uses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Use]]:
     monkeypatch.setattr(ssl.SSLContext, "sslsocket_class", watched(uses))
     yield uses
     assert [wrong for use in uses for wrong in use.wrong] == []
+
+
+@pytest.fixture
+def no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nobody know the name pacs.invalid, without asking the network."""
+    resolve = socket.getaddrinfo
+
+    def unless_unknown(host: str | bytes | None, *about: Any, **more: Any) -> Any:
+        if host in ("pacs.invalid", b"pacs.invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return resolve(host, *about, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", unless_unknown)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -195,6 +195,29 @@ def test_what_could_not_be_sent_for_too_long_ends_as_failed_with_the_last_reason
     assert sender.deliver_one() and told(sqlite) == ("failed", None, "NO_ASSOCIATION")
 
 
+UNRESOLVED = "(the name cannot be resolved: "
+
+
+@pytest.mark.parametrize("host", ["pacs.invalid", "a..b"], ids=["unknown", "malformed"])
+@pytest.mark.parametrize("kind", ["store", "stow"])
+def test_a_destination_whose_name_cannot_be_resolved_is_tried_again(sqlite, places, no_names, kind, host):
+    make_results(sqlite, places, "1.1", ["PACS"])
+    there = {"host": host} if kind == "store" else {"kind": kind, "url": f"http://{host}/dicom-web"}
+    assert deliverer(sqlite, places, 104, **there).deliver_one()
+    state, _, reason = told(sqlite)
+    code = "NO_ASSOCIATION" if kind == "store" else "NO_ANSWER"
+    assert state == "waiting" and reason and reason.startswith(f"{code} {UNRESOLVED}")
+
+
+def test_commitment_of_a_destination_whose_name_is_gone_is_asked_for_later(sqlite, places, no_names):
+    with peer() as pacs:
+        make_results(sqlite, places, "1.1", ["PACS"])
+        assert deliverer(sqlite, places, pacs.port).deliver_one()
+    assert deliverer(sqlite, places, 104, host="pacs.invalid", commitment=True).deliver_one()
+    state, _, reason = told(sqlite)
+    assert state == "sent" and reason and reason.startswith(f"NO_ASSOCIATION {UNRESOLVED}")
+
+
 def test_a_result_whose_file_is_gone_ends_as_failed(sqlite, places):
     make_results(sqlite, places, "1.1", ["PACS"])
     for file in places.results.glob("*/*/*.dcm"):

@@ -109,6 +109,13 @@ def test_a_pacs_that_is_not_there_is_away():
         pacs.count(STUDY, SERIES)
 
 
+@pytest.mark.parametrize("host", ["pacs.invalid", "a..b"], ids=["unknown", "malformed"])
+def test_a_pacs_whose_name_cannot_be_resolved_is_away(no_names, host):
+    pacs = Pacs(Query("PACS", host), "CTVAE", lambda event: 0)
+    with pytest.raises(PacsAway, match=r"the name cannot be resolved: .*; check host of listener\.query"):
+        pacs.count(STUDY, SERIES)
+
+
 def test_an_association_that_is_lost_in_mid_query_is_a_pacs_that_is_away(monkeypatch):
     """It is lost between the answer that the series is there, which names no number, and the next question."""
     ae = AE("PACS")

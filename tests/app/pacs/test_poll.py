@@ -125,6 +125,20 @@ def test_a_server_that_cannot_be_reached_for_an_instance_is_said(poller):
         poller.step()
 
 
+@pytest.mark.parametrize("host", ["pacs.invalid", "a..b"], ids=["unknown", "malformed"])
+def test_a_server_whose_name_cannot_be_resolved_is_said(sqlite, tmp_path, no_names, host):
+    intake = Intake(Spool(tmp_path / "spool", 0, 1 << 30), sqlite)
+    said = rf"SERVER_FAILED: {host} gave no DICOMweb answer \(the name cannot be resolved: .*\); check the URL"
+    with pytest.raises(Away, match=said):
+        Poller(intake, WatchSettings(url=f"http://{host}/dicom-web")).step()
+
+
+def test_a_server_that_is_no_longer_known_by_name_when_an_instance_is_fetched_is_said(poller, no_names):
+    poller.settings = replace(poller.settings, url="http://pacs.invalid/dicom-web")
+    with pytest.raises(Away, match="the name cannot be resolved"):
+        poller.step()
+
+
 def test_a_token_that_vanishes_is_said_once_and_is_no_fault_of_the_program(sqlite, tmp_path, caplog):
     intake = Intake(Spool(tmp_path / "spool", 0, 1 << 30), sqlite)
     settings = WatchSettings(url="http://127.0.0.1:1", token_file=str(tmp_path / "nothing"))
