@@ -1,14 +1,16 @@
-"""How every association that we open is set up: PDUs go at once, answers reach who waits, and the socket is closed.
+"""How every association that we open is set up: PDUs go at once, answers reach who waits, and none waits for ever.
 
 Where there is none, `NoAssociation` says why.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -16,6 +18,11 @@ from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext
 
 from app.no_answer import why_no_answer
+
+PDU_S: Final = 15.0
+"""From the first byte of a PDU of the peer to its last, as `limits.pdu_s` for those who call us."""
+
+PIECE_BYTES: Final = 1 << 16
 
 
 class NoAssociation(Exception):
@@ -67,6 +74,7 @@ def prepare(event: Event) -> None:
     _send_at_once(event.assoc)
     _keep_answers(event.assoc)
     _close_whole(event.assoc)
+    _bound_waits(event.assoc)
 
 
 def _send_at_once(assoc: Association) -> None:
@@ -106,3 +114,43 @@ def _close_whole(assoc: Association) -> None:
         connection.close()
 
     transport._shutdown_socket = shutdown_socket  # type: ignore[method-assign]
+
+
+def _bound_waits(assoc: Association) -> None:
+    """End a read or write that the peer does not let end.
+
+    pynetdicom sets no time-out. A peer that falls silent within a PDU, or no longer reads, would hold the thread of the
+    reactor for ever, and with it whoever asks: a question that times out aborts, and waits for that thread.
+    """
+    transport = assoc.dul.socket
+    if transport is None or transport.socket is None:
+        return
+    connection, end = transport.socket, None
+    connection.settimeout(assoc.network_timeout)
+
+    def recv(nr_bytes: int) -> bytearray:
+        """Read the first six bytes of a PDU; in the next call the rest of it."""
+        nonlocal end
+        head, taken, wait_s = end is None, bytearray(), connection.gettimeout()
+        try:
+            while len(taken) < nr_bytes:
+                if end is not None:
+                    connection.settimeout(_left_s(end))
+                piece = connection.recv(min(nr_bytes - len(taken), PIECE_BYTES))
+                if not piece:
+                    break
+                end = end or time.monotonic() + PDU_S
+                taken += piece
+            return taken
+        finally:
+            connection.settimeout(wait_s)
+            end = end if head else None
+
+    transport.recv = recv  # type: ignore[method-assign]
+
+
+def _left_s(end: float) -> float:
+    left_s = end - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError(errno.ETIMEDOUT, f"a PDU was not complete in {PDU_S:g} s")
+    return left_s

@@ -6,6 +6,7 @@ import gc
 import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from pynetdicom.sop_class import (
 )
 
 from app.cli import main
-from app.pacs import fetch
+from app.pacs import fetch, outgoing
 from app.pacs.fetch import Pacs, PacsAway
 from app.pacs.intake import Intake
 from app.pacs.receive import Receiver
@@ -37,6 +38,7 @@ MODELS = (
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
 )
+A_ASSOCIATE_AC, P_DATA = 2, 4
 OURS = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
 
 # pynetdicom leaves it to the garbage collector to close the socket of a connection that was refused.
@@ -53,7 +55,11 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def pacs(
-    slices: list[Path], tls: ssl.SSLContext | None, moves_to: int = 0, answers: threading.Event | None = None
+    slices: list[Path],
+    tls: ssl.SSLContext | None,
+    moves_to: int = 0,
+    answers: threading.Event | None = None,
+    silent_in: int | None = None,
 ) -> Iterator[Query]:
     """A PACS that holds these slices of one series.
 
@@ -62,6 +68,7 @@ def pacs(
         tls: None for plain TCP.
         moves_to: port of loopback that a C-MOVE goes to, without TLS.
         answers: it waits for this after each slice; None for no pause.
+        silent_in: type of the PDU of which it sends the first bytes, and then nothing more; None for none.
     """
     held = [dcmread(path) for path in slices]
 
@@ -92,7 +99,22 @@ def pacs(
         ae.add_supported_context(model)
     ae.add_supported_context(CTImageStorage, scu_role=False, scp_role=True)
     ae.requested_contexts = [build_context(CTImageStorage)]
+
+    def falls_silent(event: Event) -> None:
+        transport = event.assoc.dul.socket
+        whole = transport.send
+
+        def send(pdu: bytes) -> None:
+            if pdu[0] == silent_in:
+                whole(pdu[:20])
+                transport.send = lambda more: None
+            else:
+                whole(pdu)
+
+        transport.send = send
+
     handlers = [(evt.EVT_C_FIND, find), (evt.EVT_C_GET, wanted), (evt.EVT_C_MOVE, wanted)]
+    handlers.append((evt.EVT_CONN_OPEN, falls_silent))
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=tls)
     try:
         yield Query("PACS", port=server.server_address[1])
@@ -138,6 +160,18 @@ def test_one_that_falls_silent_in_a_c_get_is_aborted_and_no_threads_meet(here, s
         with pytest.raises(PacsAway, match="lost or timed out"):
             over_tls.fetch(STUDY, SERIES, sorted(uids))
         answers.set()
+
+
+@pytest.mark.parametrize("secured", [True, False], ids=["TLS", "plain TCP"])
+@pytest.mark.parametrize(("pdu", "said"), [(A_ASSOCIATE_AC, "no association"), (P_DATA, "lost or timed out")])
+def test_one_that_falls_silent_within_a_pdu_is_away_soon(slices, certificates, monkeypatch, secured, pdu, said):
+    monkeypatch.setattr(outgoing, "PDU_S", 0.5)
+    monkeypatch.setattr(fetch, "ANSWER_S", PATIENCE_S)
+    tls, ours = (server_context(certificates), OURS) if secured else (None, {})
+    with ThreadPoolExecutor() as pool, pacs(slices, tls, silent_in=pdu) as query:
+        asking = pool.submit(asked(query, certificates, **ours).count, STUDY, SERIES)
+        with pytest.raises(PacsAway, match=said):
+            asking.result(PATIENCE_S / 4)
 
 
 def fetched(here: Listener, peer: Pacs) -> None:
