@@ -21,7 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 
 from app.pacs.credentials import query_tls
 from app.pacs.intake import STORED_CLASSES, SYNTAXES
-from app.pacs.outgoing import NoAssociation, open_association
+from app.pacs.outgoing import NoAssociation, TlsFailed, close_association, open_association
 from app.pacs.settings import Query
 from operators.errors import StartError
 
@@ -137,12 +137,11 @@ class Pacs:
         ae.network_timeout = ANSWER_S
         handlers: list[Any] = [(evt.EVT_C_STORE, store)] if store else []
         roles: list[Any] = [build_role(uid, scp_role=True) for uid in STORED_CLASSES] if store else []
-        tls, failures = self._tls()
-        where, called = (self.query.host, self.query.port), self.query.ae_title or ""
+        where, called, tls = (self.query.host, self.query.port), self.query.ae_title or "", self._tls()
         try:
             assoc = open_association(ae, where, contexts, called=called, tls=tls, handlers=handlers, roles=roles)
         except NoAssociation as error:
-            raise PacsAway(_why_none(error, failures, self.query)) from error
+            raise PacsAway(_why_none(error, self.query)) from error
         try:
             if not any(one.abstract_syntax == contexts[0].abstract_syntax for one in assoc.accepted_contexts):
                 raise PacsAway("the query service was not accepted; check what the PACS allows us")
@@ -150,53 +149,26 @@ class Pacs:
         except RuntimeError as error:  # pynetdicom's, where the association went between two requests
             raise PacsAway(_LOST) from error
         finally:
-            if assoc.is_established:
-                assoc.release()
+            close_association(assoc)
 
-    def _tls(self) -> tuple[ssl.SSLContext | None, list[OSError]]:
-        """Return the context for one association, None for plain TCP; and a list of what TLS will have failed with.
+    def _tls(self) -> ssl.SSLContext | None:
+        """Return the context for one association; None for plain TCP.
 
         Raises:
             PacsAway: a file that could be used at the start no longer can.
         """
         try:
-            context = query_tls(self.query)
+            return query_tls(self.query)
         except StartError as error:
             raise PacsAway(str(error)) from error
-        return context, _noted_failures(context) if context else []
 
 
-def _noted_failures(context: ssl.SSLContext) -> list[OSError]:
-    """Return a list to which each socket of the context adds what TLS fails with; pynetdicom only logs it."""
-    failures: list[OSError] = []
-    plain: Any = context.sslsocket_class
-
-    class Noting(plain):  # type: ignore[misc]
-        def do_handshake(self, *about: Any) -> None:
-            try:
-                super().do_handshake(*about)
-            except OSError as error:
-                failures.append(error)
-                raise
-
-        def read(self, *about: Any) -> Any:
-            try:
-                return super().read(*about)
-            except ssl.SSLError as error:  # with TLS 1.3, our handshake ends before our certificate is looked at
-                failures.append(error)
-                raise
-
-    context.sslsocket_class = Noting
-    return failures
-
-
-def _why_none(error: NoAssociation, failures: Sequence[OSError], query: Query) -> str:
+def _why_none(error: NoAssociation, query: Query) -> str:
     """Return why there is no association, as far as that is known, and what to do."""
+    if isinstance(error, TlsFailed):
+        return f"{error}; check ca, certificate and key of listener.query, and that its port takes TLS"
     if str(error):
         return f"{error}; check host of listener.query and the name server"
-    if failures:
-        why = failures[0].strerror or type(failures[0]).__name__
-        return f"TLS failed ({why}); check ca, certificate and key of listener.query, and that its port takes TLS"
     known = "that it knows ours and accepts our certificate" if query.ca else "that it knows ours and needs no TLS"
     return f"no association; check its AE title, address and port, and {known}"
 

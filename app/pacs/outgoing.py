@@ -17,7 +17,7 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext
 
-from app.no_answer import why_no_answer
+from app.no_answer import tls_failure, why_no_answer
 
 PDU_S: Final = 15.0
 """From the first byte of a PDU of the peer to its last, as `limits.pdu_s` for those who call us."""
@@ -27,6 +27,10 @@ PIECE_BYTES: Final = 1 << 16
 
 class NoAssociation(Exception):
     """The peer cannot be reached or does not let us in; the message says why, and is empty where that is not known."""
+
+
+class TlsFailed(NoAssociation):
+    """TLS did not come about; the message says why."""
 
 
 def open_association(
@@ -51,8 +55,9 @@ def open_association(
         roles: role selection items.
 
     Raises:
-        NoAssociation: there is none.
+        NoAssociation: there is none; `TlsFailed`, where TLS is why.
     """
+    failures = _noted_failures(tls) if tls else []
     try:
         assoc = ae.associate(
             *where,
@@ -65,8 +70,46 @@ def open_association(
     except (socket.gaierror, UnicodeError) as error:  # the latter where the name is malformed
         raise NoAssociation(why_no_answer(error)) from error
     if not assoc.is_established:
-        raise NoAssociation
+        raise TlsFailed(tls_failure(failures[0])) if failures else NoAssociation
     return assoc
+
+
+def close_association(assoc: Association) -> None:
+    """Release an association; only end it where the connection is gone.
+
+    A release waits for an answer. The association's thread may take the news that there will be none from whoever waits
+    (pynetdicom 3.0.4), who then waits for all of `acse_timeout`.
+    """
+    if not assoc.is_established:
+        return
+    if assoc.acse.is_aborted() or assoc.dul._kill_thread:
+        assoc.kill()
+    else:
+        assoc.release()
+
+
+def _noted_failures(context: ssl.SSLContext) -> list[OSError]:
+    """Return a list to which each socket of the context adds what TLS fails with; pynetdicom only logs it."""
+    failures: list[OSError] = []
+    plain: Any = context.sslsocket_class
+
+    class Noting(plain):  # type: ignore[misc]
+        def do_handshake(self, *about: Any) -> None:
+            try:
+                super().do_handshake(*about)
+            except OSError as error:
+                failures.append(error)
+                raise
+
+        def read(self, *about: Any) -> Any:
+            try:
+                return super().read(*about)
+            except ssl.SSLError as error:  # with TLS 1.3, our handshake ends before our certificate is looked at
+                failures.append(error)
+                raise
+
+    context.sslsocket_class = Noting
+    return failures
 
 
 def prepare(event: Event) -> None:

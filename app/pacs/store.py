@@ -17,7 +17,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from app.pacs.credentials import client_tls
 from app.pacs.destination import Destination
 from app.pacs.judge import Answer, Verdict, judged
-from app.pacs.outgoing import NoAssociation, open_association
+from app.pacs.outgoing import NoAssociation, close_association, open_association
 
 SYNTAXES: Final = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 SR_CLASSES: Final = (str(Comprehensive3DSRStorage), str(ComprehensiveSRStorage))
@@ -84,5 +84,4 @@ def association(
     try:
         yield peer
     finally:
-        if peer.is_established:
-            peer.release()
+        close_association(peer)
