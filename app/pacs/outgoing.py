@@ -75,7 +75,7 @@ def open_association(
 
 
 def close_association(assoc: Association) -> None:
-    """Release an association; only end it where the connection is gone.
+    """End an association: release it, unless its connection is gone.
 
     A release waits for an answer. The association's thread may take the news that there will be none from whoever waits
     (pynetdicom 3.0.4), who then waits for all of `acse_timeout`.
