@@ -81,13 +81,14 @@ def encode_graph(paths: RunPaths, settings: Settings) -> int:
     """
     from app.console import progress
     from app.exit_codes import exit_code
-    from app.ledger import Ledger
+    from app.ledger import Ledger, before_ledger
     from app.open_pipeline import open_pipeline
     from app.read_input import open_series
 
-    pipeline = open_pipeline(settings, paths.models, paths.output)
+    with before_ledger(paths.output):
+        pipeline = open_pipeline(settings, paths.models, paths.output)
 
-    from app.application import CtVaeApplication  # the SDK takes seconds to import, so check the call first
+        from app.application import CtVaeApplication  # the SDK takes seconds to import, so check the call first
 
     with (
         Ledger(paths.output) as ledger,

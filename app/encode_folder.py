@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.exit_codes import exit_code
-from app.ledger import Ledger
+from app.ledger import Ledger, before_ledger
 from app.open_pipeline import open_pipeline
 from app.output_lock import output_lock
 from app.predecessors import read_predecessors
@@ -89,9 +89,11 @@ def encode_folder(paths: RunPaths, settings: Settings, predecessors: Sequence[Pa
     """
     from app.console import progress, summary
 
-    replaced = read_predecessors(predecessors)
+    with before_ledger(paths.output):
+        replaced = read_predecessors(predecessors)
+        opened = open_pipeline(settings, paths.models, paths.output)
     pipeline = replace(
-        open_pipeline(settings, paths.models, paths.output),
+        opened,
         predecessor_of=lambda series, _: replaced.get((series.series_instance_uid, series.part)),
     )
     with (

@@ -10,8 +10,8 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,6 +146,20 @@ class Ledger:
                 self.enter(failure(Job(series, series), lost))
         if all(outcome.status == "skipped" for outcome in self.outcomes):
             logger.error("%s", _why_nothing(self.outcomes, inventory.not_dicom))
+
+
+@contextmanager
+def before_ledger(output: Path) -> Iterator[None]:
+    """Write the ledger of a run that is stopped in the block, before it opens one; a wrong call changes nothing.
+
+    Args:
+        output: folder in which the ledger is written.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        with Ledger(output):
+            raise
 
 
 def _lost_run() -> Outcome:

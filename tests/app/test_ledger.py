@@ -118,6 +118,26 @@ def test_a_run_that_is_stopped_before_the_headers_are_read_says_so_in_its_ledger
         assert json.loads((tmp_path / "result.json").read_text())["series"]["failed"] == 1
 
 
+def test_a_run_that_is_stopped_while_the_bundle_loads_leaves_its_own_ledger_and_not_an_earlier_one(
+    phantom_ct, results, monkeypatch, capsys
+):
+    monkeypatch.setattr("app.open_pipeline.open_scan_bundle", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    assert ctvae(["encode", str(phantom_ct), "-o", str(results)]) == 1
+
+    found = json.loads((results / "outcome.json").read_text())
+    assert [(one["folder"], one["status"], one["reason"]) for one in found["series"]] == [(".", "failed", "LOST_RUN")]
+    assert "INTERRUPTED" in capsys.readouterr().err
+
+
+def test_a_wrong_call_leaves_the_ledger_of_an_earlier_run(phantom_ct, results):
+    before = files(results)
+
+    assert ctvae(["encode", str(phantom_ct), "-o", str(results), "--tap", "nothing"]) == 3
+
+    assert files(results) == before
+
+
 def test_a_run_that_could_not_start_leaves_no_ledger(tmp_path):
     with pytest.raises(StartError), Ledger(tmp_path):
         raise StartError("INPUT_NOT_A_FOLDER", "the input is not a folder")
