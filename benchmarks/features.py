@@ -216,7 +216,7 @@ np.save(sys.argv[2], np.array(rows))
 
 def radiomics(python: Path, spacing_mm: np.ndarray):
     """First-order and texture features of the body in each window, by another Python."""
-    from operators.measure.quantities import body_mask
+    from models.statistics.body import body_mask
 
     def encode(windows: np.ndarray) -> np.ndarray:
         hu = -1000 + 2000 * windows.astype(np.float64)

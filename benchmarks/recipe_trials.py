@@ -106,7 +106,8 @@ def plan_of(args: argparse.Namespace) -> Any:
 def trained(plan: Any, windows: list[np.ndarray]) -> tuple[Any, Arrays]:
     from models.training.train import train
 
-    done = train(windows, plan.training, lambda at: print(progress(at), flush=True), report_every_s=30.0)
+    shown = {"report": lambda at: print(progress(at), flush=True), "report_every_s": 30.0}
+    done = train(windows, plan.training, phantoms=plan.data.phantoms, **shown)
     last = done.history[-1]
     return done.vae, {
         "steps": done.steps,

@@ -3,9 +3,9 @@
     python benchmarks/reliability.py [BUNDLE] [--root ../shared/ct] [--json FILE]
 
 One line per scan: verdict, conformal p, Mahalanobis distance, reconstruction error in HU and divided by that of plain
-block means, and the seconds that encoder and reliability took. Test patients whom the bundle has learned from are left
-out. Strange scans are a test object, a head, and changed copies of a whole-body scan and of a scan that is cropped
-around a tumour.
+block means, outlier score where the bundle gives one, and the seconds that encoder and reliability took. Test patients
+whom the bundle has learned from are left out. Strange scans are a test object, a head, and changed copies of a
+whole-body scan and of a scan that is cropped around a tumour.
 """
 
 from __future__ import annotations
@@ -64,15 +64,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     model, rows = open_model(args.bundle), []
-    print(f"{'scan':34}{'verdict':22}{'p':>6}{'distance':>10}{'error HU':>10}{'ratio':>9}{'encoder':>10}{'this, s':>8}")
+    columns = f"{'distance':>10}{'error HU':>10}{'ratio':>9}{'outlier':>9}{'encoder':>10}{'this, s':>8}"
+    print(f"{'scan':34}{'verdict':22}{'p':>6}{columns}")
     for name, volume in (*unseen_patients(model.bundle, args.root), *strange_scans(args.root)):
         found, encoder_s, reliability_s = model.measure(volume)
-        nan = float("nan")
-        error, ratio, p = (
-            nan if value is None else value
-            for value in (found.reconstruction_mae_hu, found.reconstruction_ratio, found.p_conformal)
-        )
-        said = f"{name:34}{found.verdict:22}{p:6.3f}{found.mahalanobis:10.2f}{error:10.1f}{ratio:9.2f}"
+        values = found.reconstruction_mae_hu, found.reconstruction_ratio, found.outlier_score, found.p_conformal
+        error, ratio, outlier, p = (float("nan") if value is None else value for value in values)
+        said = f"{name:34}{found.verdict:22}{p:6.3f}{found.mahalanobis:10.2f}{error:10.1f}{ratio:9.2f}{outlier:9.2f}"
         print(f"{said}{encoder_s:10.3f}{reliability_s:8.3f}", flush=True)
         told = {key: value for key, value in asdict(found).items() if key != "percentiles"}
         rows.append({"scan": name, "encoder_s": encoder_s, "reliability_s": reliability_s} | told)

@@ -127,6 +127,7 @@ def theirs_to_mu():
 
     from models.bundle.store import find_bundle, load_bundle
     from models.runtime import load_vae
+    from models.statistics.body import patient_mask
     from operators.geometry.windows import window_starts
 
     bundle = load_bundle(find_bundle())
@@ -148,9 +149,10 @@ def theirs_to_mu():
         affine = np.asarray(image.metadata()["nifti_affine_transform"])
         voxels = MetaTensor(torch.from_numpy(image.asnumpy().transpose(2, 1, 0).copy()), affine=affine)
         canvas = resample(voxels)
-        canvas = scale(
-            PadOrCrop((max(depth, canvas.shape[1]), height, width), value=settings.window_hu[0])(canvas)
-        ).float()
+        canvas = PadOrCrop((max(depth, canvas.shape[1]), height, width), value=settings.window_hu[0])(canvas)
+        if settings.outside == "air":
+            canvas[0][torch.from_numpy(~patient_mask(canvas[0].numpy(), settings.spacing_mm))] = settings.window_hu[0]
+        canvas = scale(canvas).float()
         clock.append(time.perf_counter())
         starts = window_starts(canvas.shape[1], depth, settings.overlap)
         with torch.inference_mode():

@@ -75,7 +75,7 @@ def _parse_training(own: Mapping[str, object]) -> TrainingRecord:
 
 def _parse_preprocessing(own: Mapping[str, Any]) -> Preprocessing:
     expected = {entry.name for entry in fields(Preprocessing)}
-    if set(own) != expected:
+    if set(own) | {"outside"} != expected:
         raise BundleError(f"metadata.json: preprocessing has {sorted(own)}; expected {sorted(expected)}")
     depth, height, width = _integers(own, "window_voxels", (3,))
     low, high = _numbers(own, "window_hu", 2)
@@ -85,6 +85,7 @@ def _parse_preprocessing(own: Mapping[str, Any]) -> Preprocessing:
         spacing_mm=_millimetres(own, "spacing_mm"),
         window_hu=(low, high),
         overlap=_numbers({"overlap": [own["overlap"]]}, "overlap", 1)[0],
+        outside=own.get("outside", "kept"),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional
 from models.bundle.store import load_bundle
 from models.networks.vae import Vae
 from models.runtime import load_vae
+from models.statistics.body import patient_mask
 
 
 class PosteriorMean(nn.Module):
@@ -36,6 +38,26 @@ def posterior_mean(bundle_root: str) -> PosteriorMean:
         BundleError: the bundle does not load.
     """
     return PosteriorMean(load_vae(load_bundle(Path(bundle_root)))).eval()
+
+
+class OutsideAir:
+    """MONAI's transforms end with this before the scaling where a bundle's `outside` is `air`: HU (1, z, y, x) to HU.
+
+    The scan is cut to a window's height and width about its centre, and what is not the patient becomes air.
+    """
+
+    def __init__(self, window_voxels: Sequence[int], air_hu: float) -> None:
+        self.plane, self.air_hu = tuple(window_voxels[1:]), air_hu
+
+    def __call__(self, image: Any) -> Any:
+        """Return the image with its axes as they were; `image.pixdim` is its spacing in mm (a `MetaTensor`)."""
+        z, y, x = (float(mm) for mm in image.pixdim)
+        for axis, wanted in enumerate(self.plane, 2):
+            extra = image.shape[axis] - wanted
+            if extra > 0:
+                image = image.narrow(axis, extra // 2, wanted)
+        kept = torch.from_numpy(patient_mask(image[0].numpy(), (z, y, x)))
+        return torch.where(kept, image, self.air_hu)
 
 
 def series_mu(network: nn.Module, image: Tensor, window_voxels: Sequence[int], overlap: float) -> NDArray[np.float32]:

@@ -21,6 +21,10 @@ SPACING_MM = (0.01, 1000.0)
 """Least and largest spacing of a window's voxels, in mm: that of micro-CT, and a body in one voxel."""
 
 
+OUTLIER: Final = "outlier"
+"""Tap of one value of a `ct_vae`: logarithm of the odds that a window is not of a patient like those learned from."""
+
+
 class BundleError(Exception):
     """A bundle that cannot be used: one line that says what was found, what was expected, what to do."""
 
@@ -52,6 +56,8 @@ class Preprocessing:
         spacing_mm: (z, y, x) of a window's voxels; None except with `window`.
         window_hu: (low, high): mapped to 0 and 1, clipped outside; meaningless with `array`.
         overlap: minimum fraction of a window that the next one along z covers too, 0 ≤ overlap < 1.
+        outside: what lies outside of the patient (`models.statistics.body.patient_mask`), such as the table: `kept`, or
+            `air`, the low end of `window_hu`.
     """
 
     fit: Literal["window", "resize", "array"]
@@ -59,6 +65,7 @@ class Preprocessing:
     spacing_mm: tuple[float, float, float] | None
     window_hu: tuple[float, float]
     overlap: float = 0.5
+    outside: Literal["kept", "air"] = "kept"
 
     def __post_init__(self) -> None:
         if self.fit not in ("window", "resize", ARRAYS_ONLY):
@@ -82,10 +89,18 @@ class Preprocessing:
             raise BundleError(f"preprocessing window_hu is {self.window_hu}; expected (low, high) with low < high")
         if not 0 <= self.overlap < 1:
             raise BundleError(f"preprocessing overlap is {self.overlap}; expected 0 <= overlap < 1")
+        if self.outside not in ("kept", "air"):
+            raise BundleError(f"preprocessing outside is {self.outside!r}; expected 'kept' or 'air'")
 
     def parameters(self) -> dict[str, Any]:
-        """Return all parameters as plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Return all parameters as plain JSON values; `outside` only where it is not kept.
+
+        Bundles of before there was `outside` keep their digests.
+        """
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if self.outside == "kept":
+            del plain["outside"]
+        return plain
 
     def digest(self) -> str:
         """Return the SHA-256 of the parameters, in hex."""
@@ -155,6 +170,11 @@ class Bundle:
     def latents(self) -> int:
         """Length of mu."""
         return next(tap.length for tap in self.taps if tap.name == "mu")
+
+    @property
+    def scores_outliers(self) -> bool:
+        """Whether windows get an outlier score; a layer of an imported network may have the tap's name by chance."""
+        return self.architecture == "ct_vae" and any(tap.name == OUTLIER and tap.shape == (1,) for tap in self.taps)
 
     @property
     def weights_path(self) -> Path:

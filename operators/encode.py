@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime import Encoder
-from models.spec import POOLINGS, Bundle, TapSpec
+from models.spec import OUTLIER, POOLINGS, Bundle, TapSpec
 from operators.errors import SeriesFailed, StartError
 from operators.record import Encoding, TapValues
 from operators.types import Finding, Windows
@@ -28,6 +28,8 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
     draws of z the mean. Sums are made in float64; results are float32. The finding `ENCODED_ON_CPU` says that the
     encoder could not use the GPU that was requested.
 
+    Where the bundle gives windows an outlier score, the encoding has their mean, whether the tap is requested or not.
+
     Args:
         windows: of the series.
         encoder: the open encoder of the bundle.
@@ -39,7 +41,8 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
         SeriesFailed: `NON_FINITE_FEATURES`.
     """
     specs = check_taps(bundle, taps)
-    outputs = encoder.run(windows.voxels, tuple(dict.fromkeys(spec.name for spec in specs.values())))
+    layers = [spec.name for spec in specs.values()] + ([OUTLIER] if bundle.scores_outliers else [])
+    outputs = encoder.run(windows.voxels, tuple(dict.fromkeys(layers)))
     for layer, output in outputs.items():
         _check_finite(layer, output)
     pooled = {name: pool(outputs[spec.name], spec.pooling) for name, spec in specs.items()}
@@ -58,7 +61,8 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
     if encoder.fallback:
         left = Finding("ENCODED_ON_CPU", encoder.fallback)
         windows = replace(windows, findings=(*windows.findings, left))
-    return Encoding(windows=windows, taps=found, runtime=encoder.runtime)
+    outlier = float(np.float32(outputs[OUTLIER].mean(dtype=np.float64))) if bundle.scores_outliers else None
+    return Encoding(windows=windows, taps=found, runtime=encoder.runtime, outlier=outlier)
 
 
 def check_taps(bundle: Bundle, taps: Sequence[str] = ()) -> Mapping[str, TapSpec]:

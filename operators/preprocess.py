@@ -15,7 +15,9 @@ The definition that training and inference share, and that the bundle's digest c
    the new voxel, taking old voxels as constant; elsewhere linear interpolation between voxel centres, constant in the
    outermost half voxel. At equal spacing the two agree. A new voxel partly outside the scan is the mean over the part
    inside; one entirely outside is air, the low end of `window_hu`.
-4. Intensity. HU are resampled first; then `window_hu` becomes [0, 1], clipped (`Spacing` before `ScaleIntensityRange`).
+4. Surroundings. With outside `air`, what lies outside of the patient becomes air: `models.statistics.body.patient_mask`
+   of the new grid.
+5. Intensity. HU are resampled first; then `window_hu` becomes [0, 1], clipped (`Spacing` before `ScaleIntensityRange`).
 
 `real_fraction` counts each voxel by the part of its volume that is inside the scan.
 
@@ -37,6 +39,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from models.spec import Preprocessing
+from models.statistics.body import patient_mask
 from operators.dicom.plausible_hu import why_not_hu
 from operators.errors import SeriesFailed, SeriesRejected
 from operators.geometry.windows import AxisWeights, TargetAxis, target_axes, window_affine, window_starts
@@ -68,6 +71,9 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
     canvas, seen = _resample(volume, sorted(axes, key=lambda axis: axis.volume_axis), settings.window_hu[0])
     findings = seen.judged(volume)
     canvas = canvas.transpose(z.volume_axis, y.volume_axis, x.volume_axis)
+    spacing_mm = (z.spacing_mm, y.spacing_mm, x.spacing_mm)
+    if settings.outside == "air":
+        canvas[~patient_mask(canvas, spacing_mm)] = settings.window_hu[0]
     _scale(canvas, settings.window_hu)
     depth = settings.window_voxels[0]
     starts = window_starts(z.n_target, depth, settings.overlap)
@@ -77,7 +83,7 @@ def preprocess(volume: Volume, settings: Preprocessing) -> Windows:
         volume=volume,
         voxels=_cut(canvas, starts, depth),
         affines_lps_mm=np.stack([window_affine(volume, axes, start) for start in starts]),
-        spacing_mm=(z.spacing_mm, y.spacing_mm, x.spacing_mm),
+        spacing_mm=spacing_mm,
         real_fraction=np.array([inside_z[start : start + depth].mean() * in_plane for start in starts], np.float32),
         findings=findings,
     )

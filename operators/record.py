@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,11 +50,18 @@ class TapValues:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """The encoder's taps for the windows: always `mu` and `sigma`, others on request."""
+    """The encoder's taps for the windows: always `mu` and `sigma`, others on request.
+
+    Attributes:
+        runtime: what computed them.
+        outlier: outlier score of the series, a float32 value: logarithm of the odds that a window is not of a patient
+            like those learned from, mean over the windows. None for a bundle that gives none.
+    """
 
     windows: Windows
     taps: Mapping[str, TapValues]
     runtime: str
+    outlier: float | None = None
 
     def __post_init__(self) -> None:
         check_noun(
@@ -61,6 +69,7 @@ class Encoding:
         )
         counts = {len(tap.windows) for tap in self.taps.values()}
         check_noun(counts == {len(self.windows.voxels)}, f"taps of {counts} windows, of {len(self.windows.voxels)}")
+        check_noun(self.outlier is None or math.isfinite(self.outlier), f"an outlier score of {self.outlier}")
 
     @property
     def volume(self) -> Volume:
@@ -161,17 +170,20 @@ class Percentiles:
         combined: rank of the score on which the verdict rests.
         latent: rank of the Mahalanobis distance.
         reconstruction: rank of the reconstruction error; None for a bundle without a decoder.
+        outlier: rank of the outlier score; None for a bundle that gives none.
         mu, sigma: float32 (length,), rank of each dimension of the series' vectors.
     """
 
     combined: float
     latent: float
     reconstruction: float | None
+    outlier: float | None
     mu: NDArray[np.float32]
     sigma: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        shares = np.array([self.combined, self.latent, self.reconstruction or 0.0, *self.mu, *self.sigma])
+        alone = self.combined, self.latent, self.reconstruction or 0.0, self.outlier or 0.0
+        shares = np.array([*alone, *self.mu, *self.sigma])
         check_noun(bool(((shares >= 0) & (shares <= 100)).all()), "a percentile that is not from 0 to 100")
         check_noun(
             self.mu.shape == self.sigma.shape and self.mu.ndim == 1, f"percentiles of {self.mu.shape} dimensions"
@@ -193,6 +205,8 @@ class Reliability:
         reconstruction_mae_hu: mean absolute error of the decoder's reconstruction, over the real voxels of all windows;
             None for a bundle without a decoder.
         reconstruction_ratio: that error divided by the one of plain block means, which says how complex the scan is.
+        outlier_score: logarithm of the odds that a window is not of a patient like those that the network learned from,
+            mean over the windows; None for a bundle that gives none.
         real_fraction: share of the windows that is voxels of the scan, 0 to 1; the rest is padded with air.
         percentiles: rank of each value among the reference patients.
         reference_sha256: of the file that holds the reference population.
@@ -205,6 +219,7 @@ class Reliability:
     mahalanobis: float
     reconstruction_mae_hu: float | None
     reconstruction_ratio: float | None
+    outlier_score: float | None
     real_fraction: float
     percentiles: Percentiles
     reference_sha256: str

@@ -38,6 +38,7 @@ class _Member(NamedTuple):
     mu: NDArray[np.float64]
     sigma: NDArray[np.float64]
     error_ratio: float | None
+    outlier: float | None
 
 
 def reference_of_data(
@@ -121,9 +122,15 @@ def put_reference(bundle: Bundle, scans: Sequence[Scan], report: Report = lambda
         text = "%d reference patients are too few for a verdict: every series will be undetermined; give at least %d"
         logger.warning(text, len(members), LEAST_REFERENCE)
     ratios = [member.error_ratio for member in members if member.error_ratio is not None]
+    outliers = [member.outlier for member in members if member.outlier is not None]
     mu, sigma = np.stack([member.mu for member in members]), np.stack([member.sigma for member in members])
     try:
-        population = Population(mu, sigma, np.array(ratios) if decoder is not None else None)
+        population = Population(
+            mu,
+            sigma,
+            error_ratios=np.array(ratios) if decoder is not None else None,
+            outliers=np.array(outliers) if bundle.scores_outliers else None,
+        )
     except ValueError as error:
         raise StartError("NO_REFERENCE", f"the reference patients do not form a usable population: {error}") from error
     content = reference_json(bundle, population, [member.case for member in members], encoder.runtime)
@@ -160,6 +167,6 @@ def _members(
             made = None if decoder is None else reconstruction_error(encoding, decoder, bundle.preprocessing)
             case = Case(scan.patient, scan.key, "reference", scan.source, len(windows.voxels))
             mu, sigma = (encoding.taps[name].values.astype(np.float64) for name in ("mu", "sigma"))
-            members.append(_Member(case, mu, sigma, None if made is None else made.ratio))
+            members.append(_Member(case, mu, sigma, None if made is None else made.ratio, encoding.outlier))
             break
     return members

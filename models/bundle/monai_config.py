@@ -117,11 +117,17 @@ def _transforms(bundle: Bundle) -> list[dict[str, Any]]:
             "mode": "bilinear",
             "padding_mode": "border",
         }
+    outside = {
+        "_target_": "models.monai_network.OutsideAir",
+        "window_voxels": list(settings.window_voxels),
+        "air_hu": low,
+    }
     sides = [["L", "R"], ["P", "A"], ["I", "S"]]  # the meaning of MONAI's letters in its own RAS
     return [
         {"_target_": "LoadImage", "image_only": True, "ensure_channel_first": True},
         {"_target_": "Orientation", "axcodes": "SPL", "labels": sides},
         to_grid,
+        *([outside] if settings.outside == "air" else []),
         {
             "_target_": "ScaleIntensityRange",
             "a_min": low,

@@ -17,8 +17,9 @@ from models.training_record import Case
 
 _WHAT = (
     "The reference patients of a bundle, one series of each: mu, sigma, and reconstruction error divided by that of "
-    "the means of blocks of voxels. The rows are in an order that does not tell whose is which"
+    "the means of blocks of voxels{}. The rows are in an order that does not tell whose is which"
 )
+_OUTLIERS = "; and outlier score, larger where a scan is less like those of patients"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,15 @@ def reference_json(bundle: Bundle, population: Population, cases: Sequence[Case]
         runtime: what computed them.
     """
     order = np.lexsort(population.mu.T[::-1])
-    ratios = population.error_ratios
+    ratios, outliers = population.error_ratios, population.outliers
     document = {
-        "what": _WHAT,
+        "what": _WHAT.format("" if outliers is None else _OUTLIERS),
         "weights_sha256": bundle.weights_sha256,
         "runtime": runtime,
         "patients": population.patients,
         "series": [{"patient": case.patient, "scan": case.scan, "source": case.source} for case in cases],
         "error_ratios": None if ratios is None else _numbers(ratios[order]),
+        **({} if outliers is None else {"outlier_scores": _numbers(outliers[order])}),
         "mu": _numbers(population.mu[order]),
         "sigma": _numbers(population.sigma[order]),
     }
@@ -85,10 +87,12 @@ def read_reference(bundle: Bundle) -> Population | None:
     try:
         document = json.loads(content)
         weights, ratios = document["weights_sha256"], document["error_ratios"]
+        outliers = document.get("outlier_scores")  # not in files of bundles that give none
         population = Population(
             mu=_array(document["mu"]),
             sigma=_array(document["sigma"]),
             error_ratios=None if ratios is None else _array(ratios),
+            outliers=None if outliers is None else _array(outliers),
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleError(f"{name} is damaged ({error}); make it again with `ctvae bundle reference`") from error
@@ -99,6 +103,11 @@ def read_reference(bundle: Bundle) -> Population | None:
     if population.mu.shape[1] != length:
         found = f"{name} has {population.mu.shape[1]} dimensions; expected {length}"
         raise BundleError(f"{found}; make it again with `ctvae bundle reference`")
+    if bundle.scores_outliers is (population.outliers is None):
+        wrong = "no outlier scores, but the network gives some"
+        if not bundle.scores_outliers:
+            wrong = "outlier scores, but the network gives none"
+        raise BundleError(f"{name} has {wrong}; make it again with `ctvae bundle reference`")
     return population
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from models.networks.layers import (
     ChannelsLastFlatten,
+    Clip,
     Fold,
     Grid,
     MixVariance,
@@ -36,6 +37,8 @@ def ct_vae(
     latents: int = 32,
     levels: tuple[float, ...] = LEVELS,
     whitened: bool = False,
+    clipped: bool = False,
+    outlier: bool = False,
 ) -> PooledVae:
     """Return a VAE of patches folded into channels beside their statistics, then residual blocks on ever coarser grids.
 
@@ -44,6 +47,12 @@ def ct_vae(
 
     `whitened` gives the log-variance's head room for the change of axes at the end of a training
     (`models.training.whitening`); without it sigma cannot follow mu.
+
+    `clipped` keeps what the heads read within the range that training saw (`models.training.reading_range`): a channel
+    that was silent in training, and is loud in a scan unlike any, would else take mu anywhere.
+
+    `outlier` adds a tap of one value, which the end of a training makes tell windows of patients from others
+    (`models.training.outliers`).
 
     Channels in multiples of 16 and a folding stem make 3D convolutions fast on a CPU.
     """
@@ -82,6 +91,8 @@ def ct_vae(
         nn.Sequential(*up),
         parts=EncoderParts(Fold(fold), statistics, squeeze, together),
         describer=nn.Linear(latents, composed(statistics.channels)),
+        clip=Clip(seen) if clipped else None,
+        outlier=nn.Linear(seen, 1) if outlier else None,
         layers=layers,
         window_voxels=window_voxels,
     )

@@ -136,6 +136,22 @@ class ResidualBlock(nn.Module):
         return added
 
 
+class Clip(nn.Module):
+    """(n, values) → the same, each value clipped to a range of its own; any value until the ranges are set."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        largest = torch.finfo(torch.float32).max
+        self.register_buffer("low", torch.full((values,), -largest))
+        self.register_buffer("high", torch.full((values,), largest))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(x, self.low), self.high)
+
+
 class SoftBound(nn.Module):
     """limit · tanh(x / limit): keeps a log-variance within ±limit, and changes nothing near 0."""
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.networks.layers import Fold, PatchStatistics, mean_and_spread
+from models import spec
+from models.networks.layers import Clip, Fold, PatchStatistics, mean_and_spread
 from models.networks.vae import Layer, Size, Vae
+
+OUTLIER: Final = spec.OUTLIER
+"""Tap of one value, in architectures that can have it."""
 
 
 class EncoderParts(NamedTuple):
@@ -33,7 +37,8 @@ class PooledVae(Vae):
     """Stages as in `Vae`, the first on folded patches and their statistics; then two more taps.
 
     `pooled` is the window's `composition`, with the mean and standard deviation over it of each stage but the first;
-    `dense` is made of the last stage's grid and of `pooled`. The heads are linear in both.
+    `dense` is made of the last stage's grid and of `pooled`. The heads are linear in both, and so is `outlier`: the
+    logarithm of the odds that a window is not of a patient like those learned from.
 
     A decoder reconstructs the window. A second, linear one, used only in training, describes it: from z it predicts
     `composition`. Both are likelihoods of one generative model, p(x | z) · p(composition of x | z).
@@ -47,29 +52,37 @@ class PooledVae(Vae):
         *,
         parts: EncoderParts,
         describer: nn.Module,
+        clip: Clip | None = None,
+        outlier: nn.Linear | None = None,
         layers: Sequence[Layer],
         window_voxels: Size,
     ) -> None:
         super().__init__(stages, heads, decoder, layers=layers, window_voxels=window_voxels)
         self.fold, self.patches, self.squeeze, self.dense = parts
-        self.describer = describer
+        self.describer, self.clip, self.outlier = describer, clip, outlier
 
     @property
     def tap_names(self) -> tuple[str, ...]:
-        """All taps: `mu`, `sigma`, the stages from input on, `pooled`, `dense`."""
-        return (*super().tap_names, "pooled", "dense")
+        """All taps: `mu`, `sigma`, the stages from input on, `pooled`, `dense`, and `outlier` where there is one."""
+        return (*super().tap_names, "pooled", "dense", *(() if self.outlier is None else (OUTLIER,)))
 
     def trunk(self, x: Tensor) -> Tensor:
         """Return what the heads read, (n, values): `dense` and `pooled`, of windows (n, 1, d, h, w) in [0, 1]."""
-        seen = self._seen(x)
-        return torch.cat([seen["dense"], seen["pooled"]], 1)
+        return self._read(self._seen(x))
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the named taps, all from one forward pass; sigma = exp(log-variance / 2)."""
         found = self._seen(x)
-        mu, logvar = self.heads(torch.cat([found["dense"], found["pooled"]], 1))
+        read = self._read(found)
+        mu, logvar = self.heads(read)
         found |= {"mu": mu, "sigma": torch.exp(0.5 * logvar)}
+        if self.outlier is not None:
+            found[OUTLIER] = self.outlier(read)
         return {name: found[name] for name in names}
+
+    def _read(self, seen: Mapping[str, Tensor]) -> Tensor:
+        read = torch.cat([seen["dense"], seen["pooled"]], 1)
+        return read if self.clip is None else self.clip(read)
 
     def describe(self, z: Tensor) -> Tensor:
         """Return the composition predicted from z, (n, values)."""

@@ -1,4 +1,4 @@
-"""Whether a series is like those of the reference patients: two distances, one rank, one conformal p-value.
+"""Whether a series is like those of the reference patients: up to three values, one rank, one conformal p-value.
 
 Full conformal prediction (Vovk, Gammerman, Shafer, 2005), applied to anomalies (Laxhammar and Falkman, 2010; Bates et
 al., Annals of Statistics 2023): the new patient joins the reference patients in one bag, in which every patient is
@@ -12,10 +12,13 @@ one series.
   alone is small where a scan is simple, whatever it shows (Serrà et al., 2020, arXiv:1909.11480, correct likelihoods
   by complexity). The distance of its logarithm from the median, up or down (Nalisnick et al., 2019, test likelihoods
   for typicality this way).
-- Combined: the larger of the two ranks. With ranks alone two patients would often share the first place, so beyond the
+- Outlier: what a classifier of patients and made-up outliers makes of the windows, the logarithm of the odds that they
+  are not of a patient (outlier exposure: Hendrycks et al., 2019, arXiv:1812.04606). It was fitted on other patients
+  than these, so that the reference patients and a new one remain exchangeable.
+- Combined: the largest of the ranks. With ranks alone two patients would often share the first place, so beyond the
   others a rank continues along an exponential tail fitted to their upper half. That of the latent ends at
   `LATENT_TAIL`: a covariance of a dozen patients in 32 dimensions has no tail to trust, and one odd reference patient
-  would hide everything that the reconstruction finds.
+  would hide everything that the others find.
 """
 
 from __future__ import annotations
@@ -55,19 +58,25 @@ class Population:
         sigma: likewise.
         error_ratios: float64 (n,), reconstruction errors beside those of a simple code; None for a bundle without a
             decoder.
+        outliers: float64 (n,), outlier scores, which may be negative; larger is less like a patient. None for a bundle
+            that gives none.
     """
 
     mu: Floats
     sigma: Floats
     error_ratios: Floats | None
+    outliers: Floats | None = None
 
     def __post_init__(self) -> None:
         errors = np.ones(len(self.mu)) if self.error_ratios is None else self.error_ratios
+        outliers = np.zeros(len(self.mu)) if self.outliers is None else self.outliers
         if self.mu.ndim != 2 or self.mu.shape != self.sigma.shape or errors.shape != (len(self.mu),):
             raise ValueError(f"mu of {self.mu.shape}, sigma of {self.sigma.shape}, errors of {errors.shape}")
+        if outliers.shape != (len(self.mu),):
+            raise ValueError(f"outlier scores of {outliers.shape} for {len(self.mu)} patients")
         if not 2 <= len(self.mu) <= MOST_PATIENTS:
             raise ValueError(f"{len(self.mu)} patients; expected 2 to {MOST_PATIENTS}")
-        if not all(np.isfinite(values).all() for values in (self.mu, self.sigma, errors)):
+        if not all(np.isfinite(values).all() for values in (self.mu, self.sigma, errors, outliers)):
             raise ValueError("numbers that are not finite")
         if min(self.sigma.min(), errors.min()) < 0:
             raise ValueError("a negative sigma or error")
@@ -102,9 +111,10 @@ class Standing:
     Attributes:
         distance: Mahalanobis distance of its mu from the reference patients.
         p: conformal p-value, for any number of patients; it can be `ALPHA` or less only from `LEAST_PATIENTS` on.
-        latent, reconstruction: -ln of the fraction of patients expected beyond it; 0 for a missing reconstruction. The
-            larger one is the combined score.
-        combined_below, latent_below, reconstruction_below: percentage of the reference patients with a smaller value.
+        latent, reconstruction, outlier: -ln of the fraction of patients expected beyond it; 0 for a missing one of the
+            last two. The largest one is the combined score.
+        combined_below, latent_below, reconstruction_below, outlier_below: percentage of the reference patients with a
+            smaller value; None for a missing one of the last two.
         mu_below, sigma_below: float64 (length,), likewise for each dimension.
     """
 
@@ -112,14 +122,18 @@ class Standing:
     p: float
     latent: float
     reconstruction: float
+    outlier: float
     combined_below: float
     latent_below: float
     reconstruction_below: float | None
+    outlier_below: float | None
     mu_below: Floats
     sigma_below: Floats
 
 
-def stand(population: Population, mu: Floats, sigma: Floats, error_ratio: float | None) -> Standing:
+def stand(
+    population: Population, mu: Floats, sigma: Floats, error_ratio: float | None, outlier: float | None = None
+) -> Standing:
     """Return the position of a series in a population.
 
     Args:
@@ -127,6 +141,7 @@ def stand(population: Population, mu: Floats, sigma: Floats, error_ratio: float 
         mu: float64 (length,), of the series.
         sigma: likewise.
         error_ratio: its reconstruction error beside that of a simple code; None where the population has none.
+        outlier: its outlier score; likewise.
     """
     distances = distances_from_others(np.vstack([population.mu, mu]))
     latent = surprise(distances, LATENT_TAIL)
@@ -134,15 +149,21 @@ def stand(population: Population, mu: Floats, sigma: Floats, error_ratio: float 
     if population.error_ratios is not None and error_ratio is not None:
         errors = np.append(population.error_ratios, error_ratio)
         reconstruction, below = surprise(deviation(errors)), _below(errors)
-    combined = np.maximum(latent, reconstruction)
+    unlike, unlike_below = np.zeros(len(latent)), None
+    if population.outliers is not None and outlier is not None:
+        scores = np.append(population.outliers, outlier)
+        unlike, unlike_below = surprise(scores - scores.min()), _below(scores)
+    combined = np.maximum(np.maximum(latent, reconstruction), unlike)
     return Standing(
         distance=float(distances[-1]),
         p=float(np.count_nonzero(combined >= combined[-1]) / len(combined)),
         latent=float(latent[-1]),
         reconstruction=float(reconstruction[-1]),
+        outlier=float(unlike[-1]),
         combined_below=_below(combined),
         latent_below=_below(distances),
         reconstruction_below=below,
+        outlier_below=unlike_below,
         mu_below=100 * np.mean(population.mu < mu, axis=0),
         sigma_below=100 * np.mean(population.sigma < sigma, axis=0),
     )
@@ -198,8 +219,8 @@ def surprise(values: Floats, tail: float = math.inf) -> Floats:
     """Return -ln of the fraction of the others expected beyond each value of a bag, float64 (m + 1,).
 
     Of m others, the k-th in ascending order leaves 1 - k / (m + 1) beyond it, linear between them and from 0. Beyond
-    the
-    largest, the fraction falls exponentially: by e per mean excess of the others above their median.
+    the largest, the fraction falls exponentially: by e per mean excess of the others above their median. Equal values
+    have the result of the first of them: a value that all share surprises nobody.
 
     Args:
         values: float64 (m + 1,), m ≥ 2, not negative.
@@ -218,6 +239,7 @@ def surprise(values: Floats, tail: float = math.inf) -> Floats:
     beyond = ascending[-1] - ascending[-2]
     farther = min(beyond / scale, _FARTHEST) if beyond > 0 else 0.0
     found[order[-1]] = math.log(others + 1) + farther / (1 + farther / tail)
+    found[order] = found[order][np.searchsorted(ascending, ascending)]
     return found
 
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.statistics.cropped import PLAIN_AIR
-from models.training.body_masks import BodyMasks
 from models.training.draws import Augmentation, Frame, Size, View
 from models.training.settings import TrainingSettings
 
@@ -42,22 +41,8 @@ def window_places(scans: Sequence[WindowArray]) -> list[tuple[int, int]]:
     return [(scan, window) for scan, windows in enumerate(scans) for window in range(len(windows))]
 
 
-def read_windows(
-    scans: Sequence[WindowArray],
-    masks: Sequence[BodyMasks] | None,
-    places: Sequence[tuple[int, int]],
-    draws: Sequence[Augmentation],
-    size: Size,
-    settings: TrainingSettings,
-) -> tuple[Tensor, Tensor | None]:
-    """Return what `make_views` needs: drawn windows with their surroundings, and the body masks where given."""
-    around = margin_voxels(settings)
-    body = cut_windows(masks, places, draws, size, around) if masks else None
-    return cut_windows(scans, places, draws, size, around), body
-
-
 def cut_windows(
-    scans: Sequence[WindowArray] | Sequence[BodyMasks],
+    scans: Sequence[WindowArray],
     places: Sequence[tuple[int, int]],
     draws: Sequence[Augmentation],
     size: Size,
@@ -89,7 +74,7 @@ def cut_windows(
 
 
 def make_views(
-    cut_out: Tensor, draws: Sequence[Augmentation], size: Size, settings: TrainingSettings, body: Tensor | None = None
+    cut_out: Tensor, draws: Sequence[Augmentation], size: Size, settings: TrainingSettings
 ) -> tuple[Tensor, Tensor]:
     """Return (seen, target): the encoder's input, (views · n, 1, d, h, w), first views first; and the expected output.
 
@@ -98,31 +83,20 @@ def make_views(
         draws: the same as there.
         size: size of the network's window.
         settings: the settings drawn from.
-        body: bool, `cut_windows` of the masks of the same windows; None where no view is bare.
     """
     around = margin_voxels(settings)
     gains = cut_out.new_tensor([drawn.gain for drawn in draws], dtype=torch.float32)
     wide = (cut_out.float() * gains[:, None, None, None]).clamp_(0, 1)
-    bare = None if body is None else wide * body
     frames = {number: drawn.frame for number, drawn in enumerate(draws) if drawn.frame is not None}
     if framed := list(frames):
         rows, columns = _frames(list(frames.values()), wide[framed], size)
         wide[framed] = rows[:, None] @ wide[framed] @ columns[:, None].mT
-        if bare is not None:
-            used = [at for at, number in enumerate(framed) if any(view.bare for view in draws[number].views)]
-            needed = [framed[at] for at in used]
-            bare[needed] = rows[used][:, None] @ bare[needed] @ columns[used][:, None].mT
     inner = tuple(slice(edge, edge + length) for edge, length in zip(around, size, strict=True))
     target = wide[:, inner[0], inner[1], inner[2]].contiguous()
     held = _held(target) if settings.field_of_view or settings.tile else []
     seen = []
     for v in range(len(draws[0].views)):
-        views = [drawn.views[v] for drawn in draws]
-        source = wide
-        if bare is not None and any(view.bare for view in views):
-            chosen = torch.tensor([view.bare for view in views], device=wide.device)
-            source = torch.where(chosen[:, None, None, None], bare, wide)
-        seen.append(_seen(views, source, target, held, settings))
+        seen.append(_seen([drawn.views[v] for drawn in draws], wide, target, held, settings))
     return torch.cat(seen)[:, None], target[:, None]
 
 
@@ -199,8 +173,6 @@ def _seen(
     seen = target.clone()
     if any(margin_voxels(settings)):
         seen = _resampled(views, wide, target.shape[1:], settings)
-    elif settings.bare:
-        seen = wide.clone()
     if any(view.turn for view in views):
         seen = _turned(seen, [view.turn for view in views])
     if settings.offset:

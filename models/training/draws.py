@@ -30,7 +30,6 @@ class View:
         window: voxels of its field of view, if the window has no air around it: y start and end, x start and end.
         offset: added to what is not air, in the [0, 1] range.
         turn: angle about the window's slice axis, in degrees.
-        bare: whether to remove what lies outside the body, such as the table.
     """
 
     shift: tuple[float, float, float]
@@ -42,7 +41,6 @@ class View:
     window: tuple[int, int, int, int]
     offset: float = 0.0
     turn: float = 0.0
-    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +119,20 @@ def _view(settings: TrainingSettings, size: Size, rng: np.random.Generator, seco
 
 
 def _with_nuisances(settings: TrainingSettings, size: Size, views: tuple[View, ...], number: int) -> tuple[View, ...]:
-    """Add what another scanner or table would change, drawn separately, so that recipes without it draw as before.
+    """Add what another scanner or bed would change, drawn separately, so that recipes without it draw as before.
 
-    The first view keeps its orientation, table and field of view, for the target is the window as it is.
+    The first view keeps its orientation and field of view, for the target is the window as it is.
     """
     rng = np.random.default_rng(np.random.SeedSequence((settings.seed, _NUISANCE, number)))
     changed = []
     for second, view in enumerate(views):
         offset, turn = settings.offset * rng.uniform(-1, 1), settings.turn * rng.uniform(-1, 1) * second
-        bare, tile = bool(second and rng.random() < settings.bare), bool(second and rng.random() < settings.tile)
+        tile = bool(second and rng.random() < settings.tile)
         edges: list[int] = []
         for length in size[1:]:
             kept = round(length * rng.uniform(*_TILE))
             start = math.floor(rng.random() * (length - kept + 1))
             edges += [start, start + kept]
         window = (edges[0], edges[1], edges[2], edges[3]) if tile else view.window
-        changed.append(replace(view, offset=float(offset), turn=float(turn), bare=bare, window=window))
+        changed.append(replace(view, offset=float(offset), turn=float(turn), window=window))
     return tuple(changed)

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from models.networks.registry import build_vae
 from models.networks.vae import Vae
-from models.training.augment import make_views, read_windows, window_places
+from models.training.augment import cut_windows, make_views, margin_voxels, window_places
 from models.training.bank import Bank, bank_from, bank_of
-from models.training.body_masks import body_masks
 from models.training.checkpoint import CheckpointError, digest_of, save_checkpoint
 from models.training.draws import Augmentation, draw_augmentation
 from models.training.losses import kl_warmup
@@ -43,8 +42,8 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 WindowArray = NDArray[np.floating[Any]]
-Batch = tuple[list[Augmentation], Tensor, Tensor | None]
-"""The draws, the windows cut out, and their body masks."""
+Batch = tuple[list[Augmentation], Tensor]
+"""The draws, and the windows cut out."""
 
 _CHECKS = 50
 _CALIBRATION_WINDOWS = 128
@@ -80,7 +79,6 @@ class TrainingRun:
             data=digest_of(scans, start.state_dict() if start is not None else None),
             torch=torch.__version__,
         )
-        self.masks = body_masks(scans) if settings.bare else None
         self.places = window_places(scans)
         self.checked = _evenly(calibration, _CALIBRATION_WINDOWS)
         if fabric.device.type == "cuda":
@@ -239,14 +237,13 @@ class TrainingRun:
         draws = [
             draw_augmentation(self.settings, self.size, self.latents, len(self.places), number) for number in numbers
         ]
-        return draws, *read_windows(self.scans, self.masks, self.places, draws, self.size, self.settings)
+        return draws, cut_windows(self.scans, self.places, draws, self.size, margin_voxels(self.settings))
 
-    def _pass(self, draws: list[Augmentation], cut_out: Tensor, body: Tensor | None) -> tuple[LossInputs, Parts]:
+    def _pass(self, draws: list[Augmentation], cut_out: Tensor) -> tuple[LossInputs, Parts]:
         device = self.fabric.device
         if device.type == "cuda":
             cut_out = cut_out.pin_memory()
-        body = body if body is None else body.to(device)
-        seen, target = make_views(cut_out.to(device, non_blocking=True), draws, self.size, self.settings, body)
+        seen, target = make_views(cut_out.to(device, non_blocking=True), draws, self.size, self.settings)
         epsilon = torch.from_numpy(np.stack([drawn.epsilon for drawn in draws])).to(device, non_blocking=True)
         passed: Passed = self.network(seen, epsilon, None if self.bank is None else self.bank.views())
         mine = make_loss_inputs(passed, target, self.settings, self.vae)

@@ -29,7 +29,6 @@ CHANGES = (
     "zoom",
     "offset",
     "turn",
-    "bare",
     "tile",
 )
 """The settings of what is changed in windows and their views; 0 leaves them as they are."""
@@ -94,7 +93,6 @@ class TrainingSettings:
             views and the target, as in a scan of a smaller field of view. It adds variety to few patients.
         offset: maximum shift of what is not air in a view, in the [0, 1] range: 0.01 is 20 HU in 2000.
         turn: maximum angle in degrees by which the second view is turned about its slice axis.
-        bare: fraction of the second views without what lies outside the body, such as the table.
         tile: fraction of the second views that show only a third to two thirds of height and width, with the same
             target.
         zoom: all views and the target of a window are magnified in plane by 1 + at most this, or by the inverse.
@@ -146,7 +144,6 @@ class TrainingSettings:
     zoom: float = 0.0
     offset: float = 0.0
     turn: float = 0.0
-    bare: float = 0.0
     tile: float = 0.0
     precision: Precision = "32-true"
     ema: float = 0.0
@@ -241,7 +238,6 @@ _REAL: Mapping[str, tuple[float, float]] = {
     "zoom": (0.0, 1.0),
     "offset": (0.0, 0.5),
     "turn": (0.0, 45.0),
-    "bare": (0.0, 1.0),
     "tile": (0.0, 1.0),
     "ema": (0.0, 0.99999),
 }

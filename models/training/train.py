@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from models.networks.vae import Vae
 from models.training.checkpoint import CheckpointError, load_checkpoint
 from models.training.evaluate import evaluate, threads_and_seed
+from models.training.outliers import learn_outliers
 from models.training.progress import Progress, StepLog
+from models.training.reading_range import clip_readings
 from models.training.run import TrainingRun, learning_rate, over_all
 from models.training.settings import TrainingSettings
 from models.training.state import read_state
@@ -79,6 +81,7 @@ def train(
     calibration: Sequence[WindowArray] = (),
     start: Vae | None = None,
     patients: int | None = None,
+    phantoms: int = 0,
     pictures: Callable[[Vae, int], None] = lambda vae, step: None,
     pictures_every_s: float = 300.0,
     checkpoint: Path | None = None,
@@ -99,6 +102,8 @@ def train(
             per training, at most 128 of them, for the early stop and `Progress.calibration`.
         start: a network to start from (fine-tuning), which is not changed; without it the seed makes one.
         patients: number of patients of the scans; by default one per scan.
+        phantoms: how many of the scans, the last ones, are phantoms. The axes of the latents, and the unit on each, are
+            those of the others.
         pictures: called at intervals and at the end, in the process of rank 0, with a copy of the network as it would
             be returned, and the step; for plots of reconstructions and latents.
         pictures_every_s: interval between these calls in seconds.
@@ -152,13 +157,14 @@ def train(
             run.save(checkpoint)
         if first:
             pictures(run.result(), run.step)
-        vae = run.result()
+        vae = run.result().to(fabric.device)
+        clip_readings(vae, scans, settings)
+        learn_outliers(vae, scans, settings)
         if can_be_whitened(vae):
-            vae = vae.to(fabric.device)
             mapped = steady_head(vae, scans, settings)
-            axes = training_axes(vae, scans, settings)
-            vae = with_axes(vae.cpu(), axes, mapped)
-        return Trained(vae, run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
+            axes = training_axes(vae, scans[: len(scans) - phantoms] or scans, settings)
+            vae = with_axes(vae, axes, mapped)
+        return Trained(vae.cpu(), run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
 
 
 def keep_freed_memory() -> None:

@@ -21,8 +21,7 @@ from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
 from models.statistics.pca_whitening import LatentAxes, learn_axes
 from models.statistics.repeatability import icc_a1
-from models.training.augment import make_views, read_windows, window_places
-from models.training.body_masks import body_masks
+from models.training.augment import cut_windows, make_views, margin_voxels, window_places
 from models.training.draws import draw_augmentation
 from models.training.settings import CHANGES, TrainingSettings
 
@@ -83,13 +82,11 @@ def drawn_views(
     """
     device = next(vae.parameters()).device
     places, size = window_places(scans), vae.window_voxels
-    masks = body_masks(scans) if settings.bare else None
     for first in range(0, windows, _AT_ONCE):
         numbers = range(first, min(first + _AT_ONCE, windows))
         draws = [draw_augmentation(settings, size, 1, len(places), number) for number in numbers]
-        cut_out, body = read_windows(scans, masks, places, draws, size, settings)
-        body = body if body is None else body.to(device)
-        yield make_views(cut_out.to(device), draws, size, settings, body)
+        cut_out = cut_windows(scans, places, draws, size, margin_voxels(settings))
+        yield make_views(cut_out.to(device), draws, size, settings)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ quantities only show that the training worked. The quantities here describe shap
 histogram of the window holds. They, and the seeds of the trainings that are compared, are fixed before the final
 training.
 
-The body is that of `operators.measure.quantities`: the largest piece above -300 HU, filled slice by slice.
+The body is that of `models.statistics.body`: the largest piece above -300 HU, filled slice by slice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from operators.measure.quantities import BODY_ABOVE_HU, LUNG_PIECE_CM3, RANGES_HU, body_mask
+from models.statistics.body import BODY_ABOVE_HU, SKIN_MM, body_mask
+from operators.measure.quantities import LUNG_PIECE_CM3, RANGES_HU
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -33,7 +34,6 @@ SPINE_ABOVE_HU = 250.0
 """Above most vessels with contrast medium, which the HU range of bone includes too."""
 SPINE_CM3 = 2.0
 SPINE_REACH_MM = 30.0
-SKIN_MM = 4.0
 
 
 def probe_targets(hu: NDArray[np.floating[Any]], spacing_mm: Spacing) -> dict[str, float]:

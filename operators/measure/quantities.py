@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from models.statistics.body import body_mask, box_of
 from models.statistics.tissues import TISSUES_HU
 from operators.measure.texture import glcm_contrast, gradient_hu_per_mm, local_sd_hu
 from operators.types import Windows
 
-BODY_ABOVE_HU = -300.0
 FRACTIONS: Mapping[str, tuple[str, ...]] = {
     "lung_fraction": ("air", "lung"),
     "emphysema_fraction": ("air",),
@@ -103,40 +103,6 @@ def window_quantities(hu: NDArray[np.floating[Any]], spacing_mm: _Spacing) -> di
         **{name: counted[name] / whole for name, whole in wholes.items()},
         **shapes,
     }
-
-
-def body_mask(hu: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return the body in a window: bool (d, h, w), the largest piece above -300 HU, with what each slice encloses."""
-    pieces, count = ndimage.label(hu > BODY_ABOVE_HU)
-    body = np.zeros(hu.shape, bool)
-    if count == 0:
-        return body
-    sizes = np.bincount(pieces.ravel())
-    largest = int(sizes[1:].argmax()) + 1
-    found = pieces == largest
-    box = box_of(found)
-    body[box] = _filled(found[box])
-    return body
-
-
-def box_of(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]:
-    """Return the smallest box around a non-empty mask, extended by up to `margin` voxels within the array."""
-    across = [tuple({0, 1, 2} - {axis}) for axis in range(3)]
-    held = [np.flatnonzero(mask.any(axis=axes)) for axes in across]
-    return tuple(slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) for at in held)
-
-
-def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the body with its holes filled: all voxels that no path within the slice joins to the box's border."""
-    in_slice = ndimage.generate_binary_structure(3, 1)
-    in_slice[[0, 2]] = False
-    outside, count = ndimage.label(~body, in_slice)
-    closed = np.ones(count + 1, bool)
-    for border in (outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]):
-        closed[border] = False
-    closed[0] = True
-    filled: NDArray[np.bool_] = closed[outside]
-    return filled
 
 
 def outline_compactness(body: NDArray[np.bool_], spacing_mm: _Spacing) -> float:

@@ -184,7 +184,7 @@ def _parts(record: FeatureRecord, name: str) -> dict[str, list[float]]:
 
 def _reliability(found: Reliability) -> dict[str, Any]:
     """Return the reliability; all numbers are float32 values."""
-    percentiles = found.percentiles
+    percentiles, alone = found.percentiles, ("combined", "latent", "reconstruction", "outlier")
     return {
         "verdict": found.verdict,
         "reasons": list(found.reasons),
@@ -193,9 +193,10 @@ def _reliability(found: Reliability) -> dict[str, Any]:
         "mahalanobis": _float(found.mahalanobis),
         "reconstruction_mae_hu": _float(found.reconstruction_mae_hu),
         "reconstruction_ratio": _float(found.reconstruction_ratio),
+        "outlier_score": _float(found.outlier_score),
         "real_fraction": _float(found.real_fraction),
         "percentiles": {
-            **{name: _float(getattr(percentiles, name)) for name in ("combined", "latent", "reconstruction")},
+            **{name: _float(getattr(percentiles, name)) for name in alone},
             **{name: floats(getattr(percentiles, name)) for name in ("mu", "sigma")},
         },
         "reference_sha256": found.reference_sha256,

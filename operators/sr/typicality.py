@@ -20,6 +20,7 @@ VERDICT = Concept(*sr_codes.VERDICT, "Verdict")
 REASON = Concept(sr_codes.SCHEME, "REASON", "Reason of the verdict")
 RECONSTRUCTION_ERROR = Concept(sr_codes.SCHEME, "RECON-ERROR-HU", "Reconstruction error")
 RECONSTRUCTION_RATIO = Concept(sr_codes.SCHEME, "RECON-ERROR-RATIO", "Reconstruction error ratio")
+OUTLIER_SCORE = Concept(sr_codes.SCHEME, "OUTLIER-SCORE", "Outlier score")
 PERCENTILE = Concept(sr_codes.SCHEME, "TYP-PERCENTILE", "Percentile among the reference patients")
 CONFORMAL_P = Concept(sr_codes.SCHEME, "CONFORMAL-P", "Conformal p")
 MAHALANOBIS = Concept(sr_codes.SCHEME, "MAHALANOBIS", "Mahalanobis distance of the latent mean")
@@ -38,7 +39,7 @@ class Typicality:
 
     Attributes:
         percentile: percentile of the combined score.
-        reconstruction_ratio: None also in an SR of a ctvae that did not measure it.
+        reconstruction_ratio, outlier_score: None also in an SR of a ctvae that did not measure it.
     """
 
     verdict: str
@@ -48,6 +49,7 @@ class Typicality:
     mahalanobis: float
     reconstruction_mae_hu: float | None
     reconstruction_ratio: float | None
+    outlier_score: float | None
     percentile: float
     reference_sha256: str
 
@@ -69,6 +71,9 @@ def typicality_content(found: Reliability) -> list[Item]:
     if found.reconstruction_ratio is not None:
         method = measured_by("BLOCK-MEANS", "Divided by the error of block means")
         numbers.append(number(RECONSTRUCTION_RATIO, np.float32(found.reconstruction_ratio), NO_UNITS, method))
+    if found.outlier_score is not None:
+        method = measured_by("LOG-ODDS", "Log-odds of not being a patient")
+        numbers.append(number(OUTLIER_SCORE, np.float32(found.outlier_score), NO_UNITS, method))
     return [*texts, *numbers]
 
 
@@ -84,7 +89,7 @@ def read_typicality(group: Dataset) -> Typicality:
         found = f"the typicality group has {len(numbers)} numbers; expected {parameters['length']}"
         raise CtvaeError("BROKEN_SR", f"{found}; encode the series again")
     p, error = numbers.get(_code(CONFORMAL_P)), numbers.get(_code(RECONSTRUCTION_ERROR))
-    ratio = numbers.get(_code(RECONSTRUCTION_RATIO))
+    ratio, outlier = numbers.get(_code(RECONSTRUCTION_RATIO)), numbers.get(_code(OUTLIER_SCORE))
     return Typicality(
         verdict=str(only(group, sr_codes.VERDICT).TextValue),
         reasons=tuple(str(item.TextValue) for item in children(group) if name_of(item) == _code(REASON)),
@@ -93,6 +98,7 @@ def read_typicality(group: Dataset) -> Typicality:
         mahalanobis=shortest_double(number_of(numbers[_code(MAHALANOBIS)], sr_codes.NO_UNITS)),
         reconstruction_mae_hu=None if error is None else shortest_double(number_of(error, (HU.scheme, HU.value))),
         reconstruction_ratio=None if ratio is None else shortest_double(number_of(ratio, sr_codes.NO_UNITS)),
+        outlier_score=None if outlier is None else shortest_double(number_of(outlier, sr_codes.NO_UNITS)),
         percentile=shortest_double(percentage_of(numbers[_code(PERCENTILE)])),
         reference_sha256=parameters["reference_sha256"],
     )

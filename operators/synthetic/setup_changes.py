@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from operators.measure.quantities import BODY_ABOVE_HU
+from models.statistics.body import patient_mask
 from operators.synthetic.changed_volume import Plane, of_each_slice, rounded
 from operators.types import Volume
 
 AIR_HU = -1000
 _BODY_GRID_MM = 2.5
-_SKIN_MM = 4.0
 
 
 def rotate(volume: Volume, degrees: float) -> Volume:
@@ -52,22 +51,22 @@ def offset_hu(volume: Volume, hu: float) -> Volume:
 
 
 def remove_table(volume: Volume) -> Volume:
-    """Return the scan with air everywhere outside the body: the largest piece above -300 HU, filled in each slice.
+    """Return the scan with air everywhere outside the patient (`models.statistics.body.patient_mask`).
 
-    The body is found on a grid of about 2.5 mm, and a rim of 4 mm is kept for the skin. A table that touches the body
-    over a large area stays. Without a body nothing is changed.
+    The patient is found on a grid of about 2.5 mm. A table that touches the body over a large area stays. Without a
+    body nothing is changed.
     """
-
-    @cache
-    def body() -> NDArray[np.bool_] | None:
-        return _body(volume)
-
     steps = _steps(volume)
 
+    @cache
+    def patient() -> NDArray[np.bool_]:
+        z, y, x = steps
+        coarse = np.stack([volume.read_slice(d).hu[::y, ::x] for d in range(0, volume.shape[0], z)])
+        z_mm, y_mm, x_mm = (step * mm for step, mm in zip(steps, volume.spacing_mm, strict=True))
+        return patient_mask(coarse, (z_mm, y_mm, x_mm))
+
     def change(d: int, hu: Plane) -> Plane:
-        mask = body()
-        if mask is None:
-            return hu
+        mask = patient()
         coarse = mask[min(d // steps[0], len(mask) - 1)]
         whole = coarse.repeat(steps[1], axis=0).repeat(steps[2], axis=1)[: hu.shape[0], : hu.shape[1]]
         return np.where(whole, hu, np.int16(AIR_HU))
@@ -78,17 +77,3 @@ def remove_table(volume: Volume) -> Volume:
 def _steps(volume: Volume) -> tuple[int, int, int]:
     z, y, x = (max(1, int(_BODY_GRID_MM / mm)) for mm in volume.spacing_mm)
     return z, y, x
-
-
-def _body(volume: Volume) -> NDArray[np.bool_] | None:
-    """Return the body, sampled every few slices, rows and columns; None where there is none."""
-    z, y, x = _steps(volume)
-    above = np.stack([volume.read_slice(d).hu[::y, ::x] > BODY_ABOVE_HU for d in range(0, volume.shape[0], z)])
-    pieces, count = ndimage.label(above)
-    if count == 0:
-        return None
-    largest = pieces == 1 + int(np.bincount(pieces.ravel())[1:].argmax())
-    filled = np.stack([ndimage.binary_fill_holes(axial) for axial in largest])
-    rim = max(1, round(_SKIN_MM / (y * volume.spacing_mm[1])))
-    disc = ndimage.iterate_structure(ndimage.generate_binary_structure(2, 1), rim)
-    return np.asarray(ndimage.binary_dilation(filled, disc[None]), np.bool_)

@@ -115,7 +115,7 @@ def test_a_bright_voxel_is_at_its_place_in_the_windows(tmp_path):
     shape, spacing = (40, 96, 96), load_bundle(find_bundle()).preprocessing.spacing_mm
     affine = affine_for(shape, spacing, (7.0, -5.0, 100.0))
     hu = np.full(shape, -1000, np.int16)
-    hu[:, 20:50, 40:80] = 40  # a body
+    hu[:, 20:70, 10:80] = 40  # a body
     hu[33, 60, 20:23] = 900, 1000, 900  # along x, so that left and right differ
     hu[33, 61, 21] = 500
     write_ct_series(hu, affine, tmp_path / "in")

@@ -200,6 +200,54 @@ def test_a_number_that_is_none_fails_the_series(tap, value):
     assert caught.value.reason == "NON_FINITE_FEATURES"
 
 
+WITH_OUTLIER = replace(BUNDLE, taps=(*TAPS, TapSpec("outlier", (1,), "none")))
+
+
+@pytest.mark.parametrize("asked", [(), ("outlier",)])
+def test_the_outlier_score_is_always_read_and_a_tap_only_if_it_was_asked_for(asked):
+    given = Given(mu=np.zeros((3, 2)), sigma=np.ones((3, 2)), outlier=[[0.1], [-7.3], [2.5]])
+    encoding = encode(windows_of(3), given, WITH_OUTLIER, asked)
+    expected = np.float32(given.outputs["outlier"].astype(np.float64).mean())
+    assert encoding.outlier == float(expected)
+    assert tuple(encoding.taps) == encoding.configured_taps == ("mu", "sigma", *asked)
+    if asked:
+        assert encoding.taps["outlier"].values.tolist() == [expected]
+
+
+def test_one_forward_pass_gives_the_outlier_score_too():
+    asked = []
+
+    class Counts(Given):
+        def run(self, windows, taps):
+            asked.append(taps)
+            return super().run(windows, taps)
+
+    given = Counts(mu=[[0, 0]], sigma=[[1, 1]], outlier=[[4.0]])
+    encode(windows_of(1), given, WITH_OUTLIER, ["outlier"])
+    encode(windows_of(1), given, WITH_OUTLIER)
+    assert asked == [("mu", "sigma", "outlier")] * 2
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_outlier_score_that_is_no_number_fails_the_series(value):
+    given = Given(mu=np.zeros((2, 2)), sigma=np.ones((2, 2)), outlier=[[0.5], [value]])
+    with pytest.raises(SeriesFailed, match="NON_FINITE_FEATURES: tap outlier has"):
+        encode(windows_of(2), given, WITH_OUTLIER)
+
+
+@pytest.mark.parametrize(
+    "bundle",
+    [
+        BUNDLE,
+        replace(WITH_OUTLIER, architecture="keras"),
+        replace(BUNDLE, taps=(*TAPS, TapSpec("outlier", (3, 2, 2, 2), "mean"))),
+    ],
+    ids=["no such tap", "a layer that is called so", "a grid"],
+)
+def test_without_such_a_tap_there_is_no_outlier_score(bundle):
+    assert encode(windows_of(1), Given(mu=[[0, 0]], sigma=[[1, 1]]), bundle).outlier is None
+
+
 def test_a_number_too_large_for_float32_fails_the_series():
     with pytest.raises(SeriesFailed, match="NON_FINITE_FEATURES"):
         encode(windows_of(2), Given(mu=[[3e38, 0], [-3e38, 0]], sigma=[[3e38, 1], [3e38, 1]]), BUNDLE)
@@ -215,3 +263,13 @@ def test_a_real_encoders_taps_are_those_of_the_bundle(tmp_path):
         "dense": ("none", 16, (3, 16)),
     }
     assert (encoding.taps["sigma"].values > 0).all()
+    assert encoding.outlier is None
+
+
+def test_a_real_encoder_gives_the_mean_of_its_outlier_scores(tmp_path):
+    bundle = write_small_bundle(tmp_path / "small", outlier=True)
+    windows, encoder = windows_of(3, (8, 16, 16)), open_encoder(bundle, "cpu")
+    each = encoder.run(windows.voxels, ("outlier",))["outlier"]
+    encoding = encode(windows, encoder, bundle)
+    assert each.shape == (3, 1) and encoding.outlier == np.float32(each.astype(np.float64).mean())
+    assert list(encoding.taps) == ["mu", "sigma"]

@@ -42,7 +42,18 @@ def test_the_reliability_is_as_the_schema_says_and_reads_back_to_the_same_float3
     written = document["reliability"]
     assert (written["verdict"], written["p_conformal"]) == (verdict, found.p_conformal)
     assert np.float32(written["percentiles"]["combined"]) == np.float32(found.percentiles.combined)
+    assert (written["outlier_score"], written["percentiles"]["outlier"]) == (-4.125, found.percentiles.outlier)
     assert np.array(written["percentiles"]["mu"], np.float32).tobytes() == found.percentiles.mu.tobytes()
+
+
+def test_outlier_scores_that_a_network_does_not_give_are_null():
+    percentiles = dataclasses.replace(made_reliability().percentiles, outlier=None)
+    found = made_reliability(outlier_score=None, percentiles=percentiles)
+    document = features_document(dataclasses.replace(record_of(), reliability=found))
+
+    jsonschema.validate(document, json.loads(features_schema()))
+    written = document["reliability"]
+    assert (written["outlier_score"], written["percentiles"]["outlier"]) == (None, None)
 
 
 @pytest.mark.parametrize(

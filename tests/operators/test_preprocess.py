@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from models.phantom import make_phantom
 from models.spec import Preprocessing
+from models.statistics.body import patient_mask
 from operators.errors import SeriesFailed, SeriesRejected
 from operators.geometry.windows import axis_weights, patient_axes, window_starts
 from operators.instance import Instance
@@ -483,3 +484,33 @@ def test_windows_that_overlap_almost_wholly_count_towards_the_limit():
     settings = replace(window((2048, 256, 256), (0.01, 4.0, 4.0)), overlap=0.999)
     with pytest.raises(SeriesRejected, match="GRID_TOO_LARGE"):
         preprocess(axial(PHANTOM, PHANTOM_MM), settings)
+
+
+@pytest.mark.parametrize("fitted", [window((20, 32, 48), (8.0, 9.0, 9.0)), resize((24, 40, 40))])
+def test_what_is_not_the_patient_becomes_air(fitted):
+    volume = axial(PHANTOM, PHANTOM_MM)
+    kept, made = preprocess(volume, fitted), preprocess(volume, replace(fitted, outside="air"))
+    starts = [int(start) for start in kept.starts]
+    whole = np.zeros((max(starts) + fitted.window_voxels[0], *fitted.window_voxels[1:]), np.float32)
+    for start, one in zip(starts, kept.voxels[:, 0], strict=True):
+        whole[start : start + len(one)] = one
+    patient = patient_mask(as_hu(whole), kept.spacing_mm)
+
+    assert 0.1 < patient.mean() < 0.9
+    for start, before, after in zip(starts, kept.voxels[:, 0], made.voxels[:, 0], strict=True):
+        inside = patient[start : start + len(before)]
+        assert np.array_equal(after[inside], before[inside])
+        assert (after[~inside] == 0).all()
+    assert np.array_equal(made.real_fraction, kept.real_fraction)
+
+
+def test_a_table_changes_nothing_where_the_patient_alone_is_seen():
+    floating = np.pad(PHANTOM, ((0, 0), (0, 20), (0, 0)), constant_values=-1000)
+    lying = floating.copy()
+    lying[:, -5:, 10:-10] = 200
+    settings = window((20, 40, 48), (8.0, 9.0, 9.0))
+    for outside, same in (("kept", False), ("air", True)):
+        seen = [
+            preprocess(axial(hu, PHANTOM_MM), replace(settings, outside=outside)).voxels for hu in (floating, lying)
+        ]
+        assert np.array_equal(*seen) == same

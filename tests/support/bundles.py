@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -24,7 +26,15 @@ SMALL_CT_VAE = {
 }
 
 
-def write_small_bundle(path: Path, *, seed: int = 0, version: str = "0.0.1", decoder: bool = False) -> Bundle:
+def write_small_bundle(
+    path: Path,
+    *,
+    seed: int = 0,
+    version: str = "0.0.1",
+    decoder: bool = False,
+    outside: Literal["kept", "air"] = "kept",
+    outlier: bool = False,
+) -> Bundle:
     """An untrained `ct_vae` of 8 × 16 × 16 voxels, four latents, with the taps of `ct_vae`.
 
     Args:
@@ -32,17 +42,20 @@ def write_small_bundle(path: Path, *, seed: int = 0, version: str = "0.0.1", dec
         seed: of the weights.
         version: of the bundle.
         decoder: write decoder.onnx too.
+        outside: of its preprocessing.
+        outlier: with the tap `outlier`, of the same weights beside it.
     """
+    parameters = SMALL_CT_VAE | ({"outlier": True} if outlier else {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = build_vae("ct_vae", SMALL_CT_VAE).eval()
+        vae = build_vae("ct_vae", parameters).eval()
     bundle = Bundle(
         path=path,
         name=path.name,
         version=version,
         architecture="ct_vae",
-        architecture_parameters=SMALL_CT_VAE,
-        preprocessing=SMALL_WINDOWS,
+        architecture_parameters=parameters,
+        preprocessing=replace(SMALL_WINDOWS, outside=outside),
         taps=tap_specs(vae, SMALL_WINDOWS.spacing_mm),
         weights_sha256="",
         training=TrainingRecord(command="none"),

@@ -143,10 +143,11 @@ def _preprocessing(settings: Preprocessing) -> str:
     low, high = settings.window_hu
     if settings.fit == "array":
         return f"not known: it accepts arrays of {window} (ctvae bundle run), not scans"
+    alone = ", the patient alone" if settings.outside == "air" else ""
     if settings.spacing_mm is None:
-        return f"the whole scan resized to {window} voxels, {low:g} to {high:g} HU"
+        return f"the whole scan resized to {window} voxels, {low:g} to {high:g} HU{alone}"
     spacing = " × ".join(f"{value:g}" for value in settings.spacing_mm)
-    return f"windows of {window} voxels of {spacing} mm, overlap {settings.overlap:g}, {low:g} to {high:g} HU"
+    return f"windows of {window} voxels of {spacing} mm, overlap {settings.overlap:g}, {low:g} to {high:g} HU{alone}"
 
 
 def _nested(value: Any) -> bool:

@@ -17,12 +17,12 @@ from app.read_input import open_series
 from app.settings import Settings, check_input
 from models.runtime import Encoder, open_encoder
 from models.spec import Bundle
+from models.statistics.body import BODY_ABOVE_HU
 from models.statistics.rivals import hu_histogram, principal_components
 from operators.build_volume import build_volume
 from operators.encode import encode
 from operators.errors import SeriesError, StartError
 from operators.job import Job
-from operators.measure.quantities import BODY_ABOVE_HU
 from operators.preprocess import preprocess
 from operators.types import Outcome, Series, Windows
 

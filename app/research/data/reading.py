@@ -10,10 +10,11 @@ from importlib.resources.abc import Traversable
 
 _LIBRARIES = ("imagecodecs", "numpy", "pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "scipy")
 _CODE = (
-    *("dicom", "geometry", "images", "input", "series", "synthetic"),
-    *("build_volume.py", "preprocess.py", "read_study.py", "types.py"),
+    *(("operators", name) for name in ("dicom", "geometry", "images", "input", "series", "synthetic")),
+    *(("operators", name) for name in ("build_volume.py", "preprocess.py", "read_study.py", "types.py")),
+    *(("models", name) for name in ("statistics/body.py", "statistics/tissues.py")),
 )
-"""Modules of `operators`: from files to HU, from HU to windows and changed windows. A scan's key and stamp cover the
+"""Package and place in it: from files to HU, from HU to windows and changed windows. A scan's key and stamp cover the
 selection and the repairs."""
 
 
@@ -25,8 +26,8 @@ def reading_digest() -> str:
     the windows of the old one.
     """
     digest = hashlib.sha256()
-    for name in _CODE:
-        for path, content in sorted(_sources(files("operators").joinpath(name), name)):
+    for package, name in _CODE:
+        for path, content in sorted(_sources(files(package).joinpath(name), f"{package}/{name}")):
             digest.update(f"{path} {len(content)}\n".encode() + content)
     for library in _LIBRARIES:
         digest.update(f"{library} {_version(library)}\n".encode())

@@ -54,6 +54,7 @@ def model_card(bundle: Bundle, certificate: str = "") -> str:
         for tap in bundle.taps
     )
     grid = " × ".join(map(str, preprocessing.window_voxels))
+    alone = ", of the patient alone: all else is air" if preprocessing.outside == "air" else ""
     spacing = (
         "the whole scan resized to it" if preprocessing.spacing_mm is None else _millimetres(preprocessing.spacing_mm)
     )
@@ -65,8 +66,8 @@ A variational autoencoder of CT; its posterior mean `mu` is meant as a descripti
 
 ## What it takes and gives
 
-A window of {grid} voxels (z, y, x; {spacing}), HU from {low:g} to {high:g} scaled to 0 to 1. Architecture
-`{bundle.architecture}`. A field of view is that of the convolutions; normalisation sees the whole window.
+A window of {grid} voxels (z, y, x; {spacing}), HU from {low:g} to {high:g} scaled to 0 to 1{alone}.
+Architecture `{bundle.architecture}`. A field of view is that of the convolutions; normalisation sees the whole window.
 
 | tap | shape | pooling | field of view (z × y × x) |
 |---|---|---|---|
@@ -145,6 +146,7 @@ def _course(training: TrainingRecord) -> str:
     ]
     if settings.ema:
         lines.append(f"- The weights are a moving average over steps, decay {settings.ema:g}.")
+    lines += _last_steps(settings)
     parent = training.init
     if parent is not None:
         name = f"{parent.name} {parent.version}"
@@ -193,13 +195,25 @@ def _terms(settings: TrainingSettings) -> str:
     return terms
 
 
+def _last_steps(settings: TrainingSettings) -> list[str]:
+    """Return what was done once the weights were learned, a line each."""
+    done = []
+    if settings.parameters.get("clipped"):
+        done.append("- What the heads read is clipped to the range that it has in windows of the training.")
+    if settings.parameters.get("outlier"):
+        how = "it tells windows of the training from what was made of them and from shapes"
+        done.append(f"- `outlier` was fitted afterwards: {how} (outlier exposure, arXiv:1812.04606).")
+    if settings.steadiness:
+        what = f"from either view of a window, with weight {settings.steadiness:g} for what differs between them"
+        done.append(f"- The head of mu was solved for afterwards: it predicts what was learned {what}.")
+    return done
+
+
 def _augmentation(settings: TrainingSettings) -> str:
     drawn = ("noise", "gain", "blur", "sharpen", "shift", "thickness", "field_of_view", "zoom", "offset", "turn")
     used = [f"{name.replace('_', ' ')} up to {getattr(settings, name):g}" for name in drawn if getattr(settings, name)]
     if settings.crop:
         used.append(f"a part of the plane instead of all of it in {settings.crop:.0%} of the windows")
-    if settings.bare:
-        used.append(f"nothing but the body in {settings.bare:.0%} of the second views")
     if settings.tile:
         used.append(f"a third to two thirds of height and width in {settings.tile:.0%} of the second views")
     return "; ".join(["windows cut at a random place", *used])

@@ -184,7 +184,7 @@ def _preprocessing(settings: dict[str, Any], given: Mapping[str, Any], start: Bu
         _conflict("the architecture", start.architecture, settings["architecture"])
     merged = start.preprocessing.parameters()
     for key, value in given.items():
-        if _plain(value) != merged[key]:
+        if _plain(value) != merged.get(key, getattr(start.preprocessing, key)):
             _conflict(f"preprocessing.{key}", merged[key], value)
     return start.preprocessing
 

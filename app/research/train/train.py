@@ -308,6 +308,7 @@ def _train(
                 calibration=[voxels for scans in given.calibration.values() for voxels in scans],
                 start=start,
                 patients=given.patients,
+                phantoms=plan.data.phantoms,
                 pictures=monitor.pictures,
                 checkpoint=places.checkpoint,
             )

@@ -17,7 +17,8 @@ from app.research.data.find_scans import find_scans
 from app.research.reference import reference_scans
 from app.research.train.train import _with_reference
 from models.bundle.reference import read_reference
-from models.bundle.store import load_bundle
+from models.bundle.store import add_reference, load_bundle
+from models.spec import BundleError
 from models.training_record import Case, TrainingRecord
 from operators.errors import StartError
 from operators.results.write_json import features_schema
@@ -88,6 +89,7 @@ def test_json_sr_outcome_and_result_say_whether_to_believe_the_numbers(bundle, r
     found = features["reliability"]
     assert (found["n_reference"], found["reference_sha256"]) == (9, bundle.reference_sha256)
     assert len(found["percentiles"]["mu"]) == 4
+    assert (found["outlier_score"], found["percentiles"]["outlier"], report.outlier_score) == (None, None, None)
     for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio"):
         assert np.float32(getattr(report, name)) == np.float32(found[name])
     assert (report.verdict, list(report.reasons)) == (found["verdict"], found["reasons"])
@@ -101,6 +103,31 @@ def test_json_sr_outcome_and_result_say_whether_to_believe_the_numbers(bundle, r
     said = summary["__mercure_notification"]
     assert f"1 {found['verdict'].replace('_', ' ')}" in said["text"]
     assert said["requested"] is (found["verdict"] == "out_of_distribution")
+
+
+def test_a_network_with_an_outlier_score_has_it_of_its_reference_patients_and_of_each_scan(cohort, tmp_path):
+    path = write_small_bundle(tmp_path / "small", decoder=True, outlier=True).path
+    assert main(["bundle", "reference", str(path), str(cohort), "-l", "ERROR"]) == 0
+    bundle = load_bundle(path)
+    population = read_reference(bundle)
+    assert population.outliers.shape == (9,) and np.ptp(population.outliers) > 0
+
+    write_patient(tmp_path / "in" / "p", 42)
+    arguments = ["encode", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(path), "-l", "ERROR"]
+    assert main(arguments) == 0
+    (features,) = (json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/features.json"))
+    (report,) = (read_sr(file).typicality for file in (tmp_path / "out").glob("*/features.sr.dcm"))
+    jsonschema.validate(features, json.loads(features_schema()))
+    found = features["reliability"]
+    assert list(features["taps"]) == ["mu", "sigma"]
+    assert np.float32(report.outlier_score) == np.float32(found["outlier_score"])
+    below = 100 * np.mean(population.outliers < np.float32(found["outlier_score"]))
+    assert found["percentiles"]["outlier"] == pytest.approx(below)
+
+    document = json.loads(bundle.reference_path.read_bytes())
+    del document["outlier_scores"]
+    with pytest.raises(BundleError, match="has no outlier scores, but the network gives some; make it again"):
+        add_reference(path, json.dumps(document).encode())
 
 
 def test_another_reference_is_another_configuration_of_the_same_model(bundle, plain, results, tmp_path):

@@ -20,6 +20,7 @@ from models.bundle.monai_config import MANDATORY, TENSOR, inference_config, miss
 from models.monai_network import posterior_mean, series_mu
 from models.runtime import OnnxEncoder
 from models.spec import arrays_only
+from models.statistics.body import patient_mask
 from tests.support.bundles import write_small_bundle
 from tests.support.checkout import ROOT
 
@@ -76,9 +77,13 @@ def monais():
         yield scripts
 
 
-def write_scan(file: Path, shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
-    """A NIfTI of 8 × 16 × 16 mm voxels, as the small bundle's windows are; its HU (z, y, x) to head, back and left."""
+def write_scan(file: Path, shape: tuple[int, int, int], seed: int = 0, air_rows: int = 0) -> np.ndarray:
+    """A NIfTI of 8 × 16 × 16 mm voxels, as the small bundle's windows are; its HU (z, y, x) to head, back and left.
+
+    The last rows are noisy air.
+    """
     hu = np.random.default_rng(seed).integers(-1200, 1200, shape).astype(np.int16)
+    hu[:, shape[1] - air_rows :] = hu[:, shape[1] - air_rows :] // 8 - 900
     affine = np.array([[-16.0, 0, 0, 100], [0, -16, 0, 50], [0, 0, 8, -30], [0, 0, 0, 1]])
     nib.save(nib.Nifti1Image(hu.transpose(2, 1, 0), affine), file)
     return hu
@@ -112,9 +117,12 @@ def test_verify_net_in_out_passes_and_can_fail(bundle, monkeypatch, monais):
         monais.verify_net_in_out(net_id="network_def", **files, **channels)
 
 
-def test_monais_run_gives_the_same_mu_on_a_nifti_file(bundle, tmp_path):
+@pytest.mark.parametrize("outside", ["kept", "air"])
+def test_monais_run_gives_the_same_mu_on_a_nifti_file(outside, tmp_path):
     """On a scan of the bundle's own spacing: what resamples otherwise, MONAI's linear Spacing, has nothing to do."""
-    write_scan(tmp_path / "scan.nii.gz", (21, 14, 18))
+    bundle = write_small_bundle(tmp_path / "small", outside=outside)
+    hu = write_scan(tmp_path / "scan.nii.gz", (21, 14, 18), air_rows=5)
+    assert 0.2 < patient_mask(hu[:, :, 1:17], (8.0, 16.0, 16.0)).mean() < 0.8
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle.path / "configs" / "inference.json"]
     line += ["--bundle_root", bundle.path, "--image", "scan.nii.gz", "--output", "mu.npy"]

@@ -295,6 +295,9 @@ def test_a_field_that_is_not_as_expected_is_named(bundle, section, value, says):
         ("overlap", "half", "overlap is"),
         ("fit", "stretch", "fit is"),
         ("fit", None, "fit is"),
+        ("outside", None, "outside is None; expected 'kept' or 'air'"),
+        ("outside", ["air"], "outside is"),
+        ("inside", "air", "preprocessing has"),
     ],
 )
 def test_a_preprocessing_that_cannot_be_is_refused(bundle, field, value, says):
@@ -396,6 +399,20 @@ def test_a_preprocessing_is_digested_by_its_parameters():
     settings = Preprocessing("window", (8, 16, 16), (4.0, 4.0, 4.0), (-1000.0, 1000.0))
     assert settings.digest() == replace(settings).digest()
     assert settings.digest() != replace(settings, overlap=0.25).digest()
+    assert settings.digest() != replace(settings, outside="air").digest()
+
+
+def test_a_bundle_of_before_there_was_an_outside_keeps_its_digest(made):
+    metadata = json.loads((made.path / "configs" / "metadata.json").read_text())
+    assert "outside" not in metadata["ctvae"]["preprocessing"]
+    settings = Preprocessing("window", (8, 16, 16), (4.0, 4.0, 4.0), (-1000.0, 1000.0))
+    assert settings.digest() == "4bad19f9adf92b3fe4a3aa6751bd39da3a6a3dd15ffb196ccb977ac6ad7c3556"
+
+
+def test_a_bundle_without_surroundings_is_saved_and_loaded(bundle):
+    edit(bundle, lambda metadata: metadata["ctvae"]["preprocessing"].update(outside="air"))
+    settings = load_bundle(bundle.path).preprocessing
+    assert settings.outside == "air" and settings.parameters()["outside"] == "air"
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,17 @@ from models.statistics.out_of_distribution import (
 RNG = np.random.default_rng(0)
 
 
-def population(mu: np.ndarray, errors: np.ndarray | None = None) -> Population:
-    return Population(mu, np.ones_like(mu), errors)
+def population(mu: np.ndarray, errors: np.ndarray | None = None, outliers: np.ndarray | None = None) -> Population:
+    return Population(mu, np.ones_like(mu), errors, outliers)
+
+
+def p_of_each(bag: np.ndarray, errors: np.ndarray, outliers: np.ndarray) -> list[float]:
+    """If each were the new patient, and the others the reference patients."""
+    found = []
+    for j in range(len(bag)):
+        others = population(*(np.delete(values, j, axis=0) for values in (bag, errors, outliers)))
+        found.append(stand(others, bag[j], np.ones(bag.shape[1]), errors[j], outliers[j]).p)
+    return found
 
 
 # The conformal p-value
@@ -53,12 +62,35 @@ def test_without_ties_every_rank_is_taken_once():
     assert np.allclose(sorted(p), np.arange(1, 13) / 12)
 
 
+@pytest.mark.parametrize("n", [LEAST_PATIENTS, 11, 40])
+@pytest.mark.parametrize("spread", [0.0, 1.0, 20.0])
+def test_with_outlier_scores_too_every_rank_is_taken_once(n, spread):
+    """So p of exchangeable draws is uniform on k / (n + 1), and at most alpha as often as alpha says."""
+    bag, errors = RNG.standard_t(2, (n + 1, 5)), RNG.exponential(1, n + 1)
+    outliers = spread * RNG.standard_t(2, n + 1) + bag[:, 0] - 7
+    p = p_of_each(bag, errors, outliers)
+    assert np.allclose(sorted(p), np.arange(1, n + 2) / (n + 1))
+    assert sum(value <= ALPHA for value in p) <= ALPHA * (n + 1)
+
+
+@pytest.mark.parametrize("shared", [0.0, -3.0, 3.0])
+def test_values_that_all_share_say_nothing(shared):
+    """Ties have one result, whoever comes last: otherwise every new patient would be flagged."""
+    bag, errors = RNG.standard_normal((20, 5)), np.full(20, 0.7)
+    with_all = p_of_each(bag, errors, np.full(20, shared))
+    assert np.allclose(sorted(with_all), np.arange(1, 21) / 20)
+    assert with_all == [
+        stand(population(np.delete(bag, j, axis=0)), bag[j], np.ones(5), None).p for j in range(len(bag))
+    ]
+
+
 def test_who_comes_first_among_the_reference_patients_does_not_matter():
     mu, errors, new = RNG.standard_normal((11, 6)), RNG.exponential(1, 11), RNG.standard_normal(6)
-    order = RNG.permutation(11)
-    first = stand(population(mu, errors), new, np.ones(6), 1.0)
-    second = stand(population(mu[order], errors[order]), new, np.ones(6), 1.0)
+    order, outliers = RNG.permutation(11), RNG.standard_normal(11)
+    first = stand(population(mu, errors, outliers), new, np.ones(6), 1.0, 0.1)
+    second = stand(population(mu[order], errors[order], outliers[order]), new, np.ones(6), 1.0, 0.1)
     assert (first.p, first.combined_below) == (second.p, second.combined_below)
+    assert (first.outlier, first.outlier_below) == (second.outlier, second.outlier_below)
     assert second.distance == pytest.approx(first.distance)
 
 
@@ -78,6 +110,40 @@ def test_the_middle_of_the_reference_patients_is_not_flagged():
     found = stand(population(RNG.standard_normal((30, 6)), np.linspace(40, 60, 31)[:30]), np.zeros(6), np.ones(6), 50.0)
     assert found.p > 0.8
     assert found.reconstruction_below == pytest.approx(50, abs=4)
+
+
+def test_a_far_outlier_score_alone_has_the_smallest_p_and_a_low_one_does_not():
+    mu, scores = np.random.default_rng(1).standard_normal((11, 6)), np.linspace(-9.1, -1.2, 11)
+    reference = population(mu, np.linspace(40, 60, 11), scores)
+    found = stand(reference, np.zeros(6), np.ones(6), 50.0, 6.6)
+    assert found.p == reference.smallest_p
+    assert found.outlier == max(found.outlier, found.latent, found.reconstruction)
+    assert (found.combined_below, found.outlier_below) == (100, 100)
+    low = stand(reference, np.zeros(6), np.ones(6), 50.0, -30.0)
+    assert low.p > ALPHA and (low.outlier, low.outlier_below) == (0, 0)
+
+
+def test_an_outlier_score_counts_by_its_place_among_the_others_not_by_its_sign():
+    mu, scores = np.random.default_rng(1).standard_normal((11, 6)), np.linspace(0, 8, 11)
+    first, second = (
+        stand(population(mu, None, scores + shift), np.zeros(6), np.ones(6), None, 7.9 + shift) for shift in (-64, 64)
+    )
+    assert first.outlier == pytest.approx(second.outlier)
+    assert (first.p, first.outlier_below) == (second.p, second.outlier_below)
+
+
+def test_one_odd_reference_patient_does_not_hide_an_outlier_score_that_no_patient_has():
+    mu = np.random.default_rng(7).standard_normal((11, 6))
+    mu[3] = 1000.0
+    reference = population(mu, None, np.linspace(-9, -1, 11))
+    assert stand(reference, np.zeros(6), np.ones(6), None, 9.0).p == reference.smallest_p
+
+
+def test_without_outlier_scores_the_others_decide_as_before():
+    mu, errors = RNG.standard_normal((11, 6)), RNG.exponential(1, 11)
+    found = stand(population(mu, errors), np.zeros(6), np.ones(6), 1.0, 99.0)
+    assert (found.outlier, found.outlier_below) == (0, None)
+    assert found.p == stand(population(mu, errors), np.zeros(6), np.ones(6), 1.0).p
 
 
 def test_without_a_decoder_mu_alone_decides():
@@ -122,7 +188,8 @@ def test_surprise_grows_with_the_value_goes_on_beyond_the_others_and_is_equal_fo
     assert np.argsort(found, kind="stable").tolist() == [1, 2, 3, 0, 4]
     assert found[2] == found[3]
     assert math.log(5) < found[4] < surprise(np.array([3.0, 1.0, 2.0, 2.0, 500.0]))[4]
-    assert surprise(np.full(5, 2.0)).max() == pytest.approx(math.log(5))
+    assert surprise(np.full(5, 2.0)) == pytest.approx(np.full(5, math.log(5 / 4)))
+    assert len(set(surprise(np.array([1.0, 3.0, 3.0, 3.0, 2.0]))[1:4])) == 1
     assert np.isfinite(surprise(np.array([0.0, 0.0, 0.0, 1.0]))).all()
 
 
@@ -161,6 +228,14 @@ def test_an_error_is_as_far_below_the_median_as_above_it_by_its_ratio():
 def test_a_population_that_cannot_be_is_refused(mu, sigma, errors, says):
     with pytest.raises(ValueError, match=says):
         Population(mu, sigma, errors)
+
+
+@pytest.mark.parametrize(
+    ("outliers", "says"), [(np.zeros(2), r"outlier scores of \(2,\) for 3"), (np.array([0.0, np.inf, 1.0]), "finite")]
+)
+def test_outlier_scores_that_cannot_be_are_refused(outliers, says):
+    with pytest.raises(ValueError, match=says):
+        population(np.eye(3), None, outliers)
 
 
 # With a sound model: whitened principal components of phantoms, which explain chests and nothing else

@@ -1,4 +1,4 @@
-"""What another scanner or another bed would do to a second view: an offset, a turn, no table, a tile."""
+"""What another scanner or another bed would do to a second view: an offset, a turn, a tile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from scipy import ndimage
 
 from models.training.augment import cut_windows, make_views, margin_voxels
-from models.training.body_masks import body_masks, body_of
 from models.training.draws import draw_augmentation
 from models.training.settings import TrainingSettings
 
@@ -31,9 +30,7 @@ def window() -> np.ndarray:
 def views(asked: TrainingSettings, numbers=range(8)):
     scans = [window()]
     draws = [draw_augmentation(asked, SIZE, 4, 1, number) for number in numbers]
-    places = [(0, 0)]
-    body = cut_windows(body_masks(scans), places, draws, SIZE, margin_voxels(asked)) if asked.bare else None
-    seen, target = make_views(cut_windows(scans, places, draws, SIZE, margin_voxels(asked)), draws, SIZE, asked, body)
+    seen, target = make_views(cut_windows(scans, [(0, 0)], draws, SIZE, margin_voxels(asked)), draws, SIZE, asked)
     first, second = seen[:, 0].chunk(2)
     return draws, first, second, target[:, 0]
 
@@ -62,21 +59,6 @@ def test_a_turn_is_scipys_and_of_the_second_view_alone():
     assert not torch.equal(second, target)
 
 
-def test_a_bare_view_has_no_table_and_the_whole_body():
-    _, first, second, target = views(settings(bare=1.0))
-    assert torch.equal(first, target)
-    assert torch.equal(second[:, :, :18], target[:, :, :18])
-    assert (second[:, :, 18:] == 0).all() and (target[:, :, 20:22, 2:30] > 0).all()
-
-
-def test_a_bare_view_of_a_cropped_scan_is_of_the_same_crop():
-    asked = settings(bare=1.0, crop=1.0)
-    _, first, second, target = views(asked)
-    assert torch.equal(first, target)
-    assert torch.equal(second, torch.where(second > 0, target, torch.zeros_like(target)))
-    assert (second > 0).any()
-
-
 def test_a_tile_shows_a_part_of_what_is_not_air_at_its_place():
     draws, first, second, target = views(settings(tile=1.0), range(20))
     assert torch.equal(first, target)
@@ -95,15 +77,3 @@ def test_draws_without_them_are_as_they_were():
     )
     assert (plain.place, plain.gain) == (more.place, more.gain)
     assert plain.views[0].noise_seed == more.views[0].noise_seed
-
-
-def test_a_window_of_air_is_kept_whole():
-    assert body_of(np.zeros(SIZE, np.float32)).all()
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_mask_is_found_once_and_is_that_of_its_window(number):
-    windows = np.concatenate([window(), np.roll(window(), 3, axis=3)])
-    masks = body_masks([windows])[0]
-    assert np.array_equal(masks[number], body_of(windows[number]))
-    assert np.array_equal(masks[number], masks[number])

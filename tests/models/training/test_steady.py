@@ -17,7 +17,7 @@ from models.training.train import train
 from models.training.whitening import drawn_views, training_axes, with_axes
 from tests.support.bundles import SMALL_CT_VAE
 
-SETTINGS = TrainingSettings(steps=2, invariance=0.1, shift=2.0, blur=1.0, bare=0.5, tile=0.5, steadiness=20.0)
+SETTINGS = TrainingSettings(steps=2, invariance=0.1, shift=2.0, blur=1.0, tile=0.5, steadiness=20.0)
 LATENTS = 4
 
 

@@ -109,7 +109,7 @@ def test_a_pair_term_makes_mu_steadier_under_what_is_drawn():
         {"penalty": "mmd", "penalty_weight": 50.0},
         {"feature_weight": 0.5, "feature_block": 4},
         {"beta": 4.0, "sharpen": 0.5, "thickness": 2.5, "field_of_view": 0.3, "shift": 1.0, "invariance": 0.1},
-        {"offset": 0.01, "turn": 5.0, "bare": 0.5, "tile": 0.3, "shift": 1.0, "invariance": 0.1},
+        {"offset": 0.01, "turn": 5.0, "tile": 0.3, "shift": 1.0, "invariance": 0.1},
         {
             "batch": 8,
             "bank": 24,

@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from models.statistics.tissues import TISSUES_HU
 from operators.measure.quantities import (
     QUANTITIES,
-    body_mask,
     measure_quantities,
     outline_compactness,
     window_quantities,
@@ -115,17 +113,6 @@ def test_a_window_and_a_series_of_that_one_window_agree():
 
 def test_a_window_without_body_is_nan_throughout():
     assert all(map(math.isnan, window_quantities(np.full((4, 8, 8), -1000.0), (4, 4, 4)).values()))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_body_is_the_largest_piece_with_its_holes_filled_slice_by_slice(seed):
-    hu = np.where(np.random.default_rng(seed).random((4, 12, 13)) < 0.55, 40.0, -1000.0)
-    pieces, _ = ndimage.label(hu > -300)
-    largest = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
-    filled = np.stack([ndimage.binary_fill_holes(axial) for axial in largest])
-
-    assert (filled != largest).any()
-    assert np.array_equal(body_mask(hu), filled)
 
 
 def test_glcm_contrast_of_levels_that_16_bits_cannot_add_up():

@@ -77,9 +77,42 @@ def test_without_a_decoder_there_is_no_reconstruction_error():
     assert found.verdict == "in_distribution"
 
 
+def with_scores(low: float, high: float, n: int = 11, **options) -> Reference:
+    """Reference patients with outlier scores between these."""
+    made = reference(n, decoder=Decodes(70.0), **options)
+    return replace(made, population=replace(made.population, outliers=np.linspace(low, high, n)))
+
+
+def test_an_outlier_score_that_no_patient_has_is_out_of_distribution_and_says_why():
+    found = measure_reliability(replace(made_encoding(), outlier=6.6), with_scores(-9.1, -1.2), PREPROCESSING)
+    assert (found.verdict, found.outlier_score, found.percentiles.outlier) == ("out_of_distribution", 6.6, 100)
+    said = "it is less like a patient than 11 of 11 reference patients: outlier score 6.6, theirs -9.1 to -1.2"
+    assert found.reasons[1:] == (said,)
+
+
+def test_an_outlier_score_is_no_reason_where_another_value_is():
+    encoding = replace(made_encoding(), outlier=-5.0)
+    found = measure_reliability(encoding, with_scores(-9.1, -1.2, away=50.0), PREPROCESSING)
+    assert found.verdict == "out_of_distribution" and found.outlier_score == -5
+    assert len(found.reasons) == 2 and found.reasons[1].startswith("mu is farther")
+
+
+def test_an_outlier_score_among_the_others_is_no_reason_at_all():
+    found = measure_reliability(replace(made_encoding(), outlier=-5.0), with_scores(-9.1, -1.2, 19), PREPROCESSING)
+    assert found.verdict == "in_distribution" and len(found.reasons) == 1
+    assert 0 < found.percentiles.outlier < 100
+
+
+def test_without_an_outlier_score_there_is_no_rank_of_it():
+    found = measured(reference(11, decoder=Decodes(70.0)))
+    assert (found.outlier_score, found.percentiles.outlier) == (None, None)
+
+
 def test_every_number_is_a_float32():
-    found = measured(reference(11, decoder=Decodes(70.3)))
-    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio", "real_fraction"):
+    encoding = replace(made_encoding(), outlier=float(np.float32(-4.1)))
+    found = measure_reliability(encoding, with_scores(-9.1, -1.2), PREPROCESSING)
+    reconstruction = ("reconstruction_mae_hu", "reconstruction_ratio")
+    for name in ("p_conformal", "mahalanobis", *reconstruction, "outlier_score", "real_fraction"):
         value = getattr(found, name)
         assert value == float(str(np.float32(value)))
 

@@ -33,8 +33,8 @@ def words(record: FeatureRecord, reconstruct=None) -> str:
 
 def reliability(verdict: str, ranks: np.ndarray) -> Reliability:
     p = None if verdict == "undetermined" else 0.5
-    percentiles = Percentiles(50.0, 50.0, None, ranks.astype(np.float32), ranks.astype(np.float32))
-    return Reliability(verdict, ("said why",), 11, p, 3.0, None, None, 0.9, percentiles, "ab" * 32)
+    percentiles = Percentiles(50.0, 50.0, None, None, ranks.astype(np.float32), ranks.astype(np.float32))
+    return Reliability(verdict, ("said why",), 11, p, 3.0, None, None, None, 0.9, percentiles, "ab" * 32)
 
 
 def test_the_page_has_the_same_bytes_in_another_process(record, phantom_ct):
@@ -54,6 +54,12 @@ def test_the_picture_is_the_same_as_png_and_as_pixels(record):
     card = Card(record)
     png = imread(io.BytesIO(card.png()))
     assert np.array_equal((png[..., :3] * 255).round().astype(np.uint8), card.pixels())
+
+
+def test_the_longest_reason_of_an_outlier_score_is_not_cut(record):
+    said = "it is less like a patient than 100 of 100 reference patients: outlier score -10.1, theirs -20.2 to -10.2"
+    judged = replace(reliability("out_of_distribution", np.full(32, 50.0)), reasons=(said,))
+    assert said in " ".join(words(replace(record, reliability=judged)).split())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,16 @@ from operators.sr.read import read_sr
 from operators.sr.text import sr_text
 from operators.sr.write import sr_bytes
 from operators.types import Finding
-from tests.support.sr_records import NOTICE, ct_header, group_of, made_record, made_reliability, numbers, reread
+from tests.support.sr_records import (
+    NOTICE,
+    code_value,
+    ct_header,
+    group_of,
+    made_record,
+    made_reliability,
+    numbers,
+    reread,
+)
 
 OLD_SR = Path(__file__).parents[2] / "data" / "sr_version_0.1.dcm"
 POSTERIOR, QUANTITIES = "VAE-POST", "VOXEL-QUANTITIES"
@@ -163,7 +172,7 @@ def test_the_reliability_reads_back_bit_for_bit(verdict):
     assert (read.verdict, read.reasons, read.n_reference) == (verdict, ("one", "two"), 39)
     assert read.reference_sha256 == written.reference_sha256
     assert read.percentile == np.float32(written.percentiles.combined)
-    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio"):
+    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio", "outlier_score"):
         found, expected = getattr(read, name), getattr(written, name)
         assert (found is None) is (expected is None)
         assert found is None or np.float32(found).tobytes() == np.float32(expected).tobytes(), name
@@ -177,6 +186,15 @@ def test_a_bundle_without_a_decoder_has_a_typicality_without_an_error():
     assert (read.reconstruction_mae_hu, read.reconstruction_ratio) == (None, None)
 
 
+def test_a_network_without_an_outlier_score_has_a_typicality_without_one():
+    percentiles = replace(made_reliability().percentiles, outlier=None)
+    document = reread(made_record(reliability=made_reliability(outlier_score=None, percentiles=percentiles)))
+    assert read_sr(document).typicality.outlier_score is None
+    with_one = reread(made_record(reliability=made_reliability()))
+    codes = [{code_value(item) for item in numbers(one)} for one in (document, with_one)]
+    assert codes[1] - codes[0] == {"OUTLIER-SCORE"}
+
+
 def test_a_record_without_reliability_has_no_typicality():
     read = read_sr(reread(made_record()))
     assert (read.typicality, read.verdict) == (None, None)
@@ -186,7 +204,7 @@ def test_a_typicality_that_lost_a_number_is_broken():
     document = reread(made_record(reliability=made_reliability()))
     content = group_of(document, "TYPICALITY").ContentSequence
     content.remove(next(item for item in content if item.ValueType == "NUM"))
-    with pytest.raises(CtvaeError, match=r"BROKEN_SR: the typicality group has 4 numbers; expected 5"):
+    with pytest.raises(CtvaeError, match=r"BROKEN_SR: the typicality group has 5 numbers; expected 6"):
         read_sr(document)
 
 

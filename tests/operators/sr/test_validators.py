@@ -25,6 +25,7 @@ NUMBERS = [
     ("Conformal p", "57.5", "%"),
     ("Mahalanobis distance of the latent mean", "5.25", "1"),
     ("Reconstruction error ratio", "0.625", "1"),
+    ("Outlier score", "-4.125", "1"),
     ("Mean of the body", "-35.625", "[hnsf'U]"),
     ("Lung in the body", "9.67", "%"),
     ("Real voxels in the windows", "75", "%"),
