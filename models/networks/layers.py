@@ -144,9 +144,15 @@ class Clip(nn.Module):
 
     def __init__(self, values: int) -> None:
         super().__init__()
+        self.register_buffer("low", torch.empty(values))
+        self.register_buffer("high", torch.empty(values))
+        self.open()
+
+    def open(self) -> None:
+        """Let any value through."""
         largest = torch.finfo(torch.float32).max
-        self.register_buffer("low", torch.full((values,), -largest))
-        self.register_buffer("high", torch.full((values,), largest))
+        self.low.fill_(-largest)
+        self.high.fill_(largest)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(x, self.low), self.high)

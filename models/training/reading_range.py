@@ -33,13 +33,14 @@ def clip_readings(
     """Set the range that each reading of the heads is clipped to; nothing where the network has none.
 
     Args:
-        vae: a trained network, in eval mode, whose ranges are not set.
+        vae: a trained network, in eval mode; ranges that it has, such as those of a network it was tuned from, go.
         scans: the scans it was trained on.
         settings: settings that their windows are drawn with.
         windows: number of windows to draw.
     """
     if not isinstance(vae, PooledVae) or vae.clip is None:
         return
+    vae.clip.open()
     reads = torch.cat([vae.trunk(seen) for seen, _ in drawn_views(vae, scans, replace(settings, tile=0.0), windows)])
     low, high = reads.amin(0), reads.amax(0)
     beyond = BEYOND * (high - low)

@@ -182,10 +182,10 @@ def _preprocessing(settings: dict[str, Any], given: Mapping[str, Any], start: Bu
         raise StartError("INIT_CONFLICT", f"{start.name} has no preprocessing on record; scans cannot be read for it")
     if settings.setdefault("architecture", start.architecture) != start.architecture:
         _conflict("the architecture", start.architecture, settings["architecture"])
-    merged = start.preprocessing.parameters()
     for key, value in given.items():
-        if _plain(value) != merged.get(key, getattr(start.preprocessing, key)):
-            _conflict(f"preprocessing.{key}", merged[key], value)
+        have = _plain(getattr(start.preprocessing, key))
+        if _plain(value) != have:
+            _conflict(f"preprocessing.{key}", have, value)
     return start.preprocessing
 
 

@@ -247,6 +247,7 @@ def test_a_bundle_is_fine_tuned_from_its_own_weights(cohort, tmp_path):
         ({"training": {"architecture": "question"}}, "the architecture of the bundle to start from is 'ct_vae'"),
         ({"training": {"parameters": {"latents": 8}}}, "parameters.latents of the bundle to start from is 4"),
         ({"preprocessing": {"window_hu": [-1000, 500]}}, "preprocessing.window_hu"),
+        ({"preprocessing": {"outside": "air"}}, "preprocessing.outside of the bundle to start from is 'kept'"),
     ],
 )
 def test_what_contradicts_the_bundle_to_start_from_is_an_error(tmp_path, asked, says):

@@ -39,6 +39,9 @@ def test_windows_like_those_learned_from_are_read_as_before_and_others_within_bo
     bounded, unbounded = vae.trunk(strange), free.trunk(strange)
     assert (bounded >= vae.clip.low).all() and (bounded <= vae.clip.high).all()
     assert not torch.equal(bounded, unbounded)
+    low, high = vae.clip.low.clone(), vae.clip.high.clone()
+    clip_readings(vae, scans, SETTINGS, windows=32)
+    assert torch.equal(vae.clip.low, low) and torch.equal(vae.clip.high, high), "not of what was clipped before"
     assert vae.taps(strange, ["mu"])["mu"].abs().max() < free.taps(strange, ["mu"])["mu"].abs().max()
 
 
