@@ -30,8 +30,7 @@ from models.bundle.store import find_bundle, load_bundle  # noqa: E402
 from models.runtime import load_vae  # noqa: E402
 from models.training.augment import window_places  # noqa: E402
 from models.training.draws import draw_augmentation  # noqa: E402
-from models.training.outliers import fitted, made_up, slabs  # noqa: E402
-from models.training.whitening import drawn_views  # noqa: E402
+from models.training.outliers import drawn_readings, fitted, made_up  # noqa: E402
 
 FOLDS = 5
 OTHERS = ("invesalius_cranium", "dcmqact_philips_tilt_phantom")
@@ -97,19 +96,12 @@ def windows_of(data: Path, plan: Any, cache: Path) -> list[np.ndarray]:
     return [np.asarray(cached_windows(scan, plan.preprocessing, cache).voxels) for scan in find_scans(data)]
 
 
-@torch.inference_mode()
 def drawn(vae: Any, scans: list[Any], plan: Any, args: Any) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     """Readings of drawn windows and, kind by kind in the same order, of what was made of them; the patient of each."""
     margin = with_margin(plan.preprocessing)
     windows = [np.asarray(cached_windows(scan, margin, args.cache).voxels) for scan in scans]
-    settings, places = replace(plan.training.of_one_view, tile=0.0), window_places(windows)
-    rng, inside, outside = np.random.default_rng(0), [], []
-    for seen, _ in drawn_views(vae, windows, settings, args.windows):
-        held = slabs(seen[:, 0].numpy(), rng)
-        made = [held, *made_up(held, rng).values()]
-        readings = torch.stack([vae.trunk(torch.from_numpy(one[:, None])).double() for one in made])
-        inside.append(readings[0])
-        outside.append(readings[1:])
+    settings, places = plan.training, window_places(windows)
+    inside, outside = zip(*drawn_readings(vae, windows, settings, args.windows), strict=True)
     draws = (draw_augmentation(settings, vae.window_voxels, 1, len(places), number) for number in range(args.windows))
     whose = np.array([scans[places[one.index][0]].patient for one in draws])
     return torch.cat(inside), torch.cat(outside, 1).flatten(0, 1), whose

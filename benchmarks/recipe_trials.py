@@ -106,8 +106,13 @@ def plan_of(args: argparse.Namespace) -> Any:
 def trained(plan: Any, windows: list[np.ndarray]) -> tuple[Any, Arrays]:
     from models.training.train import train
 
-    shown = {"report": lambda at: print(progress(at), flush=True), "report_every_s": 30.0}
-    done = train(windows, plan.training, phantoms=plan.data.phantoms, **shown)
+    done = train(
+        windows,
+        plan.training,
+        lambda at: print(progress(at), flush=True),
+        report_every_s=30.0,
+        phantoms=plan.data.phantoms,
+    )
     last = done.history[-1]
     return done.vae, {
         "steps": done.steps,

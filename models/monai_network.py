@@ -52,10 +52,7 @@ class OutsideAir:
     def __call__(self, image: Any) -> Any:
         """Return the image with its axes as they were; `image.pixdim` is its spacing in mm (a `MetaTensor`)."""
         z, y, x = (float(mm) for mm in image.pixdim)
-        for axis, wanted in enumerate(self.plane, 2):
-            extra = image.shape[axis] - wanted
-            if extra > 0:
-                image = image.narrow(axis, extra // 2, wanted)
+        image = _centred(image, (image.shape[1], *map(min, image.shape[2:], self.plane)))
         kept = torch.from_numpy(patient_mask(image[0].numpy(), (z, y, x)))
         return torch.where(kept, image, self.air_hu)
 

@@ -103,10 +103,11 @@ def read_reference(bundle: Bundle) -> Population | None:
     if population.mu.shape[1] != length:
         found = f"{name} has {population.mu.shape[1]} dimensions; expected {length}"
         raise BundleError(f"{found}; make it again with `ctvae bundle reference`")
-    if bundle.scores_outliers is (population.outliers is None):
-        wrong = "no outlier scores, but the network gives some"
-        if not bundle.scores_outliers:
-            wrong = "outlier scores, but the network gives none"
+    scored = population.outliers is not None
+    if scored != bundle.scores_outliers:
+        wrong = (
+            "outlier scores, but the network gives none" if scored else "no outlier scores, but the network gives some"
+        )
         raise BundleError(f"{name} has {wrong}; make it again with `ctvae bundle reference`")
     return population
 

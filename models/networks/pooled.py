@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import spec
 from models.networks.layers import Clip, Fold, PatchStatistics, mean_and_spread
 from models.networks.vae import Layer, Size, Vae
-
-OUTLIER: Final = spec.OUTLIER
-"""Tap of one value, in architectures that can have it."""
+from models.spec import OUTLIER
 
 
 class EncoderParts(NamedTuple):

@@ -26,8 +26,9 @@ Mask = NDArray[np.bool_]
 def body_mask(hu: NDArray[Any]) -> Mask:
     """Return the body in a grid: bool (d, h, w), the largest piece above -300 HU, with what each slice encloses."""
     body = np.zeros(hu.shape, bool)
-    found = _pieces(hu, 1.0)
-    if found is not None:
+    pieces, sizes = _pieces(hu)
+    if sizes.any():
+        found = pieces == sizes.argmax()
         box = box_of(found)
         body[box] = _filled(found[box])
     return body
@@ -46,9 +47,10 @@ def patient_mask(hu: NDArray[Any], spacing_mm: tuple[float, float, float]) -> Ma
         hu: HU (d, h, w), axial slices along the first axis.
         spacing_mm: (z, y, x).
     """
-    piece = _pieces(hu, LEAST_PIECE)
-    if piece is None:
+    pieces, sizes = _pieces(hu)
+    if not sizes.any():
         return np.ones(hu.shape, bool)
+    piece: Mask = (sizes >= LEAST_PIECE * sizes.max())[pieces]
     mask: Mask = _sides(piece) + _sides(piece.transpose(0, 2, 1)).transpose(0, 2, 1) >= 3
     for axis in (1, 2):
         for _ in range(max(1, round(SKIN_MM / spacing_mm[axis]))):
@@ -66,17 +68,15 @@ def box_of(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
     return tuple(slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) for at in held)
 
 
-def _pieces(hu: NDArray[Any], least: float) -> Mask | None:
-    """Return the pieces above -300 HU, joined over faces, of at least this part of the largest; None without any."""
-    pieces, count = ndimage.label(hu > BODY_ABOVE_HU)
-    if count == 0:
-        return None
-    sizes = np.bincount(pieces.ravel())
+def _pieces(hu: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the pieces above -300 HU, joined over faces: each voxel's piece, 0 for none, and the voxels of each piece.
+
+    Piece 0 counts as empty.
+    """
+    pieces, _ = ndimage.label(hu > BODY_ABOVE_HU)
+    sizes = np.bincount(pieces.ravel(), minlength=1)
     sizes[0] = 0
-    if least == 1:
-        return np.asarray(pieces == int(sizes.argmax()), np.bool_)
-    kept: Mask = (sizes >= least * sizes.max())[pieces]
-    return kept
+    return pieces, sizes
 
 
 def _sides(piece: Mask) -> NDArray[np.int8]:

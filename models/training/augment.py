@@ -94,9 +94,8 @@ def make_views(
     inner = tuple(slice(edge, edge + length) for edge, length in zip(around, size, strict=True))
     target = wide[:, inner[0], inner[1], inner[2]].contiguous()
     held = _held(target) if settings.field_of_view or settings.tile else []
-    seen = []
-    for v in range(len(draws[0].views)):
-        seen.append(_seen([drawn.views[v] for drawn in draws], wide, target, held, settings))
+    views = zip(*(drawn.views for drawn in draws), strict=True)
+    seen = [_seen(view, wide, target, held, settings) for view in views]
     return torch.cat(seen)[:, None], target[:, None]
 
 

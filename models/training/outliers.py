@@ -8,7 +8,7 @@ that anybody took, so what it then finds in one was not learned from such scans.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,19 +51,35 @@ def learn_outliers(
     """
     if not isinstance(vae, PooledVae) or vae.outlier is None:
         return
-    device = vae.outlier.weight.device
-    read, outside = [], []
-    rng = np.random.default_rng(np.random.SeedSequence((settings.seed, _STREAM)))
-    for seen, _ in drawn_views(vae, scans, replace(settings.of_one_view, tile=0.0), windows):
-        made = slabs(seen[:, 0].cpu().numpy(), rng)
-        read.append(vae.trunk(torch.from_numpy(made[:, None]).to(device)).double().cpu())
-        each = (
-            vae.trunk(torch.from_numpy(one[:, None]).to(device)).double().cpu() for one in made_up(made, rng).values()
-        )
-        outside.append(torch.cat(list(each)))
-    weight, bias = fitted(torch.cat(read), torch.cat(outside))
+    readings = list(drawn_readings(vae, scans, settings, windows))
+    inside, outside = (torch.cat([part.flatten(0, -2) for part in parts]) for parts in zip(*readings, strict=True))
+    weight, bias = fitted(inside, outside)
     vae.outlier.weight.copy_(weight[None])
     vae.outlier.bias.fill_(bias)
+
+
+@torch.no_grad()
+def drawn_readings(
+    vae: PooledVae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what the heads read of drawn windows, and of outliers made of them, some at a time, in the draws' order.
+
+    Args:
+        vae: in eval mode.
+        scans: to draw from.
+        settings: as for `learn_outliers`.
+        windows: number of windows to draw.
+
+    Yields:
+        (n, values) and (kinds of outliers, n, values), float64, on the CPU.
+    """
+    device = next(vae.parameters()).device
+    rng = np.random.default_rng(np.random.SeedSequence((settings.seed, _STREAM)))
+    for seen, _ in drawn_views(vae, scans, replace(settings.of_one_view, tile=0.0), windows):
+        inside = slabs(seen[:, 0].cpu().numpy(), rng)
+        each = (torch.from_numpy(one[:, None]).to(device) for one in (inside, *made_up(inside, rng).values()))
+        read = torch.stack([vae.trunk(one).double().cpu() for one in each])
+        yield read[0], read[1:]
 
 
 def fitted(inside: Tensor, outside: Tensor) -> tuple[Tensor, float]:
