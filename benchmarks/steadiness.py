@@ -1,11 +1,13 @@
-"""Choose the steadiness of the head of mu by cross-validation over the training patients.
+"""Choose the steadiness of the head of mu, and how many axes remain, by cross-validation over the training patients.
 
-    python benchmarks/steadiness.py CHECKPOINT [--steadiness S ...] [--windows N ...]
+    python benchmarks/steadiness.py CHECKPOINT [--steadiness S ...] [--axes N ...] [--windows N]
 
-CHECKPOINT is that of a finished training, before its last step (`models.training.steady`). The head is solved for five
-times, each without a fifth of the training patients, whose codes it then makes; those of the calibration patients are
-made by the first. Printed are the bars within the tumour crops, identity, and the score of the probes beside that of
-the strongest rival. The trunk has seen all training patients: compare rows with each other.
+CHECKPOINT is that of a finished training, before its last steps (`models.training.last_steps`). The head is solved for
+five times, each without a fifth of the training patients, whose codes it then makes; those of the calibration patients
+are made by the first. The axes are those of all training patients, each stretched to the same length, as a training
+ends. Printed are the bars within the tumour crops, identity, the score of the probes beside that of the strongest
+rival, and the mean absolute correlation of one window per patient over that of independent draws. The trunk has seen
+all training patients: compare rows with each other.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-from app.research.certify.rivals import describing, score_features  # noqa: E402
+from app.research.certify.rivals import LEAST_LENGTH, describing, score_features  # noqa: E402
 from app.research.data.changed_windows import ORIGINAL, see_scan  # noqa: E402
 from app.research.data.find_scans import find_scans  # noqa: E402
 from app.research.data.phantoms import phantom_scans  # noqa: E402
@@ -29,6 +31,8 @@ from app.research.data.window_cache import cached_windows, with_margin  # noqa: 
 from app.research.train.recipe import load_recipe, make_plan  # noqa: E402
 from models.networks.registry import build_vae  # noqa: E402
 from models.statistics.identity import found_again, non_overlapping  # noqa: E402
+from models.statistics.pca_whitening import learn_axes  # noqa: E402
+from models.statistics.redundancy import null_redundancy, redundancy_by_patient  # noqa: E402
 from models.statistics.repeatability import icc_a1  # noqa: E402
 from models.statistics.rivals import principal_components  # noqa: E402
 from models.training.augment import window_places  # noqa: E402
@@ -44,8 +48,9 @@ FOLDS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--steadiness", type=float, nargs="+", default=[0.5, 1.0, 2.0, 5.0, 20.0])
-    parser.add_argument("--windows", type=int, nargs="+", default=[4096])
+    parser.add_argument("--steadiness", type=float, nargs="+", default=[1.0, 2.0, 3.0])
+    parser.add_argument("--axes", type=int, nargs="+", default=[12, 14, 16, 18, 20, 24, 32])
+    parser.add_argument("--windows", type=int, default=3072)
     parser.add_argument("--recipe", type=Path, default=trials.SHIPPED / "ct_vae.yaml")
     parser.add_argument("--root", type=Path, default=ROOT.parent / "shared" / "ct")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "windows")
@@ -59,12 +64,12 @@ def main() -> None:
     margin = with_margin(plan.preprocessing)
     windows = [np.asarray(cached_windows(scan, margin, args.cache).voxels) for scan in with_phantoms]
     patients = np.array([scan.patient for scan in with_phantoms])
-    read, of_scan = drawn(vae, windows, settings, max(args.windows))
+    read, of_scan = drawn(vae, windows, settings, args.windows)
     print(f"strongest rival: probes {rival(vae, seen):.3f}")
-    for count in args.windows:
-        for steadiness in args.steadiness:
-            codes = held_out(vae, read[:, :count], patients[of_scan[:count]], seen, steadiness)
-            print(f"{count} windows, steadiness {steadiness:g}: {bars(codes, seen)}", flush=True)
+    for steadiness in args.steadiness:
+        for axes in args.axes:
+            codes = held_out(vae, read, patients[of_scan], seen, steadiness, axes)
+            print(f"steadiness {steadiness:g}, axes {axes}: {bars(codes, seen)}", flush=True)
 
 
 def trained(path: Path) -> tuple[Any, TrainingSettings]:
@@ -109,23 +114,24 @@ def drawn(vae: Any, windows: list[Any], settings: TrainingSettings, count: int) 
 
 
 def held_out(
-    vae: Any, read: torch.Tensor, patients: Any, seen: dict[str, Any], steadiness: float
+    vae: Any, read: torch.Tensor, patients: Any, seen: dict[str, Any], steadiness: float, count: int
 ) -> dict[str, np.ndarray]:
     """mu of every window under each change, of training patients by the head that was solved for without them."""
     wanted = vae.mu(read[0].float()).double().detach()
     learned = np.unique(seen["patient"][seen["learned"]])
+    weight, bias = solved(read, wanted, steadiness)
+    made = (read[0] @ weight.T + bias).numpy()[np.isin(patients, learned)]
+    axes = learn_axes(made, np.zeros_like(made), shrinkage=0.0, count=count)
     order = np.random.default_rng(1).permutation(learned)
     fold = {patient: number % FOLDS for number, patient in enumerate(order)}
     of_window = np.array([fold.get(one, 0) for one in seen["patient"]])
-    codes = {
-        name.removeprefix("read "): np.zeros((len(of_window), wanted.shape[1])) for name in seen if "read " in name
-    }
+    codes = {name.removeprefix("read "): np.zeros((len(of_window), count)) for name in seen if "read " in name}
     for number in range(FOLDS):
         rows = torch.from_numpy(np.array([fold.get(one, -1) != number for one in patients]))
         weight, bias = (part.numpy() for part in solved(read[:, rows], wanted[rows], steadiness))
         here = of_window == number
         for name, code in codes.items():
-            code[here] = seen[f"read {name}"][here] @ weight.T + bias
+            code[here] = axes.of_mu(seen[f"read {name}"][here] @ weight.T + bias)
     return codes
 
 
@@ -136,10 +142,12 @@ def bars(codes: dict[str, np.ndarray], seen: dict[str, Any]) -> str:
     steady = int((np.mean(list(icc.values()), axis=0) >= 0.95).sum())
     places = non_overlapping(seen["low_mm"], seen["high_mm"], seen["patient"])
     found = [found_again(mu[places], code[places]).mean() for code in changed.values()]
-    crop_icc, table_icc = (float(np.median(icc[name])) for name in ("field_of_view", "no_table"))
+    crop_icc, patients = float(np.median(icc["field_of_view"])), seen["patient"]
+    null = null_redundancy(len(np.unique(patients)), mu.shape[1])
+    alike = redundancy_by_patient(mu, patients).mean_abs_r / null.mean_abs_r
     return (
-        f"steady dimensions {steady}  crop {crop_icc:.3f}  no table {table_icc:.3f}  "
-        f"identity {np.mean(found):.3f}, {min(found):.2f}  probes {probes(mu, seen):.3f}"
+        f"steady dimensions {steady}  crop {crop_icc:.3f}  identity {np.mean(found):.3f}, {min(found):.2f}  "
+        f"probes {probes(mu, seen):.3f}  alike {alike:.2f}"
     )
 
 
@@ -152,8 +160,8 @@ def probes(features: np.ndarray, seen: dict[str, Any]) -> float:
 
 def rival(vae: Any, seen: dict[str, Any]) -> float:
     """Composition, filled up with principal components of the training windows."""
-    components = principal_components(seen["windows"][seen["learned"]], vae.mu.out_features)
-    described = describing(components, vae, vae.mu.out_features)(seen["windows"])
+    components = principal_components(seen["windows"][seen["learned"]], LEAST_LENGTH)
+    described = describing(components, vae, LEAST_LENGTH)(seen["windows"])
     return probes(described["composition and components"], seen)
 
 

@@ -24,6 +24,9 @@ SPACING_MM = (0.01, 1000.0)
 OUTLIER: Final = "outlier"
 """Tap of one value of a `ct_vae`: logarithm of the odds that a window is not of a patient like those learned from."""
 
+ORIENTATION: Final = "orientation"
+"""Tap of two values of a `ct_vae`: logarithm of the odds that a chest is upside down, and that it is back to front."""
+
 
 class BundleError(Exception):
     """A bundle that cannot be used: one line that says what was found, what was expected, what to do."""
@@ -175,6 +178,11 @@ class Bundle:
     def scores_outliers(self) -> bool:
         """Whether windows get an outlier score; a layer of an imported network may have the tap's name by chance."""
         return self.architecture == "ct_vae" and any(tap.name == OUTLIER and tap.shape == (1,) for tap in self.taps)
+
+    @property
+    def scores_orientation(self) -> bool:
+        """Whether windows get an orientation score; as for `scores_outliers`."""
+        return self.architecture == "ct_vae" and any(tap.name == ORIENTATION and tap.shape == (2,) for tap in self.taps)
 
     @property
     def weights_path(self) -> Path:

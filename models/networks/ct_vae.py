@@ -13,6 +13,7 @@ from models.networks.layers import (
     Fold,
     Grid,
     MixVariance,
+    Orientation,
     PatchStatistics,
     ResidualBlock,
     SoftBound,
@@ -35,15 +36,20 @@ def ct_vae(
     neck: int = 32,
     dense: int = 256,
     latents: int = 32,
+    learned_latents: int = 0,
     levels: tuple[float, ...] = LEVELS,
     whitened: bool = False,
     clipped: bool = False,
     outlier: bool = False,
+    orientation: bool = False,
 ) -> PooledVae:
     """Return a VAE of patches folded into channels beside their statistics, then residual blocks on ever coarser grids.
 
     The heads learn where things are from the last grid, flattened, and how much of them there is from values pooled
     over the window, which a shift hardly changes and which few patients suffice to learn.
+
+    `learned_latents` is above `latents` where the training ended with the longest axes of so many latents
+    (`models.training.whitening`): the log-variance's head still gives theirs.
 
     `whitened` gives the log-variance's head room for the change of axes at the end of a training
     (`models.training.whitening`); without it sigma cannot follow mu.
@@ -54,12 +60,17 @@ def ct_vae(
     `outlier` adds a tap of one value, which the end of a training makes tell windows of patients from others
     (`models.training.outliers`).
 
+    `orientation` adds a tap of two values, which the end of a training makes tell chests from the same upside down and
+    back to front (`models.training.orientation`).
+
     Channels in multiples of 16 and a folding stem make 3D convolutions fast on a CPU.
     """
     if any(width % 8 for width in channels):
         raise BundleError(f"ct_vae channels are {channels}; expected multiples of 8 (of 16 for speed)")
     if any(size % patch for size, patch in zip(window_voxels, fold, strict=True)):
         raise BundleError(f"ct_vae window {window_voxels} is not a multiple of its fold {fold}; change one of them")
+    if learned_latents and not (whitened and learned_latents >= latents):
+        raise BundleError(f"ct_vae learned_latents is {learned_latents}; expected whitened, and {latents} at least")
     if not all(low < high for low, high in pairwise((0.0, *levels, 1.0))):
         raise BundleError(f"ct_vae levels are {levels}; expected ascending numbers between 0 and 1")
     statistics = PatchStatistics(fold, (0.0, *levels, 1.0))
@@ -81,8 +92,9 @@ def ct_vae(
     up += [nn.Conv3d(channels[0], patch, 1), Unfold(fold)]
     together = nn.Sequential(nn.Linear(flat + pooled, dense), nn.SiLU())
     seen = dense + pooled
-    mixed = (MixVariance(latents),) if whitened else ()
-    mu, logvar = nn.Linear(seen, latents), nn.Sequential(nn.Linear(seen, latents), SoftBound(16.0), *mixed)
+    learned = learned_latents or latents
+    mixed = (MixVariance(latents, learned),) if whitened else ()
+    mu, logvar = nn.Linear(seen, latents), nn.Sequential(nn.Linear(seen, learned), SoftBound(16.0), *mixed)
     # mu begins as projections of the composition, with about the prior's variance; the rest is learned in addition.
     nn.init.normal_(mu.weight[:, dense : dense + composed(statistics.channels)], std=0.3)
     return PooledVae(
@@ -93,6 +105,7 @@ def ct_vae(
         describer=nn.Linear(latents, composed(statistics.channels)),
         clip=Clip(seen) if clipped else None,
         outlier=nn.Linear(seen, 1) if outlier else None,
+        orientation=Orientation(window_voxels) if orientation else None,
         layers=layers,
         window_voxels=window_voxels,
     )

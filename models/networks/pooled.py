@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.networks.layers import Clip, Fold, PatchStatistics, mean_and_spread
+from models.networks.layers import Clip, Fold, Orientation, PatchStatistics, mean_and_spread
 from models.networks.vae import Layer, Size, Vae
-from models.spec import OUTLIER
+from models.spec import ORIENTATION, OUTLIER
 
 
 class EncoderParts(NamedTuple):
@@ -35,7 +35,7 @@ class PooledVae(Vae):
 
     `pooled` is the window's `composition`, with the mean and standard deviation over it of each stage but the first;
     `dense` is made of the last stage's grid and of `pooled`. The heads are linear in both, and so is `outlier`: the
-    logarithm of the odds that a window is not of a patient like those learned from.
+    logarithm of the odds that a window is not of a patient like those learned from. `orientation` reads the window.
 
     A decoder reconstructs the window. A second, linear one, used only in training, describes it: from z it predicts
     `composition`. Both are likelihoods of one generative model, p(x | z) · p(composition of x | z).
@@ -51,17 +51,19 @@ class PooledVae(Vae):
         describer: nn.Module,
         clip: Clip | None = None,
         outlier: nn.Linear | None = None,
+        orientation: Orientation | None = None,
         layers: Sequence[Layer],
         window_voxels: Size,
     ) -> None:
         super().__init__(stages, heads, decoder, layers=layers, window_voxels=window_voxels)
         self.fold, self.patches, self.squeeze, self.dense = parts
-        self.describer, self.clip, self.outlier = describer, clip, outlier
+        self.describer, self.clip, self.outlier, self.orientation = describer, clip, outlier, orientation
 
     @property
     def tap_names(self) -> tuple[str, ...]:
-        """All taps: `mu`, `sigma`, the stages from input on, `pooled`, `dense`, and `outlier` where there is one."""
-        return (*super().tap_names, "pooled", "dense", *(() if self.outlier is None else (OUTLIER,)))
+        """All taps: `mu`, `sigma`, the stages, `pooled`, `dense`; `outlier` and `orientation` where they are there."""
+        there = {OUTLIER: self.outlier, ORIENTATION: self.orientation}
+        return (*super().tap_names, "pooled", "dense", *(name for name, part in there.items() if part is not None))
 
     def trunk(self, x: Tensor) -> Tensor:
         """Return what the heads read, (n, values): `dense` and `pooled`, of windows (n, 1, d, h, w) in [0, 1]."""
@@ -75,6 +77,8 @@ class PooledVae(Vae):
         found |= {"mu": mu, "sigma": torch.exp(0.5 * logvar)}
         if self.outlier is not None:
             found[OUTLIER] = self.outlier(read)
+        if self.orientation is not None and ORIENTATION in names:
+            found[ORIENTATION] = self.orientation(x)
         return {name: found[name] for name in names}
 
     def _read(self, seen: Mapping[str, Tensor]) -> Tensor:

@@ -19,27 +19,27 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class LatentAxes:
-    """An invertible affine map of a latent space.
+    """An affine map of a latent space of k dimensions to one of m ≤ k, of rank m.
 
     Attributes:
         centre: float64 (k,).
-        matrix: float64 (k, k), A; row i is the new dimension i.
+        matrix: float64 (m, k), A; row i is the new dimension i.
     """
 
     centre: Floats
     matrix: Floats
 
     def of_mu(self, mu: NDArray[Any]) -> Floats:
-        """Return mu' (n, k)."""
+        """Return mu' (n, m)."""
         return np.asarray((np.asarray(mu, np.float64) - self.centre) @ self.matrix.T, np.float64)
 
     def of_sigma(self, sigma: NDArray[Any]) -> Floats:
-        """Return σ' (n, k), the exact marginals."""
+        """Return σ' (n, m), the exact marginals."""
         squared = np.square(np.asarray(sigma, np.float64)) @ np.square(self.matrix).T
         return np.asarray(np.sqrt(squared), np.float64)
 
     def ordered(self, score: ArrayLike) -> LatentAxes:
-        """Return the same axes, ordered by falling score (k,); ties keep their order."""
+        """Return the same axes, ordered by falling score (m,); ties keep their order."""
         return LatentAxes(self.centre, self.matrix[np.argsort(-np.asarray(score, np.float64), kind="stable")])
 
     def scaled(self, mu: NDArray[Any], sigma: NDArray[Any]) -> LatentAxes:
@@ -53,7 +53,9 @@ class LatentAxes:
         return LatentAxes(np.asarray(mu, np.float64).mean(axis=0), self.matrix / np.sqrt(total)[:, None])
 
 
-def learn_axes(mu: NDArray[Any], sigma: NDArray[Any], *, shrinkage: float | None = None) -> LatentAxes:
+def learn_axes(
+    mu: NDArray[Any], sigma: NDArray[Any], *, shrinkage: float | None = None, count: int | None = None
+) -> LatentAxes:
     """Return axes learned from windows, (n, k) each: principal axes, longest first, with a positive largest entry.
 
     Args:
@@ -62,6 +64,7 @@ def learn_axes(mu: NDArray[Any], sigma: NDArray[Any], *, shrinkage: float | None
         shrinkage: of the correlation of mu towards the identity, 0 to 1; None takes that of Ledoit and Wolf (2004, doi
             10.1016/S0047-259X(03)00096-4): with few windows the shortest axes look shorter than they are, and would be
             stretched too far.
+        count: how many, the longest; None: all.
 
     Raises:
         ValueError: a dimension has no variance at all, neither of mu nor within a window.
@@ -79,7 +82,7 @@ def learn_axes(mu: NDArray[Any], sigma: NDArray[Any], *, shrinkage: float | None
         ledoit_wolf(scaled, assume_centered=True)[0] if shrinkage is None else shrunk_covariance(correlation, shrinkage)
     )
     values, vectors = np.linalg.eigh(deviation[:, None] * shrunk * deviation)
-    values, rotation = np.maximum(values[::-1], 0), vectors[:, ::-1].T
+    values, rotation = np.maximum(values[::-1], 0)[:count], vectors[:, ::-1].T[:count]
     signs = np.sign(rotation[np.arange(len(rotation)), np.abs(rotation).argmax(axis=1)])
     rotation = rotation * signs[:, None]
     total = values + np.square(rotation) @ within

@@ -75,8 +75,10 @@ class TrainingSettings:
             the batch's codes within their group (tile, whole field of view), so that copying the axis that repeats best
             gains nothing. That needs `aggregate` to fix the scale.
         steadiness: weight of what differs between two views of a window when the head of mu is solved for anew at the
-            end (`models.training.steady`) of a network that can be whitened; 0
-            leaves it as it was learned.
+            end (`models.training.steady`) of a network that can be whitened; 0 leaves it as it was learned.
+        axes: number of axes of mu that remain at the end, the longest, of a network that can be whitened; 0: all. What
+            is hardly anything after `steadiness` would be stretched to the length of the others.
+        decoder_steps: steps in which at the end the decoder goes on alone (`models.training.finished_decoder`).
         feature_weight: weight of the likelihood of block-wise statistics per value, beside a likelihood per voxel:
             those that the network describes from z (`models.networks.pooled`), or else the reconstruction's.
         feature_block: edge of those blocks in voxels; a remainder at a window's edge is not counted.
@@ -130,6 +132,8 @@ class TrainingSettings:
     invariance: float = 0.0
     invariance_scale: InvarianceScale = "posterior"
     steadiness: float = 0.0
+    axes: int = 0
+    decoder_steps: int = 0
     feature_weight: float = 0.0
     feature_block: int = 8
     feature_bins: tuple[float, ...] = FEATURE_BINS
@@ -207,6 +211,8 @@ _WHOLE: Mapping[str, int] = {
     "steps": 1,
     "batch": 1,
     "bank": 0,
+    "axes": 0,
+    "decoder_steps": 0,
     "accumulate": 1,
     "feature_block": 2,
     "patience": 0,

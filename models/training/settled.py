@@ -21,7 +21,10 @@ from torch import Tensor, nn
 
 from models.networks.vae import Vae
 from models.training.settings import TrainingSettings
-from models.training.whitening import WINDOWS, drawn_views, fed_by_z
+from models.training.whitening import drawn_views, fed_by_z
+
+WINDOWS = 512
+"""Number of windows whose components the heads begin at."""
 
 LEAST_DEVIATION = 1e-3
 """Of a reading that is divided by its own."""

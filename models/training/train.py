@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,11 @@ from numpy.typing import NDArray
 from models.networks.vae import Vae
 from models.training.checkpoint import CheckpointError, load_checkpoint
 from models.training.evaluate import evaluate, threads_and_seed
-from models.training.outliers import learn_outliers
+from models.training.last_steps import check_last_steps, last_steps, parameters_of
 from models.training.progress import Progress, StepLog
-from models.training.reading_range import clip_readings
 from models.training.run import TrainingRun, learning_rate, over_all
 from models.training.settings import TrainingSettings
 from models.training.state import read_state
-from models.training.steady import steady_head
-from models.training.whitening import can_be_whitened, training_axes, with_axes
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -55,12 +52,14 @@ class Trained:
     """The network, in eval mode and on the CPU, and how it was obtained.
 
     Attributes:
+        parameters: those that build this network; the training's, unless it ended with fewer latents.
         ended: `finished`, or `early` where the calibration windows stopped improving. With patience, the network is
             that of the best check in either case.
         rank: rank of this process; only rank 0 should write.
     """
 
     vae: Vae
+    parameters: Mapping[str, Any]
     steps: int
     elapsed_s: float
     history: tuple[Progress, ...]
@@ -84,6 +83,7 @@ def train(
     phantoms: int = 0,
     pictures: Callable[[Vae, int], None] = lambda vae, step: None,
     pictures_every_s: float = 300.0,
+    announce: Callable[[str], None] = lambda text: None,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 30.0,
 ) -> Trained:
@@ -107,6 +107,7 @@ def train(
         pictures: called at intervals and at the end, in the process of rank 0, with a copy of the network as it would
             be returned, and the step; for plots of reconstructions and latents.
         pictures_every_s: interval between these calls in seconds.
+        announce: called with each of the last steps before it begins, in the process of rank 0.
         checkpoint: a file; if it exists, training resumes from it exactly. Written at intervals, at SIGTERM, at Ctrl-C
             and at the end; the caller removes it when its bundle is written.
         checkpoint_every_s: interval in seconds; longer if writing takes more than a twentieth of it; 0: each step.
@@ -130,8 +131,7 @@ def train(
             free_bits_nats=settings.free_bits_nats,
         )
         run = TrainingRun(fabric, scans, settings, calibration, start, log)
-        if settings.steadiness and not can_be_whitened(run.vae):
-            raise ValueError(f"steadiness is {settings.steadiness:g}; this network cannot be whitened, so expected 0")
+        check_last_steps(run.vae, settings)
         if checkpoint is not None:
             _resume(run, checkpoint)
         began = time.monotonic() - run.elapsed_s
@@ -157,14 +157,18 @@ def train(
             run.save(checkpoint)
         if first:
             pictures(run.result(), run.step)
+
+        def announced(text: str) -> None:
+            if stopped():
+                then = "start again with its checkpoint to end it" if checkpoint else "it kept no checkpoint"
+                raise TrainingInterrupted(f"training was interrupted after its last step {run.step}; {then}")
+            if first:
+                announce(text)
+
         vae = run.result().to(fabric.device)
-        clip_readings(vae, scans, settings)
-        learn_outliers(vae, scans, settings)
-        if can_be_whitened(vae):
-            mapped = steady_head(vae, scans, settings)
-            axes = training_axes(vae, scans[: len(scans) - phantoms] or scans, settings)
-            vae = with_axes(vae, axes, mapped)
-        return Trained(vae.cpu(), run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
+        vae = last_steps(vae, scans, settings, phantoms=phantoms, announce=announced).cpu()
+        parameters = parameters_of(vae, settings.parameters)
+        return Trained(vae, parameters, run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
 
 
 def keep_freed_memory() -> None:

@@ -25,7 +25,7 @@ from models.training.augment import cut_windows, make_views, margin_voxels, wind
 from models.training.draws import draw_augmentation
 from models.training.settings import CHANGES, TrainingSettings
 
-WINDOWS = 512
+WINDOWS = 1024
 """Number of windows that the axes are learned from, each seen as in training, so that few patients suffice."""
 _AT_ONCE = 16
 
@@ -41,8 +41,8 @@ def training_axes(
 ) -> LatentAxes:
     """Return the axes of the codes of training windows, those that repeat best between two views of a window first.
 
-    They are those of windows with their whole plane. Their scale and centre are those of windows without any change, as
-    inference sees them: in changed ones mu varies more.
+    Where `settings.axes` says how many, they are the longest. Their scale and centre are those of windows without any
+    change, as inference sees them: in changed ones mu varies more.
 
     Args:
         vae: a trained network, in eval mode.
@@ -50,11 +50,11 @@ def training_axes(
         settings: settings that views are drawn with; without a second view the longest axis comes first.
         windows: number of windows to draw.
     """
-    mu, sigma = _codes(vae, scans, replace(settings, crop=0.0, zoom=0.0, tile=0.0), windows)
-    latents = mu.shape[2]
-    axes = learn_axes(mu.reshape(-1, latents), sigma.reshape(-1, latents))
-    if mu.shape[1] > 1:
-        axes = axes.ordered(np.nan_to_num(icc_a1(axes.of_mu(mu.reshape(-1, latents)).reshape(mu.shape))))
+    mu, sigma = _codes(vae, scans, replace(settings, tile=0.0), windows)
+    n, views, latents = mu.shape
+    axes = learn_axes(mu.reshape(-1, latents), sigma.reshape(-1, latents), count=settings.axes or latents)
+    if views > 1:
+        axes = axes.ordered(np.nan_to_num(icc_a1(axes.of_mu(mu.reshape(-1, latents)).reshape(n, views, -1))))
     unchanged: dict[str, Any] = dict.fromkeys(CHANGES, 0.0)
     mu, sigma = _codes(vae, scans, replace(settings.of_one_view, **unchanged), windows)
     return axes.scaled(mu[:, 0], sigma[:, 0])
@@ -91,11 +91,11 @@ def drawn_views(
 
 @torch.no_grad()
 def with_axes(vae: Vae, axes: LatentAxes, mapped: NDArray[np.float64] | None = None) -> Vae:
-    """Return a copy whose latents are z' = A (z - centre).
+    """Return a copy whose latents are z' = A (z - centre); along axes that are left out, z is decoded at the centre.
 
     Args:
         vae: a network that can be whitened.
-        axes: A and the centre.
+        axes: A, with no more rows than columns, and the centre.
         mapped: the linear map from the latents whose log-variance the network gives to those of its mu, where these are
             others (`models.training.steady`). Sigma is then the exact marginal of both maps together.
 
@@ -106,14 +106,14 @@ def with_axes(vae: Vae, axes: LatentAxes, mapped: NDArray[np.float64] | None = N
         raise ValueError("this network's ends are not linear in the latents; it cannot be given other axes")
     made = copy.deepcopy(vae)
     matrix, centre = axes.matrix, axes.centre
-    inverse = np.linalg.inv(matrix)
-    if not np.allclose(inverse @ matrix, np.eye(len(matrix)), atol=1e-6):
+    inverse = np.linalg.pinv(matrix)
+    if not np.allclose(matrix @ inverse, np.eye(len(matrix)), atol=1e-6):
         raise ValueError("the axes cannot be undone to a millionth; shrink them more, or take fewer latents")
     head, mixed = made.mu, mixing(made)
     assert isinstance(head, nn.Linear) and mixed is not None
     _set(head, matrix @ _array(head.weight), matrix @ (_array(head.bias) - centre))
     squares = np.square(matrix) @ _array(mixed.squares) if mapped is None else np.square(matrix @ mapped)
-    mixed.squares.copy_(torch.from_numpy(squares))
+    mixed.squares = torch.as_tensor(squares, dtype=mixed.squares.dtype, device=mixed.squares.device)
     for linear in fed_by_z(made):
         weight = _array(linear.weight)
         _set(linear, weight @ inverse, _array(linear.bias) + weight @ centre)
@@ -142,6 +142,8 @@ def _array(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     return tensor.detach().cpu().numpy().astype(np.float64)
 
 
-def _set(linear: nn.Linear, weight: object, bias: object) -> None:
-    linear.weight.copy_(torch.as_tensor(weight, dtype=linear.weight.dtype))
-    linear.bias.copy_(torch.as_tensor(bias, dtype=linear.bias.dtype))
+def _set(linear: nn.Linear, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
+    for name, values in (("weight", weight), ("bias", bias)):
+        before = getattr(linear, name)
+        setattr(linear, name, nn.Parameter(torch.as_tensor(values, dtype=before.dtype, device=before.device)))
+    linear.out_features, linear.in_features = weight.shape

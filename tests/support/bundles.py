@@ -34,6 +34,7 @@ def write_small_bundle(
     decoder: bool = False,
     outside: Literal["kept", "air"] = "kept",
     outlier: bool = False,
+    orientation: bool = False,
 ) -> Bundle:
     """An untrained `ct_vae` of 8 × 16 × 16 voxels, four latents, with the taps of `ct_vae`.
 
@@ -44,8 +45,9 @@ def write_small_bundle(
         decoder: write decoder.onnx too.
         outside: of its preprocessing.
         outlier: with the tap `outlier`, of the same weights beside it.
+        orientation: with the tap `orientation`; likewise.
     """
-    parameters = SMALL_CT_VAE | ({"outlier": True} if outlier else {})
+    parameters = SMALL_CT_VAE | ({"outlier": True} if outlier else {}) | ({"orientation": True} if orientation else {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = build_vae("ct_vae", parameters).eval()

@@ -203,9 +203,17 @@ def _last_steps(settings: TrainingSettings) -> list[str]:
     if settings.parameters.get("outlier"):
         how = "it tells windows of the training from what was made of them and from shapes"
         done.append(f"- `outlier` was fitted afterwards: {how} (outlier exposure, arXiv:1812.04606).")
+    if settings.parameters.get("orientation"):
+        what = "it tells chests of the training from the same upside down and back to front"
+        done.append(f"- `orientation` was learned afterwards: {what}.")
     if settings.steadiness:
         what = f"from either view of a window, with weight {settings.steadiness:g} for what differs between them"
         done.append(f"- The head of mu was solved for afterwards: it predicts what was learned {what}.")
+    if settings.axes:
+        done.append(f"- Of the axes of mu the {settings.axes} longest remain.")
+    if settings.decoder_steps:
+        how = f"{settings.decoder_steps} steps, with a Laplace likelihood, from draws of the posterior"
+        done.append(f"- The decoder went on alone for {how}.")
     return done
 
 

@@ -110,7 +110,8 @@ def describe(
         history=_history(trained.history),
         figures=figures,
     )
-    return _bundle(output, plan, tap_specs(trained.vae, plan.preprocessing.spacing_mm), wording, training)
+    taps = tap_specs(trained.vae, plan.preprocessing.spacing_mm)
+    return replace(_bundle(output, plan, taps, wording, training), architecture_parameters=trained.parameters)
 
 
 def write(bundle: Bundle, vae: Vae) -> Bundle:

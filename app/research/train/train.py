@@ -310,6 +310,7 @@ def _train(
                 patients=given.patients,
                 phantoms=plan.data.phantoms,
                 pictures=monitor.pictures,
+                announce=lambda text: report(text, 1.0),
                 checkpoint=places.checkpoint,
             )
         except CheckpointError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -13,13 +14,15 @@ from app.research.train.recipe import load_recipe, make_plan
 from models.networks.registry import build_vae
 from models.statistics.aggregate import aggregate_kl
 from models.statistics.redundancy import redundancy
+from models.training import last_steps as last_steps_module
 from models.training.aggregate_losses import aggregate_distance
 from models.training.evaluate import evaluate
+from models.training.finished_decoder import finish_decoder
 from models.training.progress import Progress, StepLog
 from models.training.run import learning_rate
 from models.training.settings import TrainingSettings
 from models.training.steady import steady_head
-from models.training.train import train
+from models.training.train import TrainingInterrupted, train
 from tests.support.bundles import SMALL_CT_VAE
 from tests.support.checkout import ROOT
 from tests.support.clocks import Clock
@@ -131,12 +134,61 @@ def test_every_kind_of_loss_and_view_trains(changes):
 
 def test_the_recipe_of_the_shipped_bundle_trains_from_its_first_step_to_its_end(monkeypatch):
     """With all of its terms at once, and what is measured on the way and done at the end."""
-    monkeypatch.setattr("models.training.train.steady_head", partial(steady_head, windows=64))
+    monkeypatch.setattr("models.training.last_steps.steady_head", partial(steady_head, windows=64))
+    monkeypatch.setattr("models.training.last_steps.finish_decoder", partial(finish_decoder, windows=16))
     recipe = make_plan(load_recipe(ROOT / "app" / "research" / "shipped" / "ct_vae.yaml"), training={}, data={})
     small = SMALL_CT_VAE | {"whitened": True}
-    settings = replace(recipe.training, parameters=small, minutes=None, steps=12, bank=56, accelerator="cpu")
+    short = {"steps": 12, "bank": 56, "axes": 3, "decoder_steps": 4}
+    settings = replace(recipe.training, parameters=small, minutes=None, accelerator="cpu", **short)
     trained = train([blobs(16, (10, 18, 18)) for _ in range(2)], settings, calibration=[blobs(5, seed=1)])
     assert trained.steps == 12 and np.isfinite(trained.history[-1].calibration)
+    assert trained.vae.mu.out_features == 3
+    made = build_vae("ct_vae", trained.parameters)
+    made.load_state_dict(trained.vae.state_dict())
+
+
+LAST_STEPS = replace(
+    SETTINGS,
+    parameters=SMALL_CT_VAE | {"whitened": True, "outlier": True, "orientation": True},
+    invariance=0.1,
+    steadiness=1.0,
+    axes=2,
+    decoder_steps=3,
+)
+
+
+@pytest.fixture
+def quick_last_steps(monkeypatch):
+    for name, count in {"learn_outliers": 8, "steady_head": 64, "training_axes": 64, "finish_decoder": 16}.items():
+        place = f"models.training.last_steps.{name}"
+        monkeypatch.setattr(place, partial(getattr(last_steps_module, name), windows=count))
+
+
+def test_a_training_stopped_in_its_last_steps_goes_on_there_and_ends_the_same(tmp_path, quick_last_steps):
+    checkpoint, said = tmp_path / "x.checkpoint", []
+    scans = [blobs(16, (10, 18, 18))]
+    whole = train(scans, LAST_STEPS, announce=said.append)
+    assert said == [
+        "learning what is no patient",
+        "solving for the heads",
+        "the decoder goes on alone",
+        "learning which way up a chest is",
+    ]
+    with pytest.raises(TrainingInterrupted, match="interrupted after its last step 4; start again with its checkpoint"):
+        train(scans, LAST_STEPS, checkpoint=checkpoint, announce=lambda _: signal.raise_signal(signal.SIGTERM))
+    resumed = train(scans, LAST_STEPS, checkpoint=checkpoint)
+    assert same(resumed.vae, whole.vae) and resumed.steps == 4
+    assert resumed.parameters["latents"] == 2 and resumed.parameters["learned_latents"] == SMALL_CT_VAE["latents"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [(SMALL_CT_VAE, "axes 2; this network cannot be whitened"), ({"latents": 1}, "expected at most the 1 latents")],
+)
+def test_more_axes_than_there_are_is_an_error_before_the_training(parameters, said):
+    parameters = SMALL_CT_VAE | ({"whitened": True} if parameters is not SMALL_CT_VAE else {}) | parameters
+    with pytest.raises(ValueError, match=said):
+        train([blobs(4)], replace(SETTINGS, parameters=parameters, axes=2))
 
 
 def test_the_divergence_of_all_codes_becomes_smaller_where_it_has_a_weight():

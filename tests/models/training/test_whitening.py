@@ -9,8 +9,10 @@ import torch
 
 from models.bundle.export import encoder_onnx
 from models.networks.registry import build_vae
+from models.spec import BundleError
 from models.statistics.aggregate import aggregate_kl
-from models.statistics.pca_whitening import learn_axes
+from models.statistics.pca_whitening import LatentAxes, learn_axes
+from models.training.last_steps import parameters_of
 from models.training.whitening import can_be_whitened, with_axes
 from tests.support.bundles import SMALL_CT_VAE
 
@@ -78,6 +80,40 @@ def test_axes_upon_axes_give_the_variance_of_the_second(both, windows):
     twice = with_axes(made, turned)
     expected = turned.of_sigma(np.exp(0.5 * logvar))
     assert np.exp(0.5 * twice.encode(windows)[1].numpy()) == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_the_longest_axes_alone_are_the_same_with_the_others_at_the_centre(both, windows):
+    vae, _, _ = both
+    mu, logvar = (head.numpy().astype(np.float64) for head in vae.encode(windows))
+    every, three = (learn_axes(mu, np.exp(0.5 * logvar), shrinkage=0.0, count=count) for count in (None, 3))
+    assert three.matrix == pytest.approx(every.matrix[:3])
+    made, whole = with_axes(vae, three), with_axes(vae, every)
+    assert made.encode(windows)[0].numpy() == pytest.approx(whole.encode(windows)[0][:, :3].numpy(), abs=1e-5)
+    assert made.encode(windows)[1].numpy() == pytest.approx(whole.encode(windows)[1][:, :3].numpy(), abs=1e-4)
+    z = torch.randn(7, 3, generator=torch.Generator().manual_seed(3))
+    at_centre = torch.cat([z, torch.zeros(7, 2)], 1)
+    assert made.decode(z).numpy() == pytest.approx(whole.decode(at_centre).numpy(), abs=1e-5)
+    assert made.describe(z).numpy() == pytest.approx(whole.describe(at_centre).numpy(), abs=1e-4)
+    assert vae.mu.out_features == 5 and made.mu.out_features == 3
+
+
+@torch.no_grad()
+def test_a_network_of_fewer_axes_is_built_from_its_parameters_and_tuned_like_any(both, windows):
+    vae, axes, _ = both
+    made = with_axes(vae, LatentAxes(axes.centre, axes.matrix[:3]))
+    given = SMALL | {"whitened": True}
+    parameters = parameters_of(made, given)
+    assert parameters == given | {"latents": 3, "learned_latents": 5} and parameters_of(vae, given) is given
+    built = build_vae("ct_vae", parameters).eval()
+    built.load_state_dict(made.state_dict())
+    assert all(torch.equal(*pair) for pair in zip(built.encode(windows), made.encode(windows), strict=True))
+    mu, logvar = (head.numpy().astype(np.float64) for head in built.encode(windows))
+    again = learn_axes(mu, np.exp(0.5 * logvar))
+    expected = again.of_sigma(np.exp(0.5 * logvar))
+    assert np.exp(0.5 * with_axes(built, again).encode(windows)[1].numpy()) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(BundleError, match="learned_latents is 2"):
+        build_vae("ct_vae", parameters | {"learned_latents": 2})
 
 
 def test_room_for_it_changes_nothing(windows):
