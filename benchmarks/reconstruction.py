@@ -1,4 +1,4 @@
-"""Compare a bundle's reconstruction of its test patients with that of as many principal components.
+"""Compare a bundle's reconstruction of its test patients with that of as many principal components, 32 at least.
 
     python benchmarks/reconstruction.py [BUNDLE] [--root ../shared/ct] [--cache .cache/windows]
 
@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from app.research.certify.certify import decoder_of  # noqa: E402
+from app.research.certify.rivals import LEAST_LENGTH  # noqa: E402
 from app.research.data.find_scans import find_scans  # noqa: E402
 from app.research.data.window_cache import cached_windows  # noqa: E402
 from models.bundle.store import load_bundle  # noqa: E402
@@ -46,10 +47,11 @@ def main() -> None:
     train, test = (windows_of(split, bundle, args) for split in ("train", "test"))
     with torch.inference_mode():
         mu = np.concatenate([vae.encode(torch.from_numpy(one[None, None]))[0].numpy() for one in test])
-    components = principal_components(train, mu.shape[1])
+    count = max(mu.shape[1], LEAST_LENGTH)
+    components = principal_components(train, count)
     rebuilt = {"bundle": decode(mu)[:, 0], "components": components.rebuilt(test)}
     errors = {name: (high - low) * float(np.abs(np.clip(made, 0, 1) - test).mean()) for name, made in rebuilt.items()}
-    print(f"{len(test)} windows of the test patients; {mu.shape[1]} components of {len(train)} windows")
+    print(f"{len(test)} windows of the test patients; mu of {mu.shape[1]}; {count} components of {len(train)} windows")
     print(f"{errors['bundle']:.1f} HU, components {errors['components']:.1f} HU")
     print(f"ratio {errors['bundle'] / errors['components']:.3f}")
 

@@ -3,9 +3,9 @@
     python benchmarks/reliability.py [BUNDLE] [--root ../shared/ct] [--json FILE]
 
 One line per scan: verdict, conformal p, Mahalanobis distance, reconstruction error in HU and divided by that of plain
-block means, outlier score where the bundle gives one, and the seconds that encoder and reliability took. Test patients
-whom the bundle has learned from are left out. Strange scans are a test object, a head, and changed copies of a
-whole-body scan and of a scan that is cropped around a tumour.
+block means, outlier score and orientation score ("turned") where the bundle gives them, and the seconds that encoder
+and reliability took. Test patients whom the bundle has learned from are left out. Strange scans are a test object, a
+head, and changed copies of a whole-body scan and of a scan that is cropped around a tumour.
 """
 
 from __future__ import annotations
@@ -64,14 +64,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     model, rows = open_model(args.bundle), []
-    columns = f"{'distance':>10}{'error HU':>10}{'ratio':>9}{'outlier':>9}{'encoder':>10}{'this, s':>8}"
+    columns = f"{'distance':>10}{'error HU':>10}{'ratio':>9}{'outlier':>9}{'turned':>9}{'encoder':>10}{'this, s':>8}"
     print(f"{'scan':34}{'verdict':22}{'p':>6}{columns}")
     for name, volume in (*unseen_patients(model.bundle, args.root), *strange_scans(args.root)):
         found, encoder_s, reliability_s = model.measure(volume)
-        values = found.reconstruction_mae_hu, found.reconstruction_ratio, found.outlier_score, found.p_conformal
-        error, ratio, outlier, p = (float("nan") if value is None else value for value in values)
-        said = f"{name:34}{found.verdict:22}{p:6.3f}{found.mahalanobis:10.2f}{error:10.1f}{ratio:9.2f}{outlier:9.2f}"
-        print(f"{said}{encoder_s:10.3f}{reliability_s:8.3f}", flush=True)
+        scores = found.outlier_score, found.orientation_score
+        values = found.p_conformal, found.reconstruction_mae_hu, found.reconstruction_ratio, *scores
+        p, error, ratio, outlier, turned = (float("nan") if value is None else value for value in values)
+        said = f"{name:34}{found.verdict:22}{p:6.3f}{found.mahalanobis:10.2f}{error:10.1f}{ratio:9.2f}"
+        print(f"{said}{outlier:9.2f}{turned:9.2f}{encoder_s:10.3f}{reliability_s:8.3f}", flush=True)
         told = {key: value for key, value in asdict(found).items() if key != "percentiles"}
         rows.append({"scan": name, "encoder_s": encoder_s, "reliability_s": reliability_s} | told)
     if args.json:
@@ -113,6 +114,7 @@ def changes(volume: Volume) -> Iterator[tuple[str, Volume]]:
         "20 HU up": lambda d: read(d).hu + np.int16(20),
         "1000 HU up": lambda d: read(d).hu + np.int16(1000),
         "1000 HU down": lambda d: read(d).hu - np.int16(1000),
+        "prone": lambda d: read(d).hu[::-1].copy(),
         "upside down": lambda d: read(last - d).hu,
         "upside down and prone": lambda d: read(last - d).hu[::-1].copy(),
         "air alone": lambda d: np.full(volume.shape[1:], -1000, np.int16),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.runtime import Encoder
-from models.spec import OUTLIER, POOLINGS, Bundle, TapSpec
+from models.spec import ORIENTATION, OUTLIER, POOLINGS, Bundle, TapSpec
 from operators.errors import SeriesFailed, StartError
 from operators.record import Encoding, TapValues
 from operators.types import Finding, Windows
@@ -28,7 +28,8 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
     draws of z the mean. Sums are made in float64; results are float32. The finding `ENCODED_ON_CPU` says that the
     encoder could not use the GPU that was requested.
 
-    Where the bundle gives windows an outlier score, the encoding has their mean, whether the tap is requested or not.
+    Where the bundle gives windows an outlier score, the encoding has their mean, whether the tap is requested or not;
+    of orientation scores, upside down and back to front, it has the larger of the two means.
 
     Args:
         windows: of the series.
@@ -41,8 +42,8 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
         SeriesFailed: `NON_FINITE_FEATURES`.
     """
     specs = check_taps(bundle, taps)
-    layers = [spec.name for spec in specs.values()] + ([OUTLIER] if bundle.scores_outliers else [])
-    outputs = encoder.run(windows.voxels, tuple(dict.fromkeys(layers)))
+    scored = [OUTLIER] * bundle.scores_outliers + [ORIENTATION] * bundle.scores_orientation
+    outputs = encoder.run(windows.voxels, tuple(dict.fromkeys([*(spec.name for spec in specs.values()), *scored])))
     for layer, output in outputs.items():
         _check_finite(layer, output)
     pooled = {name: pool(outputs[spec.name], spec.pooling) for name, spec in specs.items()}
@@ -61,8 +62,14 @@ def encode(windows: Windows, encoder: Encoder, bundle: Bundle, taps: Sequence[st
     if encoder.fallback:
         left = Finding("ENCODED_ON_CPU", encoder.fallback)
         windows = replace(windows, findings=(*windows.findings, left))
-    outlier = float(np.float32(outputs[OUTLIER].mean(dtype=np.float64))) if bundle.scores_outliers else None
-    return Encoding(windows=windows, taps=found, runtime=encoder.runtime, outlier=outlier)
+    scores = {name: _score(outputs[name]) for name in scored}
+    return Encoding(
+        windows=windows,
+        taps=found,
+        runtime=encoder.runtime,
+        outlier=scores.get(OUTLIER),
+        orientation=scores.get(ORIENTATION),
+    )
 
 
 def check_taps(bundle: Bundle, taps: Sequence[str] = ()) -> Mapping[str, TapSpec]:
@@ -158,6 +165,11 @@ def _draw(windows: Windows, mu: NDArray[np.float64], sigma: NDArray[np.float64],
     drawn = mu + sigma * epsilon
     values, each = drawn.mean(axis=0).astype(np.float32), drawn.astype(np.float32)
     return TapValues(name=DRAW, pooling="none", values=values, windows=each, seed=seed)
+
+
+def _score(values: NDArray[np.float32]) -> float:
+    """Return the largest of the means over the windows of scores (n, kinds), a float32 value; 0 has no sign."""
+    return float(np.float32(max(kind.mean(dtype=np.float64) for kind in values.T))) + 0.0
 
 
 def _check_finite(name: str, values: NDArray[np.float32]) -> None:

@@ -56,12 +56,16 @@ class Encoding:
         runtime: what computed them.
         outlier: outlier score of the series, a float32 value: logarithm of the odds that a window is not of a patient
             like those learned from, mean over the windows. None for a bundle that gives none.
+        orientation: orientation score of the series, a float32 value: logarithm of the odds that the chest in a window
+            is upside down, or that it is back to front; mean over the windows, the larger of the two. 0 where no window
+            holds lung, so that nothing is known. None for a bundle that gives none.
     """
 
     windows: Windows
     taps: Mapping[str, TapValues]
     runtime: str
     outlier: float | None = None
+    orientation: float | None = None
 
     def __post_init__(self) -> None:
         check_noun(
@@ -69,7 +73,8 @@ class Encoding:
         )
         counts = {len(tap.windows) for tap in self.taps.values()}
         check_noun(counts == {len(self.windows.voxels)}, f"taps of {counts} windows, of {len(self.windows.voxels)}")
-        check_noun(self.outlier is None or math.isfinite(self.outlier), f"an outlier score of {self.outlier}")
+        for name, score in (("outlier", self.outlier), ("orientation", self.orientation)):
+            check_noun(score is None or math.isfinite(score), f"an {name} score of {score}")
 
     @property
     def volume(self) -> Volume:
@@ -171,6 +176,7 @@ class Percentiles:
         latent: rank of the Mahalanobis distance.
         reconstruction: rank of the reconstruction error; None for a bundle without a decoder.
         outlier: rank of the outlier score; None for a bundle that gives none.
+        orientation: rank of the orientation score; likewise.
         mu, sigma: float32 (length,), rank of each dimension of the series' vectors.
     """
 
@@ -178,11 +184,13 @@ class Percentiles:
     latent: float
     reconstruction: float | None
     outlier: float | None
+    orientation: float | None
     mu: NDArray[np.float32]
     sigma: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        alone = self.combined, self.latent, self.reconstruction or 0.0, self.outlier or 0.0
+        parts = (self.reconstruction, self.outlier, self.orientation)
+        alone = self.combined, self.latent, *(part for part in parts if part is not None)
         shares = np.array([*alone, *self.mu, *self.sigma])
         check_noun(bool(((shares >= 0) & (shares <= 100)).all()), "a percentile that is not from 0 to 100")
         check_noun(
@@ -207,6 +215,9 @@ class Reliability:
         reconstruction_ratio: that error divided by the one of plain block means, which says how complex the scan is.
         outlier_score: logarithm of the odds that a window is not of a patient like those that the network learned from,
             mean over the windows; None for a bundle that gives none.
+        orientation_score: logarithm of the odds that the chest in a window is upside down, or that it is back to
+            front; mean over the windows, the larger of the two. 0 where no window holds lung, so that nothing is known.
+            None for a bundle that gives none.
         real_fraction: share of the windows that is voxels of the scan, 0 to 1; the rest is padded with air.
         percentiles: rank of each value among the reference patients.
         reference_sha256: of the file that holds the reference population.
@@ -220,6 +231,7 @@ class Reliability:
     reconstruction_mae_hu: float | None
     reconstruction_ratio: float | None
     outlier_score: float | None
+    orientation_score: float | None
     real_fraction: float
     percentiles: Percentiles
     reference_sha256: str

@@ -39,6 +39,7 @@ class _Member(NamedTuple):
     sigma: NDArray[np.float64]
     error_ratio: float | None
     outlier: float | None
+    orientation: float | None
 
 
 def reference_of_data(
@@ -123,6 +124,7 @@ def put_reference(bundle: Bundle, scans: Sequence[Scan], report: Report = lambda
         logger.warning(text, len(members), LEAST_REFERENCE)
     ratios = [member.error_ratio for member in members if member.error_ratio is not None]
     outliers = [member.outlier for member in members if member.outlier is not None]
+    orientations = [member.orientation for member in members if member.orientation is not None]
     mu, sigma = np.stack([member.mu for member in members]), np.stack([member.sigma for member in members])
     try:
         population = Population(
@@ -130,6 +132,7 @@ def put_reference(bundle: Bundle, scans: Sequence[Scan], report: Report = lambda
             sigma,
             error_ratios=np.array(ratios) if decoder is not None else None,
             outliers=np.array(outliers) if bundle.scores_outliers else None,
+            orientations=np.array(orientations) if bundle.scores_orientation else None,
         )
     except ValueError as error:
         raise StartError("NO_REFERENCE", f"the reference patients do not form a usable population: {error}") from error
@@ -167,6 +170,7 @@ def _members(
             made = None if decoder is None else reconstruction_error(encoding, decoder, bundle.preprocessing)
             case = Case(scan.patient, scan.key, "reference", scan.source, len(windows.voxels))
             mu, sigma = (encoding.taps[name].values.astype(np.float64) for name in ("mu", "sigma"))
-            members.append(_Member(case, mu, sigma, None if made is None else made.ratio, encoding.outlier))
+            ratio = None if made is None else made.ratio
+            members.append(_Member(case, mu, sigma, ratio, encoding.outlier, encoding.orientation))
             break
     return members

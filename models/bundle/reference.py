@@ -17,9 +17,10 @@ from models.training_record import Case
 
 _WHAT = (
     "The reference patients of a bundle, one series of each: mu, sigma, and reconstruction error divided by that of "
-    "the means of blocks of voxels{}. The rows are in an order that does not tell whose is which"
+    "the means of blocks of voxels{}{}. The rows are in an order that does not tell whose is which"
 )
 _OUTLIERS = "; and outlier score, larger where a scan is less like those of patients"
+_ORIENTATIONS = "; and orientation score, larger where a scan is more likely upside down or back to front"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,19 @@ def reference_json(bundle: Bundle, population: Population, cases: Sequence[Case]
         runtime: what computed them.
     """
     order = np.lexsort(population.mu.T[::-1])
-    ratios, outliers = population.error_ratios, population.outliers
+    ratios, outliers, orientations = population.error_ratios, population.outliers, population.orientations
     document = {
-        "what": _WHAT.format("" if outliers is None else _OUTLIERS),
+        "what": _WHAT.format(
+            "" if outliers is None else _OUTLIERS,
+            "" if orientations is None else _ORIENTATIONS,
+        ),
         "weights_sha256": bundle.weights_sha256,
         "runtime": runtime,
         "patients": population.patients,
         "series": [{"patient": case.patient, "scan": case.scan, "source": case.source} for case in cases],
         "error_ratios": None if ratios is None else _numbers(ratios[order]),
         **({} if outliers is None else {"outlier_scores": _numbers(outliers[order])}),
+        **({} if orientations is None else {"orientation_scores": _numbers(orientations[order])}),
         "mu": _numbers(population.mu[order]),
         "sigma": _numbers(population.sigma[order]),
     }
@@ -87,12 +92,14 @@ def read_reference(bundle: Bundle) -> Population | None:
     try:
         document = json.loads(content)
         weights, ratios = document["weights_sha256"], document["error_ratios"]
-        outliers = document.get("outlier_scores")  # not in files of bundles that give none
+        # not in files of bundles that give none
+        outliers, orientations = document.get("outlier_scores"), document.get("orientation_scores")
         population = Population(
             mu=_array(document["mu"]),
             sigma=_array(document["sigma"]),
             error_ratios=None if ratios is None else _array(ratios),
             outliers=None if outliers is None else _array(outliers),
+            orientations=None if orientations is None else _array(orientations),
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise BundleError(f"{name} is damaged ({error}); make it again with `ctvae bundle reference`") from error
@@ -103,13 +110,17 @@ def read_reference(bundle: Bundle) -> Population | None:
     if population.mu.shape[1] != length:
         found = f"{name} has {population.mu.shape[1]} dimensions; expected {length}"
         raise BundleError(f"{found}; make it again with `ctvae bundle reference`")
-    scored = population.outliers is not None
-    if scored != bundle.scores_outliers:
-        wrong = (
-            "outlier scores, but the network gives none" if scored else "no outlier scores, but the network gives some"
-        )
-        raise BundleError(f"{name} has {wrong}; make it again with `ctvae bundle reference`")
+    _check_scores(name, "outlier", population.outliers, bundle.scores_outliers)
+    _check_scores(name, "orientation", population.orientations, bundle.scores_orientation)
     return population
+
+
+def _check_scores(name: str, kind: str, scores: NDArray[np.float64] | None, given: bool) -> None:
+    """Check that the file has scores of this kind if and only if the network gives them."""
+    if (scores is not None) == given:
+        return
+    wrong = f"no {kind} scores, but the network gives some" if given else f"{kind} scores, but the network gives none"
+    raise BundleError(f"{name} has {wrong}; make it again with `ctvae bundle reference`")
 
 
 def _numbers(values: NDArray[np.float64]) -> Any:

@@ -1,4 +1,4 @@
-"""Whether a series is like those of the reference patients: up to three values, one rank, one conformal p-value.
+"""Whether a series is like those of the reference patients: up to four values, one rank, one conformal p-value.
 
 Full conformal prediction (Vovk, Gammerman, Shafer, 2005), applied to anomalies (Laxhammar and Falkman, 2010; Bates et
 al., Annals of Statistics 2023): the new patient joins the reference patients in one bag, in which every patient is
@@ -15,10 +15,13 @@ one series.
 - Outlier: what a classifier of patients and made-up outliers makes of the windows, the logarithm of the odds that they
   are not of a patient (outlier exposure: Hendrycks et al., 2019, arXiv:1812.04606). It was fitted on other patients
   than these, so that the reference patients and a new one remain exchangeable.
+- Orientation: what a classifier of chests, and of the same upside down and back to front, makes of the windows: the
+  logarithm of the odds that one of them is reversed so. It is 0 for the many patients of whom no lung is seen, and
+  what is below counts as 0: to see that a chest lies as it should is no reason to find those strange.
 - Combined: the largest of the ranks. With ranks alone two patients would often share the first place, so beyond the
-  others a rank continues along an exponential tail fitted to their upper half. That of the latent ends at
-  `LATENT_TAIL`: a covariance of a dozen patients in 32 dimensions has no tail to trust, and one odd reference patient
-  would hide everything that the others find.
+  others a rank continues along an exponential tail fitted to their upper half. Those of latent and reconstruction end
+  at `LATENT_TAIL` and `RECONSTRUCTION_TAIL`: a dozen patients give no tail to trust, and one odd one among them would
+  hide everything that the others find.
 """
 
 from __future__ import annotations
@@ -39,6 +42,13 @@ MOST_PATIENTS = 100
 LATENT_TAIL = 1.0
 """How far beyond the others the rank of a latent distance may go at most."""
 
+RECONSTRUCTION_TAIL = 2.0
+"""The same of a reconstruction error. Odds of an outlier, which others were fitted for, have no such end."""
+
+_LEAST_EXCESS = 1.0
+"""Least mean excess of scores that are logarithms of odds, whose tail then falls no faster than the odds. Without it,
+where half of the patients share the largest score, as limbs do with 0, any larger one would be endlessly far, and one
+such reference patient would hide everything that the other parts find."""
 _LEAST_RATIO = 1e-4
 """Anything smaller is rounding, which its logarithm would exaggerate."""
 _FARTHEST = 1e6
@@ -60,23 +70,28 @@ class Population:
             decoder.
         outliers: float64 (n,), outlier scores, which may be negative; larger is less like a patient. None for a bundle
             that gives none.
+        orientations: float64 (n,), orientation scores, which may be negative and are 0 for many patients; larger is
+            more likely upside down or back to front. None for a bundle that gives none.
     """
 
     mu: Floats
     sigma: Floats
     error_ratios: Floats | None
     outliers: Floats | None = None
+    orientations: Floats | None = None
 
     def __post_init__(self) -> None:
         errors = np.ones(len(self.mu)) if self.error_ratios is None else self.error_ratios
-        outliers = np.zeros(len(self.mu)) if self.outliers is None else self.outliers
+        scores = {"outlier": self.outliers, "orientation": self.orientations}
         if self.mu.ndim != 2 or self.mu.shape != self.sigma.shape or errors.shape != (len(self.mu),):
             raise ValueError(f"mu of {self.mu.shape}, sigma of {self.sigma.shape}, errors of {errors.shape}")
-        if outliers.shape != (len(self.mu),):
-            raise ValueError(f"outlier scores of {outliers.shape} for {len(self.mu)} patients")
+        for name, values in scores.items():
+            if values is not None and values.shape != (len(self.mu),):
+                raise ValueError(f"{name} scores of {values.shape} for {len(self.mu)} patients")
         if not 2 <= len(self.mu) <= MOST_PATIENTS:
             raise ValueError(f"{len(self.mu)} patients; expected 2 to {MOST_PATIENTS}")
-        if not all(np.isfinite(values).all() for values in (self.mu, self.sigma, errors, outliers)):
+        known = [values for values in scores.values() if values is not None]
+        if not all(np.isfinite(values).all() for values in (self.mu, self.sigma, errors, *known)):
             raise ValueError("numbers that are not finite")
         if min(self.sigma.min(), errors.min()) < 0:
             raise ValueError("a negative sigma or error")
@@ -111,10 +126,10 @@ class Standing:
     Attributes:
         distance: Mahalanobis distance of its mu from the reference patients.
         p: conformal p-value, for any number of patients; it can be `ALPHA` or less only from `LEAST_PATIENTS` on.
-        latent, reconstruction, outlier: -ln of the fraction of patients expected beyond it; 0 for a missing one of the
-            last two. The largest one is the combined score.
-        combined_below, latent_below, reconstruction_below, outlier_below: percentage of the reference patients with a
-            smaller value; None for a missing one of the last two.
+        latent, reconstruction, outlier, orientation: -ln of the fraction of patients expected beyond it; 0 for a
+            missing one of the last three. The largest one is the combined score.
+        combined_below, latent_below, reconstruction_below, outlier_below, orientation_below: percentage of the
+            reference patients with a smaller value; None for a missing one of the last three.
         mu_below, sigma_below: float64 (length,), likewise for each dimension.
     """
 
@@ -123,16 +138,23 @@ class Standing:
     latent: float
     reconstruction: float
     outlier: float
+    orientation: float
     combined_below: float
     latent_below: float
     reconstruction_below: float | None
     outlier_below: float | None
+    orientation_below: float | None
     mu_below: Floats
     sigma_below: Floats
 
 
 def stand(
-    population: Population, mu: Floats, sigma: Floats, error_ratio: float | None, outlier: float | None = None
+    population: Population,
+    mu: Floats,
+    sigma: Floats,
+    error_ratio: float | None,
+    outlier: float | None = None,
+    orientation: float | None = None,
 ) -> Standing:
     """Return the position of a series in a population.
 
@@ -142,28 +164,29 @@ def stand(
         sigma: likewise.
         error_ratio: its reconstruction error beside that of a simple code; None where the population has none.
         outlier: its outlier score; likewise.
+        orientation: its orientation score; likewise.
     """
     distances = distances_from_others(np.vstack([population.mu, mu]))
     latent = surprise(distances, LATENT_TAIL)
     reconstruction, below = np.zeros(len(latent)), None
     if population.error_ratios is not None and error_ratio is not None:
         errors = np.append(population.error_ratios, error_ratio)
-        reconstruction, below = surprise(deviation(errors)), _below(errors)
-    unlike, unlike_below = np.zeros(len(latent)), None
-    if population.outliers is not None and outlier is not None:
-        scores = np.append(population.outliers, outlier)
-        unlike, unlike_below = surprise(scores - scores.min()), _below(scores)
-    combined = np.maximum(np.maximum(latent, reconstruction), unlike)
+        reconstruction, below = surprise(deviation(errors), RECONSTRUCTION_TAIL), _below(errors)
+    unlike, unlike_below = _of_odds(population.outliers, outlier, len(latent))
+    turned, turned_below = _of_odds(population.orientations, orientation, len(latent), least=0.0)
+    combined = np.max([latent, reconstruction, unlike, turned], axis=0)
     return Standing(
         distance=float(distances[-1]),
         p=float(np.count_nonzero(combined >= combined[-1]) / len(combined)),
         latent=float(latent[-1]),
         reconstruction=float(reconstruction[-1]),
         outlier=float(unlike[-1]),
+        orientation=float(turned[-1]),
         combined_below=_below(combined),
         latent_below=_below(distances),
         reconstruction_below=below,
         outlier_below=unlike_below,
+        orientation_below=turned_below,
         mu_below=100 * np.mean(population.mu < mu, axis=0),
         sigma_below=100 * np.mean(population.sigma < sigma, axis=0),
     )
@@ -215,16 +238,32 @@ def deviation(errors: Floats) -> Floats:
     return np.asarray(np.abs(logs - np.median(logs)))
 
 
-def surprise(values: Floats, tail: float = math.inf) -> Floats:
+def _of_odds(
+    others: Floats | None, new: float | None, patients: int, *, least: float = -math.inf
+) -> tuple[Floats, float | None]:
+    """Return the surprise of scores that are logarithms of odds, float64 (patients,), and the percentage below the new.
+
+    They may be negative; what is below `least` surprises as little as that. Where there are none, nothing is
+    surprising, and there is no percentage.
+    """
+    if others is None or new is None:
+        return np.zeros(patients), None
+    scores = np.append(others, new)
+    counted = np.maximum(scores, least)
+    return surprise(counted - counted.min(), least_excess=_LEAST_EXCESS), _below(scores)
+
+
+def surprise(values: Floats, tail: float = math.inf, *, least_excess: float = 0.0) -> Floats:
     """Return -ln of the fraction of the others expected beyond each value of a bag, float64 (m + 1,).
 
     Of m others, the k-th in ascending order leaves 1 - k / (m + 1) beyond it, linear between them and from 0. Beyond
     the largest, the fraction falls exponentially: by e per mean excess of the others above their median. Equal values
-    have the result of the first of them: a value that all share surprises nobody.
+    have the result of the first of them: a value that all share surprises nobody, nor does one that many have.
 
     Args:
         values: float64 (m + 1,), m ≥ 2, not negative.
         tail: how far the result may go beyond ln(m + 1), which it approaches; without a limit by default.
+        least_excess: what a smaller mean excess counts as.
     """
     order = np.argsort(values, kind="stable")
     ascending, others = values[order], len(values) - 1
@@ -235,7 +274,7 @@ def surprise(values: Floats, tail: float = math.inf) -> Floats:
     found[order] = -np.log1p(-(np.arange(len(values)) + inside) / (others + 1))
     rest = ascending[:-1]
     excess = rest[rest > np.median(rest)] - np.median(rest)
-    scale = max(float(excess.mean()) if excess.size else 0.0, np.finfo(np.float64).tiny)
+    scale = max(float(excess.mean()) if excess.size else 0.0, least_excess, np.finfo(np.float64).tiny)
     beyond = ascending[-1] - ascending[-2]
     farther = min(beyond / scale, _FARTHEST) if beyond > 0 else 0.0
     found[order[-1]] = math.log(others + 1) + farther / (1 + farther / tail)

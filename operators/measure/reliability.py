@@ -43,17 +43,19 @@ def measure_reliability(encoding: Encoding, reference: Reference, preprocessing:
     population, decoder = reference.population, reference.decoder
     found = None if decoder is None else reconstruction_error(encoding, decoder, preprocessing)
     mu, sigma = (encoding.taps[name].values.astype(np.float64) for name in ("mu", "sigma"))
-    standing = stand(population, mu, sigma, None if found is None else found.ratio, encoding.outlier)
+    ratio = None if found is None else found.ratio
+    standing = stand(population, mu, sigma, ratio, encoding.outlier, encoding.orientation)
     enough = population.patients >= LEAST_PATIENTS
     return Reliability(
         verdict=_verdict(standing, enough),
-        reasons=tuple(_reasons(standing, population, found, encoding.outlier)) if enough else (_too_few(population),),
+        reasons=tuple(_reasons(standing, population, found, encoding)) if enough else (_too_few(population),),
         n_reference=population.patients,
         p_conformal=shortest_double(standing.p) if enough else None,
         mahalanobis=shortest_double(standing.distance),
         reconstruction_mae_hu=None if found is None else shortest_double(found.mae_hu),
-        reconstruction_ratio=None if found is None else shortest_double(found.ratio),
+        reconstruction_ratio=None if ratio is None else shortest_double(ratio),
         outlier_score=None if encoding.outlier is None else shortest_double(encoding.outlier),
+        orientation_score=None if encoding.orientation is None else shortest_double(encoding.orientation),
         real_fraction=shortest_double(float(np.mean(encoding.windows.real_fraction, dtype=np.float64))),
         percentiles=_percentiles(standing),
         reference_sha256=reference.sha256,
@@ -142,7 +144,7 @@ def _too_few(population: Population) -> str:
 
 
 def _reasons(
-    standing: Standing, population: Population, error: ReconstructionError | None, outlier: float | None
+    standing: Standing, population: Population, error: ReconstructionError | None, encoding: Encoding
 ) -> Iterator[str]:
     """Yield one line on p, and one on each value that alone is as unlikely as the verdict requires."""
     unlikely, n = standing.p <= ALPHA, population.patients
@@ -150,7 +152,8 @@ def _reasons(
     yield f"{found}; {n} reference patients allow no p below {population.smallest_p:.2g}"
     if not unlikely:
         return
-    beyond = min(-math.log(ALPHA), max(standing.latent, standing.reconstruction, standing.outlier))
+    parts = standing.latent, standing.reconstruction, standing.outlier, standing.orientation
+    beyond = min(-math.log(ALPHA), max(parts))
     if standing.latent >= beyond:
         comparison = f"farther from the reference patients than {standing.latent_below:.0f} % of them from each other"
         yield f"mu is {comparison}: Mahalanobis distance {standing.distance:.3g}"
@@ -158,20 +161,28 @@ def _reasons(
         low, high = population.error_ratios.min(), population.error_ratios.max()
         beside = f"{error.ratio:.3g} times that of plain block means; of the reference patients {low:.3g} to {high:.3g}"
         yield f"reconstruction error {error.mae_hu:.3g} HU, {beside}"
-    if outlier is not None and population.outliers is not None and standing.outlier >= beyond:
-        fewer = np.count_nonzero(population.outliers < outlier)
-        low, high = population.outliers.min(), population.outliers.max()
-        scores = f"outlier score {outlier:.3g}, theirs {low:.3g} to {high:.3g}"
-        yield f"it is less like a patient than {fewer} of {n} reference patients: {scores}"
+    if encoding.outlier is not None and population.outliers is not None and standing.outlier >= beyond:
+        yield f"it is less like a patient than {_beside('outlier', encoding.outlier, population.outliers)}"
+    if encoding.orientation is not None and population.orientations is not None and standing.orientation >= beyond:
+        beside = _beside("orientation", encoding.orientation, population.orientations)
+        yield f"it is more likely to lie upside down or back to front than {beside}"
+
+
+def _beside(name: str, score: float, theirs: NDArray[np.float64]) -> str:
+    """Return how many reference patients have a smaller score, with all these scores."""
+    smaller, range_of = np.count_nonzero(theirs < score), f"{theirs.min():.3g} to {theirs.max():.3g}"
+    return f"{smaller} of {len(theirs)} reference patients: {name} score {score:.3g}, theirs {range_of}"
 
 
 def _percentiles(standing: Standing) -> Percentiles:
     reconstruction, outlier = standing.reconstruction_below, standing.outlier_below
+    orientation = standing.orientation_below
     return Percentiles(
         combined=shortest_double(standing.combined_below),
         latent=shortest_double(standing.latent_below),
         reconstruction=None if reconstruction is None else shortest_double(reconstruction),
         outlier=None if outlier is None else shortest_double(outlier),
+        orientation=None if orientation is None else shortest_double(orientation),
         mu=standing.mu_below.astype(np.float32),
         sigma=standing.sigma_below.astype(np.float32),
     )

@@ -19,7 +19,7 @@ from operators import __version__
 from operators.record import FeatureRecord
 from operators.results.card_kinds import Reconstruct
 from operators.results.card_planes import EDGES, PlaneView, middle_planes
-from operators.results.card_words import findings_of, model_of, quantities_of, reasons_of, scan_of, verdict_of
+from operators.results.card_words import Line, findings_of, model_of, quantities_of, reasons_of, scan_of, verdict_of
 
 BLUE, ORANGE, VERMILION, YELLOW, GREY, INK = "#0072B2", "#E69F00", "#D55E00", "#F0E442", "#8a8a8a", "#1a1a1a"
 TONES = {"good": BLUE, "bad": VERMILION, "unknown": "#5b5b5b"}
@@ -30,6 +30,8 @@ GREY_HU = (-1000.0, 600.0)
 """Black and white of the images, from air to bone, so that both lung and soft tissue are visible."""
 DIFFERENCE_HU = 300.0
 SCALE_MM = 100.0
+_TITLE, _GAP, _WORDS_END = 0.024, 0.013, 0.205
+"""Of the text at the right, as fractions of the page: below a title, below a part, and where it ends at the latest."""
 _MOST_NUMBERED = 12
 _MOST_LABELS = 40
 _ON_IMAGE: dict[str, Any] = {
@@ -186,29 +188,36 @@ def _dimensions(figure: Figure, record: FeatureRecord) -> None:
 
 
 def _words(figure: Figure, record: FeatureRecord) -> None:
+    """Write the text at the right; where there is much of it, its lines are closer, to end above the dimensions."""
+    parts = {
+        "Why this verdict": reasons_of(record.reliability),
+        "Measured in the body": quantities_of(record),
+        "Scan": scan_of(record),
+        "Findings while reading": findings_of(record),
+        "Model": model_of(record),
+    }
+    written = {title: [line for one in lines for line in _wrapped(one)] for title, lines in parts.items() if lines}
     left, y = 0.71, 0.862
-    for title, lines in (
-        ("Why this verdict", reasons_of(record.reliability)),
-        ("Measured in the body", quantities_of(record)),
-        ("Scan", scan_of(record)),
-        ("Findings while reading", findings_of(record)),
-        ("Model", model_of(record)),
-    ):
-        if not lines:
-            continue
+    room = y - _WORDS_END - (_TITLE + _GAP) * len(written)
+    step = min(0.0185, room / sum(map(len, written.values())))
+    for title, lines in written.items():
         figure.text(left, y, title, fontsize=11, weight="bold", va="center")
-        y -= 0.024
+        y -= _TITLE
         for name, value in lines:
-            wrapped = [name] if value else textwrap.wrap(name, 52, max_lines=2, placeholder=" …")
-            for part in wrapped:
-                figure.text(left, y, part, fontsize=8.5, va="center")
-                figure.text(0.98, y, value, fontsize=8.5, va="center", ha="right", weight="bold")
-                y -= 0.0185
-        y -= 0.013
+            figure.text(left, y, name, fontsize=8.5, va="center")
+            figure.text(0.98, y, value, fontsize=8.5, va="center", ha="right", weight="bold")
+            y -= step
+        y -= _GAP
     series = record.series
     part = "" if series.part is None else f", part {series.part}"
     footer = f"Series {series.series_instance_uid}{part}; job {record.job_key[:12]}; ctvae {__version__}"
     figure.text(0.02, 0.012, f"Computed by software, unverified. {footer}", fontsize=7.5, color="#5b5b5b")
+
+
+def _wrapped(line: Line) -> list[Line]:
+    """Return a sentence in up to three lines; a name with its value as it is."""
+    name, value = line
+    return [line] if value else [(part, "") for part in textwrap.wrap(name, 52, max_lines=3, placeholder=" …")]
 
 
 def _title(figure: Figure, y: float, text: str) -> None:

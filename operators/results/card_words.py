@@ -22,7 +22,7 @@ _QUANTITIES = {
 }
 """Quantity → its name for a person, its format, and the factor to multiply by; other quantities are left out."""
 _MOST_FINDINGS = 5
-_MOST_REASONS = 4
+_MOST_REASONS = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ def _parts(record: FeatureRecord, name: str) -> dict[str, list[float]]:
 
 def _reliability(found: Reliability) -> dict[str, Any]:
     """Return the reliability; all numbers are float32 values."""
-    percentiles, alone = found.percentiles, ("combined", "latent", "reconstruction", "outlier")
+    percentiles, alone = found.percentiles, ("combined", "latent", "reconstruction", "outlier", "orientation")
     return {
         "verdict": found.verdict,
         "reasons": list(found.reasons),
@@ -194,6 +194,7 @@ def _reliability(found: Reliability) -> dict[str, Any]:
         "reconstruction_mae_hu": _float(found.reconstruction_mae_hu),
         "reconstruction_ratio": _float(found.reconstruction_ratio),
         "outlier_score": _float(found.outlier_score),
+        "orientation_score": _float(found.orientation_score),
         "real_fraction": _float(found.real_fraction),
         "percentiles": {
             **{name: _float(getattr(percentiles, name)) for name in alone},

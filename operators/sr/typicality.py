@@ -21,6 +21,7 @@ REASON = Concept(sr_codes.SCHEME, "REASON", "Reason of the verdict")
 RECONSTRUCTION_ERROR = Concept(sr_codes.SCHEME, "RECON-ERROR-HU", "Reconstruction error")
 RECONSTRUCTION_RATIO = Concept(sr_codes.SCHEME, "RECON-ERROR-RATIO", "Reconstruction error ratio")
 OUTLIER_SCORE = Concept(sr_codes.SCHEME, "OUTLIER-SCORE", "Outlier score")
+ORIENTATION_SCORE = Concept(sr_codes.SCHEME, "ORIENTATION-SCORE", "Orientation score")
 PERCENTILE = Concept(sr_codes.SCHEME, "TYP-PERCENTILE", "Percentile among the reference patients")
 CONFORMAL_P = Concept(sr_codes.SCHEME, "CONFORMAL-P", "Conformal p")
 MAHALANOBIS = Concept(sr_codes.SCHEME, "MAHALANOBIS", "Mahalanobis distance of the latent mean")
@@ -39,7 +40,7 @@ class Typicality:
 
     Attributes:
         percentile: percentile of the combined score.
-        reconstruction_ratio, outlier_score: None also in an SR of a ctvae that did not measure it.
+        reconstruction_ratio, outlier_score, orientation_score: None also in an SR of a ctvae that did not measure it.
     """
 
     verdict: str
@@ -50,6 +51,7 @@ class Typicality:
     reconstruction_mae_hu: float | None
     reconstruction_ratio: float | None
     outlier_score: float | None
+    orientation_score: float | None
     percentile: float
     reference_sha256: str
 
@@ -74,6 +76,9 @@ def typicality_content(found: Reliability) -> list[Item]:
     if found.outlier_score is not None:
         method = measured_by("LOG-ODDS", "Log-odds of not being a patient")
         numbers.append(number(OUTLIER_SCORE, np.float32(found.outlier_score), NO_UNITS, method))
+    if found.orientation_score is not None:
+        method = measured_by("LOG-ODDS-TURNED", "Log-odds of lying upside down or back to front")
+        numbers.append(number(ORIENTATION_SCORE, np.float32(found.orientation_score), NO_UNITS, method))
     return [*texts, *numbers]
 
 
@@ -90,6 +95,7 @@ def read_typicality(group: Dataset) -> Typicality:
         raise CtvaeError("BROKEN_SR", f"{found}; encode the series again")
     p, error = numbers.get(_code(CONFORMAL_P)), numbers.get(_code(RECONSTRUCTION_ERROR))
     ratio, outlier = numbers.get(_code(RECONSTRUCTION_RATIO)), numbers.get(_code(OUTLIER_SCORE))
+    orientation = numbers.get(_code(ORIENTATION_SCORE))
     return Typicality(
         verdict=str(only(group, sr_codes.VERDICT).TextValue),
         reasons=tuple(str(item.TextValue) for item in children(group) if name_of(item) == _code(REASON)),
@@ -99,6 +105,7 @@ def read_typicality(group: Dataset) -> Typicality:
         reconstruction_mae_hu=None if error is None else shortest_double(number_of(error, (HU.scheme, HU.value))),
         reconstruction_ratio=None if ratio is None else shortest_double(number_of(ratio, sr_codes.NO_UNITS)),
         outlier_score=None if outlier is None else shortest_double(number_of(outlier, sr_codes.NO_UNITS)),
+        orientation_score=None if orientation is None else shortest_double(number_of(orientation, sr_codes.NO_UNITS)),
         percentile=shortest_double(percentage_of(numbers[_code(PERCENTILE)])),
         reference_sha256=parameters["reference_sha256"],
     )

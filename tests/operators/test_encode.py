@@ -248,6 +248,67 @@ def test_without_such_a_tap_there_is_no_outlier_score(bundle):
     assert encode(windows_of(1), Given(mu=[[0, 0]], sigma=[[1, 1]]), bundle).outlier is None
 
 
+WITH_ORIENTATION = replace(BUNDLE, taps=(*TAPS, TapSpec("orientation", (2,), "none")))
+
+
+@pytest.mark.parametrize("asked", [(), ("orientation",)])
+@pytest.mark.parametrize("larger", [0, 1])
+def test_the_orientation_score_is_the_larger_of_two_means_and_a_tap_only_if_it_was_asked_for(asked, larger):
+    """Of upside down and back to front; not the mean of the windows' larger ones."""
+    each = np.array([[0.1, -9.0], [-7.3, 3.0], [2.5, -0.3]])
+    given = Given(mu=np.zeros((3, 2)), sigma=np.ones((3, 2)), orientation=each if larger == 0 else each[:, ::-1])
+    encoding = encode(windows_of(3), given, WITH_ORIENTATION, asked)
+    means = given.outputs["orientation"].astype(np.float64).mean(axis=0).astype(np.float32)
+    assert encoding.orientation == float(means[larger]) == float(means.max())
+    assert encoding.outlier is None
+    assert tuple(encoding.taps) == encoding.configured_taps == ("mu", "sigma", *asked)
+    if asked:
+        assert np.array_equal(encoding.taps["orientation"].values, means)
+
+
+def test_where_no_window_has_lung_the_orientation_score_is_zero_without_a_sign():
+    given = Given(mu=np.zeros((3, 2)), sigma=np.ones((3, 2)), orientation=np.full((3, 2), -0.0))
+    assert str(encode(windows_of(3), given, WITH_ORIENTATION).orientation) == "0.0"
+
+
+def test_one_forward_pass_gives_both_scores_each_once():
+    asked = []
+
+    class Counts(Given):
+        def run(self, windows, taps):
+            asked.append(taps)
+            return super().run(windows, taps)
+
+    both = replace(WITH_OUTLIER, taps=(*WITH_OUTLIER.taps, TapSpec("orientation", (2,), "none")))
+    given = Counts(mu=[[0, 0]], sigma=[[1, 1]], outlier=[[4.0]], orientation=[[-2.0, -3.0]])
+    encodings = [encode(windows_of(1), given, both, taps) for taps in ((), ("orientation",))]
+    assert [set(taps) for taps in asked] == [{"mu", "sigma", "outlier", "orientation"}] * 2
+    assert [len(taps) for taps in asked] == [4, 4]
+    assert [(encoding.outlier, encoding.orientation) for encoding in encodings] == [(4.0, -2.0)] * 2
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_orientation_score_that_is_no_number_fails_the_series(value):
+    given = Given(mu=np.zeros((2, 2)), sigma=np.ones((2, 2)), orientation=[[0.5, 1.0], [1.0, value]])
+    with pytest.raises(SeriesFailed, match="NON_FINITE_FEATURES: tap orientation has"):
+        encode(windows_of(2), given, WITH_ORIENTATION)
+
+
+@pytest.mark.parametrize(
+    "bundle",
+    [
+        WITH_OUTLIER,
+        replace(WITH_ORIENTATION, architecture="keras"),
+        replace(BUNDLE, taps=(*TAPS, TapSpec("orientation", (2, 2, 2, 2), "mean"))),
+        replace(BUNDLE, taps=(*TAPS, TapSpec("orientation", (3,), "none"))),
+    ],
+    ids=["no such tap", "a layer that is called so", "a grid", "another length"],
+)
+def test_without_such_a_tap_there_is_no_orientation_score(bundle):
+    given = Given(mu=[[0, 0]], sigma=[[1, 1]], outlier=[[4.0]])
+    assert encode(windows_of(1), given, bundle).orientation is None
+
+
 def test_a_number_too_large_for_float32_fails_the_series():
     with pytest.raises(SeriesFailed, match="NON_FINITE_FEATURES"):
         encode(windows_of(2), Given(mu=[[3e38, 0], [-3e38, 0]], sigma=[[3e38, 1], [3e38, 1]]), BUNDLE)
@@ -263,7 +324,7 @@ def test_a_real_encoders_taps_are_those_of_the_bundle(tmp_path):
         "dense": ("none", 16, (3, 16)),
     }
     assert (encoding.taps["sigma"].values > 0).all()
-    assert encoding.outlier is None
+    assert (encoding.outlier, encoding.orientation) == (None, None)
 
 
 def test_a_real_encoder_gives_the_mean_of_its_outlier_scores(tmp_path):
@@ -273,3 +334,18 @@ def test_a_real_encoder_gives_the_mean_of_its_outlier_scores(tmp_path):
     encoding = encode(windows, encoder, bundle)
     assert each.shape == (3, 1) and encoding.outlier == np.float32(each.astype(np.float64).mean())
     assert list(encoding.taps) == ["mu", "sigma"]
+
+
+def test_a_real_encoder_gives_the_larger_mean_of_its_orientation_scores(tmp_path):
+    """Of windows that are lung, for without any the score is 0."""
+    bundle = write_small_bundle(tmp_path / "small", orientation=True)
+    made, encoder = windows_of(3, (8, 16, 16)), open_encoder(bundle, "cpu")
+    lung = np.random.default_rng(2).uniform(0.03, 0.24, made.voxels.shape).astype(np.float32)
+    windows = replace(made, voxels=lung)
+    each = encoder.run(windows.voxels, ("orientation",))["orientation"]
+    encoding = encode(windows, encoder, bundle)
+    assert each.shape == (3, 2) and each.all()
+    assert encoding.orientation == each.astype(np.float64).mean(axis=0).astype(np.float32).max()
+    assert (list(encoding.taps), encoding.outlier) == (["mu", "sigma"], None)
+    without = replace(made, voxels=np.full_like(lung, 0.5))
+    assert encode(without, encoder, bundle).orientation == 0

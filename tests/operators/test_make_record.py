@@ -43,17 +43,27 @@ def test_the_reliability_is_as_the_schema_says_and_reads_back_to_the_same_float3
     assert (written["verdict"], written["p_conformal"]) == (verdict, found.p_conformal)
     assert np.float32(written["percentiles"]["combined"]) == np.float32(found.percentiles.combined)
     assert (written["outlier_score"], written["percentiles"]["outlier"]) == (-4.125, found.percentiles.outlier)
+    turned = written["orientation_score"], np.float32(written["percentiles"]["orientation"])
+    assert turned == (-2.375, np.float32(found.percentiles.orientation))
     assert np.array(written["percentiles"]["mu"], np.float32).tobytes() == found.percentiles.mu.tobytes()
 
 
-def test_outlier_scores_that_a_network_does_not_give_are_null():
-    percentiles = dataclasses.replace(made_reliability().percentiles, outlier=None)
-    found = made_reliability(outlier_score=None, percentiles=percentiles)
+@pytest.mark.parametrize("part", ["outlier", "orientation"])
+def test_scores_that_a_network_does_not_give_are_null(part):
+    percentiles = dataclasses.replace(made_reliability().percentiles, **{part: None})
+    found = made_reliability(**{f"{part}_score": None}, percentiles=percentiles)
     document = features_document(dataclasses.replace(record_of(), reliability=found))
 
     jsonschema.validate(document, json.loads(features_schema()))
     written = document["reliability"]
-    assert (written["outlier_score"], written["percentiles"]["outlier"]) == (None, None)
+    assert (written[f"{part}_score"], written["percentiles"][part]) == (None, None)
+
+
+@pytest.mark.parametrize("part", ["outlier", "orientation"])
+@pytest.mark.parametrize("wrong", [-0.5, 100.5, float("nan")])
+def test_a_percentile_that_cannot_be_is_refused(part, wrong):
+    with pytest.raises(ValueError, match="a percentile that is not from 0 to 100"):
+        dataclasses.replace(made_reliability().percentiles, **{part: wrong})
 
 
 @pytest.mark.parametrize(

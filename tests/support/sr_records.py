@@ -110,7 +110,7 @@ def made_record(
 def made_reliability(verdict: str = "in_distribution", **changed: Any) -> Reliability:
     """Made-up reliability of a series with 32 latents, of 39 reference patients."""
     dimensions = np.linspace(0, 100, 32).astype(np.float32)
-    percentiles = Percentiles(43.589745, 41.025642, 30.769232, 35.897434, dimensions, dimensions[::-1])
+    percentiles = Percentiles(43.589745, 41.025642, 30.769232, 35.897434, 61.538460, dimensions, dimensions[::-1])
     about: dict[str, Any] = {
         "verdict": verdict,
         "reasons": ("combined score larger than that of 17 of 39 reference patients",),
@@ -120,6 +120,7 @@ def made_reliability(verdict: str = "in_distribution", **changed: Any) -> Reliab
         "reconstruction_mae_hu": 31.5,
         "reconstruction_ratio": 0.625,
         "outlier_score": -4.125,
+        "orientation_score": -2.375,
         "real_fraction": 0.75,
         "percentiles": percentiles,
         "reference_sha256": "f6" * 32,

@@ -26,6 +26,9 @@ from operators.measure.probe_targets import SEEDS
 
 Floats = NDArray[np.float64]
 
+LEAST_LENGTH = 32
+"""Values of a rival at least: a mu of fewer has to be as good as these."""
+
 MOST_WINDOWS = 1500
 """Limit for windows of other patients that components and probes learn from, evenly spaced: they are in memory at
 once, at two bytes per voxel."""
@@ -59,17 +62,18 @@ def rivals_from(known: Measured, vae: Vae, latents: int) -> Rivals:
         patients=known.patients[chosen],
         windows=None,
     )
-    describe = describing(principal_components(windows, latents), vae, latents)
+    length = max(latents, LEAST_LENGTH)
+    describe = describing(principal_components(windows, length), vae, length)
     return Rivals(learned, describe, describe(windows.astype(np.float32)))
 
 
-def describing(components: PrincipalComponents, vae: Vae, latents: int) -> Describe:
+def describing(components: PrincipalComponents, vae: Vae, length: int) -> Describe:
     """Return a function of windows (n, d, h, w): `histogram`, `components`; for a `PooledVae` also `composition`.
 
     Args:
         components: components of windows of other patients.
         vae: the composition needs no training: it counts a soft histogram that its first layer makes.
-        latents: length of mu; the number of components, and of values of the composition with components.
+        length: number of components, and of values of the composition with components.
     """
 
     def describe(windows: NDArray[Any]) -> dict[str, Floats]:
@@ -78,8 +82,8 @@ def describing(components: PrincipalComponents, vae: Vae, latents: int) -> Descr
         if isinstance(vae, PooledVae):
             composed = composition_of(vae, windows)
             found["composition"] = composed
-            if composed.shape[1] < latents <= composed.shape[1] + loadings.shape[1]:
-                found["composition and components"] = composition_and_components(composed, loadings, latents)
+            if composed.shape[1] < length <= composed.shape[1] + loadings.shape[1]:
+                found["composition and components"] = composition_and_components(composed, loadings, length)
         return found
 
     return describe

@@ -11,10 +11,10 @@ from models.certified_figures import BesideNull, GroupFigures, RepeatFigures, Ri
 
 _SPELLED = {
     "mu": "`mu`",
-    "components": "principal components of the windows, as many as `mu` has values",
+    "components": "principal components of the windows, as many as `mu` has values, and 32 at least",
     "histogram": "histogram of HU in 32 bins",
     "composition": "composition: the network's own soft histogram, which is not trained",
-    "composition and components": "composition, filled up with principal components to the length of `mu`",
+    "composition and components": "composition, filled up with principal components to as many values as those",
 }
 
 

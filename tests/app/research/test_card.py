@@ -120,12 +120,14 @@ def test_the_licence_names_each_origin_once(bundle):
 
 def test_every_term_and_every_change_of_a_view_is_named(bundle):
     drawn = {"offset": 0.01, "turn": 5.0, "tile": 0.25, "invariance": 0.5, "steadiness": 3.0}
-    drawn |= {"parameters": {"clipped": True, "outlier": True}}
+    drawn |= {"parameters": {"clipped": True, "outlier": True, "orientation": True}}
     asked = SETTINGS | drawn | {"aggregate": 0.3, "mmd": 2.0, "trunk_until": 0.5, "bank": 40}
     card = " ".join(model_card(replace(bundle, training=replace(bundle.training, settings=asked))).split())
     assert "offset up to 0.01; turn up to 5" in card
     assert "What the heads read is clipped to the range that it has in windows of the training." in card
     assert "`outlier` was fitted afterwards: it tells windows of the training from what was made of them" in card
+    turned = "`orientation` was learned afterwards: it tells chests of the training from the same upside down"
+    assert turned in card
     assert "with weight 3 for what differs between them" in card
     assert "a third to two thirds of height and width in 25% of the second views" in card
     assert "deviations and covariances of mu over many windows from the prior's, with weight 0.3" in card

@@ -90,6 +90,8 @@ def test_json_sr_outcome_and_result_say_whether_to_believe_the_numbers(bundle, r
     assert (found["n_reference"], found["reference_sha256"]) == (9, bundle.reference_sha256)
     assert len(found["percentiles"]["mu"]) == 4
     assert (found["outlier_score"], found["percentiles"]["outlier"], report.outlier_score) == (None, None, None)
+    turned = found["orientation_score"], found["percentiles"]["orientation"], report.orientation_score
+    assert turned == (None, None, None)
     for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio"):
         assert np.float32(getattr(report, name)) == np.float32(found[name])
     assert (report.verdict, list(report.reasons)) == (found["verdict"], found["reasons"])
@@ -105,12 +107,13 @@ def test_json_sr_outcome_and_result_say_whether_to_believe_the_numbers(bundle, r
     assert said["requested"] is (found["verdict"] == "out_of_distribution")
 
 
-def test_a_network_with_an_outlier_score_has_it_of_its_reference_patients_and_of_each_scan(cohort, tmp_path):
-    path = write_small_bundle(tmp_path / "small", decoder=True, outlier=True).path
+def test_a_network_with_scores_has_them_of_its_reference_patients_and_of_each_scan(cohort, tmp_path):
+    path = write_small_bundle(tmp_path / "small", decoder=True, outlier=True, orientation=True).path
     assert main(["bundle", "reference", str(path), str(cohort), "-l", "ERROR"]) == 0
     bundle = load_bundle(path)
     population = read_reference(bundle)
-    assert population.outliers.shape == (9,) and np.ptp(population.outliers) > 0
+    of_patients = {"outlier": population.outliers, "orientation": population.orientations}
+    assert all(scores.shape == (9,) and np.ptp(scores) > 0 for scores in of_patients.values())
 
     write_patient(tmp_path / "in" / "p", 42)
     arguments = ["encode", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(path), "-l", "ERROR"]
@@ -120,14 +123,15 @@ def test_a_network_with_an_outlier_score_has_it_of_its_reference_patients_and_of
     jsonschema.validate(features, json.loads(features_schema()))
     found = features["reliability"]
     assert list(features["taps"]) == ["mu", "sigma"]
-    assert np.float32(report.outlier_score) == np.float32(found["outlier_score"])
-    below = 100 * np.mean(population.outliers < np.float32(found["outlier_score"]))
-    assert found["percentiles"]["outlier"] == pytest.approx(below)
+    for kind, theirs in of_patients.items():
+        score = np.float32(found[f"{kind}_score"])
+        assert np.float32(getattr(report, f"{kind}_score")) == score
+        assert found["percentiles"][kind] == pytest.approx(100 * np.mean(theirs < score))
 
-    document = json.loads(bundle.reference_path.read_bytes())
-    del document["outlier_scores"]
-    with pytest.raises(BundleError, match="has no outlier scores, but the network gives some; make it again"):
-        add_reference(path, json.dumps(document).encode())
+        document = json.loads(bundle.reference_path.read_bytes())
+        del document[f"{kind}_scores"]
+        with pytest.raises(BundleError, match=f"has no {kind} scores, but the network gives some; make it again"):
+            add_reference(path, json.dumps(document).encode())
 
 
 def test_another_reference_is_another_configuration_of_the_same_model(bundle, plain, results, tmp_path):

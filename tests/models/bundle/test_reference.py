@@ -27,6 +27,7 @@ MADE = Population(
     np.linspace(40, 60, 9).astype(np.float32).astype(np.float64),
 )
 OUTLIERS = np.linspace(-9.1, 1.2, 9).astype(np.float32).astype(np.float64)
+ORIENTATIONS = np.array([0.0] * 5 + [-3.1, -2.2, -1.4, 0.02]).astype(np.float32).astype(np.float64)
 REFERENCE = Path("configs", "reference.json")
 
 
@@ -65,53 +66,64 @@ def test_what_was_written_is_what_is_read(bundle):
     assert np.array_equal(read.error_ratios, MADE.error_ratios[order])
     opened = open_reference(bundle)
     assert opened.decoder is not None and opened.sha256 == bundle.reference_sha256
-    assert read.outliers is None and b"outlier" not in bundle.reference_path.read_bytes()
+    assert (read.outliers, read.orientations) == (None, None)
+    assert not [name for name in (b"outlier", b"orientation") if name in bundle.reference_path.read_bytes()]
 
 
 @pytest.fixture(scope="module")
 def scoring(tmp_path_factory):
-    """Without reference patients, but with a network that gives an outlier score."""
-    return write_small_bundle(tmp_path_factory.mktemp("models") / "small", outlier=True)
+    """Without reference patients, but with a network that gives an outlier score and an orientation score."""
+    return write_small_bundle(tmp_path_factory.mktemp("models") / "small", outlier=True, orientation=True)
 
 
 @pytest.fixture
 def scored(scoring, tmp_path):
     """A copy with reference patients."""
     path = Path(shutil.copytree(scoring.path, tmp_path / "scored"))
-    return add_reference(path, reference_json(scoring, replace(MADE, outliers=OUTLIERS), [], "onnxruntime"))
+    population = replace(MADE, outliers=OUTLIERS, orientations=ORIENTATIONS)
+    return add_reference(path, reference_json(scoring, population, [], "onnxruntime"))
 
 
-def test_outlier_scores_are_written_and_read_in_the_order_of_the_others(scored):
+KINDS = pytest.mark.parametrize("kind", ["outlier", "orientation"])
+
+
+def test_scores_are_written_and_read_in_the_order_of_the_others(scored):
     read, order = read_reference(scored), np.lexsort(MADE.mu.T[::-1])
     assert np.array_equal(read.mu, MADE.mu[order])
     assert np.array_equal(read.outliers, OUTLIERS[order])
-    assert "block" in (what := json.loads(scored.reference_path.read_bytes())["what"]) and "outlier score" in what
+    assert np.array_equal(read.orientations, ORIENTATIONS[order])
+    what = json.loads(scored.reference_path.read_bytes())["what"]
+    assert "block" in what and "outlier score" in what and "orientation score" in what
 
 
+@KINDS
 @pytest.mark.parametrize("missing", ["absent", "null"])
-def test_a_network_that_gives_outlier_scores_needs_those_of_its_reference_patients(scored, missing):
+def test_a_network_that_gives_scores_needs_those_of_its_reference_patients(scored, missing, kind):
     document = json.loads(scored.reference_path.read_bytes())
-    document["outlier_scores"] = None
+    document[f"{kind}_scores"] = None
     if missing == "absent":
-        del document["outlier_scores"]
-    with pytest.raises(BundleError, match=r"no outlier scores, but .* make it again with `ctvae bundle reference`"):
+        del document[f"{kind}_scores"]
+    with pytest.raises(BundleError, match=rf"no {kind} scores, but .* make it again with `ctvae bundle reference`"):
         add_reference(scored.path, json.dumps(document).encode())
 
 
-def test_outlier_scores_that_the_network_does_not_give_are_refused(bundle):
-    document = json.loads(bundle.reference_path.read_bytes()) | {"outlier_scores": [0.5] * 9}
-    with pytest.raises(BundleError, match=r"has outlier scores, but .* make it again with `ctvae bundle reference`"):
+@KINDS
+def test_scores_that_the_network_does_not_give_are_refused(bundle, kind):
+    document = json.loads(bundle.reference_path.read_bytes()) | {f"{kind}_scores": [0.5] * 9}
+    with pytest.raises(BundleError, match=rf"has {kind} scores, but .* make it again with `ctvae bundle reference`"):
         add_reference(bundle.path, json.dumps(document).encode())
 
 
-def test_outlier_scores_of_null_are_none(bundle):
-    document = json.loads(bundle.reference_path.read_bytes()) | {"outlier_scores": None}
-    assert read_reference(add_reference(bundle.path, json.dumps(document).encode())).outliers is None
+def test_scores_of_null_are_none(bundle):
+    document = json.loads(bundle.reference_path.read_bytes()) | {"outlier_scores": None, "orientation_scores": None}
+    read = read_reference(add_reference(bundle.path, json.dumps(document).encode()))
+    assert (read.outliers, read.orientations) == (None, None)
 
 
+@KINDS
 @pytest.mark.parametrize("scores", [[1.0], [None] * 9, "many", [[0.5]] * 9])
-def test_damaged_outlier_scores_are_refused(scored, scores):
-    document = json.loads(scored.reference_path.read_bytes()) | {"outlier_scores": scores}
+def test_damaged_scores_are_refused(scored, scores, kind):
+    document = json.loads(scored.reference_path.read_bytes()) | {f"{kind}_scores": scores}
     with pytest.raises(BundleError, match=r"reference\.json is damaged .*`ctvae bundle reference`"):
         add_reference(scored.path, json.dumps(document).encode())
 

@@ -24,16 +24,21 @@ from models.statistics.out_of_distribution import (
 RNG = np.random.default_rng(0)
 
 
-def population(mu: np.ndarray, errors: np.ndarray | None = None, outliers: np.ndarray | None = None) -> Population:
-    return Population(mu, np.ones_like(mu), errors, outliers)
+def population(
+    mu: np.ndarray,
+    errors: np.ndarray | None = None,
+    outliers: np.ndarray | None = None,
+    orientations: np.ndarray | None = None,
+) -> Population:
+    return Population(mu, np.ones_like(mu), errors, outliers, orientations)
 
 
-def p_of_each(bag: np.ndarray, errors: np.ndarray, outliers: np.ndarray) -> list[float]:
+def p_of_each(bag: np.ndarray, errors: np.ndarray, *scores: np.ndarray) -> list[float]:
     """If each were the new patient, and the others the reference patients."""
     found = []
     for j in range(len(bag)):
-        others = population(*(np.delete(values, j, axis=0) for values in (bag, errors, outliers)))
-        found.append(stand(others, bag[j], np.ones(bag.shape[1]), errors[j], outliers[j]).p)
+        others = population(*(np.delete(values, j, axis=0) for values in (bag, errors, *scores)))
+        found.append(stand(others, bag[j], np.ones(bag.shape[1]), errors[j], *(each[j] for each in scores)).p)
     return found
 
 
@@ -73,12 +78,26 @@ def test_with_outlier_scores_too_every_rank_is_taken_once(n, spread):
     assert sum(value <= ALPHA for value in p) <= ALPHA * (n + 1)
 
 
+@pytest.mark.parametrize("n", [LEAST_PATIENTS, 11, 40])
+@pytest.mark.parametrize("limbs", [0, 3, 7])
+def test_with_orientation_scores_too_at_most_alpha_would_be_flagged_however_many_are_zero(n, limbs):
+    for _ in range(4):
+        bag, errors = RNG.standard_t(2, (n + 1, 5)), RNG.exponential(1, n + 1)
+        outliers, orientations = RNG.standard_t(2, n + 1) - 7, 2 * RNG.standard_t(2, n + 1) - 3
+        orientations[:limbs] = 0
+        p = p_of_each(bag, errors, outliers, orientations)
+        assert sum(value <= ALPHA for value in p) <= ALPHA * (n + 1)
+        if not limbs:
+            assert np.allclose(sorted(p), np.arange(1, n + 2) / (n + 1))
+
+
 @pytest.mark.parametrize("shared", [0.0, -3.0, 3.0])
 def test_values_that_all_share_say_nothing(shared):
     """Ties have one result, whoever comes last: otherwise every new patient would be flagged."""
     bag, errors = RNG.standard_normal((20, 5)), np.full(20, 0.7)
     with_all = p_of_each(bag, errors, np.full(20, shared))
     assert np.allclose(sorted(with_all), np.arange(1, 21) / 20)
+    assert p_of_each(bag, errors, np.full(20, shared), np.full(20, shared)) == with_all
     assert with_all == [
         stand(population(np.delete(bag, j, axis=0)), bag[j], np.ones(5), None).p for j in range(len(bag))
     ]
@@ -86,11 +105,14 @@ def test_values_that_all_share_say_nothing(shared):
 
 def test_who_comes_first_among_the_reference_patients_does_not_matter():
     mu, errors, new = RNG.standard_normal((11, 6)), RNG.exponential(1, 11), RNG.standard_normal(6)
-    order, outliers = RNG.permutation(11), RNG.standard_normal(11)
-    first = stand(population(mu, errors, outliers), new, np.ones(6), 1.0, 0.1)
-    second = stand(population(mu[order], errors[order], outliers[order]), new, np.ones(6), 1.0, 0.1)
+    order, outliers, orientations = RNG.permutation(11), RNG.standard_normal(11), RNG.standard_normal(11)
+    orientations[:4] = 0
+    reference = [values[order] for values in (mu, errors, outliers, orientations)]
+    first = stand(population(mu, errors, outliers, orientations), new, np.ones(6), 1.0, 0.1, 0.0)
+    second = stand(population(*reference), new, np.ones(6), 1.0, 0.1, 0.0)
     assert (first.p, first.combined_below) == (second.p, second.combined_below)
     assert (first.outlier, first.outlier_below) == (second.outlier, second.outlier_below)
+    assert (first.orientation, first.orientation_below) == (second.orientation, second.orientation_below)
     assert second.distance == pytest.approx(first.distance)
 
 
@@ -144,6 +166,56 @@ def test_without_outlier_scores_the_others_decide_as_before():
     found = stand(population(mu, errors), np.zeros(6), np.ones(6), 1.0, 99.0)
     assert (found.outlier, found.outlier_below) == (0, None)
     assert found.p == stand(population(mu, errors), np.zeros(6), np.ones(6), 1.0).p
+
+
+LIMBS_AND_CHESTS = np.array([0.0] * 7 + [-3.1, -2.2, -2.7, -1.4])
+"""Orientation scores of limbs, where there is no lung to tell by, and of chests as they should be."""
+
+
+def stand_turned(orientation: float | None, orientations: np.ndarray | None = LIMBS_AND_CHESTS, **other):
+    """Of a patient who is like the others in all else."""
+    mu, errors = np.random.default_rng(1).standard_normal((11, 6)), np.linspace(40, 60, 11)
+    reference = population(mu, errors, np.linspace(-9.1, -1.2, 11), orientations)
+    return stand(reference, np.zeros(6), np.ones(6), 50.0, other.get("outlier", -5.0), orientation)
+
+
+def test_a_chest_that_lies_as_no_patient_does_has_the_smallest_p_and_one_that_lies_well_does_not():
+    found = stand_turned(2.31)
+    assert found.p == 1 / 12
+    assert found.orientation == max(found.orientation, found.outlier, found.latent, found.reconstruction)
+    assert (found.combined_below, found.orientation_below) == (100, 100)
+    well = stand_turned(-30.0)
+    assert well.p > ALPHA and (well.orientation, well.orientation_below) == (0, 0)
+
+
+@pytest.mark.parametrize("limbs", [0, 1, 2, 7, 11])
+def test_another_limb_is_no_stranger_than_the_limbs_among_the_reference_patients(limbs):
+    """Their scores are all 0, and the largest where the others are chests."""
+    scores = np.append(np.zeros(limbs), -np.linspace(1, 4, 11 - limbs))
+    found = stand_turned(0.0, scores)
+    assert found.p > ALPHA
+    assert found.orientation_below == pytest.approx(100 * (11 - limbs) / 11)
+    assert found.orientation == 0
+
+
+def test_a_score_just_above_many_equal_ones_is_no_farther_than_its_odds():
+    for theirs in (LIMBS_AND_CHESTS, np.zeros(11)):
+        assert stand_turned(0.02, theirs).orientation == pytest.approx(math.log(12) + 0.02)
+        assert stand_turned(4.0, theirs).orientation == pytest.approx(math.log(12) + 4)
+        assert stand_turned(1e9, theirs).orientation < math.inf
+
+
+def test_a_reference_patient_just_above_many_equal_ones_hides_nothing():
+    """Half of the others have the same score, so their spread gives the tail no scale; the odds do."""
+    theirs = np.where(np.arange(11) == 10, 0.001, LIMBS_AND_CHESTS)
+    found = stand_turned(0.0, theirs, outlier=6.6)
+    assert found.p == 1 / 12 and found.outlier > found.orientation
+
+
+def test_without_orientation_scores_the_others_decide_as_before():
+    for found in (stand_turned(None), stand_turned(2.31, None)):
+        assert (found.orientation, found.orientation_below) == (0, None)
+        assert found.p == stand_turned(None, None).p
 
 
 def test_without_a_decoder_mu_alone_decides():
@@ -233,9 +305,11 @@ def test_a_population_that_cannot_be_is_refused(mu, sigma, errors, says):
 @pytest.mark.parametrize(
     ("outliers", "says"), [(np.zeros(2), r"outlier scores of \(2,\) for 3"), (np.array([0.0, np.inf, 1.0]), "finite")]
 )
-def test_outlier_scores_that_cannot_be_are_refused(outliers, says):
+def test_scores_that_cannot_be_are_refused(outliers, says):
     with pytest.raises(ValueError, match=says):
         population(np.eye(3), None, outliers)
+    with pytest.raises(ValueError, match=says.replace("outlier", "orientation")):
+        population(np.eye(3), None, None, outliers)
 
 
 # With a sound model: whitened principal components of phantoms, which explain chests and nothing else

@@ -108,11 +108,58 @@ def test_without_an_outlier_score_there_is_no_rank_of_it():
     assert (found.outlier_score, found.percentiles.outlier) == (None, None)
 
 
+def with_orientations(*theirs: float, **options) -> Reference:
+    """Reference patients with these orientation scores, and with outlier scores."""
+    made = with_scores(-9.1, -1.2, len(theirs), **options)
+    return replace(made, population=replace(made.population, orientations=np.array(theirs)))
+
+
+LIMBS_AND_CHESTS = (0.0,) * 6 + (-3.1, -2.2, -2.7, -1.4, 0.02)
+
+
+def test_a_chest_that_lies_as_no_patient_does_is_out_of_distribution_and_says_why():
+    encoding = replace(made_encoding(), outlier=-5.0, orientation=2.3125)
+    found = measure_reliability(encoding, with_orientations(*LIMBS_AND_CHESTS), PREPROCESSING)
+    judged = found.verdict, found.orientation_score, found.percentiles.orientation
+    assert judged == ("out_of_distribution", 2.3125, 100)
+    than = "11 of 11 reference patients: orientation score 2.31, theirs -3.1 to 0.02"
+    assert found.reasons[1:] == (f"it is more likely to lie upside down or back to front than {than}",)
+
+
+def test_how_a_scan_lies_is_no_reason_where_another_value_is():
+    encoding = replace(made_encoding(), outlier=-5.0, orientation=-2.5)
+    found = measure_reliability(encoding, with_orientations(*LIMBS_AND_CHESTS, away=50.0), PREPROCESSING)
+    assert found.verdict == "out_of_distribution" and found.orientation_score == -2.5
+    assert len(found.reasons) == 2 and found.reasons[1].startswith("mu is farther")
+
+
+@pytest.mark.parametrize("theirs", [LIMBS_AND_CHESTS, (0.0,) * 11], ids=["limbs and chests", "limbs"])
+def test_a_limb_is_not_flagged_for_how_it_lies(theirs):
+    encoding = replace(made_encoding(), outlier=-5.0, orientation=0.0)
+    found = measure_reliability(encoding, with_orientations(*theirs), PREPROCESSING)
+    assert found.verdict == "in_distribution" and len(found.reasons) == 1
+    assert found.percentiles.orientation == pytest.approx(100 * np.mean(np.array(theirs) < 0))
+
+
+def test_all_four_parts_may_be_reasons():
+    encoding = replace(made_encoding(), outlier=400.0, orientation=400.0)
+    strange = replace(with_orientations(*LIMBS_AND_CHESTS, away=50.0), decoder=Decodes(900.0))
+    found = measure_reliability(encoding, strange, PREPROCESSING)
+    begin = ("p ", "mu is", "reconstruction error", "it is less like", "it is more likely to lie upside down")
+    assert len(found.reasons) == len(begin)
+    assert all(said.startswith(begun) for said, begun in zip(found.reasons, begin, strict=True))
+
+
+def test_without_an_orientation_score_there_is_no_rank_of_it():
+    found = measure_reliability(replace(made_encoding(), outlier=-5.0), with_scores(-9.1, -1.2), PREPROCESSING)
+    assert (found.orientation_score, found.percentiles.orientation) == (None, None)
+
+
 def test_every_number_is_a_float32():
-    encoding = replace(made_encoding(), outlier=float(np.float32(-4.1)))
-    found = measure_reliability(encoding, with_scores(-9.1, -1.2), PREPROCESSING)
+    encoding = replace(made_encoding(), outlier=float(np.float32(-4.1)), orientation=float(np.float32(-1.1)))
+    found = measure_reliability(encoding, with_orientations(*LIMBS_AND_CHESTS), PREPROCESSING)
     reconstruction = ("reconstruction_mae_hu", "reconstruction_ratio")
-    for name in ("p_conformal", "mahalanobis", *reconstruction, "outlier_score", "real_fraction"):
+    for name in ("p_conformal", "mahalanobis", *reconstruction, "outlier_score", "orientation_score", "real_fraction"):
         value = getattr(found, name)
         assert value == float(str(np.float32(value)))
 

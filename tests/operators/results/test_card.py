@@ -33,8 +33,8 @@ def words(record: FeatureRecord, reconstruct=None) -> str:
 
 def reliability(verdict: str, ranks: np.ndarray) -> Reliability:
     p = None if verdict == "undetermined" else 0.5
-    percentiles = Percentiles(50.0, 50.0, None, None, ranks.astype(np.float32), ranks.astype(np.float32))
-    return Reliability(verdict, ("said why",), 11, p, 3.0, None, None, None, 0.9, percentiles, "ab" * 32)
+    percentiles = Percentiles(50.0, 50.0, None, None, None, ranks.astype(np.float32), ranks.astype(np.float32))
+    return Reliability(verdict, ("said why",), 11, p, 3.0, None, None, None, None, 0.9, percentiles, "ab" * 32)
 
 
 def test_the_page_has_the_same_bytes_in_another_process(record, phantom_ct):
@@ -60,6 +60,37 @@ def test_the_longest_reason_of_an_outlier_score_is_not_cut(record):
     said = "it is less like a patient than 100 of 100 reference patients: outlier score -10.1, theirs -20.2 to -10.2"
     judged = replace(reliability("out_of_distribution", np.full(32, 50.0)), reasons=(said,))
     assert said in " ".join(words(replace(record, reliability=judged)).split())
+
+
+def test_the_longest_reason_of_an_orientation_score_is_not_cut(record):
+    than = "100 of 100 reference patients: orientation score -10.1, theirs -20.2 to -10.2"
+    said = f"it is more likely to lie upside down or back to front than {than}"
+    judged = replace(reliability("out_of_distribution", np.full(32, 50.0)), reasons=(said,))
+    assert said in " ".join(words(replace(record, reliability=judged)).split())
+
+
+def test_a_scan_that_is_unlike_in_all_parts_has_all_its_reasons_on_the_page(record):
+    reasons = ("of p", "of mu", "of the reconstruction", "of the outlier score", "of the orientation score")
+    said = words(
+        replace(record, reliability=replace(reliability("out_of_distribution", np.full(32, 50.0)), reasons=reasons))
+    )
+    assert [reason for reason in reasons if reason not in said] == []
+
+
+def test_much_text_ends_above_the_dimensions(record):
+    """With all reasons and several findings."""
+    long = (
+        "it is more likely to lie upside down or back to front than 11 of 11 reference patients: orientation score 2.31"
+    )
+    judged = replace(reliability("out_of_distribution", np.full(32, 50.0)), reasons=(long,) * 5)
+    found = tuple(Finding(code, "") for code in ("MIXED_KERNEL", "OBLIQUE", "OVERLAPPING_SLICES", "MIXED_KVP"))
+    windows = replace(record.encoding.windows, findings=found)
+    full = replace(record, reliability=judged, encoding=replace(record.encoding, windows=windows))
+    figure = draw_page(full, None)
+    lowest = min(
+        text.get_position()[1] for text in figure.texts if text.get_position()[0] > 0.7 and text.get_fontsize() < 9
+    )
+    assert lowest > max(axes.get_position().y1 for axes in figure.axes if axes.get_xlabel() == "dimension")
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,8 @@ def test_the_reliability_reads_back_bit_for_bit(verdict):
     assert (read.verdict, read.reasons, read.n_reference) == (verdict, ("one", "two"), 39)
     assert read.reference_sha256 == written.reference_sha256
     assert read.percentile == np.float32(written.percentiles.combined)
-    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio", "outlier_score"):
+    scores = ("outlier_score", "orientation_score")
+    for name in ("p_conformal", "mahalanobis", "reconstruction_mae_hu", "reconstruction_ratio", *scores):
         found, expected = getattr(read, name), getattr(written, name)
         assert (found is None) is (expected is None)
         assert found is None or np.float32(found).tobytes() == np.float32(expected).tobytes(), name
@@ -186,13 +187,15 @@ def test_a_bundle_without_a_decoder_has_a_typicality_without_an_error():
     assert (read.reconstruction_mae_hu, read.reconstruction_ratio) == (None, None)
 
 
-def test_a_network_without_an_outlier_score_has_a_typicality_without_one():
-    percentiles = replace(made_reliability().percentiles, outlier=None)
-    document = reread(made_record(reliability=made_reliability(outlier_score=None, percentiles=percentiles)))
-    assert read_sr(document).typicality.outlier_score is None
+@pytest.mark.parametrize(("part", "code"), [("outlier", "OUTLIER-SCORE"), ("orientation", "ORIENTATION-SCORE")])
+def test_a_network_without_a_score_has_a_typicality_without_it(part, code):
+    """As an SR of a ctvae that knew no such score."""
+    without = {f"{part}_score": None, "percentiles": replace(made_reliability().percentiles, **{part: None})}
+    document = reread(made_record(reliability=made_reliability(**without)))
+    assert getattr(read_sr(document).typicality, f"{part}_score") is None
     with_one = reread(made_record(reliability=made_reliability()))
     codes = [{code_value(item) for item in numbers(one)} for one in (document, with_one)]
-    assert codes[1] - codes[0] == {"OUTLIER-SCORE"}
+    assert codes[1] - codes[0] == {code}
 
 
 def test_a_record_without_reliability_has_no_typicality():
@@ -204,7 +207,7 @@ def test_a_typicality_that_lost_a_number_is_broken():
     document = reread(made_record(reliability=made_reliability()))
     content = group_of(document, "TYPICALITY").ContentSequence
     content.remove(next(item for item in content if item.ValueType == "NUM"))
-    with pytest.raises(CtvaeError, match=r"BROKEN_SR: the typicality group has 5 numbers; expected 6"):
+    with pytest.raises(CtvaeError, match=r"BROKEN_SR: the typicality group has 6 numbers; expected 7"):
         read_sr(document)
 
 

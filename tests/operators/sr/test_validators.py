@@ -26,6 +26,7 @@ NUMBERS = [
     ("Mahalanobis distance of the latent mean", "5.25", "1"),
     ("Reconstruction error ratio", "0.625", "1"),
     ("Outlier score", "-4.125", "1"),
+    ("Orientation score", "-2.375", "1"),
     ("Mean of the body", "-35.625", "[hnsf'U]"),
     ("Lung in the body", "9.67", "%"),
     ("Real voxels in the windows", "75", "%"),
