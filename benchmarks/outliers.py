@@ -28,9 +28,8 @@ from app.research.data.window_cache import cached_windows, with_margin  # noqa: 
 from app.research.train.recipe import load_recipe, make_plan  # noqa: E402
 from models.bundle.store import find_bundle, load_bundle  # noqa: E402
 from models.runtime import load_vae  # noqa: E402
-from models.training.augment import window_places  # noqa: E402
-from models.training.draws import draw_augmentation  # noqa: E402
 from models.training.outliers import drawn_readings, fitted, made_up  # noqa: E402
+from models.training.whitening import scans_drawn  # noqa: E402
 
 FOLDS = 5
 OTHERS = ("invesalius_cranium", "dcmqact_philips_tilt_phantom")
@@ -100,10 +99,8 @@ def drawn(vae: Any, scans: list[Any], plan: Any, args: Any) -> tuple[torch.Tenso
     """Readings of drawn windows and, kind by kind in the same order, of what was made of them; the patient of each."""
     margin = with_margin(plan.preprocessing)
     windows = [np.asarray(cached_windows(scan, margin, args.cache).voxels) for scan in scans]
-    settings, places = plan.training, window_places(windows)
-    inside, outside = zip(*drawn_readings(vae, windows, settings, args.windows), strict=True)
-    draws = (draw_augmentation(settings, vae.window_voxels, 1, len(places), number) for number in range(args.windows))
-    whose = np.array([scans[places[one.index][0]].patient for one in draws])
+    inside, outside = zip(*drawn_readings(vae, windows, plan.training, args.windows), strict=True)
+    whose = np.array([scans[at].patient for at in scans_drawn(vae, windows, plan.training, args.windows)])
     return torch.cat(inside), torch.cat(outside, 1).flatten(0, 1), whose
 
 

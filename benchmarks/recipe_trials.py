@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import yaml  # noqa: E402
 
-from app.research.certify.rivals import describing, score_features  # noqa: E402
+from app.research.certify.rivals import describing, rival_length, score_features  # noqa: E402
 from app.research.data.changed_windows import ORIGINAL, see_scan  # noqa: E402
 from app.research.data.find_scans import find_scans  # noqa: E402
 from app.research.data.phantoms import phantom_scans  # noqa: E402
@@ -206,7 +206,7 @@ def measure(vae: Any, seen: Arrays, known: Arrays) -> Arrays:
         ),
         "sigma squared, mean by dimension": rounded(*np.quantile(np.square(sigma).mean(axis=0), (0, 0.5, 1))),
     }
-    components = principal_components(known["windows"], k)
+    components = principal_components(known["windows"], rival_length(k))
     return bars | probes(vae, seen, known, mu, gallery, components) | reconstruction(vae, seen, mu, components)
 
 
@@ -219,7 +219,7 @@ def probes(
     scored = np.arange(len(patients)) >= len(known["patient"])
     names = [name for name in seen if name.startswith("target ")]
     targets = {name.removeprefix("target "): np.concatenate([known[name], seen[name]]) for name in names}
-    rivals = describing(components, vae, mu.shape[1])(windows)
+    rivals = describing(components, vae, rival_length(mu.shape[1]))(windows)
     scores = score_features({"mu": np.concatenate([gallery, mu])} | rivals, targets, patients, scored)
     found: Arrays = {f"probe score, {method}": round(score.value, 3) for method, score in scores.items()}
     for method in ("mu", "composition and components"):

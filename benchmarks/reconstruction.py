@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from app.research.certify.certify import decoder_of  # noqa: E402
-from app.research.certify.rivals import LEAST_LENGTH  # noqa: E402
+from app.research.certify.rivals import rival_length  # noqa: E402
 from app.research.data.find_scans import find_scans  # noqa: E402
 from app.research.data.window_cache import cached_windows  # noqa: E402
 from models.bundle.store import load_bundle  # noqa: E402
@@ -47,7 +47,7 @@ def main() -> None:
     train, test = (windows_of(split, bundle, args) for split in ("train", "test"))
     with torch.inference_mode():
         mu = np.concatenate([vae.encode(torch.from_numpy(one[None, None]))[0].numpy() for one in test])
-    count = max(mu.shape[1], LEAST_LENGTH)
+    count = rival_length(mu.shape[1])
     components = principal_components(train, count)
     rebuilt = {"bundle": decode(mu)[:, 0], "components": components.rebuilt(test)}
     errors = {name: (high - low) * float(np.abs(np.clip(made, 0, 1) - test).mean()) for name, made in rebuilt.items()}

@@ -23,7 +23,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-from app.research.certify.rivals import LEAST_LENGTH, describing, score_features  # noqa: E402
+from app.research.certify.rivals import describing, rival_length, score_features  # noqa: E402
 from app.research.data.changed_windows import ORIGINAL, see_scan  # noqa: E402
 from app.research.data.find_scans import find_scans  # noqa: E402
 from app.research.data.phantoms import phantom_scans  # noqa: E402
@@ -35,12 +35,10 @@ from models.statistics.pca_whitening import learn_axes  # noqa: E402
 from models.statistics.redundancy import null_redundancy, redundancy_by_patient  # noqa: E402
 from models.statistics.repeatability import icc_a1  # noqa: E402
 from models.statistics.rivals import principal_components  # noqa: E402
-from models.training.augment import window_places  # noqa: E402
 from models.training.checkpoint import load_checkpoint  # noqa: E402
-from models.training.draws import draw_augmentation  # noqa: E402
 from models.training.settings import TrainingSettings  # noqa: E402
 from models.training.steady import solved  # noqa: E402
-from models.training.whitening import drawn_views  # noqa: E402
+from models.training.whitening import drawn_views, scans_drawn  # noqa: E402
 
 FOLDS = 5
 
@@ -106,11 +104,10 @@ def see_all(vae: Any, scans: list[Any], plan: Any, cache: Path) -> dict[str, Any
 @torch.inference_mode()
 def drawn(vae: Any, windows: list[Any], settings: TrainingSettings, count: int) -> tuple[torch.Tensor, Any]:
     """What the heads read of two views of drawn windows, and the scan of each."""
-    untiled, places = replace(settings, tile=0.0), window_places(windows)
+    untiled = replace(settings, tile=0.0)
     views = drawn_views(vae, windows, untiled, count)
     read = torch.cat([vae.trunk(seen).reshape(2, len(target), -1) for seen, target in views], 1)
-    draws = (draw_augmentation(untiled, vae.window_voxels, 1, len(places), number) for number in range(count))
-    return read.double(), np.array([places[one.index][0] for one in draws])
+    return read.double(), scans_drawn(vae, windows, untiled, count)
 
 
 def held_out(
@@ -160,8 +157,9 @@ def probes(features: np.ndarray, seen: dict[str, Any]) -> float:
 
 def rival(vae: Any, seen: dict[str, Any]) -> float:
     """Composition, filled up with principal components of the training windows."""
-    components = principal_components(seen["windows"][seen["learned"]], LEAST_LENGTH)
-    described = describing(components, vae, LEAST_LENGTH)(seen["windows"])
+    length = rival_length(vae.mu.out_features)
+    components = principal_components(seen["windows"][seen["learned"]], length)
+    described = describing(components, vae, length)(seen["windows"])
     return probes(described["composition and components"], seen)
 
 

@@ -177,12 +177,15 @@ class Bundle:
     @property
     def scores_outliers(self) -> bool:
         """Whether windows get an outlier score; a layer of an imported network may have the tap's name by chance."""
-        return self.architecture == "ct_vae" and any(tap.name == OUTLIER and tap.shape == (1,) for tap in self.taps)
+        return self._gives(OUTLIER, 1)
 
     @property
     def scores_orientation(self) -> bool:
         """Whether windows get an orientation score; as for `scores_outliers`."""
-        return self.architecture == "ct_vae" and any(tap.name == ORIENTATION and tap.shape == (2,) for tap in self.taps)
+        return self._gives(ORIENTATION, 2)
+
+    def _gives(self, name: str, length: int) -> bool:
+        return self.architecture == "ct_vae" and any((tap.name, tap.shape) == (name, (length,)) for tap in self.taps)
 
     @property
     def weights_path(self) -> Path:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from models.networks.vae import Vae
 from models.training.settings import TrainingSettings
-from models.training.whitening import drawn_views
+from models.training.whitening import drawn_codes
 
 WINDOWS = 2048
 """Number of windows that are drawn, and kept in memory in float16: 1.2 GB of 32 × 96 × 96."""
@@ -58,15 +58,13 @@ def finish_decoder(
     optimiser.zero_grad()
 
 
-@torch.no_grad()
 def _codes(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return mu and sigma of each view, (views, windows, latents), and targets (windows, 1, d, h, w), on the CPU."""
     mus, sigmas, targets = [], [], []
-    for seen, target in drawn_views(vae, scans, replace(settings, tile=0.0), windows):
-        mu, logvar = (head.reshape(len(seen) // len(target), len(target), -1).cpu() for head in vae.encode(seen))
+    for mu, logvar, target in drawn_codes(vae, scans, replace(settings, tile=0.0), windows):
         mus.append(mu)
         sigmas.append(torch.exp(0.5 * logvar))
-        targets.append(target.half().cpu())
+        targets.append(target.half())
     return torch.cat(mus, 1), torch.cat(sigmas, 1), torch.cat(targets)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,8 @@ from torch.nn import functional
 from models.networks.layers import Orientation
 from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
-from models.training.augment import window_places
-from models.training.draws import draw_augmentation
-from models.training.settings import CHANGES, TrainingSettings
-from models.training.whitening import drawn_views
+from models.training.settings import TrainingSettings
+from models.training.whitening import drawn_views, scans_drawn
 
 WINDOWS = 1024
 """Number of windows that are drawn; those with lung are kept."""
@@ -94,15 +92,11 @@ def drawn_chests(
         windows: number of windows to draw.
     """
     assert vae.orientation is not None
-    unchanged: dict[str, Any] = dict.fromkeys(CHANGES, 0.0)
-    plain, places = replace(settings.of_one_view, **unchanged), window_places(scans)
-    draws = (draw_augmentation(plain, vae.window_voxels, 1, len(places), number) for number in range(windows))
-    of_scan = np.array([places[drawn.index][0] for drawn in draws])
     halved, kept = [], []
-    for seen, _ in drawn_views(vae, scans, plain, windows):
+    for seen, _ in drawn_views(vae, scans, settings.unchanged, windows):
         kept.append((vae.orientation.lung(seen) >= _LEAST_LUNG).cpu())
         halved.append(functional.avg_pool3d(seen, 2).cpu()[kept[-1]])
-    of_scan = of_scan[torch.cat(kept).numpy()]
+    of_scan = scans_drawn(vae, scans, settings.unchanged, windows)[torch.cat(kept).numpy()]
     if not len(of_scan):
         return None
     return Chests(torch.cat(halved), torch.from_numpy(1 / np.bincount(of_scan)[of_scan]))

@@ -193,6 +193,12 @@ class TrainingSettings:
             )
 
     @property
+    def unchanged(self) -> TrainingSettings:
+        """The settings for windows that are seen once and as they are, at a random place alone."""
+        as_they_are: dict[str, Any] = dict.fromkeys(CHANGES, 0.0)
+        return replace(self.of_one_view, **as_they_are)
+
+    @property
     def of_one_view(self) -> TrainingSettings:
         """The settings for windows that are seen once: without what compares two views."""
         return replace(self, invariance=0.0, steadiness=0.0)

@@ -148,8 +148,7 @@ def train(
                     run.save(checkpoint)
                     saved_s, saving_s = run.elapsed_s, time.monotonic() - began_saving
                 if stop:
-                    then = "start again with its checkpoint to go on" if checkpoint else "it kept no checkpoint"
-                    raise TrainingInterrupted(f"training was interrupted after step {run.step}; {then}")
+                    raise _interrupted(f"step {run.step}", checkpoint)
                 if first and run.elapsed_s - drawn_s > pictures_every_s:
                     pictures(run.result(), run.step)
                     drawn_s = run.elapsed_s
@@ -160,8 +159,7 @@ def train(
 
         def announced(text: str) -> None:
             if stopped():
-                then = "start again with its checkpoint to end it" if checkpoint else "it kept no checkpoint"
-                raise TrainingInterrupted(f"training was interrupted after its last step {run.step}; {then}")
+                raise _interrupted(f"its last step {run.step}", checkpoint)
             if first:
                 announce(text)
 
@@ -169,6 +167,11 @@ def train(
         vae = last_steps(vae, scans, settings, phantoms=phantoms, announce=announced).cpu()
         parameters = parameters_of(vae, settings.parameters)
         return Trained(vae, parameters, run.step, run.elapsed_s, tuple(log.history), run.ended, fabric.global_rank)
+
+
+def _interrupted(last: str, checkpoint: Path | None) -> TrainingInterrupted:
+    then = "start again with its checkpoint to go on" if checkpoint else "it kept no checkpoint"
+    return TrainingInterrupted(f"training was interrupted after {last}; {then}")
 
 
 def keep_freed_memory() -> None:

@@ -23,7 +23,7 @@ from models.statistics.pca_whitening import LatentAxes, learn_axes
 from models.statistics.repeatability import icc_a1
 from models.training.augment import cut_windows, make_views, margin_voxels, window_places
 from models.training.draws import draw_augmentation
-from models.training.settings import CHANGES, TrainingSettings
+from models.training.settings import TrainingSettings
 
 WINDOWS = 1024
 """Number of windows that the axes are learned from, each seen as in training, so that few patients suffice."""
@@ -55,8 +55,7 @@ def training_axes(
     axes = learn_axes(mu.reshape(-1, latents), sigma.reshape(-1, latents), count=settings.axes or latents)
     if views > 1:
         axes = axes.ordered(np.nan_to_num(icc_a1(axes.of_mu(mu.reshape(-1, latents)).reshape(n, views, -1))))
-    unchanged: dict[str, Any] = dict.fromkeys(CHANGES, 0.0)
-    mu, sigma = _codes(vae, scans, replace(settings.of_one_view, **unchanged), windows)
+    mu, sigma = _codes(vae, scans, settings.unchanged, windows)
     return axes.scaled(mu[:, 0], sigma[:, 0])
 
 
@@ -64,13 +63,19 @@ def _codes(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mu and sigma of drawn windows, (windows, views, latents) each."""
-    codes: list[tuple[Tensor, Tensor]] = []
-    for seen, target in drawn_views(vae, scans, settings, windows):
-        n = len(target)
-        heads = (head.reshape(len(seen) // n, n, -1).transpose(0, 1).cpu() for head in vae.encode(seen))
-        codes += list(zip(*heads, strict=True))
-    mu, logvar = (torch.stack(batch).double().numpy() for batch in zip(*codes, strict=True))
+    mus, logvars, _ = zip(*drawn_codes(vae, scans, settings, windows), strict=True)
+    mu, logvar = (torch.cat(heads, 1).transpose(0, 1).double().numpy() for heads in (mus, logvars))
     return mu, np.exp(0.5 * logvar)
+
+
+@torch.no_grad()
+def drawn_codes(
+    vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield mu and log-variance, (views, n, latents) each, of `drawn_views`, and their targets; on the CPU."""
+    for seen, target in drawn_views(vae, scans, settings, windows):
+        mu, logvar = (head.reshape(-1, len(target), head.shape[1]).cpu() for head in vae.encode(seen))
+        yield mu, logvar, target.cpu()
 
 
 def drawn_views(
@@ -87,6 +92,15 @@ def drawn_views(
         draws = [draw_augmentation(settings, size, 1, len(places), number) for number in numbers]
         cut_out = cut_windows(scans, places, draws, size, margin_voxels(settings))
         yield make_views(cut_out.to(device), draws, size, settings)
+
+
+def scans_drawn(
+    vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
+) -> NDArray[np.intp]:
+    """Return the scan that each of the windows of `drawn_views` is of, (windows,): its place among `scans`."""
+    places, size = window_places(scans), vae.window_voxels
+    draws = (draw_augmentation(settings, size, 1, len(places), number) for number in range(windows))
+    return np.array([places[drawn.index][0] for drawn in draws], np.intp)
 
 
 @torch.no_grad()

@@ -35,6 +35,18 @@ class Given:
         return {name: self.outputs[name] for name in taps}
 
 
+class Counted(Given):
+    """One that remembers what it was asked for, each time."""
+
+    def __init__(self, **outputs):
+        super().__init__(**outputs)
+        self.asked = []
+
+    def run(self, windows, taps):
+        self.asked.append(taps)
+        return super().run(windows, taps)
+
+
 def windows_of(n: int, size=(4, 4, 4)) -> Windows:
     series = Series("1.2.3.4", "1.2.3", ".", (Instance(Path("none.dcm"), Dataset()),))
     volume = Volume(series, (4, 4, 4), np.eye(4), (1.0, 1.0, 1.0), (), lambda d: HuSlice(np.zeros((4, 4), np.int16)))
@@ -215,17 +227,10 @@ def test_the_outlier_score_is_always_read_and_a_tap_only_if_it_was_asked_for(ask
 
 
 def test_one_forward_pass_gives_the_outlier_score_too():
-    asked = []
-
-    class Counts(Given):
-        def run(self, windows, taps):
-            asked.append(taps)
-            return super().run(windows, taps)
-
-    given = Counts(mu=[[0, 0]], sigma=[[1, 1]], outlier=[[4.0]])
+    given = Counted(mu=[[0, 0]], sigma=[[1, 1]], outlier=[[4.0]])
     encode(windows_of(1), given, WITH_OUTLIER, ["outlier"])
     encode(windows_of(1), given, WITH_OUTLIER)
-    assert asked == [("mu", "sigma", "outlier")] * 2
+    assert given.asked == [("mu", "sigma", "outlier")] * 2
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
@@ -272,18 +277,11 @@ def test_where_no_window_has_lung_the_orientation_score_is_zero_without_a_sign()
 
 
 def test_one_forward_pass_gives_both_scores_each_once():
-    asked = []
-
-    class Counts(Given):
-        def run(self, windows, taps):
-            asked.append(taps)
-            return super().run(windows, taps)
-
     both = replace(WITH_OUTLIER, taps=(*WITH_OUTLIER.taps, TapSpec("orientation", (2,), "none")))
-    given = Counts(mu=[[0, 0]], sigma=[[1, 1]], outlier=[[4.0]], orientation=[[-2.0, -3.0]])
+    given = Counted(mu=[[0, 0]], sigma=[[1, 1]], outlier=[[4.0]], orientation=[[-2.0, -3.0]])
     encodings = [encode(windows_of(1), given, both, taps) for taps in ((), ("orientation",))]
-    assert [set(taps) for taps in asked] == [{"mu", "sigma", "outlier", "orientation"}] * 2
-    assert [len(taps) for taps in asked] == [4, 4]
+    assert [set(taps) for taps in given.asked] == [{"mu", "sigma", "outlier", "orientation"}] * 2
+    assert [len(taps) for taps in given.asked] == [4, 4]
     assert [(encoding.outlier, encoding.orientation) for encoding in encodings] == [(4.0, -2.0)] * 2
 
 

@@ -27,7 +27,6 @@ from operators.measure.probe_targets import SEEDS
 Floats = NDArray[np.float64]
 
 LEAST_LENGTH = 32
-"""Values of a rival at least: a mu of fewer has to be as good as these."""
 
 MOST_WINDOWS = 1500
 """Limit for windows of other patients that components and probes learn from, evenly spaced: they are in memory at
@@ -62,9 +61,14 @@ def rivals_from(known: Measured, vae: Vae, latents: int) -> Rivals:
         patients=known.patients[chosen],
         windows=None,
     )
-    length = max(latents, LEAST_LENGTH)
+    length = rival_length(latents)
     describe = describing(principal_components(windows, length), vae, length)
     return Rivals(learned, describe, describe(windows.astype(np.float32)))
+
+
+def rival_length(latents: int) -> int:
+    """Return the number of values that a rival of a mu of this length has: as many, and `LEAST_LENGTH` at least."""
+    return max(latents, LEAST_LENGTH)
 
 
 def describing(components: PrincipalComponents, vae: Vae, length: int) -> Describe:
