@@ -44,7 +44,8 @@ def finish_decoder(
     mu, deviation, targets = _codes(vae, scans, settings, windows)
     draw = torch.Generator().manual_seed(settings.seed)
     optimiser = torch.optim.AdamW(vae.decoder.parameters(), lr=_PEAK, weight_decay=0.0)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, _PEAK, settings.decoder_steps, pct_start=0.1)
+    rise = 0.1 if settings.decoder_steps > 10 else 0.05  # torch divides by its steps less one, which of 10 are one
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, _PEAK, settings.decoder_steps, pct_start=rise)
     device = next(vae.parameters()).device
     for _ in range(settings.decoder_steps):
         rows = torch.randint(len(targets), (BATCH,), generator=draw)

@@ -47,6 +47,13 @@ def test_it_rebuilds_better_and_the_encoder_stays(vae, scans):
     assert all(weight.grad is None for weight in made.parameters())
 
 
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11, 20])
+def test_any_number_of_steps_will_do(vae, scans, steps):
+    made = copy.deepcopy(vae)
+    finish_decoder(made, scans, replace(SETTINGS, decoder_steps=steps), windows=16)
+    assert all(bool(torch.isfinite(weight).all()) for weight in made.parameters())
+
+
 def test_twice_is_the_same_and_without_steps_nothing_changes(vae, scans):
     twice = [copy.deepcopy(vae) for _ in range(2)]
     for made in twice:
