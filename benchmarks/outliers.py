@@ -88,7 +88,8 @@ def report(scores: Mapping[str, Mapping[str, list[float]]], found: Mapping[str, 
 
 @torch.inference_mode()
 def read(vae: Any, windows: np.ndarray) -> np.ndarray:
-    return np.concatenate([vae.trunk(torch.from_numpy(one[None, None].astype(np.float32))).numpy() for one in windows])
+    made = (torch.from_numpy(one[None, None].astype(np.float32)) for one in windows)
+    return np.concatenate([vae.content(one).numpy() for one in made])
 
 
 def windows_of(data: Path, plan: Any, cache: Path) -> list[np.ndarray]:

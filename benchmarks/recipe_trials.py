@@ -207,19 +207,17 @@ def measure(vae: Any, seen: Arrays, known: Arrays) -> Arrays:
         "sigma squared, mean by dimension": rounded(*np.quantile(np.square(sigma).mean(axis=0), (0, 0.5, 1))),
     }
     components = principal_components(known["windows"], rival_length(k))
-    return bars | probes(vae, seen, known, mu, gallery, components) | reconstruction(vae, seen, mu, components)
+    return bars | probes(vae, seen, known, mu, gallery) | reconstruction(vae, seen, mu, components)
 
 
-def probes(
-    vae: Any, seen: Arrays, known: Arrays, mu: np.ndarray, gallery: np.ndarray, components: PrincipalComponents
-) -> Arrays:
+def probes(vae: Any, seen: Arrays, known: Arrays, mu: np.ndarray, gallery: np.ndarray) -> Arrays:
     """Max(R², 0), mean over probes and over the seeds of the folds: ours and the rivals'."""
     windows = np.concatenate([known["windows"], seen[f"change {ORIGINAL}"]])
     patients = np.concatenate([known["patient"], seen["patient"]])
     scored = np.arange(len(patients)) >= len(known["patient"])
     names = [name for name in seen if name.startswith("target ")]
     targets = {name.removeprefix("target "): np.concatenate([known[name], seen[name]]) for name in names}
-    rivals = describing(components, vae, rival_length(mu.shape[1]))(windows)
+    rivals = describing(known["windows"], vae, rival_length(mu.shape[1]))(windows)
     scores = score_features({"mu": np.concatenate([gallery, mu])} | rivals, targets, patients, scored)
     found: Arrays = {f"probe score, {method}": round(score.value, 3) for method, score in scores.items()}
     for method in ("mu", "composition and components"):

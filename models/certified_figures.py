@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Number = float | None
 
@@ -99,6 +99,7 @@ class RivalFigures:
         strongest: the rival with the highest score.
         over_strongest: difference between mu and this rival, with its 95 % interval over patients.
         over_strongest_80: the lower end of the 80 % interval.
+        over, over_80: the same for each rival; certificates before 0.7.0 have them for the strongest alone.
     """
 
     scores: Mapping[str, Estimate]
@@ -106,6 +107,8 @@ class RivalFigures:
     strongest: str
     over_strongest: Estimate
     over_strongest_80: Number
+    over: Mapping[str, Estimate] = field(default_factory=dict)
+    over_80: Mapping[str, Number] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import nn
 
 from models.networks.layers import (
+    Arcsinh,
     ChannelsLastFlatten,
     Clip,
     Fold,
@@ -19,7 +20,7 @@ from models.networks.layers import (
     SoftBound,
     Unfold,
 )
-from models.networks.pooled import EncoderParts, PooledVae, composed
+from models.networks.pooled import EncoderParts, PooledVae, composed, moment_values
 from models.networks.vae import Layer, Size, halved
 from models.spec import BundleError
 
@@ -42,6 +43,8 @@ def ct_vae(
     clipped: bool = False,
     outlier: bool = False,
     orientation: bool = False,
+    moments: bool = False,
+    arcsinh: bool = False,
 ) -> PooledVae:
     """Return a VAE of patches folded into channels beside their statistics, then residual blocks on ever coarser grids.
 
@@ -62,6 +65,12 @@ def ct_vae(
 
     `orientation` adds a tap of two values, which the end of a training makes tell chests from the same upside down and
     back to front (`models.training.orientation`).
+
+    `moments` lets the heads also read where each tissue lies in the window and how far it spreads, which no training is
+    needed for (`models.networks.pooled.moments`).
+
+    `arcsinh` bends each latent, which the end of a training sets (`models.training.bending`): few patients have long
+    tails, and how far they reach is another thing in other patients.
 
     Channels in multiples of 16 and a folding stem make 3D convolutions fast on a CPU.
     """
@@ -84,7 +93,8 @@ def ct_vae(
         stages[f"block{number}"] = nn.Sequential(nn.Conv3d(before, after, 2, 2), ResidualBlock(after))
         layers += [Layer((2, 2, 2), (2, 2, 2)), *_residual(f"block{number}")]
     squeeze = nn.Sequential(nn.GroupNorm(8, last), nn.SiLU(), nn.Conv3d(last, neck, 1), ChannelsLastFlatten())
-    pooled = composed(statistics.channels) + 2 * sum(channels)
+    untrained = composed(statistics.channels) + (moment_values(statistics.channels) if moments else 0)
+    pooled = untrained + 2 * sum(channels)
     up: list[nn.Module] = [nn.Linear(latents, dense), nn.SiLU(), nn.Linear(dense, flat), Grid(neck, grid)]
     up.append(nn.Conv3d(neck, last, 1))
     for before, after in pairwise(channels[::-1]):
@@ -95,8 +105,9 @@ def ct_vae(
     learned = learned_latents or latents
     mixed = (MixVariance(latents, learned),) if whitened else ()
     mu, logvar = nn.Linear(seen, latents), nn.Sequential(nn.Linear(seen, learned), SoftBound(16.0), *mixed)
-    # mu begins as projections of the composition, with about the prior's variance; the rest is learned in addition.
-    nn.init.normal_(mu.weight[:, dense : dense + composed(statistics.channels)], std=0.3)
+    # mu begins as projections of what needs no training, with about the prior's variance; the rest is learned in
+    # addition.
+    nn.init.normal_(mu.weight[:, dense : dense + untrained], std=0.15 if moments else 0.3)
     return PooledVae(
         stages,
         (mu, logvar),
@@ -106,6 +117,9 @@ def ct_vae(
         clip=Clip(seen) if clipped else None,
         outlier=nn.Linear(seen, 1) if outlier else None,
         orientation=Orientation(window_voxels) if orientation else None,
+        moments=moments,
+        readings=seen,
+        arcsinh=Arcsinh(latents) if arcsinh else None,
         layers=layers,
         window_voxels=window_voxels,
     )

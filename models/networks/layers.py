@@ -186,6 +186,34 @@ class MixVariance(nn.Module):
         return mixed
 
 
+class Arcsinh(nn.Module):
+    """(n, k) → (asinh(1.5 x) - centre) / scale for each value: about straight near 0, a logarithm far out.
+
+    Johnson's unbounded translation to a normal variable (1949, doi 10.1093/biomet/36.1-2.149): tails that are longer
+    than a normal's become as short, and no two values become one. Centre and scale are set rather than learned.
+    """
+
+    STEEPNESS = 1.5
+    """Of values of unit variance: what is within half a deviation stays about straight. Bundles depend on it."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(values))
+        self.register_buffer("scale", torch.ones(values))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bent: Tensor = ((self.STEEPNESS * x).asinh() - self.centre) / self.scale
+        return bent
+
+    def log_variance(self, x: Tensor, logvar: Tensor) -> Tensor:
+        """Return the log-variance of the result, from that of x: to first order, by the slope at x; all (n, k)."""
+        steeper = 2 * (self.STEEPNESS / self.scale).log()
+        return logvar - (1 + (self.STEEPNESS * x).square()).log() + steeper
+
+
 class Orientation(nn.Module):
     """(n, 1, d, h, w) in [0, 1] → (n, 2): logarithm of the odds that a chest is upside down, and back to front.
 

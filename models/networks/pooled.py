@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.networks.layers import Clip, Fold, Orientation, PatchStatistics, mean_and_spread
+from models.networks.layers import Arcsinh, Clip, Fold, Orientation, PatchStatistics, mean_and_spread
 from models.networks.vae import Layer, Size, Vae
 from models.spec import ORIENTATION, OUTLIER
 
@@ -33,9 +33,10 @@ class EncoderParts(NamedTuple):
 class PooledVae(Vae):
     """Stages as in `Vae`, the first on folded patches and their statistics; then two more taps.
 
-    `pooled` is the window's `composition`, with the mean and standard deviation over it of each stage but the first;
-    `dense` is made of the last stage's grid and of `pooled`. The heads are linear in both, and so is `outlier`: the
-    logarithm of the odds that a window is not of a patient like those learned from. `orientation` reads the window.
+    `pooled` is the window's `composition` and, where the network reads them, its `moments`, with the mean and standard
+    deviation over it of each stage but the first; `dense` is made of the last stage's grid and of `pooled`. The heads
+    are linear in both, and so is `outlier`: the logarithm of the odds that a window is not of a patient like those
+    learned from. `orientation` reads the window.
 
     A decoder reconstructs the window. A second, linear one, used only in training, describes it: from z it predicts
     `composition`. Both are likelihoods of one generative model, p(x | z) · p(composition of x | z).
@@ -52,12 +53,17 @@ class PooledVae(Vae):
         clip: Clip | None = None,
         outlier: nn.Linear | None = None,
         orientation: Orientation | None = None,
+        moments: bool = False,
+        arcsinh: Arcsinh | None = None,
+        readings: int,
         layers: Sequence[Layer],
         window_voxels: Size,
     ) -> None:
         super().__init__(stages, heads, decoder, layers=layers, window_voxels=window_voxels)
         self.fold, self.patches, self.squeeze, self.dense = parts
         self.describer, self.clip, self.outlier, self.orientation = describer, clip, outlier, orientation
+        self.moments, self.arcsinh = moments, arcsinh
+        self._readings = readings
 
     @property
     def tap_names(self) -> tuple[str, ...]:
@@ -68,6 +74,13 @@ class PooledVae(Vae):
     def trunk(self, x: Tensor) -> Tensor:
         """Return what the heads read, (n, values): `dense` and `pooled`, of windows (n, 1, d, h, w) in [0, 1]."""
         return self._read(self._seen(x))
+
+    def heads(self, read: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (mu, log-variance), (n, latents) each, from the output of `trunk`."""
+        mu, logvar = super().heads(read)
+        if self.arcsinh is None:
+            return mu, logvar
+        return self.arcsinh(mu), self.arcsinh.log_variance(mu, logvar)
 
     def taps(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return the named taps, all from one forward pass; sigma = exp(log-variance / 2)."""
@@ -94,10 +107,41 @@ class PooledVae(Vae):
         """Return the target of `describe` for windows (n, 1, d, h, w): their composition, (n, values)."""
         return composition(self.patches(self.fold(x)))
 
+    def content(self, x: Tensor) -> Tensor:
+        """Return what the heads read of what a window holds, wherever it lies: (n, values) of (n, 1, d, h, w)."""
+        return self.trunk(x)[:, self.content_readings]
+
+    @property
+    def content_readings(self) -> Tensor:
+        """Which of what the heads read tell what a window holds: all but `dense` and the moments."""
+        untrained, values = self.untrained_readings, self._readings
+        composition = range(untrained.start, untrained.start + composed(self.patches.channels))
+        return torch.tensor([*composition, *range(untrained.stop, values)])
+
+    @property
+    def untrained_readings(self) -> slice:
+        """Where among what the heads read the values are that no training makes: `untrained`."""
+        last = next(linear for linear in reversed(list(self.dense.modules())) if isinstance(linear, nn.Linear))
+        return slice(last.out_features, last.out_features + len(self.untrained_weights(1.0, 1.0)))
+
+    def untrained_weights(self, composition: float, moments: float) -> Tensor:
+        """Return a weight for each value of `untrained`, (values,)."""
+        channels = self.patches.channels
+        counts = [composed(channels), moment_values(channels) if self.moments else 0]
+        return torch.tensor([composition, moments]).repeat_interleave(torch.tensor(counts))
+
+    def untrained(self, x: Tensor) -> Tensor:
+        """Return the readings that no training makes, (n, values), of windows (n, 1, d, h, w)."""
+        return self._untrained(self.patches(self.fold(x)))
+
+    def _untrained(self, statistics: Tensor) -> Tensor:
+        found = composition(statistics)
+        return torch.cat([found, moments(statistics)], 1) if self.moments else found
+
     def _seen(self, x: Tensor) -> dict[str, Tensor]:
         folded = self.fold(x)
         statistics = self.patches(folded)
-        h, pooled = torch.cat([folded, statistics], 1), [composition(statistics)]
+        h, pooled = torch.cat([folded, statistics], 1), [self._untrained(statistics)]
         found: dict[str, Tensor] = {}
         for name, stage in self.stages.items():
             found[name] = h = stage(h)
@@ -125,3 +169,33 @@ def composition(statistics: Tensor) -> Tensor:
 def composed(channels: int) -> int:
     """Return the number of values of a composition, from the channels of the statistics."""
     return channels - 1 + 4
+
+
+def moments(statistics: Tensor) -> Tensor:
+    """Return where what lies above each level is, (n, moment_values(c)), from `PatchStatistics` (n, c, d, h, w).
+
+    For each level: the centroid along slices, rows and columns, of all levels together; then half the logarithm of the
+    variance about it, along the same axes: moments of first and second order (Hu 1962, doi 10.1109/TIT.1962.1057692) of
+    how far the patches are filled. Positions run from -1 to 1 across the window. What is less than a few cm³ counts as
+    if it lay in the middle. Scaled as a composition is.
+    """
+    filled = statistics[:, :-2]
+    total = filled.sum((2, 3, 4)) + _LEAST_PATCHES
+    centres, spreads = [], []
+    for axis in (2, 3, 4):
+        length = filled.shape[axis]
+        along = filled.sum([other for other in (2, 3, 4) if other != axis])
+        position = torch.linspace(-1.0, 1.0, length, dtype=filled.dtype, device=filled.device)
+        centre = (along * position).sum(2) / total
+        variance = (along * (position - centre[:, :, None]).square()).sum(2) / total
+        centres.append(7.5 * centre)
+        spreads.append(1.25 * (variance + 0.01).log())
+    return torch.cat(centres + spreads, 1)
+
+
+def moment_values(channels: int) -> int:
+    """Return the number of values of `moments`, from the channels of the statistics."""
+    return 6 * (channels - 2)
+
+
+_LEAST_PATCHES = 0.16

@@ -42,7 +42,7 @@ MOST_PATIENTS = 100
 LATENT_TAIL = 1.0
 """How far beyond the others the rank of a latent distance may go at most."""
 
-RECONSTRUCTION_TAIL = 2.0
+RECONSTRUCTION_TAIL = 3.0
 """The same of a reconstruction error. Odds of an outlier, which others were fitted for, have no such end."""
 
 _LEAST_EXCESS = 1.0

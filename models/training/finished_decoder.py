@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.networks.vae import Vae
+from models.training.learning_rate import learning_rate
 from models.training.settings import TrainingSettings
 from models.training.whitening import drawn_codes
 
@@ -44,10 +45,10 @@ def finish_decoder(
     mu, deviation, targets = _codes(vae, scans, settings, windows)
     draw = torch.Generator().manual_seed(settings.seed)
     optimiser = torch.optim.AdamW(vae.decoder.parameters(), lr=_PEAK, weight_decay=0.0)
-    rise = 0.1 if settings.decoder_steps > 10 else 0.05  # torch divides by its steps less one, which of 10 are one
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, _PEAK, settings.decoder_steps, pct_start=rise)
     device = next(vae.parameters()).device
-    for _ in range(settings.decoder_steps):
+    for step in range(settings.decoder_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step / settings.decoder_steps, _PEAK)
         rows = torch.randint(len(targets), (BATCH,), generator=draw)
         views = torch.randint(len(mu), (BATCH,), generator=draw)
         codes = mu[views, rows] + deviation[views, rows] * torch.randn(BATCH, mu.shape[2], generator=draw)
@@ -55,7 +56,6 @@ def finish_decoder(
         optimiser.zero_grad()
         functional.l1_loss(made, targets[rows].to(device).float()).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        rate.step()
     optimiser.zero_grad()
 
 

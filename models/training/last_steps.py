@@ -11,6 +11,7 @@ from torch import nn
 
 from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
+from models.training.bending import bend_latents, straighten
 from models.training.finished_decoder import finish_decoder
 from models.training.orientation import learn_orientation
 from models.training.outliers import learn_outliers
@@ -59,8 +60,10 @@ def last_steps(
         learn_outliers(vae, scans, settings)
     if can_be_whitened(vae):
         announce("solving for the heads")
+        straighten(vae, patients, settings)
         mapped = steady_head(vae, scans, settings)
         vae = with_axes(vae, training_axes(vae, patients, settings), mapped)
+        bend_latents(vae, patients, settings)
     if settings.decoder_steps:
         announce("the decoder goes on alone")
         finish_decoder(vae, patients, settings)
@@ -73,5 +76,9 @@ def last_steps(
 def parameters_of(vae: Vae, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the parameters that build a network like this one, which was trained with these."""
     mixed = mixing(vae)
-    latents, learned = (0, 0) if mixed is None else mixed.squares.shape
-    return parameters if latents == learned else {**parameters, "latents": latents, "learned_latents": learned}
+    if mixed is None:
+        return parameters
+    latents, learned = mixed.squares.shape
+    fewer = {} if latents == learned else {"latents": latents, "learned_latents": learned}
+    bent = {"arcsinh": True} if isinstance(vae, PooledVae) and vae.arcsinh is not None else {}
+    return {**parameters, **fewer, **bent} if fewer or bent else parameters

@@ -2,8 +2,9 @@
 
 How well a window is rebuilt, and how far its mu lies from others, say little about that: a decoder that blurs rebuilds
 a test object as well as a patient. Outlier exposure (Hendrycks et al., 2019, arXiv:1812.04606) shows what to look for:
-a logistic regression on what the heads read, between the training's windows and others made up here. None is a scan
-that anybody took, so what it then finds in one was not learned from such scans.
+a logistic regression on the pooled values that the heads read, between the training's windows and others made up here.
+None is a scan that anybody took, so what it then finds in one was not learned from such scans. `dense` and moments are
+left out: of few patients they are so much alike that an organ alone, which is none of them, would be an outlier.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def learn_outliers(
     readings = list(drawn_readings(vae, scans, settings, windows))
     inside, outside = (torch.cat([part.flatten(0, -2) for part in parts]) for parts in zip(*readings, strict=True))
     weight, bias = fitted(inside, outside)
-    vae.outlier.weight.copy_(weight[None])
+    vae.outlier.weight.zero_()
+    vae.outlier.weight[0, vae.content_readings.to(vae.outlier.weight.device)] = weight.to(vae.outlier.weight)
     vae.outlier.bias.fill_(bias)
 
 
@@ -62,7 +64,7 @@ def learn_outliers(
 def drawn_readings(
     vae: PooledVae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what the heads read of drawn windows, and of outliers made of them, some at a time, in the draws' order.
+    """Yield the pooled values that the heads read of drawn windows, and of outliers made of them, in the draws' order.
 
     Args:
         vae: in eval mode.
@@ -78,7 +80,7 @@ def drawn_readings(
     for seen, _ in drawn_views(vae, scans, replace(settings.of_one_view, tile=0.0), windows):
         inside = slabs(seen[:, 0].cpu().numpy(), rng)
         each = (torch.from_numpy(one[:, None]).to(device) for one in (inside, *made_up(inside, rng).values()))
-        read = torch.stack([vae.trunk(one).double().cpu() for one in each])
+        read = torch.stack([vae.content(one).double().cpu() for one in each])
         yield read[0], read[1:]
 
 

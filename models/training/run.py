@@ -22,6 +22,7 @@ from models.training.augment import cut_windows, make_views, margin_voxels, wind
 from models.training.bank import Bank, bank_from, bank_of
 from models.training.checkpoint import CheckpointError, digest_of, save_checkpoint
 from models.training.draws import Augmentation, draw_augmentation
+from models.training.learning_rate import learning_rate
 from models.training.losses import kl_warmup
 from models.training.objective import (
     Codes,
@@ -358,13 +359,6 @@ def over_all(fabric: Fabric, values: Tensor, how: Literal["max", "mean"]) -> Ten
     reduced = fabric.all_reduce(values, reduce_op=how)
     assert isinstance(reduced, Tensor)
     return reduced
-
-
-def learning_rate(fraction: float, peak: float) -> float:
-    """Return the learning rate: rising linearly over the first twentieth, then a cosine down to 1 % of the peak."""
-    if fraction < 0.05:
-        return peak * (0.01 + 0.99 * fraction / 0.05)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - 0.05) / 0.95))))
 
 
 def _check_sizes(scans: Sequence[WindowArray], calibration: Sequence[WindowArray], size: tuple[int, int, int]) -> None:

@@ -6,7 +6,9 @@ the drift was most of the variance. Once the trunk stays, what the heads read of
 (`models.training.bank`).
 
 They begin at the whitened principal components of what they read. It is nearly collinear: of 32 random projections of
-it, half vary by less than a hundredth of the first, and a gradient does not make up for that in a training.
+it, half vary by less than a hundredth of the first, and a gradient does not make up for that in a training. Where the
+network reads moments, these and the composition count more than the rest: they are of any patient what they are of
+those learned from, and what a trunk learned from few patients is not.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.networks.pooled import PooledVae
 from models.networks.vae import Vae
 from models.training.settings import TrainingSettings
 from models.training.whitening import drawn_views, fed_by_z
@@ -28,6 +31,8 @@ WINDOWS = 512
 
 LEAST_DEVIATION = 1e-3
 """Of a reading that is divided by its own."""
+COMPOSITION, MOMENTS = 36.0, 12.0
+"""Weights of composition and moments, as they are, beside readings of unit variance."""
 _LOGVAR = -3.0
 """Of the posterior at the beginning: well below the variance of mu, which is 1."""
 
@@ -36,7 +41,7 @@ _LOGVAR = -3.0
 def begin_at_components(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int = WINDOWS
 ) -> None:
-    """Set the head of mu to whitened principal components of what it reads, standardised; decoder and describer follow.
+    """Set the head of mu to whitened principal components of what it reads; decoder and describer follow.
 
     What these made of the old mu they then make of its best linear guess from the new one. Changes nothing where the
     ends are not linear, or the windows are no more than the latents.
@@ -52,6 +57,8 @@ def begin_at_components(
         return
     read = torch.cat([vae.trunk(seen) for seen, _ in drawn_views(vae, scans, settings, windows)]).double()
     mean, deviation = read.mean(0), read.std(0).clamp_min(LEAST_DEVIATION)
+    if isinstance(vae, PooledVae) and vae.moments:
+        deviation[vae.untrained_readings] = 1 / vae.untrained_weights(COMPOSITION, MOMENTS).to(deviation)
     _, lengths, axes = torch.linalg.svd((read - mean) / deviation, full_matrices=False)
     scale = len(read) ** 0.5 / lengths[: head.out_features].clamp_min(1e-6 * lengths[0])
     weight = scale[:, None] * axes[: head.out_features] / deviation
@@ -77,16 +84,17 @@ def set_head(vae: Vae, read: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tens
     before, after = head(read.float()).double(), read @ weight.T + bias
     head.weight.copy_(weight)
     head.bias.copy_(bias)
-    _follow(fed_by_z(vae), before, after)
+    follow(vae, before, after)
     return before, after
 
 
-def _follow(linears: Sequence[nn.Linear], before: Tensor, after: Tensor) -> None:
-    """Give layers that took the codes `before` those `after`, (n, k) each: the least squares from one to the other."""
+@torch.no_grad()
+def follow(vae: Vae, before: Tensor, after: Tensor) -> None:
+    """Give decoder and describer, which took the codes `before`, those `after`, (n, k) each: by least squares."""
     ones = after.new_ones(len(after), 1)
     solved = torch.linalg.pinv(torch.cat([after, ones], 1)) @ before
     slope, offset = solved[:-1], solved[-1]
-    for linear in linears:
+    for linear in fed_by_z(vae):
         weight = linear.weight.double()
         linear.bias.add_((weight @ offset).float())
         linear.weight.copy_(weight @ slope.T)

@@ -23,7 +23,7 @@ from models.training.checkpoint import CheckpointError, load_checkpoint
 from models.training.evaluate import evaluate, threads_and_seed
 from models.training.last_steps import check_last_steps, last_steps, parameters_of
 from models.training.progress import Progress, StepLog
-from models.training.run import TrainingRun, learning_rate, over_all
+from models.training.run import TrainingRun, over_all
 from models.training.settings import TrainingSettings
 from models.training.state import read_state
 
@@ -37,7 +37,6 @@ __all__ = [
     "TrainingInterrupted",
     "TrainingSettings",
     "evaluate",
-    "learning_rate",
     "train",
 ]
 

@@ -50,16 +50,16 @@ def training_axes(
         settings: settings that views are drawn with; without a second view the longest axis comes first.
         windows: number of windows to draw.
     """
-    mu, sigma = _codes(vae, scans, replace(settings, tile=0.0), windows)
+    mu, sigma = codes_of(vae, scans, replace(settings, tile=0.0), windows)
     n, views, latents = mu.shape
     axes = learn_axes(mu.reshape(-1, latents), sigma.reshape(-1, latents), count=settings.axes or latents)
     if views > 1:
         axes = axes.ordered(np.nan_to_num(icc_a1(axes.of_mu(mu.reshape(-1, latents)).reshape(n, views, -1))))
-    mu, sigma = _codes(vae, scans, settings.unchanged, windows)
+    mu, sigma = codes_of(vae, scans, settings.unchanged, windows)
     return axes.scaled(mu[:, 0], sigma[:, 0])
 
 
-def _codes(
+def codes_of(
     vae: Vae, scans: Sequence[NDArray[np.floating[Any]]], settings: TrainingSettings, windows: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mu and sigma of drawn windows, (windows, views, latents) each."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from models.statistics.rivals import (
     principal_components,
 )
 from operators.measure.probe_targets import SEEDS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -61,8 +64,7 @@ def rivals_from(known: Measured, vae: Vae, latents: int) -> Rivals:
         patients=known.patients[chosen],
         windows=None,
     )
-    length = rival_length(latents)
-    describe = describing(principal_components(windows, length), vae, length)
+    describe = describing(windows, vae, rival_length(latents))
     return Rivals(learned, describe, describe(windows.astype(np.float32)))
 
 
@@ -71,34 +73,42 @@ def rival_length(latents: int) -> int:
     return max(latents, LEAST_LENGTH)
 
 
-def describing(components: PrincipalComponents, vae: Vae, length: int) -> Describe:
+def describing(known: NDArray[Any], vae: Vae, length: int) -> Describe:
     """Return a function of windows (n, d, h, w): `histogram`, `components`; for a `PooledVae` also `composition`.
 
+    Where the network reads moments too, `composition and moments` are the principal components of both.
+
     Args:
-        components: components of windows of other patients.
-        vae: the composition needs no training: it counts a soft histogram that its first layer makes.
+        known: windows of other patients, which components are learned from.
+        vae: its composition and moments need no training: they count a soft histogram that its first layer makes.
         length: number of components, and of values of the composition with components.
     """
+    components = principal_components(known, length)
+    of_untrained: PrincipalComponents | None = None
+    if isinstance(vae, PooledVae) and vae.moments:
+        of_untrained = principal_components(_each(vae.untrained, known), length)
 
     def describe(windows: NDArray[Any]) -> dict[str, Floats]:
         loadings = components(windows)
         found = {"components": loadings, "histogram": hu_histogram(windows)}
         if isinstance(vae, PooledVae):
-            composed = composition_of(vae, windows)
+            composed = _each(vae.describable, windows)
             found["composition"] = composed
             if composed.shape[1] < length <= composed.shape[1] + loadings.shape[1]:
                 found["composition and components"] = composition_and_components(composed, loadings, length)
+            if of_untrained is not None:
+                found["composition and moments"] = of_untrained(_each(vae.untrained, windows))
         return found
 
     return describe
 
 
-def composition_of(vae: PooledVae, windows: NDArray[Any]) -> Floats:
-    """Return the composition of windows (n, d, h, w), one window at a time."""
+def _each(describe: Callable[[Tensor], Tensor], windows: NDArray[Any]) -> Floats:
+    """Return what `describe` makes of windows (n, d, h, w), one window at a time."""
     import torch
 
     with torch.inference_mode():
-        made = [vae.describable(torch.from_numpy(one[None, None].astype(np.float32))).numpy() for one in windows]
+        made = [describe(torch.from_numpy(one[None, None].astype(np.float32))).numpy() for one in windows]
     return np.concatenate(made).astype(np.float64)
 
 
@@ -116,14 +126,18 @@ def rival_figures(measured: Measured, rivals: Rivals) -> RivalFigures | None:
     scores = score_features({"mu": both.tap("mu")} | described, targets, both.patients, both.scored)
     if scores is None:
         return None
-    strongest = max((name for name in scores if name != "mu"), key=lambda name: scores[name].value)
-    over, low_80 = scores["mu"].above(scores[strongest])
+    apart = {name: scores["mu"].above(found) for name, found in scores.items() if name != "mu"}
+    strongest = max(apart, key=lambda name: scores[name].value)
+    over = {name: Estimate(*difference) for name, (difference, _) in apart.items()}
+    over_80 = {name: low for name, (_, low) in apart.items()}
     return RivalFigures(
         scores={name: Estimate(*found.interval) for name, found in scores.items()},
         by_probe={name: dict(found.by_probe) for name, found in scores.items()},
         strongest=strongest,
-        over_strongest=Estimate(*over),
-        over_strongest_80=low_80,
+        over_strongest=over[strongest],
+        over_strongest_80=over_80[strongest],
+        over=over,
+        over_80=over_80,
     )
 
 

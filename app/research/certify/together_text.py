@@ -7,13 +7,14 @@ from textwrap import fill
 
 from app.research.certify.text import WIDTH, number, table, within
 from models.certificate import Certificate
-from models.certified_figures import BesideNull, GroupFigures, RepeatFigures, RivalFigures
+from models.certified_figures import BesideNull, Estimate, GroupFigures, RepeatFigures, RivalFigures
 
 _SPELLED = {
     "mu": "`mu`",
     "components": "principal components of the windows, as many as `mu` has values, and 32 at least",
     "histogram": "histogram of HU in 32 bins",
     "composition": "composition: the network's own soft histogram, which is not trained",
+    "composition and moments": "composition, and where each tissue lies and how far it spreads: principal components",
     "composition and components": "composition, filled up with principal components to as many values as those",
 }
 
@@ -22,7 +23,10 @@ def rivals_section(found: RivalFigures | None) -> str:
     """Return the headline: whether mu is better than what needs no training."""
     if found is None:
         return ""
-    rows = [[_SPELLED.get(name, name), within(score)] for name, score in found.scores.items()]
+    rows = [
+        [_SPELLED.get(name, name), within(score), *_above(found.over.get(name), found.over_80.get(name))]
+        for name, score in found.scores.items()
+    ]
     over = found.over_strongest
     verdict = "above it" if (over.low or 0) > 0 else "below it" if (over.high or 0) < 0 else "not told apart from it"
     text = (
@@ -40,10 +44,14 @@ def rivals_section(found: RivalFigures | None) -> str:
         [
             "### Is `mu` better than what needs no training?",
             fill(text, WIDTH),
-            table(["features", "score"], rows),
+            table(["features", "score", "`mu` above it", "80 % bound"], rows),
             table(["probe", *methods], probes),
         ]
     )
+
+
+def _above(over: Estimate | None, low_80: float | None) -> tuple[str, str]:
+    return ("", "") if over is None else (within(over), number(low_80))
 
 
 def redundancy_section(certificate: Certificate) -> str:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from models.networks.ct_vae import LEVELS as LEVELS_OF_CT_VAE
-from models.networks.layers import Fold, PatchStatistics, mean_and_spread
-from models.networks.pooled import PooledVae, composed
+from models.networks.layers import Arcsinh, Fold, PatchStatistics, mean_and_spread
+from models.networks.pooled import PooledVae, composed, moment_values, moments
 from models.networks.registry import build_vae
 from models.training.augment import make_views
 from models.training.draws import draw_augmentation
@@ -25,9 +25,9 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).random(shape, np.float32))
 
 
-def small() -> PooledVae:
+def small(**parameters: bool) -> PooledVae:
     torch.manual_seed(0)
-    vae = build_vae("ct_vae", SMALL).eval()
+    vae = build_vae("ct_vae", SMALL | parameters).eval()
     assert isinstance(vae, PooledVae)
     return vae
 
@@ -61,6 +61,57 @@ def test_a_window_moved_by_whole_patches_keeps_its_composition():
     assert torch.allclose(
         here[:, : composed(vae.patches.channels)], there[:, : composed(vae.patches.channels)], atol=1e-5
     )
+
+
+def test_moments_are_the_centroid_and_the_spread_of_what_lies_above_each_level():
+    filled = noise(2, 3, 5, 6, 7)
+    filled[:, 1] *= 1e-6  # as good as nothing: it lies in the middle, and is as small as can be
+    found = moments(torch.cat([filled, noise(2, 2, 5, 6, 7, seed=1)], 1)).numpy().reshape(2, 2, 3, 3)
+
+    places = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in (5, 6, 7)), indexing="ij"))
+    for level in (0, 2):
+        mass = filled[1, level].numpy().astype(np.float64)
+        total = mass.sum() + 0.16
+        centre = (mass * places).sum((1, 2, 3)) / total
+        variance = (mass * (places - centre[:, None, None, None]) ** 2).sum((1, 2, 3)) / total
+        assert found[1, 0, :, level] == pytest.approx(7.5 * centre, abs=1e-5)
+        assert found[1, 1, :, level] == pytest.approx(1.25 * np.log(variance + 0.01), abs=1e-5)
+    assert found[1, 0, :, 1] == pytest.approx(0.0, abs=1e-2) and found[1, 1, :, 1] == pytest.approx(-5.72, abs=0.01)
+
+
+def test_a_body_moved_by_a_patch_moves_its_centroids_alone():
+    vae, window = small(moments=True), torch.zeros(1, 1, 8, 16, 16)
+    window[:, :, 2:6, 4:12, 4:8] = 0.4 + 0.2 * noise(4, 8, 4)
+
+    here, there = vae.untrained(window), vae.untrained(window.roll(4, 4))
+
+    values, levels = moment_values(vae.patches.channels), vae.patches.channels - 2
+    along_columns = slice(here.shape[1] - values + 2 * levels, here.shape[1] - values + 3 * levels)
+    moved = (there - here)[0]
+    held = window.max() > torch.tensor([0.0, *LEVELS_OF_CT_VAE])
+    assert (moved[along_columns][held] > 0.5).all()
+    rest = torch.cat([moved[: along_columns.start], moved[along_columns.stop :]])
+    assert torch.allclose(rest[: rest.numel() - levels], torch.zeros(()), atol=1e-5)
+    assert vae.taps(window, ["pooled"])["pooled"][0, : here.shape[1]].tolist() == here[0].tolist()
+
+
+def test_a_network_without_moments_is_as_it_was():
+    vae, window = small(), noise(1, 1, 8, 16, 16)
+    assert torch.equal(vae.untrained(window), vae.describable(window))
+    assert small(moments=True).mu.in_features == vae.mu.in_features + moment_values(vae.patches.channels)
+
+
+def test_bent_latents_keep_their_order_and_their_variance_follows_the_slope():
+    bent = Arcsinh(3)
+    bent.centre.copy_(torch.tensor([0.1, 0.0, -0.3]))
+    bent.scale.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    x = torch.linspace(-1000, 1000, 201, dtype=torch.float64)[:, None].repeat(1, 3)
+
+    assert bent(x).numpy() == pytest.approx((np.arcsinh(1.5 * x.numpy()) - bent.centre.numpy()) / bent.scale.numpy())
+    assert (bent(x).diff(dim=0) > 0).all()
+    draws = 0.2 + 0.01 * torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    told = bent.log_variance(torch.full((1, 3), 0.2), torch.full((1, 3), 1e-4).log())
+    assert told.exp()[0].numpy() == pytest.approx(bent(draws).var(0).numpy(), rel=0.01)
 
 
 def test_the_heads_see_the_pooled_stages():

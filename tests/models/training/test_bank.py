@@ -92,6 +92,26 @@ def test_settling_gives_uncorrelated_codes_and_the_decoder_follows():
     assert torch.equal(next(settled.stages.parameters()), next(vae.stages.parameters()))
 
 
+@torch.no_grad()
+def test_with_moments_the_codes_begin_at_what_no_training_makes():
+    settings = TrainingSettings(steps=2, invariance=0.1, shift=1.0, bank=8, trunk_until=0.5)
+    rng = np.random.default_rng(0)
+    scans = [rng.random((6, 10, 18, 18), np.float32) ** power for power in (0.5, 1.0, 2.0, 4.0)]
+    told = {}
+    for moments in (False, True):
+        torch.manual_seed(0)
+        vae = build_vae("ct_vae", SMALL_CT_VAE | {"moments": moments}).eval()
+        begin_at_components(vae, scans, settings, windows=64)
+        views = torch.cat([seen for seen, _ in drawn_views(vae, scans, settings, 64)])
+        read, mu = vae.trunk(views).double(), vae.encode(views)[0].double()
+        untrained = read[:, vae.untrained_readings]
+        assert torch.equal(untrained.float(), vae.untrained(views))
+        rest = torch.linalg.lstsq(untrained - untrained.mean(0), mu - mu.mean(0))
+        guessed = (untrained - untrained.mean(0)) @ rest.solution
+        told[moments] = float((mu - mu.mean(0) - guessed).square().sum() / (mu - mu.mean(0)).square().sum())
+    assert told[True] < 0.5 * told[False]
+
+
 @pytest.mark.parametrize(("bank", "until"), [(0, 0.5), (8, 1.0)])
 def test_a_bank_needs_a_trunk_that_stays(bank, until):
     with pytest.raises(ValueError, match="expected a bank and a part below 1, or 0 and 1"):

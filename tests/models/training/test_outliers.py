@@ -58,6 +58,8 @@ def test_it_is_the_same_in_every_training_of_the_same_settings(learned, scans):
     again = build_vae("ct_vae", SMALL_CT_VAE | {"outlier": True}).eval()
     learn_outliers(again, scans, SETTINGS, windows=64)
     assert torch.equal(again.outlier.weight, learned.outlier.weight)
+    read = learned.outlier.weight[0]
+    assert set(read.nonzero()[:, 0].tolist()) <= set(learned.content_readings.tolist()) and read.any()
     other = build_vae("ct_vae", SMALL_CT_VAE | {"outlier": True}).eval()
     other.load_state_dict(again.state_dict())
     learn_outliers(other, scans, replace(SETTINGS, seed=1), windows=64)

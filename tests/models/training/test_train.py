@@ -18,8 +18,8 @@ from models.training import last_steps as last_steps_module
 from models.training.aggregate_losses import aggregate_distance
 from models.training.evaluate import evaluate
 from models.training.finished_decoder import finish_decoder
+from models.training.learning_rate import learning_rate
 from models.training.progress import Progress, StepLog
-from models.training.run import learning_rate
 from models.training.settings import TrainingSettings
 from models.training.steady import steady_head
 from models.training.train import TrainingInterrupted, train

@@ -558,7 +558,7 @@ def test_a_nifti_made_from_dicom_gives_its_mu(shared_ct, tmp_path):
 
     (dicom,), (nifti,) = encode(source), encode(path)
 
-    np.testing.assert_allclose(nifti.taps["mu"].values, dicom.taps["mu"].values, atol=1e-5)
+    np.testing.assert_allclose(nifti.taps["mu"].values, dicom.taps["mu"].values, atol=1e-4)
     assert np.ptp(dicom.taps["mu"].values) > 0.1
 
 
