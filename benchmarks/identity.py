@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import recipe_trials as trials
@@ -18,14 +17,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-from steadiness import see_all  # noqa: E402
+from steadiness import found_by_change, readings, see_all  # noqa: E402
 
-from app.research.data.changed_windows import ORIGINAL  # noqa: E402
 from app.research.data.find_scans import find_scans  # noqa: E402
 from app.research.train.recipe import load_recipe, make_plan  # noqa: E402
 from models.bundle.store import find_bundle, load_bundle  # noqa: E402
 from models.runtime import load_vae  # noqa: E402
-from models.statistics.identity import found_again, non_overlapping  # noqa: E402
 
 
 def main() -> None:
@@ -40,22 +37,15 @@ def main() -> None:
     asked = trials.readable([scan for scan in scans if scan.split in ("test", "reference")], plan, args.cache)
     seen = see_all(vae, asked, plan, args.cache)
     split = {scan.patient: scan.split for scan in asked}
-    mu = codes(vae, seen)
+    with torch.inference_mode():
+        heads = {name: vae.heads(torch.from_numpy(read)) for name, read in readings(seen).items()}
+    mu = {name: found.double().numpy() for name, (found, _) in heads.items()}
     for names in (("test",), ("reference",), ("test", "reference")):
         of = np.array([split[patient] in names for patient in seen["patient"]])
-        places = non_overlapping(seen["low_mm"][of], seen["high_mm"][of], seen["patient"][of])
-        own = mu[ORIGINAL][of][places]
-        found = {name: found_again(own, code[of][places]) for name, code in mu.items() if name != ORIGINAL}
+        found = found_by_change(mu, seen, of)
         mean, worst = np.mean([one.mean() for one in found.values()]), min(one.mean() for one in found.values())
         missed = ", ".join(f"{name} {one.sum()} of {one.size}" for name, one in found.items() if not one.all())
         print(f"{' and '.join(names)}: mean {mean:.3f}, worst {worst:.3f}; {missed or 'all are found'}", flush=True)
-
-
-@torch.inference_mode()
-def codes(vae: Any, seen: dict[str, Any]) -> dict[str, np.ndarray]:
-    """mu of every window under each change."""
-    read = {name.removeprefix("read "): one for name, one in seen.items() if name.startswith("read ")}
-    return {name: vae.heads(torch.from_numpy(one))[0].numpy().astype(np.float64) for name, one in read.items()}
 
 
 if __name__ == "__main__":

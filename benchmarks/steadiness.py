@@ -40,7 +40,7 @@ from models.statistics.redundancy import null_redundancy, redundancy_by_patient 
 from models.statistics.repeatability import icc_a1  # noqa: E402
 from models.training.checkpoint import load_checkpoint  # noqa: E402
 from models.training.settings import TrainingSettings  # noqa: E402
-from models.training.settled import LEAST_DEVIATION  # noqa: E402
+from models.training.settled import units_of  # noqa: E402
 from models.training.steady import solved  # noqa: E402
 from models.training.whitening import drawn_views, scans_drawn  # noqa: E402
 
@@ -135,9 +135,7 @@ def splits(learned: Any) -> list[set[str]]:
 
 def components(vae: Any, read: torch.Tensor, weights: tuple[float, float]) -> torch.Tensor:
     """The principal components of what the heads read, as long as they are; as many as mu has values."""
-    deviation = read.std(0).clamp_min(LEAST_DEVIATION)
-    deviation[vae.untrained_readings] = 1 / vae.untrained_weights(*weights).double()
-    scaled = (read - read.mean(0)) / deviation
+    scaled = (read - read.mean(0)) / units_of(vae, read, *weights)
     _, vectors = torch.linalg.eigh(scaled.T @ scaled)
     return scaled @ vectors[:, -vae.mu.out_features :]
 
@@ -163,12 +161,15 @@ def codes_without(
     weight, bias = (part.numpy() for part in solved(read[:, rows], wanted[rows], steadiness))
     made = read[0].numpy()[kept & np.isin(patients, seen["patient"])] @ weight.T + bias  # no phantoms
     axes = learn_axes(made, np.zeros_like(made), shrinkage=0.0, count=count)
-    codes = {
-        name.removeprefix("read "): axes.of_mu(one @ weight.T + bias) for name, one in seen.items() if "read " in name
-    }
+    codes = {name: axes.of_mu(one @ weight.T + bias) for name, one in readings(seen).items()}
     known = seen["learned"] & ~np.isin(seen["patient"], list(out))
     codes = in_units(codes, known)
     return in_units({name: np.arcsinh(steepness * one) for name, one in codes.items()}, known) if steepness else codes
+
+
+def readings(seen: dict[str, Any]) -> dict[str, Any]:
+    """What the heads read of every window under each change."""
+    return {name.removeprefix("read "): one for name, one in seen.items() if name.startswith("read ")}
 
 
 def in_units(codes: dict[str, np.ndarray], known: Any) -> dict[str, np.ndarray]:
@@ -180,11 +181,13 @@ def in_units(codes: dict[str, np.ndarray], known: Any) -> dict[str, np.ndarray]:
 def bars(codes: dict[str, np.ndarray], seen: dict[str, Any], scored: Any) -> dict[str, float]:
     """The goals, on the windows that are scored."""
     mu, crop = codes[ORIGINAL][scored], scored & seen["crop"]
-    changed = {name: code for name, code in codes.items() if name != ORIGINAL}
-    icc = {name: icc_a1(np.stack([codes[ORIGINAL][crop], code[crop]], axis=1)) for name, code in changed.items()}
+    icc = {
+        name: icc_a1(np.stack([codes[ORIGINAL][crop], code[crop]], axis=1))
+        for name, code in codes.items()
+        if name != ORIGINAL
+    }
     patients = seen["patient"][scored]
-    places = non_overlapping(seen["low_mm"][scored], seen["high_mm"][scored], patients)
-    found = [found_again(mu[places], code[scored][places]).mean() for code in changed.values()]
+    found = [one.mean() for one in found_by_change(codes, seen, scored).values()]
     null = null_redundancy(len(np.unique(patients)), mu.shape[1])
     variance, correlation = mu.var(axis=0), np.corrcoef(mu.T)
     return {
@@ -197,6 +200,14 @@ def bars(codes: dict[str, np.ndarray], seen: dict[str, Any], scored: Any) -> dic
         "r": float(np.abs(correlation[np.triu_indices_from(correlation, 1)]).mean()),
         "near unit variance": float(((variance >= 0.5) & (variance <= 2)).sum()),
     }
+
+
+def found_by_change(codes: dict[str, np.ndarray], seen: dict[str, Any], scored: Any) -> dict[str, np.ndarray]:
+    """Whether each window, of those scored that do not overlap, is the nearest to itself after each change."""
+    low, high, patients = (seen[name][scored] for name in ("low_mm", "high_mm", "patient"))
+    places = non_overlapping(low, high, patients)
+    own = codes[ORIGINAL][scored][places]
+    return {name: found_again(own, code[scored][places]) for name, code in codes.items() if name != ORIGINAL}
 
 
 def probes(features: np.ndarray, seen: dict[str, Any], scored: Any) -> float:

@@ -118,7 +118,6 @@ def ct_vae(
         outlier=nn.Linear(seen, 1) if outlier else None,
         orientation=Orientation(window_voxels) if orientation else None,
         moments=moments,
-        readings=seen,
         arcsinh=Arcsinh(latents) if arcsinh else None,
         layers=layers,
         window_voxels=window_voxels,

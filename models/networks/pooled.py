@@ -13,6 +13,9 @@ from models.networks.layers import Arcsinh, Clip, Fold, Orientation, PatchStatis
 from models.networks.vae import Layer, Size, Vae
 from models.spec import ORIENTATION, OUTLIER
 
+_LEAST_PATCHES = 0.16
+"""What `moments` add of each tissue in the middle of a window, in patches: a little of it is not thought far out."""
+
 
 class EncoderParts(NamedTuple):
     """The parts of an encoder beside its stages and heads.
@@ -27,7 +30,7 @@ class EncoderParts(NamedTuple):
     fold: Fold
     statistics: PatchStatistics
     squeeze: nn.Module
-    dense: nn.Module
+    dense: nn.Sequential
 
 
 class PooledVae(Vae):
@@ -55,7 +58,6 @@ class PooledVae(Vae):
         orientation: Orientation | None = None,
         moments: bool = False,
         arcsinh: Arcsinh | None = None,
-        readings: int,
         layers: Sequence[Layer],
         window_voxels: Size,
     ) -> None:
@@ -63,7 +65,6 @@ class PooledVae(Vae):
         self.fold, self.patches, self.squeeze, self.dense = parts
         self.describer, self.clip, self.outlier, self.orientation = describer, clip, outlier, orientation
         self.moments, self.arcsinh = moments, arcsinh
-        self._readings = readings
 
     @property
     def tap_names(self) -> tuple[str, ...]:
@@ -114,15 +115,17 @@ class PooledVae(Vae):
     @property
     def content_readings(self) -> Tensor:
         """Which of what the heads read tell what a window holds: all but `dense` and the moments."""
-        untrained, values = self.untrained_readings, self._readings
+        assert isinstance(self.mu, nn.Linear)
+        untrained = self.untrained_readings
         composition = range(untrained.start, untrained.start + composed(self.patches.channels))
-        return torch.tensor([*composition, *range(untrained.stop, values)])
+        return torch.tensor([*composition, *range(untrained.stop, self.mu.in_features)])
 
     @property
     def untrained_readings(self) -> slice:
         """Where among what the heads read the values are that no training makes: `untrained`."""
-        last = next(linear for linear in reversed(list(self.dense.modules())) if isinstance(linear, nn.Linear))
-        return slice(last.out_features, last.out_features + len(self.untrained_weights(1.0, 1.0)))
+        linear = self.dense[0]
+        assert isinstance(linear, nn.Linear)
+        return slice(linear.out_features, linear.out_features + len(self.untrained_weights(1.0, 1.0)))
 
     def untrained_weights(self, composition: float, moments: float) -> Tensor:
         """Return a weight for each value of `untrained`, (values,)."""
@@ -196,6 +199,3 @@ def moments(statistics: Tensor) -> Tensor:
 def moment_values(channels: int) -> int:
     """Return the number of values of `moments`, from the channels of the statistics."""
     return 6 * (channels - 2)
-
-
-_LEAST_PATCHES = 0.16

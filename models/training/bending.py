@@ -38,14 +38,17 @@ def bend_latents(
     if not isinstance(vae, PooledVae):
         return
     assert isinstance(vae.mu, nn.Linear)
-    arcsinh = Arcsinh(vae.mu.out_features).to(vae.mu.weight.device)
-    straight = codes_of(vae, scans, settings.unchanged, windows)[0][:, 0]
-    vae.arcsinh = arcsinh
-    mu, sigma = (codes[:, 0] for codes in codes_of(vae, scans, settings.unchanged, windows))
-    centre, scale = mu.mean(0), np.sqrt(mu.var(0) + np.square(sigma).mean(0))
-    arcsinh.centre.copy_(torch.as_tensor(centre))
-    arcsinh.scale.copy_(torch.as_tensor(scale))
-    _follow(vae, straight, (mu - centre) / scale)
+    codes = codes_of(vae, scans, settings.unchanged, windows)
+    straight, sigma = (torch.as_tensor(one[:, 0], dtype=torch.float32) for one in codes)
+    arcsinh = Arcsinh(vae.mu.out_features)
+    mu = arcsinh(straight).double()
+    variance = arcsinh.log_variance(straight, 2 * sigma.log()).double().exp()
+    centre, scale = mu.mean(0), (mu.var(0, correction=0) + variance.mean(0)).sqrt()
+    arcsinh.centre.copy_(centre)
+    arcsinh.scale.copy_(scale)
+    device = vae.mu.weight.device
+    vae.arcsinh = arcsinh.to(device)
+    follow(vae, straight.double().to(device), ((mu - centre) / scale).to(device))
 
 
 @torch.no_grad()
@@ -55,11 +58,8 @@ def straighten(
     """Undo `bend_latents`, where a training began at a network that ended with it; arguments as there."""
     if not isinstance(vae, PooledVae) or vae.arcsinh is None:
         return
-    bent = codes_of(vae, scans, settings.unchanged, windows)[0][:, 0]
+    device = vae.arcsinh.scale.device
+    bent, _ = codes_of(vae, scans, settings.unchanged, windows)
     vae.arcsinh = None
-    _follow(vae, bent, codes_of(vae, scans, settings.unchanged, windows)[0][:, 0])
-
-
-def _follow(vae: Vae, before: NDArray[np.float64], after: NDArray[np.float64]) -> None:
-    device = next(vae.parameters()).device
-    follow(vae, *(torch.as_tensor(codes, device=device) for codes in (before, after)))
+    straight, _ = codes_of(vae, scans, settings.unchanged, windows)
+    follow(vae, *(torch.as_tensor(codes[:, 0], device=device) for codes in (bent, straight)))

@@ -79,6 +79,7 @@ def parameters_of(vae: Vae, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     if mixed is None:
         return parameters
     latents, learned = mixed.squares.shape
-    fewer = {} if latents == learned else {"latents": latents, "learned_latents": learned}
-    bent = {"arcsinh": True} if isinstance(vae, PooledVae) and vae.arcsinh is not None else {}
-    return {**parameters, **fewer, **bent} if fewer or bent else parameters
+    changed: dict[str, Any] = {} if latents == learned else {"latents": latents, "learned_latents": learned}
+    if isinstance(vae, PooledVae) and vae.arcsinh is not None:
+        changed["arcsinh"] = True
+    return {**parameters, **changed} if changed else parameters

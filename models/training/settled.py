@@ -56,9 +56,7 @@ def begin_at_components(
     if not isinstance(head, nn.Linear) or not fed_by_z(vae) or windows <= head.out_features:
         return
     read = torch.cat([vae.trunk(seen) for seen, _ in drawn_views(vae, scans, settings, windows)]).double()
-    mean, deviation = read.mean(0), read.std(0).clamp_min(LEAST_DEVIATION)
-    if isinstance(vae, PooledVae) and vae.moments:
-        deviation[vae.untrained_readings] = 1 / vae.untrained_weights(COMPOSITION, MOMENTS).to(deviation)
+    mean, deviation = read.mean(0), units_of(vae, read)
     _, lengths, axes = torch.linalg.svd((read - mean) / deviation, full_matrices=False)
     scale = len(read) ** 0.5 / lengths[: head.out_features].clamp_min(1e-6 * lengths[0])
     weight = scale[:, None] * axes[: head.out_features] / deviation
@@ -67,6 +65,21 @@ def begin_at_components(
     if isinstance(first, nn.Linear):
         nn.init.zeros_(first.weight)
         nn.init.constant_(first.bias, _LOGVAR)
+
+
+def units_of(vae: Vae, read: Tensor, composition: float = COMPOSITION, moments: float = MOMENTS) -> Tensor:
+    """Return what each reading is divided by, (values,): its deviation; by its weight instead where moments are read.
+
+    Args:
+        vae: the network whose heads read.
+        read: what they read of some windows, (n, values).
+        composition: weight of the composition's values, where the network reads moments.
+        moments: weight of the moments.
+    """
+    units = read.std(0).clamp_min(LEAST_DEVIATION)
+    if isinstance(vae, PooledVae) and vae.moments:
+        units[vae.untrained_readings] = 1 / vae.untrained_weights(composition, moments).to(units)
+    return units
 
 
 @torch.no_grad()

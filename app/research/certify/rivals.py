@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from app.research.certify.encode_scans import Describe, Measured, put_together
 from app.research.data.changed_windows import ORIGINAL
 from models.certified_figures import Estimate, RivalFigures
-from models.networks.pooled import PooledVae
+from models.networks.pooled import PooledVae, composed
 from models.networks.vae import Vae
 from models.statistics.probe_scores import FeatureScore, feature_score
 from models.statistics.probes import ridge_probes
@@ -23,9 +23,6 @@ from models.statistics.rivals import (
     principal_components,
 )
 from operators.measure.probe_targets import SEEDS
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Floats = NDArray[np.float64]
 
@@ -86,29 +83,30 @@ def describing(known: NDArray[Any], vae: Vae, length: int) -> Describe:
     components = principal_components(known, length)
     of_untrained: PrincipalComponents | None = None
     if isinstance(vae, PooledVae) and vae.moments:
-        of_untrained = principal_components(_each(vae.untrained, known), length)
+        of_untrained = principal_components(_untrained(vae, known), length)
 
     def describe(windows: NDArray[Any]) -> dict[str, Floats]:
         loadings = components(windows)
         found = {"components": loadings, "histogram": hu_histogram(windows)}
         if isinstance(vae, PooledVae):
-            composed = _each(vae.describable, windows)
-            found["composition"] = composed
-            if composed.shape[1] < length <= composed.shape[1] + loadings.shape[1]:
-                found["composition and components"] = composition_and_components(composed, loadings, length)
+            untrained = _untrained(vae, windows)
+            composition = untrained[:, : composed(vae.patches.channels)]
+            found["composition"] = composition
+            if composition.shape[1] < length <= composition.shape[1] + loadings.shape[1]:
+                found["composition and components"] = composition_and_components(composition, loadings, length)
             if of_untrained is not None:
-                found["composition and moments"] = of_untrained(_each(vae.untrained, windows))
+                found["composition and moments"] = of_untrained(untrained)
         return found
 
     return describe
 
 
-def _each(describe: Callable[[Tensor], Tensor], windows: NDArray[Any]) -> Floats:
-    """Return what `describe` makes of windows (n, d, h, w), one window at a time."""
+def _untrained(vae: PooledVae, windows: NDArray[Any]) -> Floats:
+    """Return what the heads read of windows (n, d, h, w) that no training makes, one window at a time."""
     import torch
 
     with torch.inference_mode():
-        made = [describe(torch.from_numpy(one[None, None].astype(np.float32))).numpy() for one in windows]
+        made = [vae.untrained(torch.from_numpy(one[None, None].astype(np.float32))).numpy() for one in windows]
     return np.concatenate(made).astype(np.float64)
 
 

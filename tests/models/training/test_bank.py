@@ -78,8 +78,7 @@ def test_kept_codes_count_as_those_of_the_batch():
 
 def test_settling_gives_uncorrelated_codes_and_the_decoder_follows():
     settings = TrainingSettings(steps=2, invariance=0.1, shift=1.0, bank=8, trunk_until=0.5)
-    rng = np.random.default_rng(0)
-    scans = [rng.random((6, 10, 18, 18), np.float32) ** power for power in (0.5, 1.0, 2.0, 4.0)]
+    scans = four_scans()
     vae = build_vae("ct_vae", SMALL_CT_VAE).eval()
     settled = copy.deepcopy(vae)
     begin_at_components(settled, scans, settings, windows=64)
@@ -92,11 +91,15 @@ def test_settling_gives_uncorrelated_codes_and_the_decoder_follows():
     assert torch.equal(next(settled.stages.parameters()), next(vae.stages.parameters()))
 
 
+def four_scans() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.random((6, 10, 18, 18), np.float32) ** power for power in (0.5, 1.0, 2.0, 4.0)]
+
+
 @torch.no_grad()
 def test_with_moments_the_codes_begin_at_what_no_training_makes():
     settings = TrainingSettings(steps=2, invariance=0.1, shift=1.0, bank=8, trunk_until=0.5)
-    rng = np.random.default_rng(0)
-    scans = [rng.random((6, 10, 18, 18), np.float32) ** power for power in (0.5, 1.0, 2.0, 4.0)]
+    scans = four_scans()
     told = {}
     for moments in (False, True):
         torch.manual_seed(0)
